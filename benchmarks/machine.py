@@ -1,0 +1,78 @@
+"""What a table of timings must say about the machine, and how busy others keep it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+PACKAGES = ("numpy", "numba", "torch")
+
+
+def allowed_cores() -> list[int]:
+    """Return the processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def busy_seconds() -> float | None:
+    """Return the seconds all processors have been busy since boot, or None where this cannot be read.
+
+    Time stolen by the hypervisor counts as busy: somebody else had it.
+    """
+    try:
+        with open("/proc/stat", encoding="ascii") as stat:
+            fields = [int(field) for field in stat.readline().split()[1:9]]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND
+
+
+def wait_until_quiet(window_seconds: float, busy_share: float, deadline: float) -> None:
+    """Sleep until the processors were nearly idle for one window, or until ``time.monotonic()`` is past."""
+    while True:
+        before = busy_seconds()
+        time.sleep(window_seconds)
+        after = busy_seconds()
+        if before is None or after is None or time.monotonic() > deadline:
+            return
+        if after - before <= busy_share * window_seconds:
+            return
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+            for line in cpuinfo:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, str]:
+    """Return processor, cores, system and package versions ("absent" for a package not installed)."""
+    description = {
+        "cpu": cpu_model(),
+        "cores": str(len(allowed_cores())),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            description[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            description[package] = "absent"
+    return description
+
+
+def one_line(description: dict[str, str]) -> str:
+    """Return the description as the line that stands above a table."""
+    versions = ", ".join(f"{name} {description[name]}" for name in ("python", *PACKAGES))
+    return f"{description['cpu']}, {description['cores']} cores, {description['system']}; {versions}"

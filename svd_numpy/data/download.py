@@ -1,0 +1,114 @@
+"""Downloading a data set into the cache: pinned digests, several mirrors, nothing half-written."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from svd_numpy.data.sources import FileSet, FileSpec
+
+PROBE_SECONDS = 5.0
+STALL_SECONDS = 10.0
+_AGENT = {"User-Agent": "svd-numpy", "Accept-Encoding": "identity"}
+
+
+def download(file_set: FileSet, folder: Path) -> None:
+    """Download every file of a set into `folder`; files already there with the pinned digest are kept.
+
+    Each file is written under a temporary name beside its place, checked against its SHA-256, then moved.
+
+    Raises
+    ------
+    OSError
+        If no mirror gave every file; the message has one line a failure.
+    """
+    first = file_set.files[0]
+    if not any_answers([f"{mirror}{first.name}.gz" for mirror in file_set.mirrors], PROBE_SECONDS):
+        raise OSError(f"no mirror answered, within {PROBE_SECONDS:.0f} s: there seems to be no network")
+    mirrors = list(file_set.mirrors)
+    failures: list[str] = []
+    for spec in file_set.files:
+        _download_file(spec, mirrors, folder, failures)
+
+
+def any_answers(urls: Sequence[str], seconds: float) -> bool:
+    """Ask all URLs at once whether anybody is there; any HTTP answer counts, even a refusal.
+
+    The threads are needed because neither name look-up nor a host with many addresses keeps to a time limit.
+    """
+    answers: queue.Queue[bool] = queue.Queue()
+    for url in urls:
+        threading.Thread(target=lambda u=url: answers.put(_answers(u, seconds)), daemon=True).start()
+    deadline = time.monotonic() + seconds
+    for _ in urls:
+        try:
+            if answers.get(timeout=max(0.0, deadline - time.monotonic())):
+                return True
+        except queue.Empty:
+            break
+    return False
+
+
+def _answers(url: str, seconds: float) -> bool:
+    request = urllib.request.Request(url, method="HEAD", headers=_AGENT)
+    try:
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, HTTPException, ValueError):
+        return False
+    return True
+
+
+def _download_file(spec: FileSpec, mirrors: list[str], folder: Path, failures: list[str]) -> None:
+    import pooch
+
+    while mirrors:
+        url = f"{mirrors[0]}{spec.name}.gz"
+        try:
+            pooch.retrieve(
+                url,
+                known_hash=f"sha256:{spec.gz_sha256}",
+                fname=f"{spec.name}.gz",
+                path=folder,
+                downloader=_capped_downloader(spec.gz_bytes),
+            )
+            return
+        except (OSError, HTTPException, ValueError) as error:
+            failures.append(f"{url}: {error}")
+            del mirrors[0]  # so that a dead or lying mirror costs its time limit once, not once a file
+    raise OSError("\n".join(failures))
+
+
+def _capped_downloader(max_bytes: int) -> Callable[[str, Any, Any], None]:
+    """Return a pooch downloader that stops a mirror which sends more than the pinned size.
+
+    It takes the bytes as they come over the wire: a client that honours ``Content-Encoding: gzip`` would
+    unpack the very file whose digest is pinned.
+    """
+
+    def fetch_url(url: str, output_file: Any, _pooch: Any) -> None:
+        request = urllib.request.Request(url, headers=_AGENT)
+        try:
+            with (
+                urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer,
+                open(output_file, "wb") as out,
+            ):
+                written = 0
+                while piece := answer.read(1 << 16):
+                    written += len(piece)
+                    if written > max_bytes:
+                        raise OSError(f"sends more than the expected {max_bytes} bytes")
+                    out.write(piece)
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise OSError(f"HTTP {error.code} {error.reason}") from None
+
+    return fetch_url

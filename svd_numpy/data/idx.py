@@ -1,0 +1,119 @@
+"""Reading IDX files (the format of MNIST), plain or gzipped, without trusting a byte of them.
+
+An IDX file is: two zero bytes, a type byte (0x08 for unsigned bytes), the number of dimensions, one
+big-endian uint32 a dimension, then the values in C order (LeCun, Cortes, Burges, "The MNIST database", 1998).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.data.dataset import DataError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_UBYTE = 0x08
+_MAX_DIMS = 4
+_CHUNK = 1 << 20
+_REMEDY = "Fetch or copy the file again, or delete it so that it can be downloaded afresh."
+
+
+def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes with 1 to 4 dimensions.
+
+    A gzipped file is recognised by its first bytes, whatever its name. Memory stays in proportion to what the
+    file really holds and below `max_bytes`: the header is checked before anything is allocated, and a gzip
+    stream is unpacked no further than one byte beyond what the header announces.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    max_bytes : int
+        Most bytes of values the header may announce (default 1 GiB).
+
+    Returns
+    -------
+    array of uint8
+        Writable, C order, with the shape the header announces.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be opened, is not IDX of unsigned bytes, is cut short, has bytes left over, is a
+        damaged gzip stream, or announces more than `max_bytes`.
+    """
+    path = Path(path)
+    with open_maybe_gzip(path) as stream:
+        shape = _read_header(stream, path)
+        size = math.prod(shape)
+        if size > max_bytes:
+            raise DataError(
+                f"{path}: the header announces shape {shape}, {size} bytes; expected at most {max_bytes}. "
+                f"The header is damaged or this is another file. {_REMEDY}"
+            )
+        body = read_at_most(stream, size + 1)
+    if len(body) != size:
+        held = f"only {len(body)} bytes follow" if len(body) < size else "more bytes follow"
+        raise DataError(f"{path}: the header announces shape {shape}, {size} bytes, but {held}. {_REMEDY}")
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """Return the IDX header of an array of unsigned bytes with this shape."""
+    return bytes([0, 0, _UBYTE, len(shape)]) + np.asarray(shape, dtype=">u4").tobytes()
+
+
+@contextmanager
+def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacking it if it starts like gzip; every read error becomes a DataError."""
+    try:
+        with open(path, "rb") as raw:
+            start = raw.read(2)
+            raw.seek(0)
+            if start != _GZIP_MAGIC:
+                yield raw
+                return
+            with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
+                yield cast("IO[bytes]", unpacked)
+    except EOFError as error:
+        raise DataError(f"{path}: the gzip stream is cut short. {_REMEDY}") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip stream is damaged ({error}). {_REMEDY}") from error
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}). Check that it is a file you may read."
+        ) from error
+
+
+def read_at_most(stream: IO[bytes], limit: int) -> bytearray:
+    """Read up to `limit` bytes piece by piece, so that memory follows what is there and not what is asked."""
+    content = bytearray()
+    while len(content) < limit:
+        piece = stream.read(min(_CHUNK, limit - len(content)))
+        if not piece:
+            break
+        content += piece
+    return content
+
+
+def _read_header(stream: IO[bytes], path: Path) -> tuple[int, ...]:
+    magic = read_at_most(stream, 4)
+    if len(magic) < 4 or magic[0] or magic[1] or magic[2] != _UBYTE or not 1 <= magic[3] <= _MAX_DIMS:
+        raise DataError(
+            f"{path}: starts with the bytes {bytes(magic)!r}; expected an IDX file of unsigned bytes, "
+            f"00 00 08 and the number of dimensions, 1 to {_MAX_DIMS}. {_REMEDY}"
+        )
+    n_dims = magic[3]
+    dims = read_at_most(stream, 4 * n_dims)
+    if len(dims) < 4 * n_dims:
+        raise DataError(f"{path}: ends inside its header of {4 + 4 * n_dims} bytes. {_REMEDY}")
+    return tuple(int(d) for d in np.frombuffer(dims, dtype=">u4"))

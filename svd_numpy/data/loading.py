@@ -1,0 +1,173 @@
+"""`load`: the one way in to every data set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from svd_numpy.data import download as _download
+from svd_numpy.data import small_tables
+from svd_numpy.data.dataset import Dataset, MissingDataError
+from svd_numpy.data.sources import (
+    ENV_FOLDER,
+    ENV_OFFLINE,
+    FILE_SETS,
+    FileSet,
+    Place,
+    cache_dir,
+    describe,
+    find,
+    read_verified,
+    search_places,
+)
+
+EMBEDDED = {"digits": small_tables.digits, "diabetes": small_tables.diabetes}
+NAMES = ("auto", *FILE_SETS, *EMBEDDED)
+
+
+def load(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:
+    """Find, verify and read a data set; download it if that is allowed and needed.
+
+    The files are looked for in `data_dir`; if that is not given, in the folder named by the environment
+    variable ``SVD_NUMPY_DATA``, then in the user's cache, then on the mirrors. A folder may hold them as
+    ``mnist/``, ``MNIST/raw/`` (as torchvision leaves them), or directly; gzipped or not. Every file is
+    checked against a pinned SHA-256 of its unpacked content. Given folders are never written to.
+
+    Parameters
+    ----------
+    name : str
+        - "mnist", "fashion-mnist": 60,000 + 10,000 images of 28x28.
+        - "digits": 1,437 + 360 small digits brought to 28x28; needs no network and no file.
+        - "boston" (from a folder only), "diabetes" (embedded): regression tables.
+        - "auto": "mnist", or if it cannot be had, "digits" with `Dataset.warning` set.
+    data_dir : str or Path, optional
+        Search this folder only. "digits" and "diabetes" are embedded and take nothing from it.
+    download : bool
+        Whether the network may be used; ``SVD_NUMPY_OFFLINE=1`` forbids it as well.
+
+    Returns
+    -------
+    Dataset
+        See there for shapes and units.
+
+    Raises
+    ------
+    TypeError
+        If `name` or `data_dir` is of a wrong type.
+    ValueError
+        If `name` is unknown.
+    DataError
+        If `data_dir` does not exist, or a file is damaged or not the pinned one.
+    MissingDataError
+        If the files are nowhere to be found; the message lists what to do. (A DataError.)
+    """
+    check_name(name, NAMES)
+    if name == "auto":
+        return _load_auto(data_dir, download)
+    if name in EMBEDDED:
+        if data_dir is not None:
+            search_places(data_dir)  # a mistyped folder is an error for every name
+        return EMBEDDED[name]()
+    file_set = FILE_SETS[name]
+    paths, place = _obtain(file_set, data_dir, download)
+    return small_tables.boston(paths[0]) if name == "boston" else read_images(file_set, paths, place)
+
+
+def check_name(name: str, known: tuple[str, ...]) -> None:
+    """Raise TypeError or ValueError unless `name` is one of `known`."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a data set must be a str, got {type(name).__name__}")
+    if name not in known:
+        raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(map(repr, known))}")
+
+
+def read_images(file_set: FileSet, paths: list[Path], where: str) -> Dataset:
+    """Read and verify the four files of an image set."""
+    x_train, y_train, x_test, y_test = (
+        read_verified(file_set, spec, path) for spec, path in zip(file_set.files, paths, strict=True)
+    )
+    return Dataset(
+        name=file_set.name,
+        x_train=x_train.reshape(len(x_train), -1),
+        y_train=y_train.astype(np.int64),
+        x_test=x_test.reshape(len(x_test), -1),
+        y_test=y_test.astype(np.int64),
+        image_shape=(1, *x_train.shape[1:]),
+        n_classes=file_set.n_classes,
+        source=f"{paths[0].parent} ({where}, SHA-256 verified)",
+    )
+
+
+def download_to_cache(file_set: FileSet) -> Path:
+    """Download a set into its folder in the cache and return that folder; OSError if it cannot be done."""
+    folder = cache_dir() / file_set.folders[0]
+    _download.download(file_set, folder)
+    return folder
+
+
+def offline() -> bool:
+    """Tell whether SVD_NUMPY_OFFLINE forbids the network."""
+    return os.environ.get(ENV_OFFLINE, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def _load_auto(data_dir: str | Path | None, download: bool) -> Dataset:
+    try:
+        return load("mnist", data_dir, download)
+    except MissingDataError as error:
+        if data_dir is not None:
+            raise  # the user said where to look: nothing may stand in silently
+        note = (
+            "NOT MNIST: scikit-learn's 1,797 small digits stand in, because MNIST could not be had "
+            f"({error.__cause__ or 'the network was not allowed'}). "
+            "Error rates and sparsities are not comparable with published ones. "
+            'load("mnist") says how to supply MNIST.'
+        )
+    return replace(small_tables.digits(), warning=note)
+
+
+def _obtain(file_set: FileSet, data_dir: str | Path | None, download: bool) -> tuple[list[Path], str]:
+    """Return the paths of all files of a set, and where they are in words."""
+    places = search_places(data_dir)
+    notes: list[str] = []
+    for place in places:
+        paths, note = find(file_set, place.folder)
+        if paths:
+            return paths, place.why
+        notes.append(note)
+    if data_dir is not None:
+        raise MissingDataError(missing_text(file_set, places, notes, "not tried, since data_dir is given"))
+    if not file_set.mirrors:
+        raise MissingDataError(missing_text(file_set, places, notes, "there is none for this data set"))
+    if offline() or not download:
+        why = f"{ENV_OFFLINE} is set" if offline() else "download=False"
+        raise MissingDataError(missing_text(file_set, places, notes, f"not allowed ({why})"))
+    try:
+        folder = download_to_cache(file_set)
+    except OSError as error:
+        raise MissingDataError(missing_text(file_set, places, notes, f"failed: {error}")) from error
+    return [folder / f"{spec.name}.gz" for spec in file_set.files], "downloaded into the cache"
+
+
+def missing_text(file_set: FileSet, places: list[Place], notes: list[str], network: str) -> str:
+    """Say what was looked for, where, and what can be done."""
+    searched = [f"  {p.folder} ({p.why}): {note}" for p, note in zip(places, notes, strict=True)]
+    wanted = [f"  {describe(spec)}" for spec in file_set.files]
+    urls = [f"  {mirror}{file_set.files[0].name}.gz and so on" for mirror in file_set.mirrors]
+    name = file_set.name
+    lines = [
+        f"{file_set.title} was not found.",
+        "Folders searched:",
+        *searched,
+        f"Download: {network}",
+        "Files expected" + (" (gzipped or unpacked):" if urls else ":"),
+        *wanted,
+        *(["They can be downloaded by hand from:", *urls] if urls else []),
+        f"What to do: put the files in FOLDER/{file_set.folders[0]}/ and pass data_dir=FOLDER, or set the "
+        f"environment variable {ENV_FOLDER}=FOLDER.",
+    ]
+    substitute = "diabetes" if file_set.n_classes == 0 else "digits"
+    lines.append(f'With no network and no files, dataset="{substitute}" works in place of "{name}".')
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""The contract: every numerical operation of the package, written down once.
+
+Three modules can implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu.py` (Numba,
+float32, fused and parallel) and, where there is one, a GPU. A model picks its backend when it is built and hands it to
+its layers; nothing else in the package knows which one it is.
+
+Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless said otherwise.
+Outputs are written into arrays that the caller gives; nothing is allocated and nothing is checked here, that is done
+at the public edge. A gradient output that is None is not wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class NoiseKey(NamedTuple):
+    """Where a block of Gaussian noise sits in the one, fixed, infinite field of noise.
+
+    noise(key)[b, u] is a standard normal that depends on these numbers, on b and on u alone: word (u // 16) % 4 of the
+    Philox4x32-10 block with counter (16 (u // 64) + u % 16, first_sample + b, step, layer) and key `seed`, paired by
+    Box-Muller. Nothing is stored; the same numbers give the same noise on every thread count and after any restart.
+    """
+
+    seed: int
+    layer: int
+    step: int
+    first_sample: int = 0
+
+
+class AdamSettings(NamedTuple):
+    """Numbers of one Adam step (Kingma & Ba 2015, algorithm 1); `step` counts from 1."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    step: int
+
+
+class Arena(Protocol):
+    """What `adam_step` sees of `svd_numpy.params.Arena`: flat buffers [theta | log_sigma2 | everything else]."""
+
+    n_weights: int  # length of the theta part, and of the log_sigma2 part
+    params: Array
+    grads: Array
+    m: Array
+    v: Array
+
+
+class Backend(Protocol):
+    """Operations on arrays, by equation."""
+
+    name: str
+    dtype: np.dtype[Any]
+
+    def gather_rows(self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array) -> None:
+        """out[b, :] = source[index[b], :] * scale - mean.  source (N, I) may be uint8; mean (I,)."""
+
+    def noise(self, key: NoiseKey, rows: int, units: int) -> Array:
+        """Return the block of noise, array (rows, units); the layers below draw the same numbers."""
+
+    def lrt_forward(
+        self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
+        x_sq: Array, y: Array, r: Array,
+    ) -> None:  # fmt: skip
+        """Sample the pre-activations directly (local reparametrisation, Kingma et al. 2015; Molchanov et al. 2017 §4.3).
+
+        mean = x @ theta' + bias          theta' = theta where theta^2 >= keep * sigma^2, else 0
+        var  = x^2 @ exp(log_sigma2)      the bias never enters var
+        y    = mean + sqrt(var) * noise
+        r    = noise / (2 sqrt(var))      0 where var < 1e-30; all that backward needs of the noise
+        x_sq = x^2
+        `keep` = exp(-threshold) masks means during training; 0 masks none.
+        """
+
+    def lrt_backward(
+        self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
+    ) -> None:  # fmt: skip
+        """Gradients of `lrt_forward`; r and x_sq are used up.
+
+        d_var = dy * r
+        d_theta = x.T @ dy        d_sigma2 = x_sq.T @ d_var        d_bias = sum_b dy
+        dx = dy @ theta'.T + 2 x * (d_var @ exp(log_sigma2).T)
+        The mask on d_theta and the chain rule to log_sigma2 belong to `finish_gradients` and `adam_step`.
+        """
+
+    def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:
+        """y = x @ theta + bias."""
+
+    def dense_backward(
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
+    ) -> None:
+        """d_theta = x.T @ dy;  d_bias = sum_b dy;  dx = dy @ theta.T."""
+
+    def relu_forward(self, y: Array) -> None:
+        """y = max(y, 0), in place."""
+
+    def relu_backward(self, y: Array, dy: Array) -> None:
+        """dy = dy where y > 0, else 0, in place."""
+
+    def softmax_cross_entropy(self, logits: Array, labels: NDArray[np.int64], d_logits: Array) -> tuple[float, int]:
+        """Return the summed NLL in nats and the number of right guesses; d_logits = (softmax - one_hot) / B."""
+
+    def gaussian_nll(self, prediction: Array, target: Array, std: float, d_prediction: Array) -> tuple[float, float]:
+        """Return the summed NLL in nats of N(target | prediction, std^2) and the summed squared error.
+
+        d_prediction = (prediction - target) / (std^2 B).
+        """
+
+    def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:
+        """Sum over all weights of KL(N(theta, sigma^2) || prior), in nats."""
+
+    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:
+        """Turn the data gradients in arena.grads into gradients of mean NLL + kl_scale * KL, in place.
+
+        d_theta      <- d_theta where theta^2 >= keep sigma^2, else 0;   then  + kl_scale dKL/dtheta
+        d_log_sigma2 <- sigma^2 d_sigma2 + kl_scale dKL/dlog_sigma2
+        """
+
+    def adam_step(
+        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+    ) -> None:
+        """`finish_gradients`, Adam and the projection of log_sigma2 to [-20, 10] in one pass over the arena.
+
+        With `fixed_mask` (the fine-tuning stage) there is no KL, log_sigma2 stays, and so does every theta that is 0.
+        """

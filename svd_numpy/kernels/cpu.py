@@ -1,0 +1,133 @@
+"""The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
+
+This file only prepares arguments; the kernels live in `cpu_layers.py` (layers and losses), `sweep.py` (the pass over all
+parameters), `gemm.py` (matrix products) and `simd.py` (exp, log, noise).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numba
+import numpy as np
+
+from svd_numpy.kernels import cpu_layers, sweep
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, NoiseKey
+from svd_numpy.kernels.gemm import KC, MR, packed_size
+from svd_numpy.kernels.simd import noise_row
+from svd_numpy.priors import PRIORS
+
+_F, _U = np.float32, np.uint32
+_EMPTY = np.zeros((0, 0), np.float32)
+_workqueue_lock = threading.Lock()
+
+
+def _one_at_a_time() -> AbstractContextManager[Any]:
+    """Guard Numba's `workqueue` threading layer, which aborts the process on concurrent use; others need nothing."""
+    try:
+        return _workqueue_lock if numba.threading_layer() == "workqueue" else nullcontext()
+    except ValueError:  # no parallel kernel has run yet, so no layer is chosen
+        return _workqueue_lock
+
+
+class NumbaBackend:
+    """Numba implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays.
+
+    It runs on `numba.get_num_threads()` threads; results have the same bits on any number of them.
+    """
+
+    name = "numba"
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def __init__(self) -> None:
+        self._scratch = np.zeros((0, 0), np.float32)
+
+    def _memory(self, threads: int) -> Array:
+        """Private memory of each thread: two packed blocks and a tile."""
+        if len(self._scratch) < threads:
+            self._scratch = np.zeros((threads, 2 * packed_size() + MR * KC), np.float32)
+        return self._scratch
+
+    def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
+        cpu_layers.gather_rows(numba.get_num_threads(), source, index, _F(scale), mean, out)
+
+    def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
+        out = np.empty((rows, -(-units // 64) * 64), np.float32)
+        step, layer, first_sample, key0, key1 = _words(key)
+        for b in range(rows):
+            noise_row(out[b], _U(int(first_sample) + b), step, layer, key0, key1)
+        return np.ascontiguousarray(out[:, :units])
+
+    def lrt_forward(  # noqa: D102
+        self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
+        x_sq: Array, y: Array, r: Array,
+    ) -> None:  # fmt: skip
+        threads = numba.get_num_threads()
+        cpu_layers.lrt_forward(threads, x, theta, log_sigma2, bias, _F(keep), _words(key), x_sq, y, r,
+                               self._memory(threads))  # fmt: skip
+
+    def lrt_backward(  # noqa: D102
+        self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
+    ) -> None:  # fmt: skip
+        threads = numba.get_num_threads()
+        cpu_layers.lrt_backward(threads, x, x_sq, theta, log_sigma2, _F(keep), dy, r, d_theta, d_sigma2, d_bias,
+                                _EMPTY if dx is None else dx, self._memory(threads))  # fmt: skip
+
+    def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
+        threads = numba.get_num_threads()
+        cpu_layers.dense_forward(threads, x, theta, bias, y, self._memory(threads))
+
+    def dense_backward(  # noqa: D102
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
+    ) -> None:
+        threads = numba.get_num_threads()
+        theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
+        cpu_layers.dense_backward(threads, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx,
+                                  self._memory(threads))  # fmt: skip
+
+    def relu_forward(self, y: Array) -> None:  # noqa: D102
+        cpu_layers.relu_forward(numba.get_num_threads(), y.reshape(-1))
+
+    def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
+        cpu_layers.relu_backward(numba.get_num_threads(), y.reshape(-1), dy.reshape(-1))
+
+    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
+        return cpu_layers.softmax_cross_entropy(logits, labels, d_logits)  # type: ignore[no-any-return]
+
+    def gaussian_nll(  # noqa: D102
+        self, prediction: Array, target: Array, std: float, d_prediction: Array
+    ) -> tuple[float, float]:
+        # A regression's outputs are few: plain NumPy is as fast as a kernel here.
+        np.subtract(prediction, target, out=d_prediction)
+        squared = float((d_prediction.astype(np.float64) ** 2).sum())
+        d_prediction *= _F(1 / (std**2 * len(prediction)))
+        return squared / (2 * std**2) + prediction.size * math.log(std * math.sqrt(2 * math.pi)), squared
+
+    def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
+        flat, code = theta.reshape(-1), PRIORS[prior].code
+        return float(sweep.kl_sum(flat, log_sigma2.reshape(-1), code, np.empty(sweep.BLOCK, np.float32)))
+
+    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
+        threads = numba.get_num_threads()
+        sweep.finish_gradients(threads, arena.n_weights, arena.params, arena.grads, PRIORS[prior].code, _F(kl_scale),
+                               _F(keep), self._memory(threads))  # fmt: skip
+
+    def adam_step(  # noqa: D102
+        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+    ) -> None:
+        threads = numba.get_num_threads()
+        rate = _F(adam.lr / (1 - adam.beta1**adam.step))
+        correction2 = _F(1 / (1 - adam.beta2**adam.step))
+        numbers = (rate, correction2, _F(adam.beta1), _F(adam.beta2), _F(adam.epsilon))
+        sweep.adam_sweep(threads, arena.n_weights, arena.params, arena.grads, arena.m, arena.v, PRIORS[prior].code,
+                         _F(kl_scale), _F(keep), int(fixed_mask), numbers, self._memory(threads))  # fmt: skip
+
+
+def _words(key: NoiseKey) -> tuple[np.uint32, ...]:
+    """The five 32-bit words that the noise kernels take."""
+    low, high = key.seed % 2**32, key.seed // 2**32 % 2**32
+    return _U(key.step), _U(key.layer), _U(key.first_sample), _U(low), _U(high)

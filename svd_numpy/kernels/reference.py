@@ -1,0 +1,116 @@
+"""The contract in plain NumPy: any float dtype, one line per equation. The oracle of every other backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, NoiseKey
+from svd_numpy.kernels.philox import gaussian
+from svd_numpy.priors import kl_grad, kl_value
+
+TINY_VAR = 1e-30
+LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20.0, 10.0
+
+
+class ReferenceBackend:
+    """NumPy implementation of `svd_numpy.kernels.backend.Backend`, where the equations are documented."""
+
+    name = "numpy"
+
+    def __init__(self, dtype: Any = np.float64) -> None:
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+
+    def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
+        out[:] = source[index].astype(self.dtype) * self.dtype.type(scale) - mean
+
+    def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
+        return gaussian(key, rows, units, self.dtype)
+
+    def lrt_forward(  # noqa: D102
+        self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
+        x_sq: Array, y: Array, r: Array,
+    ) -> None:  # fmt: skip
+        sigma2 = np.exp(log_sigma2)
+        np.multiply(x, x, out=x_sq)
+        mean = x @ np.where(theta**2 >= keep * sigma2, theta, 0) + bias  # (B, O)
+        var = x_sq @ sigma2
+        noise = self.noise(key, *mean.shape)
+        std = np.sqrt(var)
+        y[:] = mean + std * noise
+        r[:] = np.where(var > TINY_VAR, 0.5 * noise / np.where(var > TINY_VAR, std, 1), 0)
+
+    def lrt_backward(  # noqa: D102
+        self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
+    ) -> None:  # fmt: skip
+        sigma2 = np.exp(log_sigma2)
+        r *= dy  # now d_var (B, O)
+        d_bias[:] = dy.sum(axis=0)
+        d_theta[:] = x.T @ dy
+        d_sigma2[:] = x_sq.T @ r
+        if dx is not None:
+            dx[:] = dy @ np.where(theta**2 >= keep * sigma2, theta, 0).T + 2 * x * (r @ sigma2.T)
+
+    def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
+        y[:] = x @ theta + bias
+
+    def dense_backward(  # noqa: D102
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
+    ) -> None:
+        d_theta[:] = x.T @ dy
+        d_bias[:] = dy.sum(axis=0)
+        if dx is not None:
+            dx[:] = dy @ theta.T
+
+    def relu_forward(self, y: Array) -> None:  # noqa: D102
+        np.maximum(y, 0, out=y)
+
+    def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
+        dy *= y > 0
+
+    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
+        rows = np.arange(len(logits))
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_total = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        nll = (log_total[:, 0] - shifted[rows, labels]).sum(dtype=np.float64)
+        d_logits[:] = np.exp(shifted - log_total)
+        d_logits[rows, labels] -= 1
+        d_logits /= len(logits)
+        return float(nll), int((logits.argmax(axis=1) == labels).sum())
+
+    def gaussian_nll(  # noqa: D102
+        self, prediction: Array, target: Array, std: float, d_prediction: Array
+    ) -> tuple[float, float]:
+        error = prediction - target
+        squared = float((error.astype(np.float64) ** 2).sum())
+        d_prediction[:] = error / (std**2 * len(prediction))
+        return squared / (2 * std**2) + error.size * float(np.log(std * np.sqrt(2 * np.pi))), squared
+
+    def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
+        return float(kl_value(theta, log_sigma2, prior).sum(dtype=np.float64))
+
+    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
+        n = arena.n_weights
+        theta, log_sigma2 = arena.params[:n], arena.params[n : 2 * n]
+        d_theta, d_sigma2 = arena.grads[:n], arena.grads[n : 2 * n]
+        kl_theta, kl_log_sigma2 = kl_grad(theta, log_sigma2, prior)
+        sigma2 = np.exp(log_sigma2)
+        d_theta[:] = np.where(theta**2 >= keep * sigma2, d_theta, 0) + kl_scale * kl_theta
+        d_sigma2[:] = sigma2 * d_sigma2 + kl_scale * kl_log_sigma2
+
+    def adam_step(  # noqa: D102
+        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+    ) -> None:
+        n, (lr, beta1, beta2, epsilon, step) = arena.n_weights, adam
+        if fixed_mask:
+            arena.grads[:n][arena.params[:n] == 0] = 0
+            arena.grads[n : 2 * n] = 0
+        else:
+            self.finish_gradients(arena, prior, kl_scale, keep)
+        arena.m += (1 - beta1) * (arena.grads - arena.m)
+        arena.v += (1 - beta2) * (arena.grads**2 - arena.v)
+        m_hat, v_hat = arena.m / (1 - beta1**step), arena.v / (1 - beta2**step)
+        arena.params -= lr * m_hat / (np.sqrt(v_hat) + epsilon)
+        np.clip(arena.params[n : 2 * n], LOG_SIGMA2_MIN, LOG_SIGMA2_MAX, out=arena.params[n : 2 * n])

@@ -1,0 +1,238 @@
+"""The pass over all parameters: chain rule through log_sigma2, KL gradient, Adam, projection.
+
+One thread takes whole blocks of the arena. Inside a block (which fits the first-level cache) the work is a handful of
+short loops instead of one long one: LLVM gives up on vectorising a loop that touches more than a few arrays, and the
+single loop is ten times slower.
+
+The KL of every prior depends on a weight only through s = theta^2 / sigma^2 = 1 / alpha, so that a prior is two scalar
+functions of s: its value, and its slope v = K'(rho) / rho with rho = sqrt(s). Then
+
+    dKL/dlog_sigma2 = -s v / 2          dKL/dtheta = v theta / sigma^2
+
+with no logarithm of theta anywhere: nothing here can overflow or divide by zero (formulas: `svd_numpy/priors.py`).
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from svd_numpy.kernels.jit import kernel
+from svd_numpy.kernels.simd import (
+    HALF,
+    ONE,
+    TWO,
+    ZERO,
+    F,
+    abs32,
+    exp32,
+    log32,
+    max32,
+    min32,
+    sqrt32,
+    wide_vectors,
+)
+
+BLOCK = 1024
+LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = F(-20.0), F(10.0)  # the projection: sigma from 4.5e-5 to 148
+
+_S_MAX = F(1e14)  # beyond it s v is 1 to the last bit
+_S_MIN = F(1e-37)
+_ONLY_LARGE = F(1e-20)  # Adam's moments below this become zero: subnormal numbers would cost a trap each
+
+# log-uniform, the paper's fit (Molchanov et al. 2017, eq. 14): t = exp(-k2) s^k3
+_K1, _K3 = F(0.63576), F(1.48695)
+_E_K2 = F(0.15363139)  # exp(-1.87320)
+_SLOPE_FACTOR = F(2 * 0.63576 * 1.48695 * 0.15363139)
+# log-uniform, exact: rational functions of s for v = sqrt(2) D(rho / sqrt 2) / rho and for the value, below s = 2000
+_P = tuple(F(c) for c in (0.999998808, 0.0419733338, 0.0103509137, 0.000738377741, 4.97629007e-05,
+                          1.95233611e-06, 1.64998525e-07))  # fmt: skip
+_Q = tuple(F(c) for c in (0.375290573, 0.0688166246, 0.00815300737, 0.000705694954, 4.72954271e-05,
+                          1.78793675e-06, 1.6499807e-07))  # fmt: skip
+_R = tuple(F(c) for c in (0.423077911, 0.0813607648, 0.0105630495, 0.00094290229, 6.91540408e-05,
+                          2.1910148e-06, 2.59223782e-07))  # fmt: skip
+_FAR = F(2000.0)
+_R_FAR_1, _R_FAR_0 = F(1.57108247), F(5.32108259)
+
+
+@kernel(inline=True)
+def _half_log1p(s):  # type: ignore[no-untyped-def]
+    """ln(1 + s) / 2, relative error below 4e-6 for every s >= 0."""
+    near = s * (HALF + s * (F(-0.25) + s * F(0.16666667)))
+    return near if s < F(0.02) else HALF * log32(ONE + s)
+
+
+@kernel(inline=True)
+def _slope_log_uniform(s):  # type: ignore[no-untyped-def]
+    c = min32(s, F(1e8))  # the sigmoid's term is below 1e-12 of the whole from here on
+    p = exp32((_K3 - ONE) * log32(max32(c, _S_MIN)))  # s^(k3 - 1)
+    t1 = ONE + _E_K2 * c * p
+    return (t1 * t1 + _SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
+
+
+@kernel(inline=True)
+def _value_log_uniform(s):  # type: ignore[no-untyped-def]
+    t = _E_K2 * exp32(_K3 * log32(max32(s, _S_MIN)))
+    return _half_log1p(s) + _K1 * (t / (ONE + t))
+
+
+@kernel(inline=True)
+def _exact_denominator(s, c):  # type: ignore[no-untyped-def]
+    q = ONE + c * (_Q[0] + c * (_Q[1] + c * (_Q[2] + c * (_Q[3] + c * (_Q[4] + c * (_Q[5] + c * _Q[6]))))))
+    return s - ONE if s > _FAR else q
+
+
+@kernel(inline=True)
+def _slope_log_uniform_exact(s):  # type: ignore[no-untyped-def]
+    c = min32(s, _FAR)
+    p = _P[0] + c * (_P[1] + c * (_P[2] + c * (_P[3] + c * (_P[4] + c * (_P[5] + c * _P[6])))))
+    return (ONE if s > _FAR else p) / _exact_denominator(s, c)
+
+
+@kernel(inline=True)
+def _value_log_uniform_exact(s):  # type: ignore[no-untyped-def]
+    c = min32(s, _FAR)
+    r = c * (_R[0] + c * (_R[1] + c * (_R[2] + c * (_R[3] + c * (_R[4] + c * (_R[5] + c * _R[6]))))))
+    r = _R_FAR_1 * s - _R_FAR_0 if s > _FAR else r
+    far = HALF * log32(ONE + s * F(0.15384616)) + r / _exact_denominator(s, c)
+    near = c * (HALF + c * (F(-0.0833333333) + c * F(0.0111111111)))
+    return near if s < F(0.05) else far
+
+
+@kernel(inline=True)
+def _slope_ard(s):  # type: ignore[no-untyped-def]
+    return ONE / (ONE + s)
+
+
+@kernel()
+def kl_values(theta, log_sigma2, prior, out):  # type: ignore[no-untyped-def]
+    """KL of each weight of one block, in nats; relative error below 2e-5.
+
+    prior : int, see `svd_numpy.priors.PRIORS`: 0 log-uniform (fit), 1 log-uniform (exact), 2 ARD
+    """
+    wide_vectors()
+    for i in range(len(theta)):
+        rho = theta[i] * exp32(-HALF * log_sigma2[i])
+        s = min32(rho * rho, _S_MAX)
+        if prior == 0:
+            value = _value_log_uniform(s)
+        elif prior == 1:
+            value = _value_log_uniform_exact(s)
+        else:
+            value = _half_log1p(s)
+        # Past the cap KL = ln rho + constant; ln rho without forming rho, which may overflow.
+        log_rho = log32(max32(abs32(theta[i]), F(1e-30))) - HALF * log_sigma2[i]
+        out[i] = value + (log_rho - F(16.118096) if rho * rho > _S_MAX else ZERO)  # 16.1... = ln(1e14) / 2
+
+
+@kernel(inline=True)
+def _loss_gradient(theta, log_sigma2, inverse_sigma, s, slope, d_theta, d_sigma2, kl_scale, keep):  # type: ignore[no-untyped-def]
+    """d(loss)/dtheta and d(loss)/dlog_sigma2 of one weight from its data gradients and the slope of its KL."""
+    near = slope * (theta * inverse_sigma) * inverse_sigma
+    far = s * slope / theta
+    data = d_theta if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
+    d_log_sigma2 = exp32(log_sigma2) * d_sigma2  # chain rule
+    return data + kl_scale * (near if s < ONE else far), d_log_sigma2 - kl_scale * (HALF * s * slope)
+
+
+@kernel()
+def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep, out):  # type: ignore[no-untyped-def]
+    """Gradients of the loss for one block: out[:BLOCK] for theta, out[BLOCK:] for log_sigma2."""
+    wide_vectors()
+    if prior == 0:
+        for i in range(len(theta)):
+            inverse = exp32(-HALF * log_sigma2[i])
+            s = min32((theta[i] * inverse) * (theta[i] * inverse), _S_MAX)
+            out[i], out[BLOCK + i] = _loss_gradient(theta[i], log_sigma2[i], inverse, s, _slope_log_uniform(s),
+                                                    d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+    elif prior == 1:
+        for i in range(len(theta)):
+            inverse = exp32(-HALF * log_sigma2[i])
+            s = min32((theta[i] * inverse) * (theta[i] * inverse), _S_MAX)
+            out[i], out[BLOCK + i] = _loss_gradient(theta[i], log_sigma2[i], inverse, s, _slope_log_uniform_exact(s),
+                                                    d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+    else:
+        for i in range(len(theta)):
+            inverse = exp32(-HALF * log_sigma2[i])
+            s = min32((theta[i] * inverse) * (theta[i] * inverse), _S_MAX)
+            out[i], out[BLOCK + i] = _loss_gradient(theta[i], log_sigma2[i], inverse, s, _slope_ard(s),
+                                                    d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+
+
+@kernel()
+def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high):  # type: ignore[no-untyped-def]
+    """Adam (Kingma & Ba 2015, algorithm 1) on one block; `rate` = lr / (1 - beta1^t), `correction2` = 1 / (1 - beta2^t).
+
+    The result is clamped to [low, high]; moments too small to matter are set to zero.
+    """
+    wide_vectors()
+    rest1, rest2 = ONE - beta1, ONE - beta2
+    for i in range(len(x)):
+        g = gradient[i]
+        m1 = beta1 * m[i] + rest1 * g
+        v1 = beta2 * v[i] + rest2 * (g * g)
+        m1 = m1 if abs32(m1) > _ONLY_LARGE else ZERO
+        v1 = v1 if v1 > _ONLY_LARGE * _ONLY_LARGE * TWO else ZERO
+        m[i] = m1
+        v[i] = v1
+        x[i] = min32(max32(x[i] - rate * m1 / (sqrt32(v1 * correction2) + epsilon), low), high)
+
+
+_NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
+
+
+@kernel(parallel=True)
+def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, fixed, adam, scratch):  # type: ignore[no-untyped-def]
+    """One optimisation step over the arena [theta | log_sigma2 | rest].
+
+    grads : on entry the data gradients, with d/dsigma2 (not yet d/dlog_sigma2) in the second part
+    fixed : 1 in the fine-tuning stage: no noise, no KL; log_sigma2 stays, and so does every theta that is zero
+    adam : (rate, correction2, beta1, beta2, epsilon), see `_adam`
+    scratch : array (threads, 2 * BLOCK)
+    """
+    rate, correction2, beta1, beta2, epsilon = adam
+    n_blocks = -(-n_weights // BLOCK)
+    for thread in prange(threads):
+        for block in range(thread * n_blocks // threads, (thread + 1) * n_blocks // threads):
+            lo, hi = block * BLOCK, min(block * BLOCK + BLOCK, n_weights)
+            theta, log_sigma2 = params[lo:hi], params[n_weights + lo : n_weights + hi]
+            d_theta, d_log_sigma2 = scratch[thread, : hi - lo], scratch[thread, BLOCK : BLOCK + hi - lo]
+            if fixed == 1:
+                for i in range(hi - lo):
+                    d_theta[i] = grads[lo + i] if theta[i] != ZERO else ZERO
+            else:
+                _block_gradient(theta, log_sigma2, grads[lo:hi], grads[n_weights + lo : n_weights + hi],
+                                prior, kl_scale, keep, scratch[thread])  # fmt: skip
+                _adam(log_sigma2, d_log_sigma2, m[n_weights + lo : n_weights + hi], v[n_weights + lo : n_weights + hi],
+                      rate, correction2, beta1, beta2, epsilon, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)  # fmt: skip
+            _adam(theta, d_theta, m[lo:hi], v[lo:hi],
+                  rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
+        if thread == 0:
+            lo, hi = 2 * n_weights, len(params)
+            _adam(params[lo:hi], grads[lo:hi], m[lo:hi], v[lo:hi],
+                  rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
+
+
+@kernel(parallel=True)
+def finish_gradients(threads, n_weights, params, grads, prior, kl_scale, keep, scratch):  # type: ignore[no-untyped-def]
+    """Turn the data gradients of the arena into gradients of the loss, in place (chain rule and KL as in the sweep)."""
+    n_blocks = -(-n_weights // BLOCK)
+    for thread in prange(threads):
+        for block in range(thread * n_blocks // threads, (thread + 1) * n_blocks // threads):
+            lo, hi = block * BLOCK, min(block * BLOCK + BLOCK, n_weights)
+            d_theta, d_sigma2 = grads[lo:hi], grads[n_weights + lo : n_weights + hi]
+            _block_gradient(params[lo:hi], params[n_weights + lo : n_weights + hi], d_theta, d_sigma2,
+                            prior, kl_scale, keep, scratch[thread])  # fmt: skip
+            d_theta[:] = scratch[thread, : hi - lo]
+            d_sigma2[:] = scratch[thread, BLOCK : BLOCK + hi - lo]
+
+
+@kernel()
+def kl_sum(theta, log_sigma2, prior, scratch):  # type: ignore[no-untyped-def]
+    """Sum of the KL over flat arrays, in float64 and in a fixed order."""
+    total = 0.0
+    for lo in range(0, len(theta), BLOCK):
+        hi = min(lo + BLOCK, len(theta))
+        kl_values(theta[lo:hi], log_sigma2[lo:hi], prior, scratch)
+        for i in range(hi - lo):
+            total += float(scratch[i])
+    return total
