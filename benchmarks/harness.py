@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -130,9 +131,12 @@ class Worker:
         self.timing.blocks_ms.append(best_seconds / self._steps * 1e3)
 
     def close(self) -> None:
-        """Ask for the last loss and end the process."""
+        """Ask for the last loss and end the process; without a finite loss the times do not count."""
         if not self.timing.unavailable:
             self.timing.last_loss = self._ask(do="loss")["loss"]
+            if not math.isfinite(self.timing.last_loss):
+                self.timing.unavailable = f"its loss became {self.timing.last_loss}"
+                self.timing.blocks_ms.clear()
         self._process.communicate()
 
 

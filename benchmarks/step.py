@@ -94,7 +94,7 @@ def report(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
             f"* Machine: {one_line(facts['machine'])}",
             f"* Command: `{facts['command']}`, {facts['date']}",
             f"* Data: {facts['data']}",
-            f"* Method: {facts['rounds']} blocks of about {facts['block_seconds']} s for each candidate, in turn;"
+            f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, candidates in turn;"
             " ratios are medians over the rounds, above 1 means that the row's candidate is the faster."
             " See `benchmarks/README.md`.",
             "",

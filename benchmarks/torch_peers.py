@@ -1,15 +1,20 @@
 """The same training step in PyTorch, written as fast as we know how (version 2.13.0, CPU).
 
 Every peer gathers its batch from a resident float32 tensor, evaluates ``mean NLL + kl_weight * KL / N``
-and takes one fused Adam step. ``python benchmarks/torch_peers.py`` checks them. The local reparameterisation and the KL term are those of Molchanov,
+and takes one fused Adam step. The local reparameterisation and the KL term are those of Molchanov,
 Ashukha and Vetrov (2017), sections 4.2 and 4.3, with the additive parametrisation (theta, log_sigma2).
+``python benchmarks/torch_peers.py`` checks the derivatives and the KL.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    raise ImportError('PyTorch is not installed; install it with: pip install "torch==2.13.0"') from error
 import torch.nn.functional as F
 from torch import Tensor, nn
 from workload import (
@@ -26,7 +31,7 @@ from workload import (
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 VAR_FLOOR = 1e-8  # keeps the derivative of sqrt finite when a whole input row is zero
-THETA_FLOOR = 1e-8  # keeps log(|theta|) finite
+THETA2_FLOOR = 1e-16  # keeps log(theta^2) and its derivative finite at theta = 0
 
 
 def log_uniform_kl(theta: Tensor, log_sigma2: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ def log_uniform_kl(theta: Tensor, log_sigma2: Tensor) -> Tensor:
     The sums are taken apart: then the backward pass starts from broadcast scalars and not from one more
     tensor of the size of the weights.
     """
-    log_alpha = torch.sub(log_sigma2, (theta.abs() + THETA_FLOOR).log(), alpha=2)
+    log_alpha = log_sigma2 - (theta * theta + THETA2_FLOOR).log()
     half_softplus = 0.5 * F.softplus(-log_alpha).sum()
     return half_softplus - K1 * torch.sigmoid(K2 + K3 * log_alpha).sum() + K1 * log_alpha.numel()
 
@@ -90,20 +95,20 @@ class KlFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, log_sigma2: Tensor) -> Tensor:
-        log_theta = theta.abs().add_(THETA_FLOOR).log_()
-        log_alpha = torch.sub(log_sigma2, log_theta, alpha=2)
+        theta2 = (theta * theta).add_(THETA2_FLOOR)
+        log_alpha = torch.log(theta2).neg_().add_(log_sigma2)
         gate = torch.sigmoid(log_alpha * K3 + K2)
         kl = 0.5 * F.softplus(-log_alpha).sum() - K1 * gate.sum() + K1 * theta.numel()
         d_log_alpha = log_alpha.neg_().sigmoid_().mul_(-0.5)
         d_log_alpha.addcmul_(gate, 1 - gate, value=-K1 * K3)
-        ctx.save_for_backward(theta, d_log_alpha)
+        ctx.save_for_backward(theta, theta2, d_log_alpha)
         return kl
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        theta, d_log_alpha = ctx.saved_tensors
+        theta, theta2, d_log_alpha = ctx.saved_tensors
         d_log_sigma2 = d_log_alpha.mul_(grads[0])
-        return torch.div(d_log_sigma2, theta).mul_(-2), d_log_sigma2
+        return torch.mul(d_log_sigma2, theta).div_(theta2).mul_(-2), d_log_sigma2
 
 
 class HandSparseVDLinear(SparseVDLinear):
@@ -123,7 +128,7 @@ class Objective(nn.Module):
 
     def __init__(self, layer: type[nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layer(*sizes) for sizes in zip(LAYERS[:-1], LAYERS[1:], strict=True))
+        self.layers = nn.ModuleList(layer(*sizes) for sizes in pairwise(LAYERS))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         *hidden, last = self.layers
@@ -151,7 +156,7 @@ def _training_step(
         torch.index_select(labels, 0, rows, out=y)
         adam.zero_grad(set_to_none=True)
         loss: Tensor = objective(x, y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         adam.step()
         return loss.detach()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -22,15 +22,8 @@ from svd_numpy.priors import PRIORS
 
 _F, _U = np.float32, np.uint32
 _EMPTY = np.zeros((0, 0), np.float32)
-_workqueue_lock = threading.Lock()
-
-
-def _one_at_a_time() -> AbstractContextManager[Any]:
-    """Guard Numba's `workqueue` threading layer, which aborts the process on concurrent use; others need nothing."""
-    try:
-        return _workqueue_lock if numba.threading_layer() == "workqueue" else nullcontext()
-    except ValueError:  # no parallel kernel has run yet, so no layer is chosen
-        return _workqueue_lock
+# Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
+_LOCK = threading.Lock()
 
 
 class NumbaBackend:
@@ -51,8 +44,14 @@ class NumbaBackend:
             self._scratch = np.zeros((threads, 2 * packed_size() + MR * KC), np.float32)
         return self._scratch
 
+    def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
+        """Call a parallel kernel with the number of threads first and their private memory last."""
+        with _LOCK:
+            threads = numba.get_num_threads()
+            kernel(threads, *args, self._memory(threads))
+
     def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
-        cpu_layers.gather_rows(numba.get_num_threads(), source, index, _F(scale), mean, out)
+        self._run(cpu_layers.gather_rows, source, index, _F(scale), mean, out)
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, -(-units // 64) * 64), np.float32)
@@ -65,35 +64,29 @@ class NumbaBackend:
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         x_sq: Array, y: Array, r: Array,
     ) -> None:  # fmt: skip
-        threads = numba.get_num_threads()
-        cpu_layers.lrt_forward(threads, x, theta, log_sigma2, bias, _F(keep), _words(key), x_sq, y, r,
-                               self._memory(threads))  # fmt: skip
+        self._run(cpu_layers.lrt_forward, x, theta, log_sigma2, bias, _F(keep), _words(key), x_sq, y, r)
 
     def lrt_backward(  # noqa: D102
         self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
         d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
     ) -> None:  # fmt: skip
-        threads = numba.get_num_threads()
-        cpu_layers.lrt_backward(threads, x, x_sq, theta, log_sigma2, _F(keep), dy, r, d_theta, d_sigma2, d_bias,
-                                _EMPTY if dx is None else dx, self._memory(threads))  # fmt: skip
+        self._run(cpu_layers.lrt_backward, x, x_sq, theta, log_sigma2, _F(keep), dy, r, d_theta, d_sigma2, d_bias,
+                  _EMPTY if dx is None else dx)  # fmt: skip
 
     def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
-        threads = numba.get_num_threads()
-        cpu_layers.dense_forward(threads, x, theta, bias, y, self._memory(threads))
+        self._run(cpu_layers.dense_forward, x, theta, bias, y)
 
     def dense_backward(  # noqa: D102
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
     ) -> None:
-        threads = numba.get_num_threads()
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
-        cpu_layers.dense_backward(threads, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx,
-                                  self._memory(threads))  # fmt: skip
+        self._run(cpu_layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
-        cpu_layers.relu_forward(numba.get_num_threads(), y.reshape(-1))
+        self._run(cpu_layers.relu_forward, y.reshape(-1))
 
     def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
-        cpu_layers.relu_backward(numba.get_num_threads(), y.reshape(-1), dy.reshape(-1))
+        self._run(cpu_layers.relu_backward, y.reshape(-1), dy.reshape(-1))
 
     def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
         return cpu_layers.softmax_cross_entropy(logits, labels, d_logits)  # type: ignore[no-any-return]
@@ -112,19 +105,17 @@ class NumbaBackend:
         return float(sweep.kl_sum(flat, log_sigma2.reshape(-1), code, np.empty(sweep.BLOCK, np.float32)))
 
     def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
-        threads = numba.get_num_threads()
-        sweep.finish_gradients(threads, arena.n_weights, arena.params, arena.grads, PRIORS[prior].code, _F(kl_scale),
-                               _F(keep), self._memory(threads))  # fmt: skip
+        self._run(sweep.finish_gradients, arena.n_weights, arena.params, arena.grads, PRIORS[prior].code,
+                  _F(kl_scale), _F(keep))  # fmt: skip
 
     def adam_step(  # noqa: D102
         self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
-        threads = numba.get_num_threads()
         rate = _F(adam.lr / (1 - adam.beta1**adam.step))
         correction2 = _F(1 / (1 - adam.beta2**adam.step))
         numbers = (rate, correction2, _F(adam.beta1), _F(adam.beta2), _F(adam.epsilon))
-        sweep.adam_sweep(threads, arena.n_weights, arena.params, arena.grads, arena.m, arena.v, PRIORS[prior].code,
-                         _F(kl_scale), _F(keep), int(fixed_mask), numbers, self._memory(threads))  # fmt: skip
+        self._run(sweep.adam_sweep, arena.n_weights, arena.params, arena.grads, arena.m, arena.v,
+                  PRIORS[prior].code, _F(kl_scale), _F(keep), int(fixed_mask), numbers)  # fmt: skip
 
 
 def _words(key: NoiseKey) -> tuple[np.uint32, ...]:

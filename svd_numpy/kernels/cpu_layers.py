@@ -41,7 +41,7 @@ def _k_block(k0, k_count):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def gather_rows(threads, source, index, scale, mean, out):  # type: ignore[no-untyped-def]
+def gather_rows(threads, source, index, scale, mean, out, scratch):  # type: ignore[no-untyped-def]
     """out[b] = source[index[b]] * scale - mean."""
     rows = len(index)
     for thread in prange(threads):
@@ -230,7 +230,7 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):  # ty
 
 
 @kernel(parallel=True)
-def relu_forward(threads, y):  # type: ignore[no-untyped-def]
+def relu_forward(threads, y, scratch):  # type: ignore[no-untyped-def]
     """y <- max(y, 0) on a flat array."""
     for thread in prange(threads):
         _relu(y[thread * len(y) // threads : (thread + 1) * len(y) // threads])
@@ -244,7 +244,7 @@ def _relu(y):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def relu_backward(threads, y, dy):  # type: ignore[no-untyped-def]
+def relu_backward(threads, y, dy, scratch):  # type: ignore[no-untyped-def]
     """dy <- dy where y > 0, else 0, on flat arrays."""
     for thread in prange(threads):
         lo, hi = thread * len(y) // threads, (thread + 1) * len(y) // threads

@@ -1,0 +1,96 @@
+"""Checks at the public edge: each says what was got, what was expected and what to do."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST_INPUT = 1e15  # squares of inputs, summed over a layer, must stay finite in float32
+
+
+def check_count(name: str, value: Any, low: int = 1) -> int:
+    """Return `value` as an int that is at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a whole number >= {low}")
+    if value < low:
+        raise ValueError(f"{name}: got {value}, expected a whole number >= {low}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a finite float in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a number in [{low}, {high}]")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name}: got {value}, expected a finite number in [{low}, {high}]")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """Return `value` where it is one of `known`."""
+    known = tuple(known)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected one of {known}")
+    if value not in known:
+        raise ValueError(f"{name}: got {value!r}, expected one of {known}")
+    return value
+
+
+def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return x as an array (B, *in_shape) of uint8 or finite floats; (B, prod(in_shape)) is accepted too."""
+    x = np.asarray(x)
+    shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise TypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
+    if x.ndim == 1 + len(in_shape) and x.shape[1:] == in_shape:
+        rows = x.reshape(len(x), -1)
+    elif x.ndim == 2 and x.shape[1] == int(np.prod(in_shape)):
+        rows = x
+    else:
+        raise ValueError(f"{name}: got shape {x.shape}, expected {shape}; a single example needs x[None]")
+    if len(rows) == 0:
+        raise ValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
+    if x.dtype != np.uint8:
+        largest = float(np.max(np.abs(rows)))
+        if not largest <= LARGEST_INPUT:  # also true for NaN
+            row = int(np.argmax(~(np.abs(rows) <= LARGEST_INPUT).all(axis=1)))
+            raise ValueError(
+                f"{name}: example {row} holds NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite inputs; "
+                "remove or repair it, or scale the data"
+            )
+    return rows
+
+
+def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int64]:
+    """Return y as int64 labels (B,) in [0, n_classes)."""
+    y = np.asarray(y)
+    if not np.issubdtype(y.dtype, np.integer):
+        raise TypeError(f"{name}: got dtype {y.dtype}, expected whole-number class labels")
+    if y.shape != (rows,):
+        raise ValueError(f"{name}: got shape {y.shape}, expected ({rows},), one label per example")
+    wrong = np.flatnonzero((y < 0) | (y >= n_classes))
+    if wrong.size:
+        at = int(wrong[0])
+        raise ValueError(f"{name}: label {int(y[at])} at index {at}, expected 0..{n_classes - 1} for {n_classes} outputs")
+    return y.astype(np.int64)
+
+
+def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.float64]:
+    """Return y as finite regression targets (B, n_outputs)."""
+    y = np.asarray(y)
+    if not np.issubdtype(y.dtype, np.number) or np.iscomplexobj(y):
+        raise TypeError(f"{name}: got dtype {y.dtype}, expected numbers")
+    if n_outputs == 1 and y.shape == (rows,):
+        y = y.reshape(rows, 1)
+    if y.shape != (rows, n_outputs):
+        raise ValueError(f"{name}: got shape {y.shape}, expected ({rows}, {n_outputs})")
+    y = y.astype(np.float64)
+    if not (np.abs(y) <= LARGEST_INPUT).all():
+        at = int(np.argmax(~(np.abs(y) <= LARGEST_INPUT).all(axis=1)))
+        raise ValueError(f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets")
+    return y

@@ -1,0 +1,77 @@
+"""Backends: the same operations (`backend.py`) in plain NumPy and in Numba."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.kernels.backend import Backend
+
+NAMES = ("numpy", "numba")
+_PREFERENCE = ("numba", "numpy")  # what "auto" picks from, best first
+
+
+def available_backends() -> dict[str, str]:
+    """Say which backends can be used here.
+
+    Returns
+    -------
+    dict
+        Name of each backend -> "" where it can be used, else the reason why not.
+    """
+    missing = "" if importlib.util.find_spec("numba") else "the package numba is not installed: pip install numba"
+    return {"numpy": "", "numba": missing}
+
+
+def resolve_backend(name: str) -> str:
+    """Turn "auto" into the name of the best usable backend; `SVD_NUMPY_BACKEND` in the environment overrides "auto".
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a backend that cannot be used here.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"backend: got {name!r} of type {type(name).__name__}, expected one of 'auto', {NAMES}")
+    if name == "auto":
+        name = os.environ.get("SVD_NUMPY_BACKEND", "auto")
+    usable = available_backends()
+    if name == "auto":
+        return next(candidate for candidate in _PREFERENCE if not usable[candidate])
+    if name not in usable:
+        raise ValueError(f"backend: got {name!r}, expected one of {('auto', *NAMES)}")
+    if usable[name]:
+        raise ValueError(f"backend {name!r} cannot be used: {usable[name]}; usable: {[n for n in usable if not usable[n]]}")
+    return name
+
+
+def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
+    """Make a backend.
+
+    Parameters
+    ----------
+    name : "auto", "numpy" or "numba"
+    dtype : optional
+        float32 or float64; the default is float32. Only "numpy" computes in float64.
+
+    Raises
+    ------
+    ValueError
+        For an unknown or unusable backend, or a dtype that it does not compute in.
+    """
+    name = resolve_backend(name)
+    wanted = np.dtype(np.float32 if dtype is None else dtype)
+    if wanted not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype: got {wanted}, expected float32 or float64")
+    if name == "numpy":
+        from svd_numpy.kernels.reference import ReferenceBackend
+
+        return ReferenceBackend(wanted)
+    if wanted != np.float32:
+        raise ValueError(f"dtype: got {wanted}, but backend 'numba' computes in float32; use backend='numpy' for float64")
+    from svd_numpy.kernels.cpu import NumbaBackend
+
+    return NumbaBackend()

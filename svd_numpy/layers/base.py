@@ -1,0 +1,89 @@
+"""What every layer is: build once, then forward and backward, on buffers that are allocated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.kernels.backend import Backend, NoiseKey
+from svd_numpy.params import ParamSpec
+
+Array = NDArray[Any]
+Mode = Literal["sample", "mean", "pruned"]
+
+
+@dataclass
+class Pass:
+    """How one pass through the network is to be done.
+
+    Attributes
+    ----------
+    backend : Backend
+    mode : "sample", "mean" or "pruned"
+        Noisy (training, Monte Carlo); posterior means as they are (fine-tuning); means pruned at the threshold.
+    keep : float
+        exp(-threshold): in "pruned" mode, and in "sample" mode when training masks, a weight counts only where
+        theta^2 >= keep * sigma^2.
+    seed, step, first_sample : int
+        Where the noise of this pass lies (`NoiseKey`).
+    """
+
+    backend: Backend
+    mode: Mode = "sample"
+    keep: float = 0.0
+    seed: int = 0
+    step: int = 0
+    first_sample: int = 0
+
+    def noise_key(self, layer: int) -> NoiseKey:
+        """Key of the noise of layer number `layer`."""
+        return NoiseKey(self.seed, layer, self.step, self.first_sample)
+
+
+class Layer:
+    """Base class. A layer owns its buffers; its parameters are views of the model's arena.
+
+    Attributes
+    ----------
+    name : str
+        Unique in a model; set by the model when the user gives none.
+    index : int
+        Position in the model; part of the noise key.
+    """
+
+    kind = "layer"
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or ""
+        self.index = 0
+        self._buffers: dict[str, Array] = {}
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """Check the input shape (without the batch axis); return the output shape and the parameters wanted."""
+        return in_shape, []
+
+    def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
+        """Receive views of the arena for the parameters asked for in `build`."""
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """Return the output for input x (B, ...); both stay valid until the next forward."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """Write the data gradients of the parameters; return d(loss)/dx where wanted. dy may be overwritten."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Type and constructor arguments, JSON-ready, so that the layer can be made again."""
+        return {"type": type(self).__name__, "name": self.name}
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return a reusable array; it is allocated anew only when a larger one is needed."""
+        size = int(np.prod(shape))
+        have = self._buffers.get(name)
+        if have is None or have.size < size or have.dtype != dtype:
+            have = self._buffers[name] = np.empty(size, dtype)
+        return have[:size].reshape(shape)

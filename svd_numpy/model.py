@@ -1,0 +1,321 @@
+"""Sequential: a stack of layers, their arena, one backend and one prior."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.checks import check_count, check_inputs, check_number
+from svd_numpy.kernels import get_backend
+from svd_numpy.layers import layer_from_config
+from svd_numpy.layers.base import Layer, Pass
+from svd_numpy.layers.dense import VariationalDense
+from svd_numpy.objective import Likelihood, make_likelihood
+from svd_numpy.params import Arena, ParamSpec
+from svd_numpy.priors import get_prior
+
+Array = NDArray[Any]
+F = TypeVar("F", bound=Callable[..., Any])
+_EVAL_ROWS = 1000  # examples per pass in predict and sample
+
+
+def _exclusive(method: F) -> F:
+    """Let one Python thread at a time into a method: layers keep their activations in buffers of their own."""
+
+    @wraps(method)
+    def locked(self: Sequential, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked  # type: ignore[return-value]
+
+
+class Sequential:
+    """A feed-forward network with Gaussian weights.
+
+    Parameters
+    ----------
+    *layers : Layer
+        The first must have `in_features`; shapes are checked here, not in a kernel.
+    prior : "log_uniform", "log_uniform_exact" or "ard"
+        See `svd_numpy.priors`.
+    backend : "auto", "numba" or "numpy"
+    dtype : "float32" or "float64"
+        float64 needs backend "numpy".
+    seed : int
+        Of the first weights and of all noise.
+    threshold : float
+        A weight is pruned when its log_alpha exceeds this (Molchanov et al. 2017: 3).
+    likelihood : "categorical", "gaussian" or a likelihood object
+    input_mean : array (I,), optional
+        Subtracted from every input; part of the model, so that `predict` takes raw data.
+
+    Attributes
+    ----------
+    parameters : dict of name -> array
+        Writable views; whatever is written there is used from the next call on.
+
+    Notes
+    -----
+    uint8 inputs are pixels: they are divided by 255 before `input_mean` is subtracted. Float inputs are taken as is.
+    """
+
+    def __init__(
+        self,
+        *layers: Layer,
+        prior: str = "log_uniform",
+        backend: str = "auto",
+        dtype: Any = "float32",
+        seed: int = 0,
+        threshold: float = 3.0,
+        likelihood: str | Likelihood = "categorical",
+        input_mean: Any = None,
+    ) -> None:
+        if not layers:
+            raise ValueError("Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)")
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU")
+        if len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError("Sequential: the same layer object appears twice; make one object per place")
+        self.prior = get_prior(prior).name
+        self.backend = get_backend(backend, dtype)
+        self.dtype = self.backend.dtype
+        self.seed = check_count("seed", seed, low=0)
+        self.threshold = check_number("threshold", threshold)
+        self.likelihood = make_likelihood(likelihood)
+        self.layers = layers
+        self._lock = threading.RLock()
+        self._build()
+        self.input_mean = np.zeros(math.prod(self.in_shape), self.dtype)
+        if input_mean is not None:
+            mean = np.asarray(input_mean, dtype=self.dtype).reshape(-1)
+            if mean.shape != self.input_mean.shape or not np.isfinite(mean).all():
+                raise ValueError(f"input_mean: got shape {mean.shape}, expected finite {self.input_mean.shape}")
+            self.input_mean[:] = mean
+
+    def _build(self) -> None:
+        first = self.layers[0]
+        if not hasattr(first, "in_features"):
+            raise ValueError(f"Sequential: the first layer is {type(first).__name__}, expected one with in_features")
+        self.in_shape: tuple[int, ...] = (first.in_features,)
+        shape, specs, counts = self.in_shape, list[ParamSpec](), dict[str, int]()
+        for index, layer in enumerate(self.layers):
+            counts[layer.kind] = counts.get(layer.kind, 0) + 1
+            layer.name = layer.name or f"{layer.kind}{counts[layer.kind]}"
+            layer.index = index
+            shape, wanted = layer.build(shape, np.random.default_rng([self.seed, index]))
+            specs += wanted
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Sequential: layer names are {names}, expected all different")
+        self.n_outputs = math.prod(shape)
+        self.arena = Arena(specs, self.dtype)
+        for layer in self.layers:
+            layer.bind(self.arena.views, self.arena.grad_views)
+        self.parameters: dict[str, Array] = self.arena.views
+
+    @property
+    def variational_layers(self) -> list[VariationalDense]:
+        """Layers that have a log_sigma2, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, VariationalDense)]
+
+    @property
+    def keep(self) -> float:
+        """exp(-threshold): a weight survives where theta^2 >= keep * sigma^2."""
+        return math.exp(-self.threshold)
+
+    # ------------------------------------------------------------ passes, used by the training loop
+    def forward(self, x: Array, run: Pass) -> Array:
+        """Run prepared inputs (B, I) of the model's dtype through all layers; x may be overwritten."""
+        for layer in self.layers:
+            x = layer.forward(x, run)
+        return x
+
+    def backward(self, d_outputs: Array, run: Pass, want_dx: bool = False) -> Array | None:
+        """Write the data gradients of one batch into the arena (log_sigma2's part holds d/dsigma2)."""
+        d: Array | None = d_outputs
+        for layer in reversed(self.layers):
+            assert d is not None
+            d = layer.backward(d, run, want_dx or layer is not self.layers[0])
+        return d
+
+    def prepare(self, x: Any, name: str = "x") -> Array:
+        """Check raw inputs and turn them into a fresh array (B, I) of the model's dtype: scale, subtract the mean."""
+        rows = check_inputs(name, x, self.in_shape)
+        out = np.empty(rows.shape, self.dtype)
+        scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
+        np.subtract(rows.astype(self.dtype) * self.dtype.type(scale), self.input_mean, out=out)
+        return out
+
+    # ------------------------------------------------------------ the public face
+    @_exclusive
+    def predict(self, x: Any) -> Array:
+        """Outputs (B, O) of the pruned network: posterior means, zero above the threshold. Deterministic."""
+        return self._evaluate(x, "pruned", 0)
+
+    def predict_proba(self, x: Any) -> Array:
+        """Class probabilities (B, C) of the pruned network (for regression: the predicted means)."""
+        return self.likelihood.mean(self.predict(x))
+
+    @_exclusive
+    def sample(self, x: Any, n: int) -> Array:
+        """Outputs of n networks drawn from the posterior, array (n, B, O). Same model, same samples."""
+        n = check_count("n", n)
+        # Training counts its steps up from 0; Monte Carlo counts down from the other end of the 32-bit range.
+        return np.stack([self._evaluate(x, "sample", 2**32 - 1 - draw) for draw in range(n)])
+
+    def _evaluate(self, x: Any, mode: Any, step: int) -> Array:
+        x = check_inputs("x", x, self.in_shape)
+        out = np.empty((len(x), self.n_outputs), self.dtype)
+        keep = self.keep if mode == "pruned" else 0.0
+        for start in range(0, len(x), _EVAL_ROWS):
+            run = Pass(self.backend, mode, keep, self.seed, step, start)
+            batch = self.prepare(x[start : start + _EVAL_ROWS])
+            out[start : start + len(batch)] = self.forward(batch, run)
+        return out
+
+    def loss(self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0) -> float:
+        """Mean NLL + kl_weight * KL / n_train of one batch, in nats per example.
+
+        Parameters
+        ----------
+        x, y : arrays (B, ...), (B,) or (B, O)
+        n_train : int
+            Number of training examples (not of batches): the KL is shared among them.
+        kl_weight : float
+        step : int
+            Names the noise: the same step gives the same noise, so that the loss is a function of the parameters.
+        """
+        return self.loss_and_grads(x, y, n_train, kl_weight, step)[0]
+
+    @_exclusive
+    def loss_and_grads(
+        self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0
+    ) -> tuple[float, dict[str, Array]]:
+        """The loss of `loss`, and its gradient for every array of `parameters` (copies, same names and shapes)."""
+        n_train = check_count("n_train", n_train)
+        kl_weight = check_number("kl_weight", kl_weight, low=0)
+        step = check_count("step", step, low=0)
+        batch = self.prepare(x)
+        targets = self.likelihood.check(y, len(batch), self.n_outputs, self.dtype)
+        run = Pass(self.backend, "sample", 0.0, self.seed, step)
+        outputs = self.forward(batch, run)
+        d_outputs = np.empty_like(outputs)
+        nll, _ = self.likelihood.loss(self.backend, outputs, targets, d_outputs)
+        self.backward(d_outputs, run)
+        self.backend.finish_gradients(self.arena, self.prior, kl_weight / n_train, 0.0)
+        grads = {name: grad.copy() for name, grad in self.arena.grad_views.items()}
+        return nll / len(batch) + kl_weight * self.kl() / n_train, grads
+
+    def kl(self) -> float:
+        """KL of all weights from the prior, in nats."""
+        layers = self.variational_layers
+        return sum(self.backend.kl(layer.theta, layer.log_sigma2, self.prior) for layer in layers)
+
+    def init_from(self, source: Mapping[str, Any] | Sequential) -> Sequential:
+        """Start from given weights: copy every array whose name this model has.
+
+        A plain network's arrays (`dense1.theta`, `dense1.bias`) fit a variational one: log_sigma2 keeps its start.
+
+        Parameters
+        ----------
+        source : Sequential, or mapping of name -> array
+
+        Raises
+        ------
+        ValueError
+            When nothing matches, or a shape differs, or a value is not finite; nothing is changed then.
+        """
+        arrays = source.parameters if isinstance(source, Sequential) else source
+        matched = {name: np.asarray(arrays[name]) for name in self.parameters if name in arrays}
+        if not matched:
+            raise ValueError(f"init_from: got {sorted(arrays)}, expected some of {list(self.parameters)}")
+        for name, array in matched.items():
+            if array.shape != self.parameters[name].shape:
+                raise ValueError(f"init_from: {name} has shape {array.shape}, expected {self.parameters[name].shape}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"init_from: {name} holds NaN or infinity, expected finite values")
+        for name, array in matched.items():
+            self.parameters[name][...] = array
+        return self
+
+    # ------------------------------------------------------------ copies and files
+    def config(self) -> dict[str, Any]:
+        """All that is needed to build the same network again (JSON); the arrays are apart."""
+        return {
+            "layers": [layer.config() for layer in self.layers],
+            "prior": self.prior,
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+            "threshold": self.threshold,
+            "likelihood": {"name": self.likelihood.name, **asdict(self.likelihood)},
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], backend: str = "auto", dtype: Any = None) -> Sequential:
+        """Build a network from `config`; the weights are fresh."""
+        likelihood = make_likelihood(**config["likelihood"])
+        layers = [layer_from_config(layer) for layer in config["layers"]]
+        dtype = config["dtype"] if dtype is None else dtype
+        if backend == "auto" and np.dtype(dtype) == np.float64:
+            backend = "numpy"
+        return cls(
+            *layers, prior=config["prior"], backend=backend, dtype=dtype, seed=config["seed"],
+            threshold=config["threshold"], likelihood=likelihood,
+        )  # fmt: skip
+
+    def copy(self, backend: str | None = None, dtype: Any = None) -> Sequential:
+        """Return an independent copy, if wanted on another backend or in another dtype."""
+        new = Sequential.from_config(self.config(), backend or self.backend.name, dtype)
+        new.load_arrays(self.arrays())
+        return new
+
+    def arrays(self) -> dict[str, Array]:
+        """Every array that belongs to the network: parameters and `input_mean`."""
+        return {**self.parameters, "input_mean": self.input_mean}
+
+    def load_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Fill parameters and `input_mean` from `arrays()` of a network of the same shape."""
+        own = self.arrays()
+        if set(own) != set(arrays):
+            raise ValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
+        for name, array in own.items():
+            if np.shape(arrays[name]) != array.shape:
+                raise ValueError(f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}")
+        for name, array in own.items():
+            array[...] = arrays[name]
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one self-contained, checksummed `.safetensors` file, atomically."""
+        from svd_numpy.checkpoint import save_model
+
+        save_model(path, self.arrays(), self.config())
+
+    @classmethod
+    def load(cls, path: str | Path, backend: str = "auto") -> Sequential:
+        """Read a network written by `save`; a damaged file raises `CheckpointError`."""
+        from svd_numpy.checkpoint import load_model
+
+        arrays, config = load_model(path)
+        model = cls.from_config(config, backend)
+        model.load_arrays(arrays)
+        return model
+
+    def summary(self) -> str:
+        """Table of the layers: name, shape, weights."""
+        lines = [f"{'layer':<10}{'type':<20}{'weights':>10}"]
+        for layer in self.layers:
+            theta = self.parameters.get(f"{layer.name}.theta")
+            size = f"{theta.shape[0]} x {theta.shape[1]}" if theta is not None else ""
+            lines.append(f"{layer.name:<10}{type(layer).__name__:<20}{size:>10}")
+        total = sum(a.size for name, a in self.parameters.items() if name.endswith(".theta"))
+        return "\n".join([*lines, f"{total:,} weights, prior {self.prior}, backend {self.backend.name}"])

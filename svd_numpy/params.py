@@ -1,0 +1,78 @@
+"""The arena: every parameter of a model in one flat buffer, and layers hold views of it.
+
+Layout: [all theta | all log_sigma2 | everything deterministic]. A weight's theta and log_sigma2 lie `n_weights` apart,
+so that the chain rule, the KL gradient, Adam and the projection are one pass over memory, and a checkpoint is one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Kind = Literal["theta", "log_sigma2", "plain"]
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One parameter array that a layer asks for.
+
+    Attributes
+    ----------
+    name : str
+        Full name, `<layer>.<array>`.
+    shape : tuple of int
+    kind : "theta", "log_sigma2" or "plain"
+        Which part of the arena. A layer asks for a theta and its log_sigma2 together, with the same shape.
+    start : array
+        First value, broadcast to `shape`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    start: Array
+
+
+class Arena:
+    """Flat buffers for parameters, gradients and Adam's two moments, all of one layout.
+
+    Attributes
+    ----------
+    params, grads, m, v : array (2 * n_weights + n_plain,)
+    n_weights : int
+        Number of variational weights.
+    views, grad_views : dict of name -> array
+        Views into `params` and `grads`, shaped.
+    """
+
+    def __init__(self, specs: Sequence[ParamSpec], dtype: Any) -> None:
+        parts = [[s for s in specs if s.kind == kind] for kind in ("theta", "log_sigma2", "plain")]
+        sizes = [sum(int(np.prod(s.shape)) for s in part) for part in parts]
+        self.n_weights = sizes[0]
+        self.params, self.grads, self.m, self.v = (np.zeros(sum(sizes), dtype) for _ in range(4))
+        self.views: dict[str, Array] = {}
+        self.grad_views: dict[str, Array] = {}
+        at = 0
+        for spec in (spec for part in parts for spec in part):
+            end = at + int(np.prod(spec.shape))
+            self.views[spec.name] = self.params[at:end].reshape(spec.shape)
+            self.grad_views[spec.name] = self.grads[at:end].reshape(spec.shape)
+            self.views[spec.name][...] = spec.start
+            at = end
+        self.views = {spec.name: self.views[spec.name] for spec in specs}  # in the order of the layers
+        self.grad_views = {spec.name: self.grad_views[spec.name] for spec in specs}
+
+    def reset_moments(self) -> None:
+        """Start Adam afresh."""
+        self.m[:] = 0
+        self.v[:] = 0
+
+    def share_non_finite(self) -> float:
+        """Share of values that are NaN or infinite, over parameters and moments: 0.0 in a sound run."""
+        bad = sum(int(np.count_nonzero(~np.isfinite(a))) for a in (self.params, self.m, self.v))
+        return bad / max(1, 3 * self.params.size)

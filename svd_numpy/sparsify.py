@@ -1,0 +1,84 @@
+"""Which weights are dead: log_alpha, the threshold, and what a pruned network counts.
+
+A weight is pruned when log_alpha = log_sigma2 - log(theta^2) exceeds the threshold (Molchanov et al. 2017, §4.4: 3,
+where the noise is twenty times the signal). Compression is counted as in that paper: all weights / weights kept,
+without biases and without the bytes of any index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy import priors
+from svd_numpy.checks import check_number
+from svd_numpy.model import Sequential
+
+Array = NDArray[Any]
+
+
+def log_alpha(model: Sequential) -> dict[str, Array]:
+    """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, also where theta is exactly 0."""
+    return {layer.name: priors.log_alpha(layer.theta, layer.log_sigma2) for layer in model.variational_layers}
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Counts of one network at one threshold.
+
+    Attributes
+    ----------
+    threshold : float
+    total, kept : dict of layer name -> int
+        Weights (without biases).
+    """
+
+    threshold: float
+    total: dict[str, int]
+    kept: dict[str, int]
+
+    @property
+    def by_layer(self) -> dict[str, float]:
+        """Share of zeros in each layer."""
+        return {name: 1 - self.kept[name] / self.total[name] for name in self.total}
+
+    @property
+    def overall(self) -> float:
+        """Share of zeros in all layers together."""
+        return 1 - sum(self.kept.values()) / max(1, sum(self.total.values()))
+
+    @property
+    def compression(self) -> float:
+        """All weights / weights kept; an empty network counts as one weight."""
+        return sum(self.total.values()) / max(1, sum(self.kept.values()))
+
+
+def measure_sparsity(model: Sequential, threshold: float | None = None) -> Sparsity:
+    """Count the weights that survive the threshold (default: the model's own)."""
+    threshold = model.threshold if threshold is None else check_number("threshold", threshold)
+    alphas = log_alpha(model)
+    kept = {name: int(np.count_nonzero(values <= threshold)) for name, values in alphas.items()}
+    return Sparsity(threshold, {name: values.size for name, values in alphas.items()}, kept)
+
+
+def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
+    """Return a copy of the model whose pruned weights are exactly 0; the copy's threshold is the given one."""
+    copy = model.copy()
+    copy.threshold = check_number("threshold", threshold)
+    for layer in copy.variational_layers:
+        layer.theta[...] = layer.pruned_theta(copy.keep)
+    return copy
+
+
+def freeze(model: Sequential, threshold: float) -> None:
+    """Prune in place for good: pruned weights become 0, survivors lose their noise (log_sigma2 = -20).
+
+    This is where masked fine-tuning starts: from here on the network is an ordinary sparse one.
+    """
+    for layer in model.variational_layers:
+        alive = priors.log_alpha(layer.theta, layer.log_sigma2) <= threshold
+        layer.theta[~alive] = 0
+        layer.log_sigma2[alive] = -20

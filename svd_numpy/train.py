@@ -1,0 +1,337 @@
+"""The training loop: `TrainConfig`, one step in ten lines, and `fit`.
+
+Everything random is a function of (seed, epoch, step): the order of the examples, the noise. A run can therefore stop
+after any step and go on later to the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy import checkpoint
+from svd_numpy.checks import check_count, check_number
+from svd_numpy.data import Dataset
+from svd_numpy.kernels.backend import AdamSettings
+from svd_numpy.layers.base import Pass
+from svd_numpy.model import Sequential
+from svd_numpy.optim import Knots, at_epoch, check_knots
+from svd_numpy.runlog import RunLog
+from svd_numpy.sparsify import freeze, measure_sparsity
+
+Array = NDArray[Any]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs : int
+        Epochs of variational training.
+    batch_size : int
+    lr : float
+        Adam's learning rate.
+    lr_schedule : knots (epoch, factor)
+        The learning rate is lr * factor; straight lines between knots.
+    kl_schedule : knots (epoch, weight)
+        Weight of the KL term; 1 is the evidence lower bound.
+    beta1, beta2, epsilon : float
+        Adam's other settings.
+    train_mask : bool
+        Leave weights above the threshold out of the mean already while training (the authors' `train_clip`).
+    finetune_epochs : int
+        Epochs of masked fine-tuning at the end: the survivors alone, without noise and without KL.
+    finetune_lr : float
+        Learning rate at its start; it falls to 0 in a straight line.
+    finetune_threshold : float
+        The log_alpha above which weights are removed before it.
+    seed : int
+        Of the order of the examples.
+    eval_every : int
+        Measure the test error every so many epochs; 0: only after the last.
+    """
+
+    epochs: int = 60
+    batch_size: int = 100
+    lr: float = 1e-3
+    lr_schedule: Knots = ((0.0, 1.0),)
+    kl_schedule: Knots = ((0.0, 1.0),)
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    train_mask: bool = False
+    finetune_epochs: int = 0
+    finetune_lr: float = 1e-3
+    finetune_threshold: float = 3.0
+    seed: int = 0
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs, low=0)
+        check_count("batch_size", self.batch_size)
+        check_number("lr", self.lr, low=0, high=10)
+        for name in ("lr_schedule", "kl_schedule"):
+            object.__setattr__(self, name, check_knots(name, getattr(self, name)))
+        for name in ("beta1", "beta2"):
+            check_number(name, getattr(self, name), low=0, high=0.999999)
+        check_number("epsilon", self.epsilon, low=1e-16, high=1)
+        check_count("finetune_epochs", self.finetune_epochs, low=0)
+        check_number("finetune_lr", self.finetune_lr, low=0, high=10)
+        check_number("finetune_threshold", self.finetune_threshold)
+        check_count("seed", self.seed, low=0)
+        check_count("eval_every", self.eval_every, low=0)
+
+    @property
+    def total_epochs(self) -> int:
+        """Variational and fine-tuning epochs together."""
+        return self.epochs + self.finetune_epochs
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it goes into a checkpoint."""
+
+    step: int = 0  # optimisation steps done, over all epochs
+    nll_sum: float = 0.0  # of the running epoch
+    error_sum: float = 0.0
+    examples: int = 0
+    seconds: float = 0.0  # spent in earlier parts of the run
+
+
+class Trainer:
+    """One training run: model, data, configuration and progress.
+
+    A step is: gather a batch, forward, loss, backward, and one pass over the arena (chain rule, KL, Adam, projection).
+    """
+
+    def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
+        if data.n_classes and data.n_classes != model.n_outputs:
+            raise ValueError(f"data {data.name!r} has {data.n_classes} classes, but the model has {model.n_outputs} outputs")
+        if data.x_train.shape[1] != model.input_mean.size:
+            raise ValueError(
+                f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
+            )
+        self.model, self.data, self.config = model, data, config
+        self.n_train = len(data.x_train)
+        self.steps_per_epoch = -(-self.n_train // config.batch_size)
+        self.labels = model.likelihood.check(data.y_train, self.n_train, model.n_outputs, model.dtype)
+        self.scale = 1 / 255 if data.x_train.dtype == np.uint8 else 1.0
+        self.progress = Progress()
+        self._order_epoch = -1
+        rows = min(config.batch_size, self.n_train)
+        self._x = np.empty((rows, data.x_train.shape[1]), model.dtype)
+        self._d_outputs = np.empty((rows, model.n_outputs), model.dtype)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.progress.step // self.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.config.total_epochs
+
+    def schedule(self) -> tuple[float, float, bool]:
+        """Learning rate, KL weight, and whether this is the fine-tuning stage, for the next step."""
+        at = self.progress.step / self.steps_per_epoch
+        if self.epoch >= self.config.epochs:
+            left = (self.config.total_epochs - at) / max(1, self.config.finetune_epochs)
+            return self.config.finetune_lr * left, 0.0, True
+        lr = self.config.lr * at_epoch(self.config.lr_schedule, at)
+        return lr, at_epoch(self.config.kl_schedule, at), False
+
+    def batch_index(self) -> NDArray[np.int64]:
+        """Rows of the next batch: a slice of the epoch's permutation, which depends on (seed, epoch) alone."""
+        if self._order_epoch != self.epoch:
+            self._order_epoch = self.epoch
+            self._order = np.random.default_rng([self.config.seed, self.epoch]).permutation(self.n_train)
+        start = self.progress.step % self.steps_per_epoch * self.config.batch_size
+        return self._order[start : start + self.config.batch_size]
+
+    def step(self) -> None:
+        """Do one optimisation step."""
+        model, config, p = self.model, self.config, self.progress
+        lr, kl_weight, finetune = self.schedule()
+        if finetune and p.step == config.epochs * self.steps_per_epoch:
+            freeze(model, config.finetune_threshold)
+            model.arena.reset_moments()
+        index = self.batch_index()
+        keep = model.keep if config.train_mask and not finetune else 0.0
+        run = Pass(model.backend, "mean" if finetune else "sample", keep, model.seed, p.step)
+        x, d_outputs = self._x[: len(index)], self._d_outputs[: len(index)]
+
+        model.backend.gather_rows(self.data.x_train, index, self.scale, model.input_mean, x)
+        outputs = model.forward(x, run)
+        nll, error = model.likelihood.loss(model.backend, outputs, self.labels[index], d_outputs)
+        model.backward(d_outputs, run)
+        first = config.epochs * self.steps_per_epoch if finetune else 0
+        adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, p.step - first + 1)
+        model.backend.adam_step(model.arena, model.prior, kl_weight / self.n_train, keep, adam, finetune)
+
+        p.step += 1
+        p.nll_sum += nll
+        p.error_sum += error
+        p.examples += len(index)
+
+    def end_epoch(self, seconds: float, measure_test: bool) -> Record:
+        """Summarise the epoch just finished in one record and start the next one's sums."""
+        p, model = self.progress, self.model
+        p.step -= 1  # the schedule of the epoch's last step
+        lr, kl_weight, finetune = self.schedule()
+        p.step += 1
+        sparsity = measure_sparsity(model)
+        test = evaluate(model, self.data.x_test, self.data.y_test) if measure_test else {"error": None, "nll": None}
+        record = {
+            "epoch": self.epoch,
+            "stage": "finetune" if finetune else "variational",
+            "seconds": seconds,
+            "nll": p.nll_sum / p.examples,
+            "kl": model.kl(),
+            "kl_weight": kl_weight,
+            "lr": lr,
+            "train_error": p.error_sum / p.examples,
+            "test_error": test["error"],
+            "test_nll": test["nll"],
+            "sparsity": sparsity.by_layer,
+            "compression": sparsity.compression,
+            "non_finite": model.arena.share_non_finite(),
+        }
+        p.nll_sum = p.error_sum = 0.0
+        p.examples = 0
+        return record
+
+    # ------------------------------------------------------------ checkpoints
+    def save(self, run_dir: Path, seconds: float) -> Path:
+        """Write a checkpoint from which `restore` continues to the same bits."""
+        arena = self.model.arena
+        arrays = {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": self.model.input_mean}
+        state = {
+            "progress": {**asdict(self.progress), "seconds": seconds},
+            "config": _json_config(self.config),
+            "model": self.model.config(),
+            "data": {"name": self.data.name, "n_train": self.n_train},
+        }
+        return checkpoint.save(run_dir / "checkpoints", self.progress.step, arrays, state)
+
+    def restore(self, run_dir: Path) -> None:
+        """Continue from the newest sound checkpoint in `run_dir`; it must be of the same model, data and recipe."""
+        found = checkpoint.load(run_dir / "checkpoints")
+        expected = {
+            "config": _json_config(self.config),
+            "model": self.model.config(),
+            "data": {"name": self.data.name, "n_train": self.n_train},
+        }
+        for part, wanted in expected.items():
+            have = found.state[part]
+            if have != wanted:
+                keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
+                raise ValueError(
+                    f"resume: the run in {run_dir} has another {part} (differs in {keys}: "
+                    f"{[have.get(k) for k in keys]} there, {[wanted.get(k) for k in keys]} asked for); "
+                    "use the same settings, or another run_dir"
+                )
+        arena = self.model.arena
+        for name, array in (("params", arena.params), ("m", arena.m), ("v", arena.v)):
+            array[...] = found.arrays[name]
+        self.model.input_mean[...] = found.arrays["input_mean"]
+        self.progress = Progress(**found.state["progress"])
+
+
+def _json_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON would give it back (tuples become lists)."""
+    return {
+        field.name: [list(knot) for knot in value] if isinstance(value := getattr(config, field.name), tuple) else value
+        for field in fields(config)
+    }
+
+
+def evaluate(model: Sequential, x: Any, y: Any) -> dict[str, float]:
+    """Score the pruned network: {"error": share of wrong guesses (regression: mean squared error), "nll": nats}."""
+    outputs = model.predict(x)
+    targets = model.likelihood.check(y, len(outputs), model.n_outputs, model.dtype)
+    nll, error = model.likelihood.loss(model.backend, outputs, targets, np.empty_like(outputs))
+    return {"error": error / len(outputs), "nll": nll / len(outputs)}
+
+
+Callback = Callable[[Trainer, Record], None]
+
+
+def fit(
+    model: Sequential,
+    data: Dataset,
+    config: TrainConfig | None = None,
+    callbacks: Sequence[Callback] = (),
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[Record]:
+    """Train `model` in place.
+
+    Parameters
+    ----------
+    model : Sequential
+    data : Dataset
+    config : TrainConfig
+    callbacks : functions (trainer, record)
+        Called after every epoch with its record.
+    run_dir : path, optional
+        Where `metrics.jsonl` and `checkpoints/` go; without it nothing is written.
+    resume : bool
+        Continue the run in `run_dir` to the same bits as if it had never stopped; a finished run is only read back.
+    progress : bool
+        Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
+
+    Returns
+    -------
+    list of dict
+        One record per epoch, as in `metrics.jsonl`.
+
+    Raises
+    ------
+    TrainingInterrupted
+        After Ctrl-C or SIGTERM: the step was finished and, with a run_dir, saved.
+    """
+    from svd_numpy.console import StopSignal, TrainingInterrupted, make_reporter
+
+    trainer = Trainer(model, data, config or TrainConfig())
+    folder = None if run_dir is None else Path(run_dir)
+    if resume:
+        if folder is None:
+            raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+        trainer.restore(folder)
+    log = RunLog(None if folder is None else folder / "metrics.jsonl", trainer.epoch if resume else None)
+    started = time.perf_counter() - trainer.progress.seconds
+    saved = time.perf_counter()
+    with StopSignal() as stop, make_reporter(trainer, progress) as report:
+        while not trainer.done:
+            trainer.step()
+            epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
+            if epoch_ended:
+                every = trainer.config.eval_every
+                measure = trainer.done or (every > 0 and trainer.epoch % every == 0)
+                record = trainer.end_epoch(time.perf_counter() - started, measure)
+                log.append(record)
+                for callback in callbacks:
+                    callback(trainer, record)
+                report.epoch(record)
+            report.step()
+            now = time.perf_counter()
+            if folder is not None and (stop.requested or trainer.done or (epoch_ended and now - saved > SAVE_SECONDS)):
+                trainer.save(folder, now - started)
+                saved = now
+            if stop.requested and not trainer.done:
+                raise TrainingInterrupted(stop.number, folder)
+    return log.records
+
+
+SAVE_SECONDS = 20.0  # a crash loses at most this much work, and one epoch
