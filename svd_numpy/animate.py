@@ -1,21 +1,23 @@
 """The moving picture of a run: first-layer weights go dark while the test error stays.
 
-Recording and drawing are apart. `FrameRecorder` keeps one byte per shown weight and epoch, so that recording
-hardly slows a run; `render_gif` draws later, with matplotlib for the curves and Pillow for the GIF. Only the
-drawing needs these two.
+Recording (`svd_numpy.frames`) and drawing are apart: `render_gif` draws after the run, with matplotlib for
+the curves and Pillow for the GIF. Only the drawing needs these two.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
-import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from svd_numpy._files import write_atomic
+from svd_numpy._panels import COLOURS, STYLE, epoch_axis, log_scale
+from svd_numpy.frames import STEPS, ZERO, FrameRecorder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,198 +27,10 @@ Array = NDArray[Any]
 
 __all__ = ["FrameRecorder", "render_gif"]
 
-_SCHEMA = 1
-_ZERO = 128  # code of the weight 0; 1…255 are live weights, 0 is a pruned one
-_STEPS = 127
 _DARK = (27, 30, 38)  # a pruned weight
 _SEAM = (84, 89, 102)  # the line between two units
 _TITLE = "Sparse VD: weights die, the error stays"
 _HOLD_MS = 3000  # on the last frame, so that the end can be read before it starts again
-
-
-class FrameRecorder:
-    """Small pictures of a first layer over a run, one per epoch.
-
-    Parameters
-    ----------
-    image_shape : (H, W) or (C, H, W)
-        How the I inputs of the layer lie in an image (product I); channels are summed.
-    max_units : int
-        Only the first `max_units` units are recorded.
-
-    Attributes
-    ----------
-    codes : list of uint8 array (U, H, W)
-        Per frame: 0 for a pruned weight, otherwise 128 + 127 * weight / scale, rounded.
-    scales : list of float
-        Per frame: the largest recorded magnitude.
-    epochs, test_errors, sparsities : list
-        Per frame: epoch, test error (fraction, NaN if unknown), share of all the model's weights pruned.
-
-    Raises
-    ------
-    ValueError
-        If image_shape or max_units make no sense.
-    """
-
-    def __init__(self, image_shape: Sequence[int], max_units: int = 100) -> None:
-        shape = tuple(int(size) for size in image_shape)
-        if len(shape) not in (2, 3) or min(shape) < 1:
-            raise ValueError(f"image_shape is {shape}; expected (H, W) or (C, H, W), all positive")
-        if max_units < 1:
-            raise ValueError(f"max_units is {max_units}; expected at least 1")
-        self.image_shape = shape
-        self.max_units = int(max_units)
-        self.codes: list[NDArray[np.uint8]] = []
-        self.scales: list[float] = []
-        self.epochs: list[int] = []
-        self.test_errors: list[float] = []
-        self.sparsities: list[float] = []
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return len(self.codes)
-
-    def add(
-        self,
-        epoch: int,
-        theta: Array,
-        log_alpha: Array,
-        threshold: float,
-        test_error: float | None,
-        sparsity_total: float,
-    ) -> None:
-        """Record one epoch; it must be later than the recorded ones.
-
-        Parameters
-        ----------
-        epoch : int
-            Epoch, from 1.
-        theta, log_alpha : array (I, O)
-            Means and log dropout rates of the first layer. Neither is kept.
-        threshold : float
-            A weight with ``log_alpha >= threshold`` is drawn as pruned.
-        test_error : float or None
-            Fraction; None if it was not measured.
-        sparsity_total : float
-            Share of all weights of the model that are pruned, in [0, 1].
-
-        Raises
-        ------
-        ValueError
-            If the shapes or numbers do not fit, or the epoch is not later. Nothing is recorded then.
-        """
-        theta, log_alpha = np.asarray(theta), np.asarray(log_alpha)
-        inputs = math.prod(self.image_shape)
-        if theta.ndim != 2 or theta.shape[0] != inputs or theta.shape[1] < 1:
-            raise ValueError(
-                f"theta has shape {theta.shape}; image_shape {self.image_shape} needs ({inputs}, units)"
-            )
-        if log_alpha.shape != theta.shape:
-            raise ValueError(f"log_alpha has shape {log_alpha.shape}; expected that of theta, {theta.shape}")
-        if not 0.0 <= sparsity_total <= 1.0:
-            raise ValueError(f"sparsity_total is {sparsity_total}; expected a fraction in [0, 1]")
-        if self.epochs and epoch <= self.epochs[-1]:
-            raise ValueError(
-                f"epoch {epoch} does not follow epoch {self.epochs[-1]}; call drop_after({epoch - 1}) first "
-                "when a run resumes from an earlier checkpoint"
-            )
-        shown = slice(0, self.max_units)
-        codes, scale = self._quantise(theta[:, shown], log_alpha[:, shown] < threshold)
-        if self.codes and codes.shape != self.codes[0].shape:
-            raise ValueError(
-                f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}"
-            )
-        self.codes.append(codes)
-        self.scales.append(scale)
-        self.epochs.append(int(epoch))
-        self.test_errors.append(math.nan if test_error is None else float(test_error))
-        self.sparsities.append(float(sparsity_total))
-
-    def _quantise(self, theta: Array, alive: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], float]:
-        """One byte per pixel (U, H, W) and the magnitude of code 255; a pixel dies with its last channel."""
-        shape = (-1, *(1,) * (3 - len(self.image_shape)), *self.image_shape)
-        kept = np.where(alive, theta, 0.0).T.reshape(shape).sum(axis=1)
-        if not np.isfinite(kept).all():
-            raise ValueError("theta holds NaN or infinity among the weights kept; expected finite weights")
-        scale = float(np.abs(kept).max())
-        levels = np.rint(kept * (_STEPS / scale)) if scale > 0 else np.zeros(kept.shape)
-        codes = np.where(alive.T.reshape(shape).any(axis=1), levels + _ZERO, 0)
-        return codes.astype(np.uint8), scale
-
-    def drop_after(self, epoch: int) -> None:
-        """Forget the frames later than `epoch`, for a run that goes on from an earlier checkpoint.
-
-        Parameters
-        ----------
-        epoch : int
-            The last epoch to keep.
-        """
-        kept = sum(recorded <= epoch for recorded in self.epochs)
-        for column in (self.codes, self.scales, self.epochs, self.test_errors, self.sparsities):
-            del column[kept:]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all frames to one compressed .npz file, whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-            Its folder must exist. An older file is replaced.
-
-        Raises
-        ------
-        ValueError
-            If nothing is recorded.
-        OSError
-            If the file cannot be written.
-        """
-        _check_frames(self)
-        arrays = {
-            "schema": np.array(_SCHEMA),
-            "image_shape": np.array(self.image_shape),
-            "max_units": np.array(self.max_units),
-            "codes": np.stack(self.codes),
-            "scales": np.array(self.scales),
-            "epochs": np.array(self.epochs),
-            "test_errors": np.array(self.test_errors),
-            "sparsities": np.array(self.sparsities),
-        }
-        _write_atomically(Path(path), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FrameRecorder:
-        """Read the frames that `save` wrote; more can be added.
-
-        Parameters
-        ----------
-        path : path
-            A file written by `save`.
-
-        Returns
-        -------
-        FrameRecorder
-            With the recorded frames.
-
-        Raises
-        ------
-        ValueError
-            If the file is not one of `save`, or of another schema.
-        OSError
-            If it cannot be read.
-        """
-        with np.load(path, allow_pickle=False) as file:
-            if "schema" not in file or "codes" not in file or int(file["schema"]) != _SCHEMA:
-                raise ValueError(
-                    f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save"
-                )
-            recorder = cls(file["image_shape"].tolist(), int(file["max_units"]))
-            recorder.codes = list(file["codes"])
-            recorder.scales = file["scales"].tolist()
-            recorder.epochs = file["epochs"].tolist()
-            recorder.test_errors = file["test_errors"].tolist()
-            recorder.sparsities = file["sparsities"].tolist()
-        return recorder
 
 
 def render_gif(
@@ -232,7 +46,7 @@ def render_gif(
     frames : FrameRecorder
         At least one frame.
     path : path
-        Its folder must exist. An older file is replaced, whole or not at all.
+        An older file is replaced, whole or not at all.
     fps : float
         Frames per second, 1 to 50; GIF counts in hundredths of a second.
     width_px : int
@@ -247,7 +61,7 @@ def render_gif(
     """
     from PIL import Image
 
-    _check_frames(frames)
+    frames.require_frames()
     if not 1.0 <= fps <= 50.0:
         raise ValueError(f"fps is {fps}; expected 1 to 50 frames per second")
     if width_px < 320:
@@ -259,12 +73,11 @@ def render_gif(
     step = 10 * max(2, round(100 / fps))
     durations = [step] * (len(indexed) - 1) + [_HOLD_MS]
 
-    def write(file: IO[bytes]) -> None:
-        indexed[0].save(
-            file, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True
-        )
-
-    _write_atomically(Path(path), write)
+    file = io.BytesIO()
+    indexed[0].save(
+        file, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True
+    )
+    write_atomic(Path(path), file.getvalue())
 
 
 def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
@@ -273,8 +86,6 @@ def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
-
-    from svd_numpy.plots import STYLE
 
     unit = width / 640  # everything is laid out for 640 pixels
     margin, head = round(12 * unit), round(64 * unit)
@@ -330,8 +141,6 @@ class _Panel:
         across: tuple[float, float],
         label: str,
     ) -> None:
-        from svd_numpy.plots import COLOURS, _epoch_axis, _log_scale
-
         height = figure.bbox.height
         self.epochs, self.values = np.array(epochs), values
         self.ax = figure.add_axes((across[0], 1 - sum(down) / height, across[1], down[1] / height))
@@ -339,8 +148,8 @@ class _Panel:
         (self.line,) = self.ax.plot([], [], linewidth=2.2, clip_on=False, **ink)
         (self.dot,) = self.ax.plot([], [], "o", markersize=6, clip_on=False, **ink)
         self.title = self.ax.set_title("", fontweight="bold", **ink)
-        _log_scale(self.ax, values)
-        _epoch_axis(self.ax, [{"epoch": epoch} for epoch in epochs], labelled=False)
+        log_scale(self.ax, values)
+        epoch_axis(self.ax, [{"epoch": epoch} for epoch in epochs], labelled=False)
         self.ax.set_ylabel(label)
         self.ax.yaxis.set_label_coords(-0.14, 0.5)
 
@@ -367,7 +176,7 @@ def _common_scale(frames: FrameRecorder) -> float:
     for codes, scale in zip(frames.codes, frames.scales, strict=True):
         live = codes[codes > 0]
         if live.size:
-            limits.append(scale * float(np.percentile(np.abs(live.astype(np.int16) - _ZERO), 99)) / _STEPS)
+            limits.append(scale * float(np.percentile(np.abs(live.astype(np.int16) - ZERO), 99)) / STEPS)
     return max(limits) or 1.0
 
 
@@ -376,7 +185,7 @@ def _mosaic(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.ui
     count, height, width = codes.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    strength = np.clip(gain * (codes.astype(np.float64) - _ZERO) / _STEPS, -1.0, 1.0)
+    strength = np.clip(gain * (codes.astype(np.float64) - ZERO) / STEPS, -1.0, 1.0)
     tiles = np.where((codes == 0)[..., None], np.array(_DARK, dtype=np.uint8), _shades(strength))
     picture = np.empty((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), dtype=np.uint8)
     picture[:] = _SEAM
@@ -389,8 +198,6 @@ def _mosaic(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.ui
 def _palette() -> NDArray[np.uint8]:
     """One palette (n, 3) for all frames: only pixels that change are stored anew, and nothing flickers."""
     from matplotlib.colors import to_rgb
-
-    from svd_numpy.plots import COLOURS, STYLE
 
     inks = [COLOURS["ink"], COLOURS["test"], COLOURS["sparsity"], STYLE["xtick.color"]]
     paper = np.ones(3)
@@ -417,22 +224,3 @@ def _resize(picture: NDArray[np.uint8], target: int) -> NDArray[np.uint8]:
         return picture.repeat(factor, axis=0).repeat(factor, axis=1)
     rows, columns = (np.arange(int(n * target / side)) * side // target for n in picture.shape[:2])
     return picture[np.ix_(rows, columns)]
-
-
-def _check_frames(frames: FrameRecorder) -> None:
-    if not len(frames):
-        raise ValueError("no frame is recorded; call FrameRecorder.add at least once")
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write next to the target, then rename: a reader, or a crash, never sees half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)  # temporary files are private to their owner
-    os.replace(file.name, path)

@@ -13,13 +13,32 @@ from numpy.typing import NDArray
 LARGEST_INPUT = 1e15  # squares of inputs, summed over a layer, must stay finite in float32
 
 
-def check_count(name: str, value: Any, low: int = 1) -> int:
-    """Return `value` as an int that is at least `low`."""
+def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
+    """Return `value` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a whole number >= {low}")
-    if value < low:
-        raise ValueError(f"{name}: got {value}, expected a whole number >= {low}")
+    if not low <= value <= high:
+        bound = f">= {low}" if value < low else f"<= {high}"
+        raise ValueError(f"{name}: got {value}, expected a whole number {bound}")
     return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return `value` where it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected True or False")
+    return bool(value)
+
+
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raise a TypeError unless `value` is of this type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a {kind.__name__}")
+
+
+def check_threshold(name: str, value: Any) -> float:
+    """Return a threshold on log_alpha: past +-60, sigma^2 times exp(-threshold) leaves the range of float32."""
+    return check_number(name, value, low=-60, high=60)
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
@@ -39,6 +58,18 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
     if value not in known:
         raise ValueError(f"{name}: got {value!r}, expected one of {known}")
     return value
+
+
+def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return `value` as an array of this shape whose numbers are finite and not beyond LARGEST_INPUT."""
+    array = np.asarray(value)
+    if not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected numbers of shape {shape}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
+    if not (np.abs(array) <= LARGEST_INPUT).all():  # also for NaN
+        raise ValueError(f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers")
+    return array
 
 
 def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_count, check_inputs, check_number
-from svd_numpy.kernels import get_backend
+from svd_numpy.checks import check_count, check_finite, check_inputs, check_number, check_threshold, check_type
+from svd_numpy.kernels import get_backend, resolve_backend
 from svd_numpy.layers import layer_from_config
 from svd_numpy.layers.base import Layer, Pass
 from svd_numpy.layers.dense import VariationalDense
@@ -90,17 +90,14 @@ class Sequential:
         self.backend = get_backend(backend, dtype)
         self.dtype = self.backend.dtype
         self.seed = check_count("seed", seed, low=0)
-        self.threshold = check_number("threshold", threshold)
+        self.threshold = check_threshold("threshold", threshold)
         self.likelihood = make_likelihood(likelihood)
         self.layers = layers
         self._lock = threading.RLock()
         self._build()
         self.input_mean = np.zeros(math.prod(self.in_shape), self.dtype)
         if input_mean is not None:
-            mean = np.asarray(input_mean, dtype=self.dtype).reshape(-1)
-            if mean.shape != self.input_mean.shape or not np.isfinite(mean).all():
-                raise ValueError(f"input_mean: got shape {mean.shape}, expected finite {self.input_mean.shape}")
-            self.input_mean[:] = mean
+            self.input_mean[:] = check_finite("input_mean", np.ravel(input_mean), self.input_mean.shape)
 
     def _build(self) -> None:
         first = self.layers[0]
@@ -169,7 +166,7 @@ class Sequential:
     @_exclusive
     def sample(self, x: Any, n: int) -> Array:
         """Outputs of n networks drawn from the posterior, array (n, B, O). Same model, same samples."""
-        n = check_count("n", n)
+        n = check_count("n", n, high=2**16)
         # Training counts its steps up from 0; Monte Carlo counts down from the other end of the 32-bit range.
         return np.stack([self._evaluate(x, "sample", 2**32 - 1 - draw) for draw in range(n)])
 
@@ -204,7 +201,7 @@ class Sequential:
         """The loss of `loss`, and its gradient for every array of `parameters` (copies, same names and shapes)."""
         n_train = check_count("n_train", n_train)
         kl_weight = check_number("kl_weight", kl_weight, low=0)
-        step = check_count("step", step, low=0)
+        step = check_count("step", step, low=0, high=2**32 - 1)
         batch = self.prepare(x)
         targets = self.likelihood.check(y, len(batch), self.n_outputs, self.dtype)
         run = Pass(self.backend, "sample", 0.0, self.seed, step)
@@ -232,18 +229,18 @@ class Sequential:
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             When nothing matches, or a shape differs, or a value is not finite; nothing is changed then.
         """
         arrays = source.parameters if isinstance(source, Sequential) else source
-        matched = {name: np.asarray(arrays[name]) for name in self.parameters if name in arrays}
-        if not matched:
-            raise ValueError(f"init_from: got {sorted(arrays)}, expected some of {list(self.parameters)}")
+        check_type("init_from", arrays, Mapping)
+        own = {name: array for name, array in self.parameters.items() if name in arrays}
+        if not own:
+            raise ValueError(f"init_from: got {list(arrays)}, expected some of {list(self.parameters)}")
+        matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
         for name, array in matched.items():
-            if array.shape != self.parameters[name].shape:
-                raise ValueError(f"init_from: {name} has shape {array.shape}, expected {self.parameters[name].shape}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"init_from: {name} holds NaN or infinity, expected finite values")
+            if name.endswith(".log_sigma2") and not ((array >= -20) & (array <= 10)).all():
+                raise ValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
         for name, array in matched.items():
             self.parameters[name][...] = array
         return self
@@ -302,12 +299,16 @@ class Sequential:
 
     @classmethod
     def load(cls, path: str | Path, backend: str = "auto") -> Sequential:
-        """Read a network written by `save`; a damaged file raises `CheckpointError`."""
-        from svd_numpy.checkpoint import load_model
+        """Read a network written by `save`; a damaged file, or one of something else, raises `CheckpointError`."""
+        from svd_numpy.checkpoint import CheckpointError, load_model
 
+        resolve_backend(backend)
         arrays, config = load_model(path)
-        model = cls.from_config(config, backend)
-        model.load_arrays(arrays)
+        try:
+            model = cls.from_config(config, backend)
+            model.load_arrays(arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} holds no network that Sequential.save wrote: {error!r}") from error
         return model
 
     def summary(self) -> str:

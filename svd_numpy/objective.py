@@ -70,6 +70,6 @@ def make_likelihood(name: str | Likelihood, **options: float) -> Likelihood:
     if isinstance(name, Categorical | Gaussian):
         return name
     known: dict[str, type[Categorical] | type[Gaussian]] = {"categorical": Categorical, "gaussian": Gaussian}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"likelihood: got {name!r}, expected one of {tuple(known)} or Gaussian(std)")
     return known[name](**options)

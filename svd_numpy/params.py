@@ -54,7 +54,8 @@ class Arena:
         parts = [[s for s in specs if s.kind == kind] for kind in ("theta", "log_sigma2", "plain")]
         sizes = [sum(int(np.prod(s.shape)) for s in part) for part in parts]
         self.n_weights = sizes[0]
-        self.params, self.grads, self.m, self.v = (np.zeros(sum(sizes), dtype) for _ in range(4))
+        # One allocation for all four: large enough for the operating system to back it with large pages.
+        self.params, self.grads, self.m, self.v = np.zeros((4, sum(sizes)), dtype)
         self.views: dict[str, Array] = {}
         self.grad_views: dict[str, Array] = {}
         at = 0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy import priors
-from svd_numpy.checks import check_number
+from svd_numpy.checks import check_threshold, check_type
 from svd_numpy.model import Sequential
 
 Array = NDArray[Any]
@@ -22,6 +22,7 @@ Array = NDArray[Any]
 
 def log_alpha(model: Sequential) -> dict[str, Array]:
     """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, also where theta is exactly 0."""
+    check_type("model", model, Sequential)
     return {layer.name: priors.log_alpha(layer.theta, layer.log_sigma2) for layer in model.variational_layers}
 
 
@@ -53,12 +54,13 @@ class Sparsity:
     @property
     def compression(self) -> float:
         """All weights / weights kept; an empty network counts as one weight."""
-        return sum(self.total.values()) / max(1, sum(self.kept.values()))
+        return max(1, sum(self.total.values())) / max(1, sum(self.kept.values()))
 
 
 def measure_sparsity(model: Sequential, threshold: float | None = None) -> Sparsity:
     """Count the weights that survive the threshold (default: the model's own)."""
-    threshold = model.threshold if threshold is None else check_number("threshold", threshold)
+    check_type("model", model, Sequential)
+    threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
     alphas = log_alpha(model)
     kept = {name: int(np.count_nonzero(values <= threshold)) for name, values in alphas.items()}
     return Sparsity(threshold, {name: values.size for name, values in alphas.items()}, kept)
@@ -66,8 +68,10 @@ def measure_sparsity(model: Sequential, threshold: float | None = None) -> Spars
 
 def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
     """Return a copy of the model whose pruned weights are exactly 0; the copy's threshold is the given one."""
+    check_type("model", model, Sequential)
+    threshold = check_threshold("threshold", threshold)
     copy = model.copy()
-    copy.threshold = check_number("threshold", threshold)
+    copy.threshold = threshold
     for layer in copy.variational_layers:
         layer.theta[...] = layer.pruned_theta(copy.keep)
     return copy

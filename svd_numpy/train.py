@@ -6,6 +6,7 @@ after any step and go on later to the same bits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy import checkpoint
-from svd_numpy.checks import check_count, check_number
+from svd_numpy.checks import check_count, check_flag, check_inputs, check_number, check_threshold, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import AdamSettings
 from svd_numpy.layers.base import Pass
@@ -76,19 +77,24 @@ class TrainConfig:
     eval_every: int = 0
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, low=0)
-        check_count("batch_size", self.batch_size)
-        check_number("lr", self.lr, low=0, high=10)
-        for name in ("lr_schedule", "kl_schedule"):
-            object.__setattr__(self, name, check_knots(name, getattr(self, name)))
-        for name in ("beta1", "beta2"):
-            check_number(name, getattr(self, name), low=0, high=0.999999)
-        check_number("epsilon", self.epsilon, low=1e-16, high=1)
-        check_count("finetune_epochs", self.finetune_epochs, low=0)
-        check_number("finetune_lr", self.finetune_lr, low=0, high=10)
-        check_number("finetune_threshold", self.finetune_threshold)
-        check_count("seed", self.seed, low=0)
-        check_count("eval_every", self.eval_every, low=0)
+        checked = {
+            "epochs": check_count("epochs", self.epochs, low=0),
+            "batch_size": check_count("batch_size", self.batch_size),
+            "lr": check_number("lr", self.lr, low=0, high=10),
+            "lr_schedule": check_knots("lr_schedule", self.lr_schedule),
+            "kl_schedule": check_knots("kl_schedule", self.kl_schedule),
+            "beta1": check_number("beta1", self.beta1, low=0, high=0.999999),
+            "beta2": check_number("beta2", self.beta2, low=0, high=0.999999),
+            "epsilon": check_number("epsilon", self.epsilon, low=1e-16, high=1),
+            "train_mask": check_flag("train_mask", self.train_mask),
+            "finetune_epochs": check_count("finetune_epochs", self.finetune_epochs, low=0),
+            "finetune_lr": check_number("finetune_lr", self.finetune_lr, low=0, high=10),
+            "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
+            "seed": check_count("seed", self.seed, low=0),
+            "eval_every": check_count("eval_every", self.eval_every, low=0),
+        }
+        for name, value in checked.items():  # plain Python numbers, which JSON can take
+            object.__setattr__(self, name, value)
 
     @property
     def total_epochs(self) -> int:
@@ -114,12 +120,17 @@ class Trainer:
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
+        check_type("model", model, Sequential)
+        check_type("data", data, Dataset)
+        check_type("config", config, TrainConfig)
         if data.n_classes and data.n_classes != model.n_outputs:
             raise ValueError(f"data {data.name!r} has {data.n_classes} classes, but the model has {model.n_outputs} outputs")
         if data.x_train.shape[1] != model.input_mean.size:
             raise ValueError(
                 f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
             )
+        for name, x, y in (("x_train", data.x_train, data.y_train), ("x_test", data.x_test, data.y_test)):
+            model.likelihood.check(y, len(check_inputs(name, x, model.in_shape)), model.n_outputs, model.dtype)
         self.model, self.data, self.config = model, data, config
         self.n_train = len(data.x_train)
         self.steps_per_epoch = -(-self.n_train // config.batch_size)
@@ -173,6 +184,8 @@ class Trainer:
         model.backend.gather_rows(self.data.x_train, index, self.scale, model.input_mean, x)
         outputs = model.forward(x, run)
         nll, error = model.likelihood.loss(model.backend, outputs, self.labels[index], d_outputs)
+        if not math.isfinite(nll):
+            raise ValueError(f"step {p.step}: the loss is {nll}, expected a finite one; lower lr, or scale the data")
         model.backward(d_outputs, run)
         first = config.epochs * self.steps_per_epoch if finetune else 0
         adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, p.step - first + 1)
@@ -211,28 +224,29 @@ class Trainer:
         return record
 
     # ------------------------------------------------------------ checkpoints
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What a resumed run must have in common with the interrupted one to go on to the same bits."""
+        return {
+            "config": _json_config(self.config),
+            "model": {**self.model.config(), "backend": self.model.backend.name},
+            "data": {"name": self.data.name, "n_train": self.n_train},
+        }
+
     def save(self, run_dir: Path, seconds: float) -> Path:
         """Write a checkpoint from which `restore` continues to the same bits."""
         arena = self.model.arena
         arrays = {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": self.model.input_mean}
         state = {
             "progress": {**asdict(self.progress), "seconds": seconds},
-            "config": _json_config(self.config),
-            "model": self.model.config(),
-            "data": {"name": self.data.name, "n_train": self.n_train},
+            **self.identity(),
         }
         return checkpoint.save(run_dir / "checkpoints", self.progress.step, arrays, state)
 
     def restore(self, run_dir: Path) -> None:
         """Continue from the newest sound checkpoint in `run_dir`; it must be of the same model, data and recipe."""
         found = checkpoint.load(run_dir / "checkpoints")
-        expected = {
-            "config": _json_config(self.config),
-            "model": self.model.config(),
-            "data": {"name": self.data.name, "n_train": self.n_train},
-        }
-        for part, wanted in expected.items():
-            have = found.state[part]
+        for part, wanted in self.identity().items():
+            have = found.state.get(part, {})
             if have != wanted:
                 keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
                 raise ValueError(
@@ -303,15 +317,22 @@ def fit(
     """
     from svd_numpy.console import StopSignal, TrainingInterrupted, make_reporter
 
-    trainer = Trainer(model, data, config or TrainConfig())
+    trainer = Trainer(model, data, TrainConfig() if config is None else config)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks: got {callback!r}, expected functions (trainer, record)")
     folder = None if run_dir is None else Path(run_dir)
-    if resume:
+    if check_flag("resume", resume):
         if folder is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to continue")
         trainer.restore(folder)
+    elif folder is not None and checkpoint.latest(folder / "checkpoints"):
+        raise ValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
     log = RunLog(None if folder is None else folder / "metrics.jsonl", trainer.epoch if resume else None)
     started = time.perf_counter() - trainer.progress.seconds
     saved = time.perf_counter()
+    if folder is not None and not resume:
+        trainer.save(folder, 0.0)  # so that a run that is killed early can be resumed, too
     with StopSignal() as stop, make_reporter(trainer, progress) as report:
         while not trainer.done:
             trainer.step()

@@ -63,7 +63,10 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
         For an unknown or unusable backend, or a dtype that it does not compute in.
     """
     name = resolve_backend(name)
-    wanted = np.dtype(np.float32 if dtype is None else dtype)
+    try:
+        wanted = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64") from None
     if wanted not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: got {wanted}, expected float32 or float64")
     if name == "numpy":

@@ -11,6 +11,7 @@ at the public edge. A gradient output that is None is not wanted.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +32,22 @@ class NoiseKey(NamedTuple):
     layer: int
     step: int
     first_sample: int = 0
+
+
+class Buffers:
+    """Named arrays that a layer keeps between calls; a larger one is allocated only when it is needed."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Array] = {}
+        self.n_active = 0  # used by the Numba backend: inputs that are not 0 in the whole batch
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return the head of the array `name`, shaped; its content is what was last written there."""
+        size = math.prod(shape)
+        have = self._arrays.get(name)
+        if have is None or have.size < size or have.dtype != dtype:
+            have = self._arrays[name] = np.empty(size, dtype)
+        return have[:size].reshape(shape)
 
 
 class AdamSettings(NamedTuple):
@@ -67,26 +84,25 @@ class Backend(Protocol):
 
     def lrt_forward(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        x_sq: Array, y: Array, r: Array,
+        y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
         """Sample the pre-activations directly (local reparametrisation, Kingma et al. 2015; Molchanov et al. 2017 §4.3).
 
         mean = x @ theta' + bias          theta' = theta where theta^2 >= keep * sigma^2, else 0
         var  = x^2 @ exp(log_sigma2)      the bias never enters var
         y    = mean + sqrt(var) * noise
-        r    = noise / (2 sqrt(var))      0 where var < 1e-30; all that backward needs of the noise
-        x_sq = x^2
-        `keep` = exp(-threshold) masks means during training; 0 masks none.
+        `keep` = exp(-threshold) masks means during training; 0 masks none. What backward needs stays in `memory`:
+        r = noise / (2 sqrt(var)), which is 0 where var < 1e-30, and whatever else the backend finds useful.
         """
 
     def lrt_backward(
-        self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
-        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
+        self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
-        """Gradients of `lrt_forward`; r and x_sq are used up.
+        """Gradients of the last `lrt_forward` with this `memory`, once.
 
         d_var = dy * r
-        d_theta = x.T @ dy        d_sigma2 = x_sq.T @ d_var        d_bias = sum_b dy
+        d_theta = x.T @ dy        d_sigma2 = (x^2).T @ d_var        d_bias = sum_b dy
         dx = dy @ theta'.T + 2 x * (d_var @ exp(log_sigma2).T)
         The mask on d_theta and the chain rule to log_sigma2 belong to `finish_gradients` and `adam_step`.
         """

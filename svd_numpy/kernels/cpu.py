@@ -15,8 +15,8 @@ import numba
 import numpy as np
 
 from svd_numpy.kernels import cpu_layers, sweep
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, NoiseKey
-from svd_numpy.kernels.gemm import KC, MR, packed_size
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
+from svd_numpy.kernels.gemm import MR, NC, TILE, packed_size
 from svd_numpy.kernels.simd import noise_row
 from svd_numpy.priors import PRIORS
 
@@ -39,9 +39,9 @@ class NumbaBackend:
         self._scratch = np.zeros((0, 0), np.float32)
 
     def _memory(self, threads: int) -> Array:
-        """Private memory of each thread: two packed blocks and a tile."""
+        """Private memory of each thread, see `cpu_layers._scratch_parts`."""
         if len(self._scratch) < threads:
-            self._scratch = np.zeros((threads, 2 * packed_size() + MR * KC), np.float32)
+            self._scratch = np.zeros((threads, 2 * packed_size() + TILE + MR * NC), np.float32)
         return self._scratch
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
@@ -62,16 +62,33 @@ class NumbaBackend:
 
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        x_sq: Array, y: Array, r: Array,
+        y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
-        self._run(cpu_layers.lrt_forward, x, theta, log_sigma2, bias, _F(keep), _words(key), x_sq, y, r)
+        rows, n_in = x.shape
+        x_active, x_sq = memory.get("x_active", (x.size,), x.dtype), memory.get("x_sq", (x.size,), x.dtype)
+        active = memory.get("active", (n_in,), np.int32)
+        r = memory.get("r", y.shape, y.dtype)
+        with _LOCK:
+            scratch = self._memory(threads := numba.get_num_threads())
+            count = cpu_layers.squeeze(threads, x, active, x_active, x_sq, scratch)
+            x_active = x if count == n_in else x_active[: rows * count].reshape(rows, count)
+            x_sq = x_sq[: rows * count].reshape(rows, count)
+            memory.n_active = count
+            cpu_layers.lrt_forward(threads, x_active, x_sq, active[:count], theta, log_sigma2, bias, _F(keep),
+                                   _words(key), y, r, scratch)  # fmt: skip
 
     def lrt_backward(  # noqa: D102
-        self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
-        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
+        self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
-        self._run(cpu_layers.lrt_backward, x, x_sq, theta, log_sigma2, _F(keep), dy, r, d_theta, d_sigma2, d_bias,
-                  _EMPTY if dx is None else dx)  # fmt: skip
+        shape = (len(x), memory.n_active)
+        x_active = x if shape == x.shape else memory.get("x_active", shape, x.dtype)
+        x_sq = memory.get("x_sq", shape, x.dtype)
+        active = memory.get("active", shape[1:], np.int32)
+        r = memory.get("r", dy.shape, dy.dtype)
+        dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
+        self._run(cpu_layers.lrt_backward, x, x_active, x_sq, active, theta, log_sigma2, _F(keep), dy, r,
+                  d_theta, d_sigma2, d_bias, _EMPTY if dx is None else dx, dx_sq)  # fmt: skip
 
     def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
         self._run(cpu_layers.dense_forward, x, theta, bias, y)
@@ -80,7 +97,8 @@ class NumbaBackend:
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
     ) -> None:
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
-        self._run(cpu_layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
+        self._run(cpu_layers.dense_backward, x, np.arange(x.shape[1], dtype=np.int32), theta_t, dy, d_theta, d_bias,
+                  _EMPTY if dx is None else dx)  # fmt: skip
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         self._run(cpu_layers.relu_forward, y.reshape(-1))

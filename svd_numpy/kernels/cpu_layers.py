@@ -15,13 +15,14 @@ from svd_numpy.kernels.gemm import (
     LANES,
     MR,
     NC,
+    TILE,
     multiply,
     pack,
     pack_weights,
     pack_weights_transposed,
 )
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.simd import HALF, ONE, TWO, ZERO, F, U, exp32, fma32, log32, max32, noise_row, sqrt32, wide_vectors
+from svd_numpy.kernels.simd import HALF, ONE, TWO, ZERO, F, U, abs32, exp32, fma32, log32, max32, noise_row, sqrt32, wide_vectors
 
 TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
 
@@ -57,10 +58,66 @@ def _gather_row(source, scale, mean, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _scratch_parts(scratch):  # type: ignore[no-untyped-def]
+    """Cut one thread's scratch into two packed blocks, a row tile, and rows of a weight gradient."""
+    half = (len(scratch) - TILE - MR * NC) // 2
+    return scratch[:half], scratch[half : 2 * half], scratch[2 * half : 2 * half + TILE], scratch[2 * half + TILE :]
+
+
+@kernel()
+def _column_peaks(x, begin, end, peaks):  # type: ignore[no-untyped-def]
+    """peaks[i] = max over b of |x[b, begin + i]|."""
+    wide_vectors()
+    peaks[:] = ZERO
+    for b in range(len(x)):
+        row = x[b, begin:end]
+        for i in range(len(peaks)):
+            peaks[i] = max32(peaks[i], abs32(row[i]))
+
+
+@kernel()
+def _squeeze_row(x, active, out, out_sq):  # type: ignore[no-untyped-def]
+    """The active inputs of one example, and their squares."""
+    wide_vectors()
+    for i in range(len(active)):
+        out[i] = x[active[i]]
+    for i in range(len(active)):
+        out_sq[i] = out[i] * out[i]
+
+
+@kernel()
 def _square(x, out):  # type: ignore[no-untyped-def]
     wide_vectors()
     for i in range(len(x)):
         out[i] = x[i] * x[i]
+
+
+@kernel(parallel=True)
+def squeeze(threads, x, active, x_active, x_sq, scratch):  # type: ignore[no-untyped-def]
+    """Leave out the inputs that are 0 in the whole batch (blank pixels): they add nothing, bit for bit.
+
+    active : int32 (I,), its head becomes the list of the others; returns how many there are
+    x_active, x_sq : flat (B * I,), their heads become arrays (B, count) of those inputs and their squares; where all
+    inputs are active, x_active is not written (it would be x)
+    """
+    rows, n_in = x.shape
+    peaks = scratch[0, :n_in]
+    for thread in prange(threads):
+        lo, hi = _columns(thread, threads, n_in)
+        _column_peaks(x, lo, hi, peaks[lo:hi])
+    count = 0
+    for i in range(n_in):
+        active[count] = i
+        count += 1 if peaks[i] > ZERO else 0
+    for thread in prange(threads):
+        if count == n_in:
+            lo, hi = thread * x.size // threads, (thread + 1) * x.size // threads
+            _square(x.reshape(-1)[lo:hi], x_sq[lo:hi])
+        else:
+            for b in range(thread * rows // threads, (thread + 1) * rows // threads):
+                lo, hi = b * count, (b + 1) * count
+                _squeeze_row(x[b], active[:count], x_active[lo:hi], x_sq[lo:hi])
+    return count
 
 
 @kernel()
@@ -74,32 +131,29 @@ def _sample_row(mean, var, bias, noise):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, x_sq, y, r, scratch):  # type: ignore[no-untyped-def]
-    """Local reparametrisation forward: y and r = noise / (2 std)."""
+def lrt_forward(threads, x, x_sq, active, theta, log_sigma2, bias, keep, key, y, r, scratch):  # type: ignore[no-untyped-def]
+    """Local reparametrisation forward on squeezed inputs: y, and r = noise / (2 std)."""
     rows, n_in = x.shape
     n_out = theta.shape[1]
     step, layer, first_sample, key0, key1 = key
-    flat_x, flat_sq = x.reshape(-1), x_sq.reshape(-1)
     for thread in prange(threads):
-        lo, hi = thread * rows // threads * n_in, (thread + 1) * rows // threads * n_in
-        _square(flat_x[lo:hi], flat_sq[lo:hi])
-    for thread in prange(threads):
+        packed_mean, packed_var, tile, _ = _scratch_parts(scratch[thread])
         begin, end = _columns(thread, threads, n_out)
-        half = (scratch.shape[1] - MR * KC) // 2
-        packed_mean, packed_var = scratch[thread, :half], scratch[thread, half : 2 * half]
-        tile = scratch[thread, 2 * half :]
         for n in range(begin, end, NC):
             n_end = min(n + NC, end)
             k = 0
             while k < n_in:
                 k_end = _k_block(k, n_in)
                 add = 1 if k > 0 else 0
-                pack_weights(theta, log_sigma2, keep, k, k_end, n, n_end, tile, packed_mean, packed_var)
-                multiply(0, rows, k_end - k, flat_x[k:], n_in, 1, packed_mean, n_end - n,
+                pack_weights(theta, log_sigma2, keep, active[k:k_end], n, n_end, tile, packed_mean, packed_var)
+                multiply(rows, k_end - k, x.ctypes.data + 4 * k, n_in, 1, packed_mean, n_end - n,
                          y.ctypes.data + 4 * n, n_out, add, tile)  # fmt: skip
-                multiply(0, rows, k_end - k, flat_sq[k:], n_in, 1, packed_var, n_end - n,
+                multiply(rows, k_end - k, x_sq.ctypes.data + 4 * k, n_in, 1, packed_var, n_end - n,
                          r.ctypes.data + 4 * n, n_out, add, tile)  # fmt: skip
                 k = k_end
+            if n_in == 0:
+                y[:, n:n_end] = ZERO
+                r[:, n:n_end] = ZERO
     for thread in prange(threads):
         noise = scratch[thread, : (n_out + 63) // 64 * 64]
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
@@ -126,20 +180,40 @@ def _column_sums(dy, begin, end, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _weight_gradient(x, dy, i0, i1, d_theta, packed, tile):  # type: ignore[no-untyped-def]
-    """d_theta[i0:i1] = x[:, i0:i1].T @ dy."""
+def _weight_gradient(x, active, dy, m0, m1, d_theta, packed, tile, block):  # type: ignore[no-untyped-def]
+    """d_theta[active[m0:m1]] = x[:, m0:m1].T @ dy; the rows between them become 0."""
     rows, n_in = x.shape
     n_out = dy.shape[1]
-    flat_x = x.reshape(-1)
+    first = active[m0 - 1] + 1 if m0 > 0 else 0
+    for m in range(m0, m1):
+        d_theta[first : active[m]] = ZERO
+        first = active[m] + 1
+    if m1 == n_in:
+        d_theta[first:] = ZERO
     for n in range(0, n_out, NC):
-        n_end = min(n + NC, n_out)
+        width = min(NC, n_out - n)
         k = 0
         while k < rows:
             k_end = _k_block(k, rows)
-            pack(dy, k, k_end, n, n_end, packed)
-            multiply(i0, i1, k_end - k, flat_x[k * n_in :], 1, n_in, packed, n_end - n,
-                     d_theta.ctypes.data + 4 * n, n_out, 1 if k > 0 else 0, tile)  # fmt: skip
+            pack(dy, k, k_end, n, n + width, packed)
+            for m in range(m0, m1, MR):
+                count = min(MR, m1 - m)
+                multiply(count, k_end - k, x.ctypes.data + 4 * (k * n_in + m), 1, n_in, packed, width,
+                         block.ctypes.data, width, 0, tile)  # fmt: skip
+                for j in range(count):
+                    _put_row(block[j * width : (j + 1) * width], d_theta[active[m + j], n : n + width], k > 0)
             k = k_end
+
+
+@kernel()
+def _put_row(source, target, add):  # type: ignore[no-untyped-def]
+    wide_vectors()
+    if add:
+        for i in range(len(source)):
+            target[i] += source[i]
+    else:
+        for i in range(len(source)):
+            target[i] = source[i]
 
 
 @kernel()
@@ -151,23 +225,23 @@ def _add_scaled(dx, x, dx_sq):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def lrt_backward(threads, x, x_sq, theta, log_sigma2, keep, dy, r, d_theta, d_sigma2, d_bias, dx, scratch):  # type: ignore[no-untyped-def]
-    """Gradients of `lrt_forward`. r becomes d/dvar; x_sq is overwritten when dx is wanted (dx.size > 0)."""
+def lrt_backward(threads, x, x_active, x_sq, active, theta, log_sigma2, keep, dy, r, d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Gradients of `lrt_forward`. r becomes d/dvar; dx is wanted where dx.size > 0, and then dx_sq is its scratch."""
     rows, n_in = x.shape
+    n_active = len(active)
     n_out = theta.shape[1]
     for thread in prange(threads):
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
             _scale_row(dy[b], r[b])
     for thread in prange(threads):
-        half = (scratch.shape[1] - MR * KC) // 2
-        packed_mean, packed_var = scratch[thread, :half], scratch[thread, half : 2 * half]
-        tile = scratch[thread, 2 * half :]
+        packed_mean, packed_var, tile, block = _scratch_parts(scratch[thread])
         begin, end = _columns(thread, threads, n_out)
         _column_sums(dy, begin, end, d_bias)
-        begin, end = _columns(thread, threads, n_in)
-        _weight_gradient(x, dy, begin, end, d_theta, packed_mean, tile)
-        _weight_gradient(x_sq, r, begin, end, d_sigma2, packed_var, tile)
+        begin, end = thread * n_active // threads, (thread + 1) * n_active // threads
+        _weight_gradient(x_active, active, dy, begin, end, d_theta, packed_mean, tile, block)
+        _weight_gradient(x_sq, active, r, begin, end, d_sigma2, packed_mean, tile, block)
         if dx.size > 0:
+            begin, end = _columns(thread, threads, n_in)
             for n in range(begin, end, NC):
                 n_end = min(n + NC, end)
                 k = 0
@@ -175,13 +249,13 @@ def lrt_backward(threads, x, x_sq, theta, log_sigma2, keep, dy, r, d_theta, d_si
                     k_end = _k_block(k, n_out)
                     add = 1 if k > 0 else 0
                     pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, tile, packed_mean, packed_var)
-                    multiply(0, rows, k_end - k, dy.reshape(-1)[k:], n_out, 1, packed_mean, n_end - n,
+                    multiply(rows, k_end - k, dy.ctypes.data + 4 * k, n_out, 1, packed_mean, n_end - n,
                              dx.ctypes.data + 4 * n, n_in, add, tile)  # fmt: skip
-                    multiply(0, rows, k_end - k, r.reshape(-1)[k:], n_out, 1, packed_var, n_end - n,
-                             x_sq.ctypes.data + 4 * n, n_in, add, tile)  # fmt: skip
+                    multiply(rows, k_end - k, r.ctypes.data + 4 * k, n_out, 1, packed_var, n_end - n,
+                             dx_sq.ctypes.data + 4 * n, n_in, add, tile)  # fmt: skip
                     k = k_end
             for b in range(rows):
-                _add_scaled(dx[b, begin:end], x[b, begin:end], x_sq[b, begin:end])
+                _add_scaled(dx[b, begin:end], x[b, begin:end], dx_sq[b, begin:end])
 
 
 @kernel(parallel=True)
@@ -189,10 +263,9 @@ def dense_forward(threads, x, theta, bias, y, scratch):  # type: ignore[no-untyp
     """y = x @ theta + bias."""
     rows, n_in = x.shape
     n_out = theta.shape[1]
-    flat_x = x.reshape(-1)
     for thread in prange(threads):
+        packed, _, tile, _ = _scratch_parts(scratch[thread])
         begin, end = _columns(thread, threads, n_out)
-        packed, tile = scratch[thread, : -MR * KC], scratch[thread, -MR * KC :]
         for b in range(rows):
             y[b, begin:end] = bias[begin:end]
         for n in range(begin, end, NC):
@@ -201,22 +274,22 @@ def dense_forward(threads, x, theta, bias, y, scratch):  # type: ignore[no-untyp
             while k < n_in:
                 k_end = _k_block(k, n_in)
                 pack(theta, k, k_end, n, n_end, packed)
-                multiply(0, rows, k_end - k, flat_x[k:], n_in, 1, packed, n_end - n,
+                multiply(rows, k_end - k, x.ctypes.data + 4 * k, n_in, 1, packed, n_end - n,
                          y.ctypes.data + 4 * n, n_out, 1, tile)  # fmt: skip
                 k = k_end
 
 
 @kernel(parallel=True)
-def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):  # type: ignore[no-untyped-def]
-    """Gradients of `dense_forward`; dx only when wanted (dx.size > 0). theta_t is theta.T, contiguous."""
+def dense_backward(threads, x, everything, theta_t, dy, d_theta, d_bias, dx, scratch):  # type: ignore[no-untyped-def]
+    """Gradients of `dense_forward`; dx where dx.size > 0. theta_t = theta.T, contiguous; everything = arange(I)."""
     rows, n_in = x.shape
     n_out = dy.shape[1]
     for thread in prange(threads):
-        packed, tile = scratch[thread, : -MR * KC], scratch[thread, -MR * KC :]
+        packed, _, tile, block = _scratch_parts(scratch[thread])
         begin, end = _columns(thread, threads, n_out)
         _column_sums(dy, begin, end, d_bias)
         begin, end = _columns(thread, threads, n_in)
-        _weight_gradient(x, dy, begin, end, d_theta, packed, tile)
+        _weight_gradient(x, everything, dy, begin, end, d_theta, packed, tile, block)
         if dx.size > 0:
             for n in range(begin, end, NC):
                 n_end = min(n + NC, end)
@@ -224,7 +297,7 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):  # ty
                 while k < n_out:
                     k_end = _k_block(k, n_out)
                     pack(theta_t, k, k_end, n, n_end, packed)
-                    multiply(0, rows, k_end - k, dy.reshape(-1)[k:], n_out, 1, packed, n_end - n,
+                    multiply(rows, k_end - k, dy.ctypes.data + 4 * k, n_out, 1, packed, n_end - n,
                              dx.ctypes.data + 4 * n, n_in, 1 if k > 0 else 0, tile)  # fmt: skip
                     k = k_end
 
@@ -275,7 +348,7 @@ def softmax_cross_entropy(logits, labels, d_logits):  # type: ignore[no-untyped-
             d[c] = exp32(z[c] - z[best])
             total += d[c]
         for c in range(classes):
-            d[c] = d[c] * (scale / total)
+            d[c] = d[c] * (scale / total) if d[c] > F(1e-30) else ZERO  # nothing subnormal into the backward pass
         d[label] -= scale
         nll += np.float64(log32(total) - (z[label] - z[best]))
         correct += 1 if best == label else 0

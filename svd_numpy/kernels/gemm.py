@@ -24,16 +24,18 @@ from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.simd import ZERO, exp32, wide_vectors
 
 _features = llvm.get_host_cpu_features()
-# Lanes of a vector, and rows of the register tile: 12 x 2 accumulators fill AVX-512's 32 registers, 6 x 2 AVX2's 16.
+# Lanes of a vector, and rows of the register tile (no more than lanes): 12 x 2 accumulators fill AVX-512's 32
+# registers, 6 x 2 AVX2's 16.
 if _features.get("avx512f", False):
     LANES, MR = 16, 12
 elif _features.get("avx2", False):
     LANES, MR = 8, 6
 else:
-    LANES, MR = 4, 6
+    LANES, MR = 4, 4
 PANEL = 2 * LANES  # columns of a panel of B
 KC = 1024  # k is cut into blocks of at most this, so that a packed panel stays in the second-level cache
 NC = 256  # and the columns into blocks of this
+TILE = KC * LANES  # scratch for one row tile of a transposed A
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VEC = ir.VectorType(_F32, LANES)
@@ -130,6 +132,23 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
     return micro
 
 
+@intrinsic
+def _copy_vector(typing_context, source, target, lanes):  # type: ignore[no-untyped-def]
+    """Copy `lanes` floats between two addresses and fill the vector at `target` up with zeros."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        load = _declare(builder.module, f"llvm.masked.load.v{LANES}f32.p0", _VEC, [_VEC.as_pointer(), _I32, _MASK, _VEC])
+        lane = ir.Constant(_INDEX, list(range(LANES)))
+        valid = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(args[2], _I32), _INDEX))
+        pointer = builder.inttoptr(args[0], _VEC.as_pointer())
+        zero = ir.Constant(_VEC, [0.0] * LANES)
+        value = builder.call(load, [pointer, ir.Constant(_I32, 4), valid, zero])
+        builder.store(value, builder.inttoptr(args[1], _VEC.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
 _tile_2, _tile_1 = _micro_kernel(MR, 2), _micro_kernel(MR, 1)
 _four_2, _four_1 = _micro_kernel(4, 2), _micro_kernel(4, 1)
 _one_2, _one_1 = _micro_kernel(1, 2), _micro_kernel(1, 1)
@@ -160,28 +179,20 @@ def _row_tile(rows, k_count, a, a_row, a_k, panel, vectors, c, c_row, lanes, add
 
 
 @kernel()
-def _copy_tile(rows, k_count, a, a_k, tile):  # type: ignore[no-untyped-def]
-    """Copy `rows` neighbouring columns of a k-major matrix to tile[k, row]: strided reads once, not once per panel."""
-    for k in range(k_count):
-        for r in range(rows):
-            tile[k * rows + r] = a[k * a_k + r]
+def multiply(m_count, k_count, a, a_row, a_k, packed, columns, c, c_row, add, tile):  # type: ignore[no-untyped-def]
+    """C[:m_count, :columns] (+)= A @ B with B already packed.
 
-
-@kernel()
-def multiply(m0, m1, k_count, a, a_row, a_k, packed, columns, c, c_row, add, tile):  # type: ignore[no-untyped-def]
-    """Rows m0..m1 of C (+)= A @ B with B already packed.
-
-    a : 1-D float32 array whose element [m * a_row + k * a_k] is A[m, k]; one of the strides is 1
+    a : address of A[0, 0]; one of the strides a_row, a_k is 1
     packed : panels of B as written by one of the `pack_*` functions below
-    c : address of C[0, 0];  tile : scratch of MR * k_count floats
+    c : address of C[0, 0];  tile : scratch of TILE floats
     """
-    for m in range(m0, m1, MR):
-        rows = min(MR, m1 - m)
-        if a_row == 1 and a_k != 1:
-            _copy_tile(rows, k_count, a[m:], a_k, tile)
-            a_at, row_stride, k_stride = tile.ctypes.data, 1, rows
-        else:
-            a_at, row_stride, k_stride = a.ctypes.data + 4 * m * a_row, a_row, a_k
+    for m in range(0, m_count, MR):
+        rows = min(MR, m_count - m)
+        a_at, row_stride, k_stride = a + 4 * m * a_row, a_row, a_k
+        if a_row == 1 and a_k != 1:  # bring the strided column pieces together once, not once per panel
+            for k in range(k_count):
+                _copy_vector(a_at + 4 * k * a_k, tile.ctypes.data + 4 * k * LANES, rows)
+            a_at, k_stride = tile.ctypes.data, LANES
         for n in range(0, columns, PANEL):
             width = min(PANEL, columns - n)
             vectors = 2 if width > LANES else 1
@@ -189,23 +200,6 @@ def multiply(m0, m1, k_count, a, a_row, a_k, packed, columns, c, c_row, add, til
             at = c + 4 * (m * c_row + n)
             _row_tile(rows, k_count, a_at, row_stride, k_stride, panel, vectors, at, c_row,
                       width - LANES * (vectors - 1), add)  # fmt: skip
-
-
-@intrinsic
-def _copy_vector(typing_context, source, target, lanes):  # type: ignore[no-untyped-def]
-    """Copy `lanes` floats between two addresses and fill the vector at `target` up with zeros."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        load = _declare(builder.module, f"llvm.masked.load.v{LANES}f32.p0", _VEC, [_VEC.as_pointer(), _I32, _MASK, _VEC])
-        lane = ir.Constant(_INDEX, list(range(LANES)))
-        valid = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(args[2], _I32), _INDEX))
-        pointer = builder.inttoptr(args[0], _VEC.as_pointer())
-        zero = ir.Constant(_VEC, [0.0] * LANES)
-        value = builder.call(load, [pointer, ir.Constant(_I32, 4), valid, zero])
-        builder.store(value, builder.inttoptr(args[1], _VEC.as_pointer())).align = 4
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), codegen
 
 
 @kernel()
@@ -240,16 +234,16 @@ def _weights_row(theta, log_sigma2, keep, mean, var):  # type: ignore[no-untyped
 
 
 @kernel()
-def pack_weights(theta, log_sigma2, keep, k0, k1, n0, n1, row, out_mean, out_var):  # type: ignore[no-untyped-def]
-    """Pack theta and sigma^2 = exp(log_sigma2) for x @ theta and x^2 @ sigma^2; `row` is scratch of 2 NC floats.
+def pack_weights(theta, log_sigma2, keep, rows, n0, n1, row, out_mean, out_var):  # type: ignore[no-untyped-def]
+    """Pack the given rows of theta and of sigma^2 = exp(log_sigma2), columns n0..n1; `row` is scratch of 2 NC floats.
 
     A mean stays only where theta^2 >= keep * sigma^2, that is where log_alpha <= -ln(keep); keep = 0 keeps all.
     """
     mean, var = row[: n1 - n0], row[NC : NC + n1 - n0]
-    for k in range(k0, k1):
-        _weights_row(theta[k, n0:n1], log_sigma2[k, n0:n1], keep, mean, var)
-        _pack_row(mean.ctypes.data, n1 - n0, k - k0, k1 - k0, out_mean.ctypes.data)
-        _pack_row(var.ctypes.data, n1 - n0, k - k0, k1 - k0, out_var.ctypes.data)
+    for k in range(len(rows)):
+        _weights_row(theta[rows[k], n0:n1], log_sigma2[rows[k], n0:n1], keep, mean, var)
+        _pack_row(mean.ctypes.data, n1 - n0, k, len(rows), out_mean.ctypes.data)
+        _pack_row(var.ctypes.data, n1 - n0, k, len(rows), out_var.ctypes.data)
 
 
 @kernel()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
 from svd_numpy.kernels.philox import gaussian
 from svd_numpy.priors import kl_grad, kl_value
 
@@ -30,28 +30,28 @@ class ReferenceBackend:
 
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        x_sq: Array, y: Array, r: Array,
+        y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
         sigma2 = np.exp(log_sigma2)
-        np.multiply(x, x, out=x_sq)
         mean = x @ np.where(theta**2 >= keep * sigma2, theta, 0) + bias  # (B, O)
-        var = x_sq @ sigma2
+        var = (x * x) @ sigma2
         noise = self.noise(key, *mean.shape)
         std = np.sqrt(var)
         y[:] = mean + std * noise
+        r = memory.get("r", y.shape, y.dtype)
         r[:] = np.where(var > TINY_VAR, 0.5 * noise / np.where(var > TINY_VAR, std, 1), 0)
 
     def lrt_backward(  # noqa: D102
-        self, x: Array, x_sq: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, r: Array,
-        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None,
+        self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
         sigma2 = np.exp(log_sigma2)
-        r *= dy  # now d_var (B, O)
+        d_var = dy * memory.get("r", dy.shape, dy.dtype)  # (B, O)
         d_bias[:] = dy.sum(axis=0)
         d_theta[:] = x.T @ dy
-        d_sigma2[:] = x_sq.T @ r
+        d_sigma2[:] = (x * x).T @ d_var
         if dx is not None:
-            dx[:] = dy @ np.where(theta**2 >= keep * sigma2, theta, 0).T + 2 * x * (r @ sigma2.T)
+            dx[:] = dy @ np.where(theta**2 >= keep * sigma2, theta, 0).T + 2 * x * (d_var @ sigma2.T)
 
     def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
         y[:] = x @ theta + bias

@@ -52,8 +52,6 @@ def _llvm_float(name: str, n_args: int) -> Any:
 
 sqrt32 = _llvm_float("sqrt", 1)
 rint32 = _llvm_float("rint", 1)
-min32 = _llvm_float("minnum", 2)
-max32 = _llvm_float("maxnum", 2)
 abs32 = _llvm_float("fabs", 1)
 fma32 = _llvm_float("fma", 3)
 
@@ -87,10 +85,23 @@ I = np.int32  # noqa: E741
 U = np.uint32
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 
+
+@kernel(inline=True)
+def min32(x, y):  # type: ignore[no-untyped-def]
+    """The smaller of two numbers: one instruction, where the NaN rules of `min` would take three."""
+    return x if x < y else y
+
+
+@kernel(inline=True)
+def max32(x, y):  # type: ignore[no-untyped-def]
+    """The larger of two numbers."""
+    return x if x > y else y
+
+
 # ---------------------------------------------------------------- exp and log
 _LOG2_E = F(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = F(0.693359375), F(-2.12194440e-4)
-_EXP_MIN, _EXP_MAX = F(-87.3), F(88.7)
+_EXP_MIN, _EXP_MAX = F(-87.3), F(88.0)
 _E0, _E1, _E2 = F(1.9875691500e-4), F(1.3981999507e-3), F(8.3334519073e-3)
 _E3, _E4, _E5 = F(4.1665795894e-2), F(1.6666665459e-1), F(5.0000001201e-1)
 _MANTISSA, _BIAS, _SHIFT = I(0x007FFFFF), I(127), I(23)
@@ -98,14 +109,33 @@ _MANTISSA, _BIAS, _SHIFT = I(0x007FFFFF), I(127), I(23)
 
 @kernel(inline=True)
 def exp32(x):  # type: ignore[no-untyped-def]
-    """e**x with relative error below 2e-7; x is clamped to [-87.3, 88.7], so the result is finite and normal."""
+    """e**x with relative error below 2e-7; x is clamped to [-87.3, 88], so the result is finite and normal."""
     x = min32(max32(x, _EXP_MIN), _EXP_MAX)
     n = rint32(x * _LOG2_E)
     r = fma32(n, -_LN2_LOW, fma32(n, -_LN2_HIGH, x))  # x = n ln2 + r, |r| <= ln2 / 2
     p = fma32(fma32(fma32(fma32(fma32(_E0, r, _E1), r, _E2), r, _E3), r, _E4), r, _E5)
     p = fma32(p, r * r, r) + ONE
-    n_half = to_int(n) >> I(1)  # 2**n in two factors: 2**128 alone would overflow
-    return p * float_of((n_half + _BIAS) << _SHIFT) * float_of((to_int(n) - n_half + _BIAS) << _SHIFT)
+    return p * float_of(I(I(to_int(n) + _BIAS) << _SHIFT))
+
+
+_PAIR_MIN, _PAIR_MAX = F(-52.0), F(44.0)
+
+
+@kernel(inline=True)
+def exp_pair(x):  # type: ignore[no-untyped-def]
+    """e**x and e**-x for the price of one, relative error below 3e-7; x is clamped to [-52, 44].
+
+    With x = n ln2 + r the two share the even and the odd part of e**r.
+    """
+    x = min32(max32(x, _PAIR_MIN), _PAIR_MAX)
+    n = rint32(x * _LOG2_E)
+    r = fma32(n, -_LN2_LOW, fma32(n, -_LN2_HIGH, x))
+    z = r * r
+    even = fma32(fma32(fma32(F(1 / 720), z, F(1 / 24)), z, HALF), z, ONE)
+    odd = r * fma32(fma32(fma32(F(1 / 5040), z, F(1 / 120)), z, F(1 / 6)), z, ONE)
+    k = to_int(n)
+    up, down = float_of(I(I(_BIAS + k) << _SHIFT)), float_of(I(I(_BIAS - k) << _SHIFT))
+    return (even + odd) * up, (even - odd) * down
 
 
 _TWO_THIRDS = I(0x3F2AAAAB)
@@ -117,9 +147,9 @@ _L6, _L7, _L8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 @kernel(inline=True)
 def log32(x):  # type: ignore[no-untyped-def]
     """ln(x) for a positive normal float32, error below 2 units in the last place."""
-    shifted = bits_of(x) - _TWO_THIRDS
-    e = to_float(shifted >> _SHIFT)
-    m = float_of((shifted & _MANTISSA) + _TWO_THIRDS) - ONE  # x = 2**e (1 + m), 1 + m in [2/3, 4/3)
+    shifted = I(bits_of(x) - _TWO_THIRDS)  # Numba computes in int64 unless told otherwise
+    e = to_float(I(shifted >> _SHIFT))
+    m = float_of(I((shifted & _MANTISSA) + _TWO_THIRDS)) - ONE  # x = 2**e (1 + m), 1 + m in [2/3, 4/3)
     p = fma32(fma32(fma32(_L0, m, _L1), m, _L2), m, _L3)
     p = fma32(fma32(fma32(p, m, _L4), m, _L5), m, _L6)
     p = fma32(fma32(p, m, _L7), m, _L8)

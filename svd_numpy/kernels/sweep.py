@@ -14,30 +14,38 @@ with no logarithm of theta anywhere: nothing here can overflow or divide by zero
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
 from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.simd import (
     HALF,
     ONE,
-    TWO,
     ZERO,
     F,
     abs32,
+    bits_of,
     exp32,
+    exp_pair,
+    float_of,
     log32,
     max32,
     min32,
+    rint32,
     sqrt32,
+    to_float,
+    to_int,
     wide_vectors,
 )
 
 BLOCK = 1024
 LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = F(-20.0), F(10.0)  # the projection: sigma from 4.5e-5 to 148
 
-_S_MAX = F(1e14)  # beyond it s v is 1 to the last bit
+_S_MAX = F(1e24)  # beyond it s v is 1 to the last bit
 _S_MIN = F(1e-37)
-_ONLY_LARGE = F(1e-20)  # Adam's moments below this become zero: subnormal numbers would cost a trap each
+_UP = F(2.0**20)
+# Numbers too small to matter become 0, before they or their squares turn subnormal: those cost a trap each.
+_SMALL_GRADIENT, _SMALL_M, _SMALL_V, _SMALL_X = F(1e-17), F(1e-20), F(1e-35), F(1e-15)
 
 # log-uniform, the paper's fit (Molchanov et al. 2017, eq. 14): t = exp(-k2) s^k3
 _K1, _K3 = F(0.63576), F(1.48695)
@@ -61,10 +69,34 @@ def _half_log1p(s):  # type: ignore[no-untyped-def]
     return near if s < F(0.02) else HALF * log32(ONE + s)
 
 
+_LOG2 = tuple(F(c) for c in (1.44269456, -0.721379891, 0.481005588, -0.35838869, 0.284620078, -0.279998735,
+                             0.252634083))  # fmt: skip
+_EXP2 = tuple(F(c) for c in (0.999999261, 0.693121814, 0.240247454, 0.0559178635, 0.00957008214))
+_TWO_THIRDS, _MANTISSA, _BIAS, _SHIFT = np.int32(0x3F2AAAAB), np.int32(0x007FFFFF), np.int32(127), np.int32(23)
+
+
+@kernel(inline=True)
+def _power(s):  # type: ignore[no-untyped-def]
+    """s^(k3 - 1) for s in [1e-37, 1e5], relative error below 1e-5: log2 and exp2 as short minimax polynomials.
+
+    This is the hottest function of a training step; the full log32 and exp32 would cost half as much again.
+    """
+    shifted = np.int32(bits_of(s) - _TWO_THIRDS)
+    m = float_of(np.int32((shifted & _MANTISSA) + _TWO_THIRDS)) - ONE  # s = 2**e (1 + m), 1 + m in [2/3, 4/3)
+    z = m * m  # pairs of terms (Estrin's scheme): short chains keep both arithmetic units busy
+    high = (_LOG2[3] + m * _LOG2[4]) + z * (_LOG2[5] + m * _LOG2[6])
+    log2 = m * ((_LOG2[0] + m * _LOG2[1]) + z * (_LOG2[2] + m * high))
+    x = (_K3 - ONE) * (to_float(np.int32(shifted >> _SHIFT)) + log2)
+    n = rint32(x)
+    f = x - n
+    exp2 = (_EXP2[0] + f * _EXP2[1]) + (f * f) * ((_EXP2[2] + f * _EXP2[3]) + (f * f) * _EXP2[4])
+    return exp2 * float_of(np.int32(np.int32(to_int(n) + _BIAS) << _SHIFT))
+
+
 @kernel(inline=True)
 def _slope_log_uniform(s):  # type: ignore[no-untyped-def]
-    c = min32(s, F(1e8))  # the sigmoid's term is below 1e-12 of the whole from here on
-    p = exp32((_K3 - ONE) * log32(max32(c, _S_MIN)))  # s^(k3 - 1)
+    c = min32(s, F(1e5))  # the sigmoid's term is below 5e-7 of the whole from here on
+    p = _power(max32(c, _S_MIN))  # s^(k3 - 1)
     t1 = ONE + _E_K2 * c * p
     return (t1 * t1 + _SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
 
@@ -72,7 +104,8 @@ def _slope_log_uniform(s):  # type: ignore[no-untyped-def]
 @kernel(inline=True)
 def _value_log_uniform(s):  # type: ignore[no-untyped-def]
     t = _E_K2 * exp32(_K3 * log32(max32(s, _S_MIN)))
-    return _half_log1p(s) + _K1 * (t / (ONE + t))
+    sigmoid = _K1 * (t / (ONE + t))
+    return _half_log1p(s) + (sigmoid if s > F(1e-20) else ZERO)  # below, t no longer counts beside s
 
 
 @kernel(inline=True)
@@ -121,17 +154,23 @@ def kl_values(theta, log_sigma2, prior, out):  # type: ignore[no-untyped-def]
             value = _half_log1p(s)
         # Past the cap KL = ln rho + constant; ln rho without forming rho, which may overflow.
         log_rho = log32(max32(abs32(theta[i]), F(1e-30))) - HALF * log_sigma2[i]
-        out[i] = value + (log_rho - F(16.118096) if rho * rho > _S_MAX else ZERO)  # 16.1... = ln(1e14) / 2
+        out[i] = value + (log_rho - F(27.631021) if rho * rho > _S_MAX else ZERO)  # 27.6... = ln(1e24) / 2
 
 
 @kernel(inline=True)
-def _loss_gradient(theta, log_sigma2, inverse_sigma, s, slope, d_theta, d_sigma2, kl_scale, keep):  # type: ignore[no-untyped-def]
+def _weight_state(theta, log_sigma2):  # type: ignore[no-untyped-def]
+    """sigma, 1 / sigma and s = theta^2 / sigma^2 (capped) of one weight."""
+    sigma, inverse = exp_pair(HALF * log_sigma2)
+    rho = theta * inverse
+    return sigma, inverse, min32(rho * rho, _S_MAX)
+
+
+@kernel(inline=True)
+def _loss_gradient(theta, sigma, inverse, s, slope, d_theta, d_sigma2, kl_scale, keep):  # type: ignore[no-untyped-def]
     """d(loss)/dtheta and d(loss)/dlog_sigma2 of one weight from its data gradients and the slope of its KL."""
-    near = slope * (theta * inverse_sigma) * inverse_sigma
-    far = s * slope / theta
     data = d_theta if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
-    d_log_sigma2 = exp32(log_sigma2) * d_sigma2  # chain rule
-    return data + kl_scale * (near if s < ONE else far), d_log_sigma2 - kl_scale * (HALF * s * slope)
+    kl_theta = slope * (theta * (inverse * _UP)) * (inverse / _UP)  # scaled up and down: no subnormal on the way
+    return data + kl_scale * kl_theta, sigma * sigma * d_sigma2 - kl_scale * (HALF * s * slope)
 
 
 @kernel()
@@ -140,41 +179,53 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
     wide_vectors()
     if prior == 0:
         for i in range(len(theta)):
-            inverse = exp32(-HALF * log_sigma2[i])
-            s = min32((theta[i] * inverse) * (theta[i] * inverse), _S_MAX)
-            out[i], out[BLOCK + i] = _loss_gradient(theta[i], log_sigma2[i], inverse, s, _slope_log_uniform(s),
+            sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
+            out[i], out[BLOCK + i] = _loss_gradient(theta[i], sigma, inverse, s, _slope_log_uniform(s),
                                                     d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
     elif prior == 1:
         for i in range(len(theta)):
-            inverse = exp32(-HALF * log_sigma2[i])
-            s = min32((theta[i] * inverse) * (theta[i] * inverse), _S_MAX)
-            out[i], out[BLOCK + i] = _loss_gradient(theta[i], log_sigma2[i], inverse, s, _slope_log_uniform_exact(s),
+            sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
+            out[i], out[BLOCK + i] = _loss_gradient(theta[i], sigma, inverse, s, _slope_log_uniform_exact(s),
                                                     d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
     else:
         for i in range(len(theta)):
-            inverse = exp32(-HALF * log_sigma2[i])
-            s = min32((theta[i] * inverse) * (theta[i] * inverse), _S_MAX)
-            out[i], out[BLOCK + i] = _loss_gradient(theta[i], log_sigma2[i], inverse, s, _slope_ard(s),
+            sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
+            out[i], out[BLOCK + i] = _loss_gradient(theta[i], sigma, inverse, s, _slope_ard(s),
                                                     d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+    extreme = 0
+    for i in range(len(theta)):
+        extreme += 1 if abs32(theta[i]) > F(1e7) or log_sigma2[i] < F(-21) else 0
+    if extreme > 0:
+        _far_gradient(theta, log_sigma2, d_theta, kl_scale, out)
+
+
+@kernel()
+def _far_gradient(theta, log_sigma2, d_theta, kl_scale, out):  # type: ignore[no-untyped-def]
+    """Beyond the cap on s every prior has dKL/dtheta = 1 / theta; a division that ordinary weights need not pay."""
+    for i in range(len(theta)):
+        _, inverse, s = _weight_state(theta[i], log_sigma2[i])
+        if s >= _S_MAX:
+            out[i] = d_theta[i] + kl_scale / theta[i]
 
 
 @kernel()
 def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high):  # type: ignore[no-untyped-def]
     """Adam (Kingma & Ba 2015, algorithm 1) on one block; `rate` = lr / (1 - beta1^t), `correction2` = 1 / (1 - beta2^t).
 
-    The result is clamped to [low, high]; moments too small to matter are set to zero.
+    The result is clamped to [low, high].
     """
     wide_vectors()
     rest1, rest2 = ONE - beta1, ONE - beta2
     for i in range(len(x)):
-        g = gradient[i]
+        g = gradient[i] if abs32(gradient[i]) > _SMALL_GRADIENT else ZERO
         m1 = beta1 * m[i] + rest1 * g
         v1 = beta2 * v[i] + rest2 * (g * g)
-        m1 = m1 if abs32(m1) > _ONLY_LARGE else ZERO
-        v1 = v1 if v1 > _ONLY_LARGE * _ONLY_LARGE * TWO else ZERO
+        m1 = m1 if abs32(m1) > _SMALL_M else ZERO
+        v1 = v1 if v1 > _SMALL_V else ZERO
         m[i] = m1
         v[i] = v1
-        x[i] = min32(max32(x[i] - rate * m1 / (sqrt32(v1 * correction2) + epsilon), low), high)
+        x1 = min32(max32(x[i] - rate * m1 / (sqrt32(v1 * correction2) + epsilon), low), high)
+        x[i] = x1 if abs32(x1) > _SMALL_X else ZERO
 
 
 _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)

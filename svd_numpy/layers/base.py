@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.backend import Backend, NoiseKey
+from svd_numpy.kernels.backend import Backend, Buffers, NoiseKey
 from svd_numpy.params import ParamSpec
 
 Array = NDArray[Any]
@@ -57,9 +57,11 @@ class Layer:
     kind = "layer"
 
     def __init__(self, name: str | None = None) -> None:
+        if not isinstance(name, str | None):
+            raise TypeError(f"name: got {name!r} of type {type(name).__name__}, expected a str")
         self.name = name or ""
         self.index = 0
-        self._buffers: dict[str, Array] = {}
+        self.memory = Buffers()
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """Check the input shape (without the batch axis); return the output shape and the parameters wanted."""
@@ -79,11 +81,3 @@ class Layer:
     def config(self) -> dict[str, Any]:
         """Type and constructor arguments, JSON-ready, so that the layer can be made again."""
         return {"type": type(self).__name__, "name": self.name}
-
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return a reusable array; it is allocated anew only when a larger one is needed."""
-        size = int(np.prod(shape))
-        have = self._buffers.get(name)
-        if have is None or have.size < size or have.dtype != dtype:
-            have = self._buffers[name] = np.empty(size, dtype)
-        return have[:size].reshape(shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_count, check_number
+from svd_numpy.checks import check_count, check_flag, check_number
 from svd_numpy.layers.base import Array, Layer, Pass
 from svd_numpy.params import ParamSpec
 
@@ -40,8 +40,8 @@ class Dense(Layer):
         super().__init__(name)
         self.in_features = check_count("in_features", in_features)
         self.out_features = check_count("out_features", out_features)
-        self.has_bias = bool(bias)
-        self.theta_std = (2 / in_features) ** 0.5 if theta_std is None else check_number("theta_std", theta_std, low=0)
+        self.has_bias = check_flag("bias", bias)
+        self.theta_std = (2 / in_features) ** 0.5 if theta_std is None else check_number("theta_std", theta_std, 0, 1e3)
         self.theta: Array
         self.bias: Array
 
@@ -76,14 +76,14 @@ class Dense(Layer):
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, I) -> y (B, O)."""
         self._x = x
-        y = self.buffer("y", (len(x), self.out_features), x.dtype)
+        y = self.memory.get("y", (len(x), self.out_features), x.dtype)
         run.backend.dense_forward(x, self.theta, self.bias, y)
         return y
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, O) -> dx (B, I)."""
         x = self._x
-        dx = self.buffer("dx", x.shape, x.dtype) if want_dx else None
+        dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
         run.backend.dense_backward(x, self.theta, dy, self.d_theta, self.d_bias, dx)
         return dx
 
@@ -142,14 +142,12 @@ class VariationalDense(Dense):
         if run.mode == "mean":
             return super().forward(x, run)
         self._x = x
-        y = self.buffer("y", (len(x), self.out_features), x.dtype)
+        y = self.memory.get("y", (len(x), self.out_features), x.dtype)
         if run.mode == "pruned":
             run.backend.dense_forward(x, self.pruned_theta(run.keep), self.bias, y)
             return y
-        r = self.buffer("r", y.shape, x.dtype)
-        x_sq = self.buffer("x_sq", x.shape, x.dtype)
         key = run.noise_key(self.index)
-        run.backend.lrt_forward(x, self.theta, self.log_sigma2, self.bias, run.keep, key, x_sq, y, r)
+        run.backend.lrt_forward(x, self.theta, self.log_sigma2, self.bias, run.keep, key, y, self.memory)
         return y
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
@@ -157,9 +155,8 @@ class VariationalDense(Dense):
         if run.mode == "mean":
             return super().backward(dy, run, want_dx)
         x = self._x
-        r, x_sq = self.buffer("r", dy.shape, x.dtype), self.buffer("x_sq", x.shape, x.dtype)
-        dx = self.buffer("dx", x.shape, x.dtype) if want_dx else None
+        dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
         run.backend.lrt_backward(
-            x, x_sq, self.theta, self.log_sigma2, run.keep, dy, r, self.d_theta, self.d_log_sigma2, self.d_bias, dx
+            x, self.theta, self.log_sigma2, run.keep, dy, self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory
         )
         return dx

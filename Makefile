@@ -1,0 +1,64 @@
+# Sparse Variational Dropout from scratch. Only Python >= 3.11 is needed; everything else goes into .venv.
+#
+#   make train ARGS="--recipe paper --seed 1"        options: .venv/bin/svd-numpy train --help
+#   make test PYTHON=python3.12                      another Python, for a new .venv
+
+PYTHON ?= python3
+ARGS ?=
+SEEDS ?= 0 1 2
+RECIPES ?= default paper
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow bench results clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+train: $(VENV)/.base  ## train the sparse LeNet-300-100 (ARGS="..." are its options)
+	$(BIN)/python -m svd_numpy train $(ARGS)
+
+test: $(VENV)/.test  ## lint, format, types and fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy svd_numpy
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+# The extra asks for plain `torch`; where pip would pick a build with CUDA and a CPU build is wanted, install that one into
+# .venv first: an installed torch is kept.
+bench: $(VENV)/.bench  ## milliseconds per training step against PyTorch (ARGS="..." are its options)
+	$(BIN)/python -m svd_numpy bench $(ARGS)
+
+results: $(VENV)/.base  ## train every recipe of RECIPES with every seed of SEEDS on MNIST; goes on where it stopped
+	@set -e; for recipe in $(RECIPES); do for seed in $(SEEDS); do \
+		run=runs/lenet-300-100-mnist-$$recipe-seed$$seed; \
+		resume=; if [ -e $$run/checkpoints ]; then resume=--resume; fi; \
+		$(BIN)/python -m svd_numpy train --dataset mnist --recipe $$recipe --seed $$seed --run-dir $$run $$resume; \
+	done; done
+
+clean:  ## remove .venv, caches and build products; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find svd_numpy tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python >= 3.11 is needed, but '$(PYTHON)' is not: say for example  make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: install again only when pyproject.toml has changed.
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[bench]'
+	@touch $@ $(VENV)/.base

@@ -1,0 +1,54 @@
+"""Sparse Variational Dropout ("SVD" here; never the singular value decomposition) from scratch on NumPy and Numba.
+
+>>> import svd_numpy as svd
+>>> result = svd.train_mnist()        # doctest: +SKIP
+>>> print(result)                     # doctest: +SKIP
+
+Names are resolved on first use, so that importing the package costs hardly more than importing NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Categorical": "objective",
+    "Dataset": "data",
+    "DataError": "data",
+    "Dense": "layers",
+    "Gaussian": "objective",
+    "ReLU": "layers",
+    "Sequential": "model",
+    "TrainConfig": "train",
+    "TrainResult": "experiments.result",
+    "TrainingInterrupted": "console",
+    "VariationalDense": "layers",
+    "available_backends": "kernels",
+    "evaluate": "train",
+    "fit": "train",
+    "get_backend": "kernels",
+    "gradcheck": "gradcheck",
+    "kl_divergence": "priors",
+    "load": "data",
+    "log_alpha": "sparsify",
+    "measure_sparsity": "sparsify",
+    "sparsify": "sparsify",
+    "train_mnist": "experiments.mnist",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"svd_numpy.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'svd_numpy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,122 @@
+"""What run folders rest on: strict JSON, and files that are there whole or not at all."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+MAX_DEPTH = 64  # far below what a JSON parser can take back
+
+# ---- strict JSON ----
+
+
+def check_json(value: Any, where: str, depth: int = MAX_DEPTH) -> None:
+    """Raise TypeError or ValueError unless `value` is strict JSON: str keys, finite numbers, not too deep."""
+    if depth < 0:
+        raise ValueError(f"{where[:60]}... is nested deeper than {MAX_DEPTH} levels, or contains itself")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; JSON keys are str: convert it with str()")
+            check_json(item, f"{where}[{key!r}]", depth - 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_json(item, f"{where}[{index}]", depth - 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; JSON has only finite numbers: store None instead")
+    elif not isinstance(value, str | int | float | None):
+        raise TypeError(
+            f"{where} is a {type(value).__name__}; expected dict, list, str, int, float, bool or None: "
+            "convert NumPy values with .item() or .tolist()"
+        )
+
+
+def loads_strict(text: bytes) -> Any:
+    """Parse UTF-8 JSON; non-finite numbers, repeated keys and too deep nesting are a ValueError."""
+    try:
+        return json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
+        )
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return float(number)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is repeated")
+    return result
+
+
+# ---- crash-safe files ----
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace the file `path` by `content`, whole or not at all, and sync it to the disk.
+
+    Raises
+    ------
+    OSError
+        For a disk fault.  The file is then whole, old or new; the message names path and free space.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        write_new(temporary, content)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise disk_fault(path, error) from error
+    finally:
+        remove(temporary)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that does not exist yet and sync it to the disk."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk."""
+    if os.name == "nt":  # Windows cannot open a folder; its file system journals renames itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or tree as far as possible, without an error for what stays."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def disk_fault(path: Path, error: OSError) -> OSError:
+    """Return the error of a failed write with path, cause and free space in its message."""
+    try:
+        existing = next(parent for parent in path.absolute().parents if parent.exists())
+        free = f"{shutil.disk_usage(existing).free:,} bytes are free there"
+    except OSError:
+        free = "the free space there is unknown"
+    cause = error.strerror or str(error)
+    message = f"could not write {path}: {cause}; {free}. Free some space or choose another folder"
+    return OSError(error.errno or errno.EIO, message)

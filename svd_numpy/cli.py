@@ -1,0 +1,420 @@
+"""The command line: one frozen dataclass per subcommand, its fields are the options.
+
+`tyro` turns the dataclasses and their docstrings into parsers. Parsing imports nothing heavy; each `run`
+imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+PROGRAM = "svd-numpy"
+DEBUG = "SVD_NUMPY_DEBUG"
+DESCRIPTION = (
+    '"SVD" here is Sparse Variational Dropout (Molchanov, Ashukha, Vetrov 2017), never the singular value '
+    "decomposition: networks that find out by themselves which of their weights they do not need."
+)
+
+
+class Command(Protocol):
+    """A parsed command line, ready to run."""
+
+    def run(self) -> int:
+        """Do it and return the exit status."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a sparse network; print its results beside the paper's and keep everything in a run folder.
+
+    Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on.
+
+    Attributes
+    ----------
+    arch : str
+        Architecture; lenet-300-100 is the fully connected network of the paper's table 1.
+    recipe : str
+        All numbers of the training: "default" is our own recipe, "paper" is the authors' published script.
+    epochs : int, optional
+        Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
+    batch_size : int, optional
+        Images per step; None takes the recipe's.
+    seed : int
+        Seed of first weights, order of the images, and noise.
+    backend : str
+        "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+    dataset : str
+        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    run_dir : path, optional
+        Folder for log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED.
+    resume : bool
+        Go on with the run in this folder, to the same bits as if it had never stopped.
+    progress : bool
+        Show a bar (in a terminal) or a line per epoch (in a log).
+    eval_every : int
+        Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
+    init_from : path, optional
+        A saved network (model.safetensors) whose weights to start from.
+    """
+
+    arch: str = "lenet-300-100"
+    recipe: str = "default"
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    backend: str = "auto"
+    dataset: str = "auto"
+    data_dir: Path | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+    progress: bool = True
+    eval_every: int = 1
+    init_from: Path | None = None
+
+    def run(self) -> int:
+        """Train; 0 when finished, 128 + signal number when stopped."""
+        from svd_numpy.console import TrainingInterrupted
+        from svd_numpy.experiments.mnist import train_mnist
+
+        folder = self.run_dir or self.default_run_dir()
+        self.check_run_dir(folder)
+        finished = (folder / "result.json").is_file()
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        try:
+            result = train_mnist(**{**options, "run_dir": folder})
+        except TrainingInterrupted as stop:
+            again = replace(self, run_dir=folder, resume=True).command_line()
+            print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
+            return 128 + stop.number
+        print(f"The run in {folder} was finished before:\n{result}" if finished else result)
+        print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+        print(f"pictures: {shlex.join([PROGRAM, 'report', str(folder)])}")
+        return 0
+
+    def default_run_dir(self) -> Path:
+        """Name the run folder after what is trained; "auto" data are looked up for it."""
+        from svd_numpy.data import load
+        from svd_numpy.experiments.recipes import get_recipe
+
+        get_recipe(self.arch, self.recipe)  # a wrong name is refused before data are read
+        dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
+        return Path("runs") / f"{self.arch}-{dataset}-{self.recipe}-seed{self.seed}"
+
+    def check_run_dir(self, folder: Path) -> None:
+        """Refuse to start over an existing run, or to resume one that is not there."""
+        exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json"))
+        if exists and not self.resume:
+            raise ValueError(
+                f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder"
+            )
+        if self.resume and not exists:
+            raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
+
+    def command_line(self) -> str:
+        """Write this command as one would type it, without the options that have their default."""
+        words = [PROGRAM, "train"]
+        for field in fields(self):
+            value, option = getattr(self, field.name), field.name.replace("_", "-")
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure error, NLL and compression of a saved network on test data.
+
+    Attributes
+    ----------
+    path : path
+        A run folder, or a model.safetensors.
+    dataset : str, optional
+        "mnist", "fashion-mnist" or "digits"; None takes the data set of the run.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    threshold : floats
+        Prune weights whose log alpha exceeds this; several give several rows, none takes the network's own.
+    """
+
+    path: Path
+    dataset: str | None = None
+    data_dir: Path | None = None
+    threshold: tuple[float, ...] = ()
+
+    def run(self) -> int:
+        """Print one row per threshold."""
+        from svd_numpy.data import load
+        from svd_numpy.model import Sequential
+        from svd_numpy.run_files import need, recorded_dataset
+        from svd_numpy.sparsify import measure_sparsity
+        from svd_numpy.train import evaluate
+
+        file = self.path / "model.safetensors" if self.path.is_dir() else self.path
+        model = Sequential.load(need(file))
+        data = load(self.dataset or recorded_dataset(file.parent), self.data_dir)
+        print(
+            f"{file} on the {len(data.x_test):,} test examples of {data.name}, backend {model.backend.name}"
+        )
+        if data.warning:
+            print(f"NOTE: {data.warning}")
+        print(f"{'threshold':>9}{'error %':>10}{'nll':>9}{'kept':>10}{'of':>10}{'compression':>13}")
+        for threshold in self.threshold or (model.threshold,):
+            counts = measure_sparsity(model, threshold)
+            model.threshold = counts.threshold
+            score = evaluate(model, data.x_test, data.y_test)
+            kept, total = sum(counts.kept.values()), sum(counts.total.values())
+            print(
+                f"{threshold:>9g}{100 * score['error']:>10.2f}{score['nll']:>9.4f}{kept:>10,}{total:>10,}"
+                f"{counts.compression:>12.1f}x"
+            )
+        return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Print the results and last epochs of a run, and draw its figures into RUN/figures.
+
+    Attributes
+    ----------
+    run_dir : path
+        A run folder.
+    last : int
+        How many of the last epochs to print.
+    """
+
+    run_dir: Path
+    last: int = 5
+
+    def run(self) -> int:
+        """Read files only: nothing is trained or measured again."""
+        from svd_numpy.checks import check_count
+        from svd_numpy.run_files import epoch_table, need, run_figures
+        from svd_numpy.runlog import read_log
+
+        last = check_count("last", self.last)
+        history = read_log(need(self.run_dir / "metrics.jsonl"))
+        if not history:
+            raise ValueError(f"{self.run_dir}: no epoch is finished yet, there is nothing to report")
+        result = self.run_dir / "result.txt"
+        print(result.read_text() if result.is_file() else "This run is not finished.\n")
+        print(epoch_table(history[-last:]))
+        figures = self.run_dir / "figures"
+        figures.mkdir(exist_ok=True)
+        for name, figure in run_figures(self.run_dir, history).items():
+            figure.savefig(figures / f"{name}.png", dpi=100)
+            print(f"written: {figures / name}.png")
+        return 0
+
+
+@dataclass(frozen=True)
+class Animate:
+    """Draw RUN/sparsity.gif: first-layer weights dying while the test error stays.
+
+    Attributes
+    ----------
+    run_dir : path
+        A run folder.
+    """
+
+    run_dir: Path
+
+    def run(self) -> int:
+        """Draw the frames that the run kept."""
+        from svd_numpy.animate import render_gif
+        from svd_numpy.run_files import load_frames
+
+        target = self.run_dir / "sparsity.gif"
+        render_gif(load_frames(self.run_dir / "frames.npz"), target)
+        print(f"written: {target}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time one training step against PyTorch (needs a checkout, and torch for the comparison).
+
+    Attributes
+    ----------
+    batches : ints
+        Batch sizes.
+    threads : ints
+        Thread counts; none takes those of benchmarks/step.py.
+    rounds : int
+        Timed blocks of each candidate, at least 5.
+    candidates : names
+        Whom to time, for example "ours" "eager"; none times all.
+    out : path, optional
+        Folder for step.md and step.json; None is benchmarks/results.
+    """
+
+    batches: tuple[int, ...] = (100, 1000)
+    threads: tuple[int, ...] = ()
+    rounds: int = 7
+    candidates: tuple[str, ...] = ()
+    out: Path | None = None
+
+    def run(self) -> int:
+        """Run the script in a process of its own, so that thread settings take effect."""
+        from svd_numpy.bench import run_step_benchmark
+
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            words += [f"--{field.name}", *map(str, values)] if values else []
+        return run_step_benchmark(words)
+
+
+@dataclass(frozen=True)
+class Status:
+    """List which data sets are found where, and whether they are intact."""
+
+    def run(self) -> int:
+        """Verify every file found; 1 when one is damaged."""
+        from svd_numpy.data import status
+
+        damaged = 0
+        for row in status():
+            state = "ok" if row["verified"] else "DAMAGED" if row["where"] else "missing"
+            damaged += state == "DAMAGED"
+            print(f"{row['name']:<15}{state:<9}{row['where'] or row['note']}")
+            if row["where"] and row["note"]:
+                print(f"{'':<24}{row['note']}")
+        return 1 if damaged else 0
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download a data set into the user's cache, verified.
+
+    Attributes
+    ----------
+    name : str
+        "mnist" or "fashion-mnist".
+    """
+
+    name: str
+
+    def run(self) -> int:
+        """Fetch, unless an intact copy is there."""
+        from svd_numpy.data import fetch
+
+        print(f"{self.name} is in {fetch(self.name)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Import:
+    """Copy the data sets found in a folder into the user's cache, verified.
+
+    Attributes
+    ----------
+    path : path
+        A folder with the original files, packed or unpacked; it is only read.
+    """
+
+    path: Path
+
+    def run(self) -> int:
+        """Import all or nothing."""
+        from svd_numpy.data import import_folder
+
+        print(f"now in the cache: {', '.join(import_folder(self.path))}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Look after the data files: status, fetch NAME, import PATH."""
+
+    command: Status | Fetch | Import
+
+    def run(self) -> int:
+        """Run the command."""
+        return self.command.run()
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this installation: versions, processor, data, and a small sum on every backend."""
+
+    def run(self) -> int:
+        """Print what is found; 1 when something is wrong."""
+        from svd_numpy.doctor import doctor
+
+        return doctor()
+
+
+@dataclass(frozen=True)
+class Gradcheck:
+    """Compare every hand-written gradient with finite differences, for each prior and backend."""
+
+    def run(self) -> int:
+        """Print one table each; 1 when one does not agree."""
+        from svd_numpy.doctor import check_gradients
+
+        return check_gradients()
+
+
+COMMANDS: dict[str, Callable[..., Command]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "animate": Animate,
+    "bench": Bench,
+    "gradcheck": Gradcheck,
+    "data": Data,
+    "doctor": Doctor,
+}
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Turn command-line words into a command; SystemExit for --help and for words that make no sense."""
+    import tyro
+
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        args=list(arguments),
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs),
+    )
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 a check failed, 2 wrong argument or unusable file, 128 + n stopped by signal n.
+    """
+    command = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return command.run()
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2

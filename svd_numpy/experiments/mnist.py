@@ -1,0 +1,135 @@
+"""`train_mnist`: the main job, a sparse LeNet from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.animate import FrameRecorder
+from svd_numpy.checks import check_count, check_flag
+from svd_numpy.data import Dataset, load
+from svd_numpy.experiments.recipes import Recipe, get_recipe, stretch
+from svd_numpy.experiments.result import TrainResult
+from svd_numpy.kernels import resolve_backend
+from svd_numpy.layers import Layer, ReLU, VariationalDense
+from svd_numpy.model import Sequential
+from svd_numpy.sparsify import measure_sparsity
+from svd_numpy.train import Callback, Record, TrainConfig, Trainer, fit
+
+UNITS = {"lenet-300-100": (300, 100)}
+
+
+def build_lenet(data: Dataset, recipe: Recipe, seed: int, backend: str) -> Sequential:
+    """LeNet-300-100: input - 300 - 100 - classes, ReLU between, every weight variational."""
+    sizes = [data.x_train.shape[1], *UNITS[recipe.arch], data.n_classes]
+    layers: list[Layer] = []
+    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        layers += [VariationalDense(n_in, n_out, theta_std=recipe.theta_std, log_sigma2=recipe.log_sigma2), ReLU()]
+    mean = data.x_train.mean(axis=0, dtype=np.float64) / 255 if recipe.subtract_mean else None
+    return Sequential(*layers[:-1], prior=recipe.prior, backend=backend, seed=seed, input_mean=mean)
+
+
+def train_mnist(
+    arch: str = "lenet-300-100",
+    recipe: str = "default",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    backend: str = "auto",
+    dataset: str = "auto",
+    data_dir: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    eval_every: int = 1,
+    init_from: Sequential | Mapping[str, Any] | str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """Train a network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017).
+
+    Parameters
+    ----------
+    arch : "lenet-300-100"
+    recipe : "default" or "paper"
+        See `svd_numpy.experiments.recipes`.
+    epochs : int, optional
+        Variational epochs, in place of the recipe's; its schedules and its fine-tuning stretch along.
+    batch_size : int, optional
+    seed : int
+        Of first weights, order of examples and noise.
+    backend : "auto", "numba" or "numpy"
+    dataset : "auto", "mnist", "fashion-mnist" or "digits"
+        "auto" is MNIST where it can be had, else scikit-learn's small embedded digits, said loudly.
+    data_dir : path, optional
+        Where the data files are; default `SVD_NUMPY_DATA`, then the user's cache, then download.
+    run_dir : path, optional
+        Where log, checkpoints, network and pictures go; without it nothing is written.
+    resume : bool
+        Continue the run in `run_dir`, to the same bits.
+    progress : bool
+    eval_every : int
+        Measure the test error every so many epochs for the curve (0: only at the end). Nothing is chosen by it.
+    init_from : Sequential, mapping of arrays, or path of a saved model, optional
+        Start from given weights.
+    callbacks : functions (trainer, record), called after each epoch
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that make no sense, before anything is read or written; `DataError` where data cannot be had.
+    """
+    plan = get_recipe(arch, recipe)
+    config = plan.config if epochs is None else stretch(plan.config, epochs)
+    batch_size = config.batch_size if batch_size is None else check_count("batch_size", batch_size)
+    config = replace(config, batch_size=batch_size, seed=check_count("seed", seed, low=0), eval_every=eval_every)
+    backend = resolve_backend(backend)
+    if check_flag("resume", resume) and run_dir is None:
+        raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+    data = load(dataset, data_dir)
+    if data.image_shape is None or data.n_classes == 0:
+        raise ValueError(f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits")
+    if data.warning and progress:
+        print(f"NOTE: {data.warning}")
+    model = build_lenet(data, plan, seed, backend)
+    if init_from is not None:
+        model.init_from(Sequential.load(init_from) if isinstance(init_from, str | Path) else init_from)
+    hooks = list(callbacks)
+    if run_dir is not None:
+        hooks.append(record_frames(Path(run_dir), data.image_shape, config, resume))
+    history = fit(model, data, config, hooks, run_dir, resume, progress)
+    result = TrainResult(model, history, plan, data)
+    if run_dir is not None:
+        result.save(run_dir)
+    return result
+
+
+def record_frames(run_dir: Path, image_shape: tuple[int, ...], config: TrainConfig, resume: bool) -> Callback:
+    """Make a callback that keeps pictures of the first layer, about 60 over the run, in `frames.npz`."""
+    path = run_dir / "frames.npz"
+    frames: list[FrameRecorder] = []  # made on the first epoch, when it is known where a resumed run goes on
+    every = max(1, config.total_epochs // 60)
+
+    def record(trainer: Trainer, entry: Record) -> None:
+        if not frames:
+            old = FrameRecorder.load(path) if resume and path.exists() else FrameRecorder(image_shape)
+            old.drop_after(entry["epoch"] - 1)
+            frames.append(old)
+        if entry["epoch"] % every and not trainer.done:
+            return
+        model, first = trainer.model, trainer.model.variational_layers[0]
+        from svd_numpy.priors import log_alpha
+
+        error = entry["test_error"] if entry["test_error"] is not None else entry["train_error"]
+        frames[0].add(entry["epoch"], first.theta, log_alpha(first.theta, first.log_sigma2), model.threshold, error,
+                      measure_sparsity(model).overall)  # fmt: skip
+        frames[0].save(path)
+
+    return record

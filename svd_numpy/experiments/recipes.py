@@ -1,0 +1,108 @@
+"""Recipes: every number of an experiment, with where it comes from. Nothing here computes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from svd_numpy.checks import check_choice, check_count
+from svd_numpy.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train one architecture.
+
+    Attributes
+    ----------
+    arch, name : str
+    source : str
+        Where its numbers come from.
+    config : TrainConfig
+    theta_std : float or None
+        Standard deviation of the first theta; None: sqrt(2 / fan-in).
+    log_sigma2 : float
+        First log_sigma2.
+    subtract_mean : bool
+        Subtract the mean training image from every input.
+    prior : str
+    """
+
+    arch: str
+    name: str
+    source: str
+    config: TrainConfig
+    theta_std: float | None = None
+    log_sigma2: float = -10.0
+    subtract_mean: bool = False
+    prior: str = "log_uniform"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of a published table."""
+
+    error: float
+    layer_sparsity: tuple[float, ...]
+    compression: float
+    source: str
+
+
+PUBLISHED = {
+    "lenet-300-100": PublishedRow(
+        0.0192, (0.989, 0.972, 0.620), 68.0, "Molchanov, Ashukha, Vetrov 2017, table 1 (Sparse VD)"
+    )
+}
+
+RECIPES = {
+    ("lenet-300-100", "paper"): Recipe(
+        "lenet-300-100",
+        "paper",
+        "the authors' published script: 200 epochs, batch 100, Adam 1e-3 flat to epoch 100 then to 0, KL weight 0 to 1 "
+        "over epochs 5-20, weights above the threshold masked while training, mean image subtracted, log sigma^2 = -10",
+        TrainConfig(
+            epochs=200,
+            batch_size=100,
+            lr=1e-3,
+            lr_schedule=((100.0, 1.0), (200.0, 0.0)),
+            kl_schedule=((5.0, 0.0), (20.0, 1.0)),
+            train_mask=True,
+        ),
+        theta_std=0.01,
+        subtract_mean=True,
+    ),
+    ("lenet-300-100", "default"): Recipe(
+        "lenet-300-100",
+        "default",
+        "searched on 5,000 held-out training images (benchmarks/results/search.md)",
+        TrainConfig(
+            epochs=80,
+            batch_size=100,
+            lr=1e-3,
+            lr_schedule=((40.0, 1.0), (80.0, 0.0)),
+            kl_schedule=((5.0, 0.0), (20.0, 1.0)),
+            train_mask=True,
+            finetune_epochs=10,
+            finetune_lr=5e-4,
+        ),
+    ),
+}
+
+
+def get_recipe(arch: str, name: str) -> Recipe:
+    """Look a recipe up by architecture and name; unknown ones are refused with the list of known ones."""
+    check_choice("arch", arch, sorted({known for known, _ in RECIPES}))
+    check_choice("recipe", name, sorted({known for of_arch, known in RECIPES if of_arch == arch}))
+    return RECIPES[arch, name]
+
+
+def stretch(config: TrainConfig, epochs: int) -> TrainConfig:
+    """The same schedule over another number of epochs: its knots, and the fine-tuning, scale along."""
+    check_count("epochs", epochs)
+    factor = epochs / config.epochs
+    return replace(
+        config,
+        epochs=epochs,
+        lr_schedule=tuple((epoch * factor, value) for epoch, value in config.lr_schedule),
+        kl_schedule=tuple((epoch * factor, value) for epoch, value in config.kl_schedule),
+        finetune_epochs=max(1, round(config.finetune_epochs * factor)) if config.finetune_epochs else 0,
+    )

@@ -1,0 +1,93 @@
+"""What a run has left in its folder, read back: its data set, its epochs as a table, its figures."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svd_numpy.frames import FrameRecorder
+
+
+def need(path: Path) -> Path:
+    """Return a path of a run where there is such a file."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there; expected the folder of a run made by `svd-numpy train`"
+        )
+    return path
+
+
+def load_frames(path: Path) -> FrameRecorder:
+    """Read the frames of a run; ValueError where the file is damaged, in whichever of a zip's many ways."""
+    from svd_numpy.frames import FrameRecorder
+
+    try:
+        return FrameRecorder.load(need(path))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged, or not the frames of a run: train again to make it anew"
+        ) from error
+
+
+def recorded_dataset(folder: Path) -> str:
+    """Name the data set of the run in this folder; "auto" where there is no run."""
+    file = folder / "result.json"
+    return str(json.loads(file.read_text()).get("dataset", "auto")) if file.is_file() else "auto"
+
+
+def epoch_table(history: Sequence[dict[str, Any]]) -> str:
+    """Lay records of metrics.jsonl out as a table."""
+    form = "{:>5}{:>13}{:>9}{:>9}{:>9}{:>8}{:>10}{:>13}".format
+    lines = [form("epoch", "stage", "seconds", "nll", "train %", "test %", "sparse %", "compression")]
+    for record in history:
+        test, total = record["test_error"], record["compression"]
+        lines.append(
+            form(
+                record["epoch"],
+                record["stage"],
+                f"{record['seconds']:.1f}",
+                f"{record['nll']:.4f}",
+                f"{100 * record['train_error']:.2f}",
+                "" if test is None else f"{100 * test:.2f}",
+                f"{100 * (1 - 1 / total):.1f}",
+                f"{total:.1f}x",
+            )
+        )
+    return "\n".join(lines)
+
+
+def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Draw all figures for which the run has the files.
+
+    Parameters
+    ----------
+    run_dir : Path
+    history : list of dict
+        The records of its metrics.jsonl.
+
+    Returns
+    -------
+    dict of str to matplotlib Figure
+        "training_curves"; once the run is finished also "log_alpha", "receptive_fields", "pixel_importance".
+    """
+    from svd_numpy import plots
+    from svd_numpy.model import Sequential
+    from svd_numpy.sparsify import log_alpha
+
+    figures: dict[str, Any] = {"training_curves": plots.training_curves(history)}
+    file, frames = run_dir / "model.safetensors", run_dir / "frames.npz"
+    if not file.is_file():
+        return figures  # the network is written when a run is finished
+    model = Sequential.load(file)
+    figures["log_alpha"] = plots.log_alpha_histogram(log_alpha(model), model.threshold)
+    if frames.is_file():
+        image_shape = load_frames(frames).image_shape
+        theta = model.variational_layers[0].pruned_theta(model.keep)
+        figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
+        figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
+    return figures

@@ -1,0 +1,19 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from svd_numpy.data import Dataset
+
+
+@pytest.fixture(scope="session")
+def blobs() -> Dataset:
+    """Three clouds of points in twelve dimensions, of which the last eight say nothing: 240 to train, 60 to test."""
+    rng = np.random.default_rng(7)
+    labels = np.arange(300) % 3
+    centres = np.zeros((3, 12))
+    centres[:, :4] = 2 * rng.standard_normal((3, 4))
+    x = (centres[labels] + rng.standard_normal((300, 12))).astype(np.float32)
+    return Dataset("blobs", x[:240], labels[:240], x[240:], labels[240:], None, 3, "made by the tests")

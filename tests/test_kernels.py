@@ -1,0 +1,498 @@
+"""The Numba backend against the plain one, operation by operation; its noise, its maths, its bits, its cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from svd_numpy.data import Dataset
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.philox import philox4x32
+from svd_numpy.kernels.reference import ReferenceBackend
+from svd_numpy.layers import Dense, ReLU, VariationalDense
+from svd_numpy.model import Sequential
+from svd_numpy.params import Arena, ParamSpec
+from svd_numpy.priors import PRIORS, kl_grad, kl_value
+from svd_numpy.train import TrainConfig, Trainer
+
+numba = pytest.importorskip("numba")
+from svd_numpy.kernels import jit, simd, sweep  # noqa: E402  (these need Numba)
+from svd_numpy.kernels.cpu import NumbaBackend  # noqa: E402
+
+Array = NDArray[Any]
+FAST, PLAIN = NumbaBackend(), ReferenceBackend(np.float64)
+ROOT = Path(__file__).parents[1]
+# B, I, O: every remainder of the vectors and tiles, and sizes beyond one block (I > 1024, O > 256, B > 1024).
+SHAPES = [
+    (1, 1, 1), (1, 3, 17), (7, 33, 65), (12, 65, 33), (13, 17, 3), (24, 16, 32), (100, 64, 10), (2, 129, 127),
+    (3, 1030, 5), (5, 7, 300), (1030, 9, 11), (2, 2100, 33), (4, 3, 1025), (1025, 1025, 257),
+]  # fmt: skip
+PRIOR_NAMES = sorted(PRIORS)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run the test with one thread and with two."""
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip(f"Numba may use {numba.config.NUMBA_NUM_THREADS} thread here")
+    before = numba.get_num_threads()
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)
+
+
+def poison(backend: Any, memory: Buffers | None = None) -> None:
+    """Fill every private buffer with NaN: what is read before it was written shows."""
+    arrays = [*vars(backend).values(), *([] if memory is None else memory._arrays.values())]
+    for array in arrays:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            array.fill(np.nan)
+
+
+def unwritten(backend: Any, *shape: int) -> Array:
+    return np.full(shape, np.nan, backend.dtype)
+
+
+def assert_close(got: tuple[Any, ...], expected: tuple[Any, ...], tolerance: float = 2e-5) -> None:
+    """Compare outputs, each relative to its largest entry."""
+    for number, (a, b) in enumerate(zip(got, expected, strict=True)):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.isfinite(a).all(), f"output {number} holds numbers that are not finite"
+        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
+        assert error < tolerance, f"output {number} is off by {error:.1e} of its largest entry"
+
+
+# --- The contract, operation by operation ---
+
+
+def lrt(backend: Any, shape: tuple[int, int, int], keep: float, want_dx: bool) -> tuple[Array, ...]:
+    rows, n_in, n_out = shape
+    rng = np.random.default_rng(shape)
+    x, theta, dy = (rng.standard_normal(s) for s in ((rows, n_in), (n_in, n_out), (rows, n_out)))
+    log_sigma2, bias = rng.uniform(-8, 1, theta.shape), rng.standard_normal(n_out)
+    x[rows // 2, :] = 0 if rows > 1 else x[0]  # an example of zeros: no variance
+    x[:, n_in // 2 : n_in // 2 + 5] *= n_in < 10  # inputs that are 0 in the whole batch
+    x, theta, log_sigma2, bias, dy = (
+        a.astype(np.float32).astype(backend.dtype) for a in (x, theta, log_sigma2, bias, dy)
+    )
+    memory, key = Buffers(), NoiseKey(2**35 + 1, 2, 77, 13)
+    outputs: tuple[Array, ...] = ()
+    for _ in range(2):  # the second time every private buffer is there already, and poisoned
+        poison(backend, memory)
+        y = unwritten(backend, rows, n_out)
+        backend.lrt_forward(x, theta, log_sigma2, bias, keep, key, y, memory)
+        d_theta, d_sigma2 = unwritten(backend, n_in, n_out), unwritten(backend, n_in, n_out)
+        d_bias, dx = unwritten(backend, n_out), unwritten(backend, rows, n_in) if want_dx else None
+        backend.lrt_backward(
+            x, theta, log_sigma2, keep, dy.copy(), d_theta, d_sigma2, d_bias, dx, memory
+        )
+        outputs = (y, d_theta, d_sigma2, d_bias, *([] if dx is None else [dx]))
+    return outputs
+
+
+def dense(backend: Any, shape: tuple[int, int, int], want_dx: bool) -> tuple[Array, ...]:
+    rows, n_in, n_out = shape
+    rng = np.random.default_rng(shape)
+    sizes = (rows, n_in), (n_in, n_out), (n_out,), (rows, n_out)
+    x, theta, bias, dy = (rng.standard_normal(s).astype(np.float32).astype(backend.dtype) for s in sizes)
+    poison(backend)
+    y, d_theta, d_bias = unwritten(backend, rows, n_out), unwritten(backend, n_in, n_out), unwritten(backend, n_out)
+    dx = unwritten(backend, rows, n_in) if want_dx else None
+    backend.dense_forward(x, theta, bias, y)
+    poison(backend)
+    backend.dense_backward(x, theta, dy.copy(), d_theta, d_bias, dx)
+    return (y, d_theta, d_bias, *([] if dx is None else [dx]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lrt(shape: tuple[int, int, int], threads: int) -> None:
+    for keep, want_dx in ((0.0, True), (float(np.exp(-3)), True), (0.0, False)):
+        assert_close(lrt(FAST, shape, keep, want_dx), lrt(PLAIN, shape, keep, want_dx))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dense(shape: tuple[int, int, int], threads: int) -> None:
+    for want_dx in (True, False):
+        assert_close(dense(FAST, shape, want_dx), dense(PLAIN, shape, want_dx))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize(("rows", "units"), [(1, 1), (7, 33), (100, 784), (1030, 17)])
+def test_gather_rows(dtype: Any, rows: int, units: int, threads: int) -> None:
+    rng = np.random.default_rng(rows)
+    source = rng.integers(0, 256, (50, units)).astype(dtype)
+    index = rng.integers(0, 50, rows)
+    mean = rng.standard_normal(units)
+    outs = []
+    for backend in (FAST, PLAIN):
+        outs.append(unwritten(backend, rows, units))
+        backend.gather_rows(source, index, 1 / 255, mean.astype(backend.dtype), outs[-1])
+    assert_close((outs[0],), (outs[1],))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 15), (7, 33), (1030, 257)])
+def test_relu(size: tuple[int, int], threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal(size).astype(np.float32), rng.standard_normal(size).astype(np.float32)
+    x[rng.random(size) < 0.2] = 0
+    y, d = x.copy(), dy.copy()
+    FAST.relu_forward(y)
+    np.testing.assert_array_equal(y, np.where(x > 0, x, 0))
+    FAST.relu_backward(y, d)
+    np.testing.assert_array_equal(d, np.where(x > 0, dy, 0))
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (7, 10), (100, 10), (13, 33), (1030, 3)])
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_softmax_cross_entropy(rows: int, classes: int, scale: float) -> None:
+    rng = np.random.default_rng(rows)
+    logits = (scale * rng.standard_normal((rows, classes))).astype(np.float32)
+    labels = rng.integers(0, classes, rows)
+    d_fast, d_plain = unwritten(FAST, rows, classes), unwritten(PLAIN, rows, classes)
+    fast = FAST.softmax_cross_entropy(logits, labels, d_fast)
+    plain = PLAIN.softmax_cross_entropy(logits.astype(np.float64), labels, d_plain)
+    assert fast[1] == plain[1]
+    assert fast[0] == pytest.approx(plain[0], rel=1e-5, abs=1e-6)
+    np.testing.assert_allclose(d_fast, d_plain, atol=1e-6 / rows)
+
+
+@pytest.mark.parametrize("backend", [FAST, ReferenceBackend(np.float32), PLAIN])
+def test_softmax_of_extreme_logits_is_finite(backend: Any) -> None:
+    logits = np.array([[1e30, -1e30, 0], [-1e30, -1e30, -1e30], [88, 89, 1e4], [0, 0, 0]], backend.dtype)
+    d_logits = unwritten(backend, 4, 3)
+    nll, correct = backend.softmax_cross_entropy(logits, np.array([1, 0, 2, 2]), d_logits)
+    assert nll == pytest.approx(2e30, rel=1e-6)
+    assert correct == 2
+    expected = np.array([[1, -1, 0], [1 / 3 - 1, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, 1 / 3, 1 / 3 - 1]]) / 4
+    np.testing.assert_allclose(d_logits, expected, atol=1e-6)
+
+
+def test_gaussian_nll() -> None:
+    rng = np.random.default_rng(0)
+    prediction, target = rng.standard_normal((2, 13, 3)).astype(np.float32)
+    d_fast, d_plain = unwritten(FAST, 13, 3), unwritten(PLAIN, 13, 3)
+    fast = FAST.gaussian_nll(prediction, target, 0.3, d_fast)
+    plain = PLAIN.gaussian_nll(prediction.astype(np.float64), target.astype(np.float64), 0.3, d_plain)
+    assert fast == pytest.approx(plain, rel=1e-6)
+    assert_close((d_fast,), (d_plain,))
+    from scipy.stats import norm
+
+    assert plain[0] == pytest.approx(-norm.logpdf(target, prediction.astype(np.float64), 0.3).sum(), rel=1e-6)
+
+
+def arena_of(n_weights: int, n_plain: int, dtype: Any, seed: int = 0) -> Arena:
+    rng = np.random.default_rng([n_weights, n_plain, seed])
+    theta, log_sigma2 = rng.standard_normal(n_weights), rng.uniform(-8, 1, n_weights)
+    theta[::7] *= 1e-2
+    specs = [
+        ParamSpec("a.theta", (n_weights,), "theta", theta.astype(np.float32)),
+        ParamSpec("a.log_sigma2", (n_weights,), "log_sigma2", log_sigma2.astype(np.float32)),
+        ParamSpec("a.bias", (n_plain,), "plain", rng.standard_normal(n_plain).astype(np.float32)),
+    ]
+    return Arena(specs, dtype)
+
+
+@pytest.mark.parametrize(("n_weights", "n_plain"), [(1, 0), (17, 3), (1023, 0), (1025, 33), (5000, 7), (0, 40)])
+@pytest.mark.parametrize("prior", PRIOR_NAMES)
+def test_sweeps(n_weights: int, n_plain: int, prior: str, threads: int) -> None:
+    for keep, fixed in ((0.0, False), (float(np.exp(-3)), False), (0.0, True)):
+        fast, plain = (arena_of(n_weights, n_plain, backend.dtype) for backend in (FAST, PLAIN))
+        for arena in (fast, plain):
+            arena.params[:n_weights][::5] = 0
+        for step in range(1, 5):
+            gradient = np.random.default_rng(step).standard_normal(fast.params.size).astype(np.float32)
+            fast.grads[:], plain.grads[:] = gradient, gradient
+            if step == 1 and not fixed:
+                FAST.finish_gradients(fast, prior, 0.01, keep)
+                PLAIN.finish_gradients(plain, prior, 0.01, keep)
+                assert_close((fast.grads,), (plain.grads,))
+                fast.grads[:], plain.grads[:] = gradient, gradient
+            adam = AdamSettings(0.01, 0.9, 0.999, 1e-8, step)
+            poison(FAST)
+            FAST.adam_step(fast, prior, 0.01, keep, adam, fixed)
+            PLAIN.adam_step(plain, prior, 0.01, keep, adam, fixed)
+        assert_close((fast.params, fast.m, fast.v), (plain.params, plain.m, plain.v))
+        if fixed:
+            start = arena_of(n_weights, n_plain, np.float32).params
+            assert not fast.params[:n_weights][::5].any()
+            np.testing.assert_array_equal(fast.params[n_weights : 2 * n_weights], start[n_weights : 2 * n_weights])
+
+
+@pytest.mark.parametrize("backend", [FAST, PLAIN])
+def test_log_sigma2_is_projected(backend: Any) -> None:
+    arena = arena_of(33, 2, backend.dtype)
+    arena.params[33:50], arena.params[50:66] = -19.99, 9.99
+    arena.grads[33:50], arena.grads[50:66] = 1e6, -1e6
+    backend.adam_step(arena, "ard", 0.0, 0.0, AdamSettings(1.0, 0.9, 0.999, 1e-8, 1), False)
+    np.testing.assert_array_equal(arena.params[33:66], [-20] * 17 + [10] * 16)
+
+
+@pytest.mark.parametrize("prior", PRIOR_NAMES)
+def test_kl_sum(prior: str) -> None:
+    arena = arena_of(2777, 0, np.float32)
+    theta, log_sigma2 = arena.params[:2777].reshape(1, -1), arena.params[2777:].reshape(1, -1)
+    expected = PLAIN.kl(theta.astype(np.float64), log_sigma2.astype(np.float64), prior)
+    assert FAST.kl(theta, log_sigma2, prior) == pytest.approx(expected, rel=1e-5)
+
+
+# --- Exponential, logarithm, and the KL on everything that float32 can hold ---
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def each_exp(x: Array, out: Array) -> None:
+    for i in range(len(x)):
+        out[i] = simd.exp32(x[i])
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def each_log(x: Array, out: Array) -> None:
+    for i in range(len(x)):
+        out[i] = simd.log32(x[i])
+
+
+def test_exp_and_log() -> None:
+    x = np.linspace(-87.2, 87.9, 1_000_003, dtype=np.float32)
+    out = np.empty_like(x)
+    each_exp(x, out)
+    np.testing.assert_allclose(out, np.exp(x.astype(np.float64)), rtol=2e-7)
+    far = np.array([-1e30, -200, 200, 1e30], np.float32)
+    out = np.empty_like(far)
+    each_exp(far, out)
+    assert np.isfinite(out).all()
+    assert np.all(out >= np.finfo(np.float32).tiny)
+
+    mantissas = np.linspace(1, 2, 4000, endpoint=False)
+    x = (mantissas * 2.0 ** np.arange(-126, 128)[:, None]).astype(np.float32).ravel()
+    x = np.concatenate([x, np.linspace(0.5, 1.5, 100_000, dtype=np.float32)])
+    out = np.empty_like(x)
+    each_log(x, out)
+    true = np.log(x.astype(np.float64))
+    assert np.max(np.abs(out - true) / np.spacing(np.abs(true).astype(np.float32))) < 2
+
+
+@pytest.mark.parametrize("prior", PRIOR_NAMES)
+def test_kl_on_every_float32_exponent(prior: str) -> None:
+    exponents = 2.0 ** np.arange(-149, 128)
+    magnitudes = np.unique(np.outer(exponents, [1.0, 1.37, 1.99]).astype(np.float32))
+    thetas = np.concatenate([[0.0], magnitudes, -magnitudes[::5]]).astype(np.float32)
+    theta, log_sigma2 = (a.ravel() for a in np.meshgrid(thetas, np.arange(-104, 88.1, 1.5, dtype=np.float32)))
+    true_value = kl_value(theta.astype(np.float64), log_sigma2.astype(np.float64), prior)
+    true_gradients = kl_grad(theta.astype(np.float64), log_sigma2.astype(np.float64), prior)
+
+    value = np.full_like(theta, np.nan)
+    for lo in range(0, len(theta), sweep.BLOCK):
+        part = slice(lo, lo + sweep.BLOCK)
+        sweep.kl_values(theta[part], log_sigma2[part], PRIORS[prior].code, value[part])
+    n = len(theta)
+    specs = [ParamSpec("t", (n,), "theta", theta), ParamSpec("s", (n,), "log_sigma2", log_sigma2)]
+    arena = Arena(specs, np.float32)
+    FAST.finish_gradients(arena, prior, 1.0, 0.0)
+
+    for name, got, true in [
+        ("value", value, true_value),
+        ("d_theta", arena.grads[:n], true_gradients[0]),
+        ("d_log_sigma2", arena.grads[n:], true_gradients[1]),
+    ]:
+        info = np.finfo(np.float32)
+        normal = (np.abs(true) >= info.tiny) & (np.abs(true) <= info.max)
+        bad = ~np.isfinite(got)
+        worst = int(np.argmax(bad))
+        assert not bad.any(), f"{name}: {bad.sum()} not finite, as at {theta[worst]}, {log_sigma2[worst]}"
+        error = np.where(normal, np.abs(got - true) / np.where(normal, np.abs(true), 1), 0)
+        worst = int(np.argmax(error))
+        where = f"theta {theta[worst]}, log_sigma2 {log_sigma2[worst]}: {got[worst]} for {true[worst]}"
+        assert error[worst] < 2e-5, f"{name}: {(error >= 2e-5).sum()} wrong, the worst at {where}"
+        assert normal.mean() > 0.3
+
+
+# --- Noise ---
+
+KNOWN_ANSWERS = [  # Random123's own, for ten rounds of Philox4x32: counter, key, output
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def compiled_philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+    return simd.philox4x32(c0, c1, c2, c3, k0, k1)
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
+def test_philox_known_answers(counter: Any, key: Any, words: tuple[int, ...]) -> None:
+    assert tuple(int(word) for word in philox4x32(counter, key)) == words
+    assert tuple(compiled_philox(*(np.uint32(word) for word in counter + key))) == words
+
+
+@pytest.mark.parametrize(("rows", "units"), [(1, 1), (3, 16), (5, 65), (7, 300), (2, 1025)])
+@pytest.mark.parametrize("key", [NoiseKey(0, 0, 0), NoiseKey(2**63 + 5, 6, 2**32 - 1, 2**20), NoiseKey(2**32, 2, 9, 1)])
+def test_both_backends_draw_the_same_noise(key: NoiseKey, rows: int, units: int) -> None:
+    np.testing.assert_allclose(FAST.noise(key, rows, units), PLAIN.noise(key, rows, units), rtol=0, atol=1e-5)
+
+
+def test_noise_depends_on_its_place_alone() -> None:
+    block = FAST.noise(NoiseKey(3, 1, 4), 20, 300)
+    np.testing.assert_array_equal(FAST.noise(NoiseKey(3, 1, 4, first_sample=11), 9, 65), block[11:, :65])
+    for other in (NoiseKey(4, 1, 4), NoiseKey(3 + 2**32, 1, 4), NoiseKey(3, 2, 4), NoiseKey(3, 1, 5)):
+        assert abs(np.corrcoef(FAST.noise(other, 20, 300).ravel(), block.ravel())[0, 1]) < 5 / np.sqrt(6000)
+
+
+def test_a_million_draws_are_standard_normals() -> None:
+    from scipy import stats
+
+    n = 1_000_000
+    field = FAST.noise(NoiseKey(11, 2, 5), 1000, 1000).astype(np.float64)
+    z = field.ravel()
+    for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((z**power).mean() - expected) < 4.5 * np.sqrt(variance / n)
+    assert stats.kstest(z, "norm").pvalue > 0.001
+    assert 4.2 < np.abs(z).max() < 6  # the tails are there
+    for lag in (1, 2, 16, 32, 63, 64, 1000):
+        for line in (z, field.T.ravel()):  # along the units, along the examples
+            assert abs((line[lag:] * line[:-lag]).mean()) < 4.5 / np.sqrt(n)
+
+
+# --- The same bits whatever the threads, and no growing memory ---
+
+TWENTY_STEPS = """
+import hashlib, sys
+import numpy as np
+from svd_numpy.data import Dataset
+from svd_numpy.layers import ReLU, VariationalDense
+from svd_numpy.model import Sequential
+from svd_numpy.train import TrainConfig, Trainer
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((300, 70)).astype(np.float32), rng.integers(0, 3, 300)
+data = Dataset("noise", x, y, x[:5], y[:5], None, 3, "")
+model = Sequential(VariationalDense(70, 130), ReLU(), VariationalDense(130, 3), backend="numba")
+trainer = Trainer(model, data, TrainConfig(epochs=3, finetune_epochs=1, batch_size=60, train_mask=True))
+for _ in range(20):
+    trainer.step()
+print(hashlib.sha256(model.arena.params.tobytes()).hexdigest())
+"""
+
+
+def test_training_has_the_same_bits_on_any_number_of_threads() -> None:
+    runs = []
+    for count in ("1", "2", "3"):
+        settings = {"NUMBA_NUM_THREADS": count, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", TWENTY_STEPS]
+        runs.append(subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True))
+    hashes = [run.communicate(timeout=240)[0].strip() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0]
+    assert len(hashes[0]) == 64
+    assert len(set(hashes)) == 1
+
+
+@pytest.mark.parametrize("shape", [(13, 33, 65), (100, 130, 300)])
+def test_layers_have_the_same_bits_on_one_thread_and_on_two(shape: tuple[int, int, int]) -> None:
+    most = numba.get_num_threads()
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("Numba may use one thread here")
+    digests = set()
+    for count in (1, 2):
+        numba.set_num_threads(count)
+        outputs = (*lrt(FAST, shape, 0.05, True), *dense(FAST, shape, True))
+        digests.add(hashlib.sha256(b"".join(a.tobytes() for a in outputs)).hexdigest())
+    numba.set_num_threads(most)
+    assert len(digests) == 1
+
+
+def test_two_python_threads_predict_at_once() -> None:
+    x = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
+    layers = [(VariationalDense(40, 70, log_sigma2=-3.0), ReLU(), Dense(70, 3)) for _ in range(2)]
+    models = [Sequential(*stack, backend="numba", seed=seed) for seed, stack in enumerate(layers)]
+    jobs: list[Callable[[], Array]] = [
+        lambda: models[0].predict(x), lambda: models[1].predict(x), lambda: models[0].sample(x, 2),
+    ]  # fmt: skip
+    expected = [job().tobytes() for job in jobs]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        wrong.extend(number for _ in range(20) if jobs[number]().tobytes() != expected[number])
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in (0, 1, 2, 0)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_memory_does_not_grow_with_the_steps(blobs: Dataset, backend: str) -> None:
+    model = Sequential(VariationalDense(12, 65), ReLU(), VariationalDense(65, 3), backend=backend)
+    trainer = Trainer(model, blobs, TrainConfig(epochs=20, batch_size=50))  # the last batch of an epoch is smaller
+    for _ in range(10):
+        trainer.step()
+    tracemalloc.start()
+    trainer.step()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(60):
+        trainer.step()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 20_000  # one more array of this network's weights would be 3900 bytes a step
+
+
+# --- The cache of compiled kernels ---
+
+
+def load_copy(folder: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("copied_jit", folder / "jit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_edit_in_any_kernel_file_changes_the_stamp(tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    shutil.copytree(Path(jit.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    stamp = load_copy(folder)._fingerprint()
+    assert stamp == jit._fingerprint()
+    for name in ("simd.py", "gemm.py"):
+        path = folder / name
+        path.write_text(path.read_text() + "\n# a word more\n")
+        changed = load_copy(folder)._fingerprint()
+        assert changed != stamp
+        stamp = changed
+    assert simd.noise_row._cache._cache_file._source_stamp == jit._fingerprint()
+
+
+def test_numba_asks_for_the_stamp(tmp_path: Path) -> None:
+    """The stamp is private to Numba: this notices a release in which it means nothing any more."""
+    path = tmp_path / "stamped.py"
+    path.write_text("import numba\n\n\n@numba.njit(cache=True)\ndef add(a, b):\n    return a + b\n")
+
+    def hits(stamp: str) -> int:
+        spec = importlib.util.spec_from_file_location("stamped", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert hasattr(module.add._cache._cache_file, "_source_stamp")
+        module.add._cache._cache_file._source_stamp = stamp
+        assert module.add(1, 2) == 3
+        return sum(module.add.stats.cache_hits.values())
+
+    assert [hits("a"), hits("a"), hits("b"), hits("b")] == [0, 1, 0, 1]

@@ -1,0 +1,175 @@
+"""`train_mnist`: two epochs of each recipe on the embedded digits, its files, its words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import bits, run_log, timeless
+
+import svd_numpy as svd
+from svd_numpy.checkpoint import load_model
+from svd_numpy.data import MissingDataError
+from svd_numpy.experiments import mnist
+from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, stretch
+from svd_numpy.experiments.result import TrainResult
+from svd_numpy.frames import FrameRecorder
+from svd_numpy.train import Trainer
+
+RUN_FILES = [
+    "checkpoints",
+    "frames.npz",
+    "metrics.jsonl",
+    "model.safetensors",
+    "result.json",
+    "result.txt",
+    "summary.png",
+]
+RESULT_KEYS = {
+    "arch", "recipe", "dataset", "warning", "seed", "backend", "n_train", "n_test", "test_error", "test_nll",
+    "layer_sparsity", "compression", "finetuned", "epochs", "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("SVD_NUMPY_OFFLINE", "1")
+    monkeypatch.delenv("SVD_NUMPY_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda _name: tmp_path_factory.getbasetemp() / "no-cache")
+
+
+def train(**changes: Any) -> TrainResult:
+    settings = {"dataset": "digits", "backend": "numpy", "epochs": 2, "batch_size": 240, "progress": False}
+    return svd.train_mnist(**(settings | changes))
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_a_run_on_digits_leaves_everything_and_compares_with_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    result = train(recipe=recipe, dataset="auto", run_dir=tmp_path, progress=True)
+    epochs = 3 if recipe == "default" else 2  # the default recipe fine-tunes
+    out = capsys.readouterr().out
+    assert "NOTE: " in out and "NOT MNIST" in out and f"epoch    {epochs}/{epochs}" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == RUN_FILES
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert set(content) == RESULT_KEYS and content == result.to_dict()
+    assert (content["dataset"], content["recipe"], content["epochs"]) == ("digits", recipe, epochs)
+    assert (content["n_train"], content["n_test"]) == (1437, 360) and "NOT MNIST" in content["warning"]
+    assert content["finetuned"] == (recipe == "default")
+    assert list(content["layer_sparsity"]) == ["dense1", "dense2", "dense3"]
+
+    text = str(result)
+    assert (tmp_path / "result.txt").read_text() == f"{text}\n"
+    assert "the paper" not in text and "NOTE: " in text and "digits" in text and result.published is None
+    assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
+    assert len(FrameRecorder.load(tmp_path / "frames.npz")) == epochs
+    assert run_log(tmp_path) == timeless(result.history) and len(result.history) == epochs
+
+    loaded = svd.Sequential.load(tmp_path / "model.safetensors", backend="numpy")
+    np.testing.assert_array_equal(loaded.predict(result.data.x_test), result.model.predict(result.data.x_test))
+    assert svd.evaluate(loaded, result.data.x_test, result.data.y_test)["error"] == result.test_error
+    assert load_model(tmp_path / "model.safetensors")[1] == result.model.config()
+    mean = loaded.input_mean
+    assert mean.any() == (recipe == "paper")
+    assert result.test_error < 0.9 and np.isfinite(result.test_nll)
+
+
+def test_an_interrupted_run_is_resumed_with_its_pictures(tmp_path: Path) -> None:
+    whole = train(epochs=3, run_dir=tmp_path / "whole")
+
+    def stop(_: Trainer, record: dict[str, Any]) -> None:
+        if record["epoch"] == 2:
+            raise RuntimeError("stop")
+
+    run_dir = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="stop"):
+        train(epochs=3, run_dir=run_dir, callbacks=[stop])
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(epochs=3, run_dir=run_dir)
+    resumed = train(epochs=3, run_dir=run_dir, resume=True)
+    assert bits(resumed.model) == bits(whole.model)
+    assert run_log(run_dir) == run_log(tmp_path / "whole")
+    frames, expected = (FrameRecorder.load(path / "frames.npz") for path in (run_dir, tmp_path / "whole"))
+    assert frames.epochs == expected.epochs == [1, 2, 3, 4]
+    np.testing.assert_array_equal(np.stack(frames.codes), np.stack(expected.codes))
+    again = train(epochs=3, run_dir=run_dir, resume=True)
+    assert again.to_dict() == resumed.to_dict() and bits(again.model) == bits(resumed.model)
+
+
+def test_nothing_is_written_without_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_starting_from_a_saved_network(tmp_path: Path) -> None:
+    first = train(epochs=1)
+    first.model.save(tmp_path / "start.safetensors")
+    started: list[dict[str, bytes]] = []
+
+    def built(*args: Any) -> svd.Sequential:
+        model = real(*args)
+        original = model.init_from
+
+        def recorded(source: Any) -> svd.Sequential:
+            done = original(source)
+            started.append(bits(model))
+            return done
+
+        monkey.setattr(model, "init_from", recorded)
+        return model
+
+    real = mnist.build_lenet
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(mnist, "build_lenet", built)
+        train(epochs=1, init_from=tmp_path / "start.safetensors")
+        train(epochs=1, init_from=first.model)
+    assert started == [bits(first.model)] * 2
+
+
+def test_mnist_without_data_says_what_to_do() -> None:
+    with pytest.raises(MissingDataError) as caught:
+        train(dataset="mnist")
+    for words in ("train-images-idx3-ubyte", "SVD_NUMPY_DATA", "data_dir", 'dataset="digits"', "OFFLINE"):
+        assert words in str(caught.value)
+
+
+def test_tables_are_no_images() -> None:
+    with pytest.raises(ValueError, match="'diabetes', expected images with labels"):
+        train(dataset="diabetes")
+
+
+# ---- recipes
+
+
+def test_the_table_shows_the_papers_row_on_mnist_only() -> None:
+    result = train(epochs=1)
+    row = PUBLISHED["lenet-300-100"]
+    assert (row.error, row.layer_sparsity, row.compression) == (0.0192, (0.989, 0.972, 0.62), 68.0)
+    object.__setattr__(result.data, "name", "mnist")
+    text = str(result)
+    assert "the paper" in text and "98.9 - 97.2 - 62.0" in text and "68x" in text and "1.92" in text
+
+
+def test_stretching_scales_knots_and_fine_tuning() -> None:
+    config = RECIPES["lenet-300-100", "default"].config
+    half = stretch(config, config.epochs // 2)
+    for name in ("lr_schedule", "kl_schedule"):
+        expected = [(epoch / 2, value) for epoch, value in getattr(config, name)]
+        np.testing.assert_allclose(getattr(half, name), expected)
+    assert half.finetune_epochs == round(config.finetune_epochs / 2)
+    assert stretch(config, config.epochs) == config
+    assert stretch(config, 1).finetune_epochs == 1
+    assert stretch(RECIPES["lenet-300-100", "paper"].config, 1).finetune_epochs == 0
+
+
+def test_the_papers_recipe_is_the_authors_script() -> None:
+    recipe = get_recipe("lenet-300-100", "paper")
+    config = recipe.config
+    assert (config.epochs, config.batch_size, config.lr, config.train_mask) == (200, 100, 1e-3, True)
+    assert config.lr_schedule == ((100, 1), (200, 0)) and config.kl_schedule == ((5, 0), (20, 1))
+    assert (recipe.log_sigma2, recipe.theta_std, recipe.subtract_mean) == (-10, 0.01, True)
