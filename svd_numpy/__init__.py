@@ -30,12 +30,12 @@ _HOME = {
     "evaluate": "train",
     "fit": "train",
     "get_backend": "kernels",
-    "gradcheck": "gradcheck",
+    "gradcheck": "grad_check",
     "kl_divergence": "priors",
     "load": "data",
-    "log_alpha": "sparsify",
-    "measure_sparsity": "sparsify",
-    "sparsify": "sparsify",
+    "log_alpha": "sparsity",
+    "measure_sparsity": "sparsity",
+    "sparsify": "sparsity",
     "train_mnist": "experiments.mnist",
 }
 

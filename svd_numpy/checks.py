@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,11 @@ def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
     """Return `value` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a whole number >= {low}")
-    if not low <= value <= high:
-        bound = f">= {low}" if value < low else f"<= {high}"
-        raise ValueError(f"{name}: got {value}, expected a whole number {bound}")
-    return int(value)
+    number = int(value)
+    if not low <= number <= high:
+        bound = f">= {low}" if number < low else f"<= {high}"
+        raise ValueError(f"{name}: got {number}, expected a whole number {bound}")
+    return number
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -36,6 +39,20 @@ def check_type(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a {kind.__name__}")
 
 
+def check_path(name: str, value: Any) -> Path | None:
+    """Return `value` as a Path; None stays None."""
+    if not isinstance(value, str | os.PathLike | None):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path or None")
+    return None if value is None else Path(value)
+
+
+def check_callbacks(value: Any) -> list[Any]:
+    """Return `value` as a list of functions."""
+    if not isinstance(value, Iterable) or not all(map(callable, functions := list(value))):
+        raise TypeError(f"callbacks: got {value!r}, expected a list of functions (trainer, record)")
+    return functions
+
+
 def check_threshold(name: str, value: Any) -> float:
     """Return a threshold on log_alpha: past +-60, sigma^2 times exp(-threshold) leaves the range of float32."""
     return check_number(name, value, low=-60, high=60)
@@ -45,9 +62,13 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     """Return `value` as a finite float in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a number in [{low}, {high}]")
-    if not (math.isfinite(value) and low <= value <= high):
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond the range of float
+        number = math.nan
+    if not (math.isfinite(number) and low <= number <= high):
         raise ValueError(f"{name}: got {value}, expected a finite number in [{low}, {high}]")
-    return float(value)
+    return number
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
@@ -78,14 +99,14 @@ def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
     shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise TypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
+    if x.shape in ((0, *in_shape), (0, int(np.prod(in_shape)))):
+        raise ValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
     if x.ndim == 1 + len(in_shape) and x.shape[1:] == in_shape:
         rows = x.reshape(len(x), -1)
     elif x.ndim == 2 and x.shape[1] == int(np.prod(in_shape)):
         rows = x
     else:
         raise ValueError(f"{name}: got shape {x.shape}, expected {shape}; a single example needs x[None]")
-    if len(rows) == 0:
-        raise ValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
     if x.dtype != np.uint8:
         largest = float(np.max(np.abs(rows)))
         if not largest <= LARGEST_INPUT:  # also true for NaN

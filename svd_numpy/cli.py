@@ -158,7 +158,7 @@ class Evaluate:
         from svd_numpy.data import load
         from svd_numpy.model import Sequential
         from svd_numpy.run_files import need, recorded_dataset
-        from svd_numpy.sparsify import measure_sparsity
+        from svd_numpy.sparsity import measure_sparsity
         from svd_numpy.train import evaluate
 
         file = self.path / "model.safetensors" if self.path.is_dir() else self.path
@@ -407,12 +407,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0 done, 1 a check failed, 2 wrong argument or unusable file, 128 + n stopped by signal n.
     """
-    command = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        return command.run()
+        return parse(sys.argv[1:] if arguments is None else arguments).run()
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
+    except (
+        BrokenPipeError
+    ):  # the reader, such as `head`, has gone; what is left to flush at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get(DEBUG):
             raise

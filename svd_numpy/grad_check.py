@@ -96,7 +96,7 @@ def gradcheck(
 
     The rules of gradient checking, which this function keeps for you where it can:
 
-    * Central differences, (L(p + h) - L(p - h)) / 2h: their error falls with h^2, that of one-sided ones by h.
+    * Central differences, (L(p + h) - L(p - h)) / 2h: one-sided ones err by h, these by h^2.
       Here two of them, with h and h / 2, are combined so that the h^2 terms cancel.
     * In float64. In float32 the rounding of the loss drowns the difference; a float32 model is therefore
       compared with the numeric gradient of a float64 copy of itself.
@@ -146,7 +146,7 @@ def gradcheck(
     Notes
     -----
     Below the rounding error of a difference, about 1e-15 |loss| / h, two derivatives cannot be told apart.
-    The floor in the relative error is that number over the tolerance, so that arrays whose gradient is 0 pass.
+    The floor in the relative error is that number over the tolerance, so that gradients that are 0 pass.
 
     Examples
     --------
@@ -164,7 +164,9 @@ def gradcheck(
     tolerance = default if tolerance is None else check_number("tolerance", tolerance, low=1e-14, high=1)
     batch = model.prepare(x)
     if y is None and isinstance(layer_or_model, Sequential):
-        raise ValueError("y: got None, expected the labels or targets that belong to x: a model's loss needs them")
+        raise ValueError(
+            "y: got None, expected the labels or targets that belong to x: a model's loss needs them"
+        )
     if y is None:
         y = np.random.default_rng(1).standard_normal((len(batch), model.n_outputs))
     kl_scale = kl_weight / (len(batch) if n_train is None else n_train)

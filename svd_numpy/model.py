@@ -38,6 +38,11 @@ def _exclusive(method: F) -> F:
     return locked  # type: ignore[return-value]
 
 
+def _require_finite(what: str, *arrays: Any) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights")
+
+
 class Sequential:
     """A feed-forward network with Gaussian weights.
 
@@ -104,7 +109,8 @@ class Sequential:
         if not hasattr(first, "in_features"):
             raise ValueError(f"Sequential: the first layer is {type(first).__name__}, expected one with in_features")
         self.in_shape: tuple[int, ...] = (first.in_features,)
-        shape, specs, counts = self.in_shape, list[ParamSpec](), dict[str, int]()
+        shape: tuple[int, ...] = self.in_shape
+        specs, counts = list[ParamSpec](), dict[str, int]()
         for index, layer in enumerate(self.layers):
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
             layer.name = layer.name or f"{layer.kind}{counts[layer.kind]}"
@@ -170,6 +176,7 @@ class Sequential:
         # Training counts its steps up from 0; Monte Carlo counts down from the other end of the 32-bit range.
         return np.stack([self._evaluate(x, "sample", 2**32 - 1 - draw) for draw in range(n)])
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused at the end
     def _evaluate(self, x: Any, mode: Any, step: int) -> Array:
         x = check_inputs("x", x, self.in_shape)
         out = np.empty((len(x), self.n_outputs), self.dtype)
@@ -178,6 +185,7 @@ class Sequential:
             run = Pass(self.backend, mode, keep, self.seed, step, start)
             batch = self.prepare(x[start : start + _EVAL_ROWS])
             out[start : start + len(batch)] = self.forward(batch, run)
+        _require_finite("the outputs", out)
         return out
 
     def loss(self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0) -> float:
@@ -195,6 +203,7 @@ class Sequential:
         return self.loss_and_grads(x, y, n_train, kl_weight, step)[0]
 
     @_exclusive
+    @np.errstate(over="ignore", invalid="ignore")
     def loss_and_grads(
         self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0
     ) -> tuple[float, dict[str, Array]]:
@@ -210,6 +219,7 @@ class Sequential:
         nll, _ = self.likelihood.loss(self.backend, outputs, targets, d_outputs)
         self.backward(d_outputs, run)
         self.backend.finish_gradients(self.arena, self.prior, kl_weight / n_train, 0.0)
+        _require_finite("the loss or its gradient", nll, self.arena.grads)
         grads = {name: grad.copy() for name, grad in self.arena.grad_views.items()}
         return nll / len(batch) + kl_weight * self.kl() / n_train, grads
 

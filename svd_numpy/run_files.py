@@ -77,7 +77,7 @@ def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     """
     from svd_numpy import plots
     from svd_numpy.model import Sequential
-    from svd_numpy.sparsify import log_alpha
+    from svd_numpy.sparsity import log_alpha
 
     figures: dict[str, Any] = {"training_curves": plots.training_curves(history)}
     file, frames = run_dir / "model.safetensors", run_dir / "frames.npz"

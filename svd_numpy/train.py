@@ -17,14 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy import checkpoint
-from svd_numpy.checks import check_count, check_flag, check_inputs, check_number, check_threshold, check_type
+from svd_numpy.checks import (
+    check_callbacks,
+    check_count,
+    check_flag,
+    check_inputs,
+    check_number,
+    check_path,
+    check_threshold,
+    check_type,
+)
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import AdamSettings
 from svd_numpy.layers.base import Pass
 from svd_numpy.model import Sequential
 from svd_numpy.optim import Knots, at_epoch, check_knots
 from svd_numpy.runlog import RunLog
-from svd_numpy.sparsify import freeze, measure_sparsity
+from svd_numpy.sparsity import freeze, measure_sparsity
+
+DIVERGED = "lower lr, or scale inputs and targets to about 1"
 
 Array = NDArray[Any]
 Record = dict[str, Any]
@@ -169,6 +180,7 @@ class Trainer:
         start = self.progress.step % self.steps_per_epoch * self.config.batch_size
         return self._order[start : start + self.config.batch_size]
 
+    @np.errstate(over="ignore", invalid="ignore")  # the loss, and at the end of an epoch the weights, are checked
     def step(self) -> None:
         """Do one optimisation step."""
         model, config, p = self.model, self.config, self.progress
@@ -185,7 +197,7 @@ class Trainer:
         outputs = model.forward(x, run)
         nll, error = model.likelihood.loss(model.backend, outputs, self.labels[index], d_outputs)
         if not math.isfinite(nll):
-            raise ValueError(f"step {p.step}: the loss is {nll}, expected a finite one; lower lr, or scale the data")
+            raise ValueError(f"step {p.step}: the loss is {nll}, expected a finite one; {DIVERGED}")
         model.backward(d_outputs, run)
         first = config.epochs * self.steps_per_epoch if finetune else 0
         adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, p.step - first + 1)
@@ -199,6 +211,8 @@ class Trainer:
     def end_epoch(self, seconds: float, measure_test: bool) -> Record:
         """Summarise the epoch just finished in one record and start the next one's sums."""
         p, model = self.progress, self.model
+        if (non_finite := model.arena.share_non_finite()) > 0:
+            raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
         p.step -= 1  # the schedule of the epoch's last step
         lr, kl_weight, finetune = self.schedule()
         p.step += 1
@@ -217,7 +231,7 @@ class Trainer:
             "test_nll": test["nll"],
             "sparsity": sparsity.by_layer,
             "compression": sparsity.compression,
-            "non_finite": model.arena.share_non_finite(),
+            "non_finite": non_finite,
         }
         p.nll_sum = p.error_sum = 0.0
         p.examples = 0
@@ -318,10 +332,8 @@ def fit(
     from svd_numpy.console import StopSignal, TrainingInterrupted, make_reporter
 
     trainer = Trainer(model, data, TrainConfig() if config is None else config)
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"callbacks: got {callback!r}, expected functions (trainer, record)")
-    folder = None if run_dir is None else Path(run_dir)
+    callbacks, folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
+    check_flag("progress", progress)
     if check_flag("resume", resume):
         if folder is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to continue")

@@ -10,7 +10,7 @@ from svd_numpy.data import Dataset
 
 @pytest.fixture(scope="session")
 def blobs() -> Dataset:
-    """Three clouds of points in twelve dimensions, of which the last eight say nothing: 240 to train, 60 to test."""
+    """Three clouds in 12 dimensions, of which the last 8 say nothing: 240 rows to train, 60 to test."""
     rng = np.random.default_rng(7)
     labels = np.arange(300) % 3
     centres = np.zeros((3, 12))

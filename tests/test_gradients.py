@@ -1,4 +1,4 @@
-"""Hand-written gradients against finite differences and against torch's autograd; moments of the sampled activations."""
+"""Gradients against finite differences and against torch's autograd; moments of the sampled activations."""
 
 from __future__ import annotations
 
@@ -86,12 +86,18 @@ def test_odd_sizes(size: tuple[int, int, int, int], kl_weight: float, backend: s
 @pytest.mark.parametrize("log_sigma2", [-8.0, -4.5, -1.0])
 def test_fresh_models_of_every_start(log_sigma2: float, backend: str) -> None:
     x, y = problem("categorical", 12, 5, 3)
-    layers = VariationalDense(5, 33, log_sigma2=log_sigma2), ReLU(), VariationalDense(33, 3, log_sigma2=log_sigma2)
+    layers = (
+        VariationalDense(5, 33, log_sigma2=log_sigma2),
+        ReLU(),
+        VariationalDense(33, 3, log_sigma2=log_sigma2),
+    )
     model = Sequential(*layers, backend=backend, dtype=DTYPE[backend])
     assert_ok(model, x, y, n_train=500, samples=6)
 
 
-@pytest.mark.parametrize("layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU()])
+@pytest.mark.parametrize(
+    "layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU()]
+)
 def test_a_layer_alone(layer: Layer) -> None:
     before = copy.deepcopy(vars(layer))
     x = np.random.default_rng(0).standard_normal((7, 5))
@@ -159,12 +165,16 @@ def test_after_training(blobs: Dataset, stage: str, backend: str) -> None:
     trainer = Trainer(model, blobs, schedule)
     for _ in range(50 + 8 * finetune_epochs // 2):
         trainer.step()
-    masked = float(np.mean([np.mean(layer.pruned_theta(model.keep) == 0) for layer in model.variational_layers]))
+    masked = float(
+        np.mean([np.mean(layer.pruned_theta(model.keep) == 0) for layer in model.variational_layers])
+    )
     assert 0.1 < masked < 0.95  # some weights are dead, not all
     x, y = blobs.x_train[:13], blobs.y_train[:13]
     if stage != "finetune":  # frozen weights have a sigma too small for finite differences of the KL
         assert_ok(model, x, y, n_train=240, samples=8)
-    mode, keep = ("mean", 0.0) if stage == "finetune" else ("sample", model.keep if stage == "train mask" else 0.0)
+    mode, keep = (
+        ("mean", 0.0) if stage == "finetune" else ("sample", model.keep if stage == "train mask" else 0.0)
+    )
     run = Pass(model.backend, mode, keep, seed=3, step=50)  # type: ignore[arg-type]
     assert directional_error(model, x, y, run, 1 / 240) < (1e-6 if backend == "numpy" else 2e-3)
 
@@ -199,7 +209,8 @@ class WrongCorner(VariationalDense):
 
 
 @pytest.mark.parametrize(
-    ("layer", "wrong"), [(WrongVariance, "dense1.log_sigma2"), (WrongInputs, "x"), (WrongCorner, "dense1.theta")]
+    ("layer", "wrong"),
+    [(WrongVariance, "dense1.log_sigma2"), (WrongInputs, "x"), (WrongCorner, "dense1.theta")],
 )
 def test_mistakes_are_found_where_they_are(layer: Any, wrong: str) -> None:
     check = gradcheck(layer(50, 40), np.random.default_rng(0).standard_normal((7, 50)), kl_weight=0.0)
@@ -209,7 +220,9 @@ def test_mistakes_are_found_where_they_are(layer: Any, wrong: str) -> None:
 
 
 def test_kinks_are_left_out_and_counted() -> None:
-    model = Sequential(Dense(2, 3), ReLU(), Dense(3, 1), backend="numpy", dtype="float64", likelihood="gaussian")
+    model = Sequential(
+        Dense(2, 3), ReLU(), Dense(3, 1), backend="numpy", dtype="float64", likelihood="gaussian"
+    )
     x, y = np.zeros((4, 2)), np.ones((4, 1))  # all biases are 0: every unit sits on its kink
     rows = {row.name: row for row in gradcheck(model, x, y).rows}
     assert (rows["dense1.bias"].checked, rows["dense1.bias"].kinks) == (0, 4)
@@ -254,7 +267,13 @@ def test_bad_arguments_are_named() -> None:
         gradcheck(ReLU(), np.zeros(5))
     with pytest.raises(ValueError, match=r"config\(\)"):
         gradcheck(Forgetful(5, 3, gain=2.0), x)
-    for name, value in [("samples", 0), ("n_train", 0), ("kl_weight", -1.0), ("step", -1), ("tolerance", 0.0)]:
+    for name, value in [
+        ("samples", 0),
+        ("n_train", 0),
+        ("kl_weight", -1.0),
+        ("step", -1),
+        ("tolerance", 0.0),
+    ]:
         with pytest.raises(ValueError, match=name):
             gradcheck(VariationalDense(5, 3), x, **{name: value})  # type: ignore[arg-type]
 
@@ -294,7 +313,7 @@ DRAWS = 40_000
 
 
 def sampled(backend: str, bias: float) -> tuple[Array, Array, Array, Array]:
-    """Many activations of one example: (draws, theory's mean, theory's variance, the explicit weights' draws)."""
+    """Many activations of one example, their mean and variance in theory, and as many of sampled weights."""
     n_in, n_out = 7, 5
     layer = VariationalDense(n_in, n_out)
     model = Sequential(layer, backend=backend, dtype=DTYPE[backend], likelihood="gaussian")

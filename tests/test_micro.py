@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +22,23 @@ from svd_numpy.train import TrainConfig, Trainer
 
 
 def twins(*sizes: int, seed: int, log_sigma2: float = -10.0) -> tuple[Sequential, micro.Net]:
-    """The same network twice: a float64 model of the package, and layers of micro.py with copies of its weights."""
+    """The same network twice: a float64 model of the package, and layers of micro.py with its weights."""
     layers: list[Layer] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in pairwise(sizes):
         layers += [VariationalDense(n_in, n_out, log_sigma2=log_sigma2), ReLU()]
     model = Sequential(*layers[:-1], backend="numpy", dtype="float64", seed=seed)
     names = ("theta", "log_sigma2", "bias")
-    net = [{n: model.parameters[f"{layer.name}.{n}"].copy() for n in names} for layer in model.variational_layers]
+    net = [
+        {n: model.parameters[f"{layer.name}.{n}"].copy() for n in names} for layer in model.variational_layers
+    ]
     return model, net
 
 
 @pytest.mark.parametrize(("log_sigma2", "seed"), [(-10.0, 0), (-2.0, 5_000_000_000)])
 def test_the_package_retraces_every_loss_of_micro(blobs: Dataset, log_sigma2: float, seed: int) -> None:
     model, net = twins(12, 33, 17, 3, seed=seed, log_sigma2=log_sigma2)
-    schedules = {"lr_schedule": ((2, 1.0), (5, 0.1)), "kl_schedule": ((1, 0.0), (3, 1.0))}
-    trainer = Trainer(model, blobs, TrainConfig(epochs=5, batch_size=25, lr=5e-3, **schedules))
+    config = TrainConfig(5, 25, 5e-3, lr_schedule=((2, 1.0), (5, 0.1)), kl_schedule=((1, 0.0), (3, 1.0)))
+    trainer = Trainer(model, blobs, config)
     moments = micro.zeros_like(net), micro.zeros_like(net)
     ours, theirs = [], []
     while not trainer.done:
@@ -57,7 +60,11 @@ def test_the_package_retraces_every_loss_of_micro(blobs: Dataset, log_sigma2: fl
 
 
 def test_noise_is_the_packages_field_of_noise() -> None:
-    for seed, layer, step, rows, units in [(0, 0, 0, 1, 1), (2**40 + 3, 4, 999, 7, 65), (17, 2, 2**32 - 1, 3, 300)]:
+    for seed, layer, step, rows, units in [
+        (0, 0, 0, 1, 1),
+        (2**40 + 3, 4, 999, 7, 65),
+        (17, 2, 2**32 - 1, 3, 300),
+    ]:
         expected = gaussian(NoiseKey(seed, layer, step), rows, units)
         np.testing.assert_allclose(micro.normals(seed, layer, step, rows, units), expected, rtol=1e-13)
 

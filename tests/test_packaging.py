@@ -1,9 +1,8 @@
-"""The house rules: dependencies agree, imports stay light and point one way, nothing unsafe, everything documented."""
+"""The house rules: dependencies agree, imports are light and point one way, nothing is unsafe."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 import re
 import subprocess
@@ -21,8 +20,7 @@ PACKAGE = ROOT / "svd_numpy"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 450
 
-# Who may import whom, also inside functions; `x` stands for svd_numpy/x.py or the folder svd_numpy/x. Each floor may use
-# its own rooms as listed and everything below it, never above.
+# Who may import whom, also inside functions; `x` stands for svd_numpy/x.py or the folder svd_numpy/x.
 ALLOWED = {
     # ground: nothing of ours
     "checks": set(),
@@ -50,19 +48,20 @@ ALLOWED = {
     # training
     "console": set(),
     "train": {
-        "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog", "sparsify",
+        "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
+        "sparsify",
     },
     "experiments": {
-        "_files", "animate", "checks", "data", "frames", "kernels", "layers", "model", "plots", "priors", "runlog",
-        "sparsify", "train",
+        "_files", "animate", "checks", "data", "frames", "kernels", "layers", "model", "plots", "priors",
+        "runlog", "sparsify", "train",
     },
     # the door
     "bench": set(),
     "run_files": {"frames", "model", "plots", "sparsify"},
     "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
     "cli": {
-        "animate", "bench", "checks", "console", "data", "doctor", "experiments", "model", "run_files", "runlog",
-        "sparsify", "train",
+        "animate", "bench", "checks", "console", "data", "doctor", "experiments", "model", "run_files",
+        "runlog", "sparsify", "train",
     },
     "__main__": {"cli"},
     "": set(),  # the package itself resolves its names on first use
@@ -71,7 +70,7 @@ ALLOWED = {
 
 def room(module: str) -> str:
     """svd_numpy.kernels.cpu -> kernels; svd_numpy -> ""."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def module_name(path: Path) -> str:
@@ -171,7 +170,8 @@ def test_citation_names_the_paper_and_the_licence() -> None:
 def test_importing_the_package_is_light() -> None:
     code = (
         "import sys, svd_numpy; dir(svd_numpy);"
-        "print(sorted({'numba', 'matplotlib', 'scipy', 'sklearn', 'pooch', 'tqdm', 'tyro'} & set(sys.modules)))"
+        "heavy = {'numba', 'matplotlib', 'scipy', 'sklearn', 'pooch', 'tqdm', 'tyro'} & set(sys.modules);"
+        "print(sorted(heavy))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -189,13 +189,10 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert getattr(value, "__name__", name) == name
 
 
-def test_gradcheck_stays_a_function() -> None:
-    """No submodule may have the name of a public function: importing it would replace the function."""
-    functions = {name for name in svd_numpy.__all__ if callable(getattr(svd_numpy, name))}
-    clashes = functions & {room(module_name(path)) for path in SOURCES}
-    for name in clashes:
-        importlib.import_module(f"svd_numpy.{name}")
-    assert {name for name in functions if not callable(getattr(svd_numpy, name))} == set()
+def test_no_public_name_is_also_a_module() -> None:
+    """Importing svd_numpy.x sets the attribute x of svd_numpy to the module, over a function x."""
+    modules = {room(module_name(path)) for path in SOURCES}
+    assert sorted(set(svd_numpy.__all__) & modules) == []
 
 
 # ------------------------------------------------------------ how it is built
@@ -221,6 +218,8 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_every_public_function_and_class_is_documented(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), f"{path.name} has no docstring"
+    if path.name.startswith("_"):
+        return  # a private module: its functions are known to their neighbours only
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"

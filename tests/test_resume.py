@@ -91,7 +91,9 @@ def test_stopped_again_and_again(
     for count, step in enumerate((1, 4, 9, 10, 22)):
         stop_after(monkeypatch, step, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(svd.TrainingInterrupted, match="SIGTERM"):
-            svd.fit(make_net(), make_data(), make_config(), run_dir=tmp_path, resume=count > 0, progress=False)
+            svd.fit(
+                make_net(), make_data(), make_config(), run_dir=tmp_path, resume=count > 0, progress=False
+            )
     assert bits(go_on(tmp_path)) == whole[0]
     assert run_log(tmp_path) == whole[1]
 
@@ -195,7 +197,9 @@ def test_sigkill_at_six_random_times(tmp_path: Path) -> None:
     assert last.arrays["v"].tobytes() == model.arena.v.tobytes()
 
 
-def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_bits(tmp_path: Path, whole: tuple[Any, Any]) -> None:
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_bits(
+    tmp_path: Path, whole: tuple[Any, Any]
+) -> None:
     def stop(_: Trainer, record: dict[str, Any]) -> None:
         if record["epoch"] == 4:
             raise RuntimeError
@@ -233,12 +237,16 @@ def test_resuming_a_finished_run_only_reads_it_back(finished: Path, whole: tuple
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: (make_net(), make_data(), make_config(lr=0.5, epochs=9)), r"another config \(differs in \['epochs', 'lr'\]: \[4, 0.01\] there, \[9, 0.5\]"),
+        (lambda: (make_net(), make_data(), make_config(lr=0.5, epochs=9)),
+         r"another config \(differs in \['epochs', 'lr'\]: \[4, 0.01\] there, \[9, 0.5\] asked for"),
         (lambda: (make_net(), make_data(), make_config(kl_schedule=((0, 1),))), r"\['kl_schedule'\]"),
-        (lambda: (make_net(seed=4), make_data(), make_config()), r"another model \(differs in \['seed'\]: \[0\]"),
+        (lambda: (make_net(seed=4), make_data(), make_config()),
+         r"another model \(differs in \['seed'\]: \[0\]"),
         (lambda: (make_net(prior="ard"), make_data(), make_config()), r"\['prior'\]"),
-        (lambda: (make_net("numba"), make_data(), make_config()), r"\['backend'\]: \['numpy'\] there, \['numba'\]"),
-        (lambda: (make_net(), make_data(n_train=100), make_config()), r"another data \(differs in \['n_train'\]"),
+        (lambda: (make_net("numba"), make_data(), make_config()),
+         r"\['backend'\]: \['numpy'\] there, \['numba'\]"),
+        (lambda: (make_net(), make_data(n_train=100), make_config()),
+         r"another data \(differs in \['n_train'\]"),
     ],
 )  # fmt: skip
 def test_resuming_with_other_settings_names_them(finished: Path, make: Any, words: str) -> None:
@@ -266,7 +274,9 @@ def test_an_existing_run_is_not_overwritten(
 
 def test_resuming_where_there_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no checkpoint"):
-        svd.fit(make_net(), make_data(), make_config(), run_dir=tmp_path / "none", resume=True, progress=False)
+        svd.fit(
+            make_net(), make_data(), make_config(), run_dir=tmp_path / "none", resume=True, progress=False
+        )
     with pytest.raises(ValueError, match="resume=True needs run_dir"):
         svd.fit(make_net(), make_data(), make_config(), resume=True, progress=False)
     assert tree(tmp_path) == {}

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.animate import FrameRecorder
-from svd_numpy.checks import check_count, check_flag
+from svd_numpy.checks import check_callbacks, check_count, check_flag, check_path
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.recipes import Recipe, get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.layers import Layer, ReLU, VariationalDense
 from svd_numpy.model import Sequential
-from svd_numpy.sparsify import measure_sparsity
+from svd_numpy.sparsity import measure_sparsity
 from svd_numpy.train import Callback, Record, TrainConfig, Trainer, fit
 
 UNITS = {"lenet-300-100": (300, 100)}
@@ -91,7 +91,9 @@ def train_mnist(
     batch_size = config.batch_size if batch_size is None else check_count("batch_size", batch_size)
     config = replace(config, batch_size=batch_size, seed=check_count("seed", seed, low=0), eval_every=eval_every)
     backend = resolve_backend(backend)
-    if check_flag("resume", resume) and run_dir is None:
+    hooks, folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
+    check_flag("progress", progress)
+    if check_flag("resume", resume) and folder is None:
         raise ValueError("resume=True needs run_dir, the folder of the run to continue")
     data = load(dataset, data_dir)
     if data.image_shape is None or data.n_classes == 0:
@@ -101,13 +103,12 @@ def train_mnist(
     model = build_lenet(data, plan, seed, backend)
     if init_from is not None:
         model.init_from(Sequential.load(init_from) if isinstance(init_from, str | Path) else init_from)
-    hooks = list(callbacks)
-    if run_dir is not None:
-        hooks.append(record_frames(Path(run_dir), data.image_shape, config, resume))
-    history = fit(model, data, config, hooks, run_dir, resume, progress)
+    if folder is not None:
+        hooks.append(record_frames(folder, data.image_shape, config, resume))
+    history = fit(model, data, config, hooks, folder, resume, progress)
     result = TrainResult(model, history, plan, data)
-    if run_dir is not None:
-        result.save(run_dir)
+    if folder is not None:
+        result.save(folder)
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
 from svd_numpy.model import Sequential
-from svd_numpy.sparsify import Sparsity, measure_sparsity
+from svd_numpy.sparsity import Sparsity, measure_sparsity
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class TrainResult:
     def plot(self) -> Any:
         """One figure: error and sparsity over the epochs, receptive fields, histogram of log alpha."""
         from svd_numpy.plots import summary_figure
-        from svd_numpy.sparsify import log_alpha
+        from svd_numpy.sparsity import log_alpha
 
         first = self.model.variational_layers[0]
         title = f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, {self.compression:.0f}x"
@@ -128,13 +128,13 @@ class TrainResult:
             log_alpha(self.model),
             first.pruned_theta(self.model.keep),
             self.model.threshold,
-            self.data.image_shape,
+            self.data.image_shape or (),
             title,
         )
 
     def save(self, run_dir: str | Path) -> None:
         """Write model.safetensors, result.json, result.txt and summary.png into `run_dir`."""
-        from svd_numpy.runlog import write_atomic
+        from svd_numpy._files import write_atomic
 
         folder = Path(run_dir)
         self.model.save(folder / "model.safetensors")

@@ -64,27 +64,33 @@ class NumbaBackend:
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
-        rows, n_in = x.shape
-        x_active, x_sq = memory.get("x_active", (x.size,), x.dtype), memory.get("x_sq", (x.size,), x.dtype)
+        n_in = x.shape[1]
         active = memory.get("active", (n_in,), np.int32)
+        x_active, x_sq = memory.get("x_active", (x.size,), x.dtype), memory.get("x_sq", (x.size,), x.dtype)
         r = memory.get("r", y.shape, y.dtype)
         with _LOCK:
             scratch = self._memory(threads := numba.get_num_threads())
-            count = cpu_layers.squeeze(threads, x, active, x_active, x_sq, scratch)
-            x_active = x if count == n_in else x_active[: rows * count].reshape(rows, count)
-            x_sq = x_sq[: rows * count].reshape(rows, count)
-            memory.n_active = count
+            memory.n_active = count = cpu_layers.squeeze(threads, x, active, x_active, x_sq, scratch)
+            x_active, x_sq = self._squeezed(x, count, memory)
             cpu_layers.lrt_forward(threads, x_active, x_sq, active[:count], theta, log_sigma2, bias, _F(keep),
                                    _words(key), y, r, scratch)  # fmt: skip
+
+    @staticmethod
+    def _squeezed(x: Array, count: int, memory: Buffers) -> tuple[Array, Array]:
+        """The active inputs (B, count) and their squares, as `squeeze` left them."""
+        size, shape = len(x) * count, (len(x), count)
+        x_sq = memory.get("x_sq", (x.size,), x.dtype)[:size].reshape(shape)
+        if shape == x.shape:
+            return x, x_sq
+        return memory.get("x_active", (x.size,), x.dtype)[:size].reshape(shape), x_sq
 
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
-        shape = (len(x), memory.n_active)
-        x_active = x if shape == x.shape else memory.get("x_active", shape, x.dtype)
-        x_sq = memory.get("x_sq", shape, x.dtype)
-        active = memory.get("active", shape[1:], np.int32)
+        count = memory.n_active
+        x_active, x_sq = self._squeezed(x, count, memory)
+        active = memory.get("active", x.shape[1:], np.int32)[:count]
         r = memory.get("r", dy.shape, dy.dtype)
         dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
         self._run(cpu_layers.lrt_backward, x, x_active, x_sq, active, theta, log_sigma2, _F(keep), dy, r,

@@ -16,13 +16,14 @@ from svd_numpy.kernels.gemm import (
     MR,
     NC,
     TILE,
+    copy_vector,
     multiply,
     pack,
     pack_weights,
     pack_weights_transposed,
 )
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.simd import HALF, ONE, TWO, ZERO, F, U, abs32, exp32, fma32, log32, max32, noise_row, sqrt32, wide_vectors
+from svd_numpy.kernels.simd import HALF, ONE, TWO, ZERO, F, U, abs32, exp32, fma32, log32, max32, noise_row, prefetch, sqrt32, wide_vectors
 
 TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
 
@@ -44,9 +45,11 @@ def _k_block(k0, k_count):  # type: ignore[no-untyped-def]
 @kernel(parallel=True)
 def gather_rows(threads, source, index, scale, mean, out, scratch):  # type: ignore[no-untyped-def]
     """out[b] = source[index[b]] * scale - mean."""
-    rows = len(index)
+    rows, row_bytes = len(index), source.itemsize * source.shape[1]
     for thread in prange(threads):
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
+            if b + 4 < rows:  # rows lie anywhere in memory: ask for one early
+                prefetch(source.ctypes.data + index[b + 4] * row_bytes, row_bytes)
             _gather_row(source[index[b]], scale, mean, out[b])
 
 
@@ -65,24 +68,25 @@ def _scratch_parts(scratch):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _column_peaks(x, begin, end, peaks):  # type: ignore[no-untyped-def]
-    """peaks[i] = max over b of |x[b, begin + i]|."""
+def _column_peaks(x, first, last, peaks):  # type: ignore[no-untyped-def]
+    """peaks[i] = max over rows first..last of |x[b, i]|."""
     wide_vectors()
     peaks[:] = ZERO
-    for b in range(len(x)):
-        row = x[b, begin:end]
+    for b in range(first, last):
+        row = x[b]
         for i in range(len(peaks)):
             peaks[i] = max32(peaks[i], abs32(row[i]))
 
 
 @kernel()
-def _squeeze_row(x, active, out, out_sq):  # type: ignore[no-untyped-def]
-    """The active inputs of one example, and their squares."""
-    wide_vectors()
-    for i in range(len(active)):
-        out[i] = x[active[i]]
-    for i in range(len(active)):
-        out_sq[i] = out[i] * out[i]
+def _squeeze_row(x, runs, n_runs, out):  # type: ignore[no-untyped-def]
+    """Copy runs of inputs, given as (start, length) pairs, one behind the other."""
+    source, target = x.ctypes.data, out.ctypes.data
+    for run in range(n_runs):
+        start, length = runs[2 * run], runs[2 * run + 1]
+        for i in range(0, length, LANES):
+            copy_vector(source + 4 * (start + i), target + 4 * i, min(LANES, length - i), True)
+        target += 4 * length
 
 
 @kernel()
@@ -101,22 +105,31 @@ def squeeze(threads, x, active, x_active, x_sq, scratch):  # type: ignore[no-unt
     inputs are active, x_active is not written (it would be x)
     """
     rows, n_in = x.shape
+    for thread in prange(threads):  # each thread looks at the rows that it has just written, not at the other's
+        _column_peaks(x, thread * rows // threads, (thread + 1) * rows // threads, scratch[thread, :n_in])
     peaks = scratch[0, :n_in]
-    for thread in prange(threads):
-        lo, hi = _columns(thread, threads, n_in)
-        _column_peaks(x, lo, hi, peaks[lo:hi])
-    count = 0
+    for thread in range(1, threads):
+        for i in range(n_in):
+            peaks[i] = max32(peaks[i], scratch[thread, i])
+    count, n_runs = 0, 0
+    runs = np.empty(n_in + 2, np.int64)
     for i in range(n_in):
-        active[count] = i
-        count += 1 if peaks[i] > ZERO else 0
+        if peaks[i] > ZERO:
+            if count == 0 or active[count - 1] != i - 1:
+                runs[2 * n_runs], runs[2 * n_runs + 1] = i, 0
+                n_runs += 1
+            runs[2 * n_runs - 1] += 1
+            active[count] = i
+            count += 1
     for thread in prange(threads):
-        if count == n_in:
-            lo, hi = thread * x.size // threads, (thread + 1) * x.size // threads
-            _square(x.reshape(-1)[lo:hi], x_sq[lo:hi])
-        else:
+        if count < n_in:
             for b in range(thread * rows // threads, (thread + 1) * rows // threads):
-                lo, hi = b * count, (b + 1) * count
-                _squeeze_row(x[b], active[:count], x_active[lo:hi], x_sq[lo:hi])
+                _squeeze_row(x[b], runs, n_runs, x_active[b * count : (b + 1) * count])
+            first, last = thread * rows // threads * count, (thread + 1) * rows // threads * count
+            _square(x_active[first:last], x_sq[first:last])
+        else:
+            first, last = thread * x.size // threads, (thread + 1) * x.size // threads
+            _square(x.reshape(-1)[first:last], x_sq[first:last])
     return count
 
 
@@ -145,7 +158,7 @@ def lrt_forward(threads, x, x_sq, active, theta, log_sigma2, bias, keep, key, y,
             while k < n_in:
                 k_end = _k_block(k, n_in)
                 add = 1 if k > 0 else 0
-                pack_weights(theta, log_sigma2, keep, active[k:k_end], n, n_end, tile, packed_mean, packed_var)
+                pack_weights(theta, log_sigma2, keep, active[k:k_end], n, n_end, packed_mean, packed_var)
                 multiply(rows, k_end - k, x.ctypes.data + 4 * k, n_in, 1, packed_mean, n_end - n,
                          y.ctypes.data + 4 * n, n_out, add, tile)  # fmt: skip
                 multiply(rows, k_end - k, x_sq.ctypes.data + 4 * k, n_in, 1, packed_var, n_end - n,

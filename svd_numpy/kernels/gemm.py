@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -133,20 +134,23 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
 
 
 @intrinsic
-def _copy_vector(typing_context, source, target, lanes):  # type: ignore[no-untyped-def]
-    """Copy `lanes` floats between two addresses and fill the vector at `target` up with zeros."""
+def copy_vector(typing_context, source, target, lanes, exact):  # type: ignore[no-untyped-def]
+    """Copy `lanes` floats between two addresses; unless `exact`, the vector at `target` is filled up with zeros."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        load = _declare(builder.module, f"llvm.masked.load.v{LANES}f32.p0", _VEC, [_VEC.as_pointer(), _I32, _MASK, _VEC])
+        load_args, store_args = [_VEC.as_pointer(), _I32, _MASK, _VEC], [_VEC, _VEC.as_pointer(), _I32, _MASK]
+        load = _declare(builder.module, f"llvm.masked.load.v{LANES}f32.p0", _VEC, load_args)
+        store = _declare(builder.module, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), store_args)
         lane = ir.Constant(_INDEX, list(range(LANES)))
         valid = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(args[2], _I32), _INDEX))
-        pointer = builder.inttoptr(args[0], _VEC.as_pointer())
-        zero = ir.Constant(_VEC, [0.0] * LANES)
-        value = builder.call(load, [pointer, ir.Constant(_I32, 4), valid, zero])
-        builder.store(value, builder.inttoptr(args[1], _VEC.as_pointer())).align = 4
+        everywhere, align = ir.Constant(_MASK, [1] * LANES), ir.Constant(_I32, 4)
+        pointers = [builder.inttoptr(arg, _VEC.as_pointer()) for arg in args[:2]]
+        value = builder.call(load, [pointers[0], align, valid, ir.Constant(_VEC, [0.0] * LANES)])
+        written = builder.select(args[3], valid, everywhere)
+        builder.call(store, [value, pointers[1], align, written])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 3), codegen
+    return types.void(types.int64, types.int64, types.int64, types.boolean), codegen
 
 
 _tile_2, _tile_1 = _micro_kernel(MR, 2), _micro_kernel(MR, 1)
@@ -191,7 +195,7 @@ def multiply(m_count, k_count, a, a_row, a_k, packed, columns, c, c_row, add, ti
         a_at, row_stride, k_stride = a + 4 * m * a_row, a_row, a_k
         if a_row == 1 and a_k != 1:  # bring the strided column pieces together once, not once per panel
             for k in range(k_count):
-                _copy_vector(a_at + 4 * k * a_k, tile.ctypes.data + 4 * k * LANES, rows)
+                copy_vector(a_at + 4 * k * a_k, tile.ctypes.data + 4 * k * LANES, rows, False)
             a_at, k_stride = tile.ctypes.data, LANES
         for n in range(0, columns, PANEL):
             width = min(PANEL, columns - n)
@@ -209,10 +213,10 @@ def _pack_row(source, columns, k, k_count, out):  # type: ignore[no-untyped-def]
         panel = out + 4 * n * k_count
         width = min(PANEL, columns - n)
         if width > LANES:
-            _copy_vector(source + 4 * n, panel + 4 * k * PANEL, LANES)
-            _copy_vector(source + 4 * (n + LANES), panel + 4 * (k * PANEL + LANES), width - LANES)
+            copy_vector(source + 4 * n, panel + 4 * k * PANEL, LANES, False)
+            copy_vector(source + 4 * (n + LANES), panel + 4 * (k * PANEL + LANES), width - LANES, False)
         else:
-            _copy_vector(source + 4 * n, panel + 4 * k * LANES, width)
+            copy_vector(source + 4 * n, panel + 4 * k * LANES, width, False)
 
 
 @kernel()
@@ -234,16 +238,41 @@ def _weights_row(theta, log_sigma2, keep, mean, var):  # type: ignore[no-untyped
 
 
 @kernel()
-def pack_weights(theta, log_sigma2, keep, rows, n0, n1, row, out_mean, out_var):  # type: ignore[no-untyped-def]
-    """Pack the given rows of theta and of sigma^2 = exp(log_sigma2), columns n0..n1; `row` is scratch of 2 NC floats.
+def _pack_panel(theta, log_sigma2, keep, rows, n_out, n, width, padded, out_mean, out_var, at):  # type: ignore[no-untyped-def]
+    """One panel of `pack_weights`, from flat arrays.
+
+    The columns from `width` to `padded` may hold anything, since nothing of them is stored: they are simply read on
+    into the next row. Indices are unsigned: a signed one could be negative, and would not vectorise.
+    """
+    wide_vectors()
+    for k in range(len(rows)):
+        source, target = np.uint64(np.int64(rows[k]) * n_out + n), np.uint64(at + k * padded)
+        if np.int64(rows[k]) * n_out + n + padded <= len(theta):
+            for j in range(padded):
+                i, o = source + np.uint64(j), target + np.uint64(j)
+                sigma2 = exp32(log_sigma2[i])
+                out_mean[o] = theta[i] if theta[i] * theta[i] >= keep * sigma2 else ZERO
+                out_var[o] = sigma2
+        else:
+            for j in range(width):
+                i, o = source + np.uint64(j), target + np.uint64(j)
+                sigma2 = exp32(log_sigma2[i])
+                out_mean[o] = theta[i] if theta[i] * theta[i] >= keep * sigma2 else ZERO
+                out_var[o] = sigma2
+
+
+@kernel()
+def pack_weights(theta, log_sigma2, keep, rows, n0, n1, out_mean, out_var):  # type: ignore[no-untyped-def]
+    """Pack the given rows of theta and of sigma^2 = exp(log_sigma2), columns n0..n1.
 
     A mean stays only where theta^2 >= keep * sigma^2, that is where log_alpha <= -ln(keep); keep = 0 keeps all.
     """
-    mean, var = row[: n1 - n0], row[NC : NC + n1 - n0]
-    for k in range(len(rows)):
-        _weights_row(theta[rows[k], n0:n1], log_sigma2[rows[k], n0:n1], keep, mean, var)
-        _pack_row(mean.ctypes.data, n1 - n0, k, len(rows), out_mean.ctypes.data)
-        _pack_row(var.ctypes.data, n1 - n0, k, len(rows), out_var.ctypes.data)
+    flat_theta, flat_log_sigma2 = theta.reshape(-1), log_sigma2.reshape(-1)
+    for n in range(0, n1 - n0, PANEL):
+        width = min(PANEL, n1 - n0 - n)
+        padded = PANEL if width > LANES else LANES
+        _pack_panel(flat_theta, flat_log_sigma2, keep, rows, theta.shape[1], n0 + n, width, padded,
+                    out_mean, out_var, n * len(rows))  # fmt: skip
 
 
 @kernel()

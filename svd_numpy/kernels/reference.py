@@ -109,6 +109,7 @@ class ReferenceBackend:
             arena.grads[n : 2 * n] = 0
         else:
             self.finish_gradients(arena, prior, kl_scale, keep)
+        np.clip(arena.grads, -1e18, 1e18, out=arena.grads)  # so that squares stay finite in float32
         arena.m += (1 - beta1) * (arena.grads - arena.m)
         arena.v += (1 - beta2) * (arena.grads**2 - arena.v)
         m_hat, v_hat = arena.m / (1 - beta1**step), arena.v / (1 - beta2**step)

@@ -80,6 +80,29 @@ def to_float(typing_context: Any, x: Any) -> Any:
     return types.float32(types.int32), lambda context, builder, sig, args: builder.sitofp(args[0], _FLOAT)
 
 
+@intrinsic
+def _prefetch_line(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer_type = ir.IntType(8).as_pointer()
+        function_type = ir.FunctionType(ir.VoidType(), [pointer_type, _INT, _INT, _INT])
+        name = "llvm.prefetch.p0"
+        request = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
+        flags = [ir.Constant(_INT, flag) for flag in (0, 3, 1)]  # for reading; all cache levels; data
+        builder.call(request, [builder.inttoptr(args[0], pointer_type), *flags])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@kernel()
+def prefetch(address, size):  # type: ignore[no-untyped-def]
+    """Ask for `size` bytes of memory that will be read soon."""
+    for offset in range(0, size, 64):
+        _prefetch_line(address + offset)
+
+
 F = np.float32
 I = np.int32  # noqa: E741
 U = np.uint32

@@ -46,6 +46,7 @@ _S_MIN = F(1e-37)
 _UP = F(2.0**20)
 # Numbers too small to matter become 0, before they or their squares turn subnormal: those cost a trap each.
 _SMALL_GRADIENT, _SMALL_M, _SMALL_V, _SMALL_X = F(1e-17), F(1e-20), F(1e-35), F(1e-15)
+_LARGE_GRADIENT = F(1e18)
 
 # log-uniform, the paper's fit (Molchanov et al. 2017, eq. 14): t = exp(-k2) s^k3
 _K1, _K3 = F(0.63576), F(1.48695)
@@ -165,33 +166,34 @@ def _weight_state(theta, log_sigma2):  # type: ignore[no-untyped-def]
     return sigma, inverse, min32(rho * rho, _S_MAX)
 
 
-@kernel(inline=True)
-def _loss_gradient(theta, sigma, inverse, s, slope, d_theta, d_sigma2, kl_scale, keep):  # type: ignore[no-untyped-def]
-    """d(loss)/dtheta and d(loss)/dlog_sigma2 of one weight from its data gradients and the slope of its KL."""
-    data = d_theta if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
-    kl_theta = slope * (theta * (inverse * _UP)) * (inverse / _UP)  # scaled up and down: no subnormal on the way
-    return data + kl_scale * kl_theta, sigma * sigma * d_sigma2 - kl_scale * (HALF * s * slope)
-
-
 @kernel()
 def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep, out):  # type: ignore[no-untyped-def]
-    """Gradients of the loss for one block: out[:BLOCK] for theta, out[BLOCK:] for log_sigma2."""
+    """Gradients of the loss for one block: out[:BLOCK] for theta, out[BLOCK : 2 * BLOCK] for log_sigma2.
+
+    Three passes with short dependency chains: the processor overlaps many weights in each.
+    """
     wide_vectors()
+    n = len(theta)
+    for i in range(n):
+        sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
+        out[i] = inverse
+        out[BLOCK + i] = sigma
+        out[2 * BLOCK + i] = s
     if prior == 0:
-        for i in range(len(theta)):
-            sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
-            out[i], out[BLOCK + i] = _loss_gradient(theta[i], sigma, inverse, s, _slope_log_uniform(s),
-                                                    d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+        for i in range(n):
+            out[3 * BLOCK + i] = _slope_log_uniform(out[2 * BLOCK + i])
     elif prior == 1:
-        for i in range(len(theta)):
-            sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
-            out[i], out[BLOCK + i] = _loss_gradient(theta[i], sigma, inverse, s, _slope_log_uniform_exact(s),
-                                                    d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+        for i in range(n):
+            out[3 * BLOCK + i] = _slope_log_uniform_exact(out[2 * BLOCK + i])
     else:
-        for i in range(len(theta)):
-            sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
-            out[i], out[BLOCK + i] = _loss_gradient(theta[i], sigma, inverse, s, _slope_ard(s),
-                                                    d_theta[i], d_sigma2[i], kl_scale, keep)  # fmt: skip
+        for i in range(n):
+            out[3 * BLOCK + i] = _slope_ard(out[2 * BLOCK + i])
+    for i in range(n):
+        inverse, sigma, s, slope = out[i], out[BLOCK + i], out[2 * BLOCK + i], out[3 * BLOCK + i]
+        data = d_theta[i] if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
+        kl_theta = slope * (theta[i] * (inverse * _UP)) * (inverse / _UP)  # up and down: no subnormal on the way
+        out[i] = data + kl_scale * kl_theta
+        out[BLOCK + i] = sigma * sigma * d_sigma2[i] - kl_scale * (HALF * s * slope)
     extreme = 0
     for i in range(len(theta)):
         extreme += 1 if abs32(theta[i]) > F(1e7) or log_sigma2[i] < F(-21) else 0
@@ -217,7 +219,8 @@ def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high
     wide_vectors()
     rest1, rest2 = ONE - beta1, ONE - beta2
     for i in range(len(x)):
-        g = gradient[i] if abs32(gradient[i]) > _SMALL_GRADIENT else ZERO
+        g = min32(max32(gradient[i], -_LARGE_GRADIENT), _LARGE_GRADIENT)  # its square must stay finite
+        g = g if abs32(g) > _SMALL_GRADIENT else ZERO
         m1 = beta1 * m[i] + rest1 * g
         v1 = beta2 * v[i] + rest2 * (g * g)
         m1 = m1 if abs32(m1) > _SMALL_M else ZERO
@@ -238,7 +241,7 @@ def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, f
     grads : on entry the data gradients, with d/dsigma2 (not yet d/dlog_sigma2) in the second part
     fixed : 1 in the fine-tuning stage: no noise, no KL; log_sigma2 stays, and so does every theta that is zero
     adam : (rate, correction2, beta1, beta2, epsilon), see `_adam`
-    scratch : array (threads, 2 * BLOCK)
+    scratch : array (threads, at least 4 * BLOCK)
     """
     rate, correction2, beta1, beta2, epsilon = adam
     n_blocks = -(-n_weights // BLOCK)

@@ -1,0 +1,145 @@
+"""The Numba kernels in a running program: threads, memory, and the cache of compiled code."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from svd_numpy.data import Dataset
+from svd_numpy.layers import Dense, ReLU, VariationalDense
+from svd_numpy.model import Sequential
+from svd_numpy.train import TrainConfig, Trainer
+
+numba = pytest.importorskip("numba")
+from svd_numpy.kernels import jit, simd  # noqa: E402  (these need Numba)
+
+Array = NDArray[Any]
+ROOT = Path(__file__).parents[1]
+# --- Threads and memory ---
+
+TWENTY_STEPS = """
+import hashlib, sys
+import numpy as np
+from svd_numpy.data import Dataset
+from svd_numpy.layers import ReLU, VariationalDense
+from svd_numpy.model import Sequential
+from svd_numpy.train import TrainConfig, Trainer
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((300, 70)).astype(np.float32), rng.integers(0, 3, 300)
+data = Dataset("noise", x, y, x[:5], y[:5], None, 3, "")
+model = Sequential(VariationalDense(70, 130), ReLU(), VariationalDense(130, 3), backend="numba")
+trainer = Trainer(model, data, TrainConfig(epochs=3, finetune_epochs=1, batch_size=60, train_mask=True))
+for _ in range(20):
+    trainer.step()
+print(hashlib.sha256(model.arena.params.tobytes()).hexdigest())
+"""
+
+
+def test_training_has_the_same_bits_on_any_number_of_threads() -> None:
+    hashes = []
+    for count in ("1", "2"):
+        settings = {"NUMBA_NUM_THREADS": count, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", TWENTY_STEPS]
+        run = subprocess.run(
+            command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True
+        )
+        hashes.append(run.stdout.strip())
+    assert len(hashes[0]) == 64
+    assert len(set(hashes)) == 1
+
+
+def test_two_python_threads_predict_at_once() -> None:
+    x = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
+    layers = [(VariationalDense(40, 70, log_sigma2=-3.0), ReLU(), Dense(70, 3)) for _ in range(2)]
+    models = [Sequential(*stack, backend="numba", seed=seed) for seed, stack in enumerate(layers)]
+    jobs: list[Callable[[], Array]] = [
+        lambda: models[0].predict(x), lambda: models[1].predict(x), lambda: models[0].sample(x, 2),
+    ]  # fmt: skip
+    expected = [job().tobytes() for job in jobs]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        wrong.extend(number for _ in range(20) if jobs[number]().tobytes() != expected[number])
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in (0, 1, 2, 0)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_memory_does_not_grow_with_the_steps(blobs: Dataset, backend: str) -> None:
+    model = Sequential(VariationalDense(12, 65), ReLU(), VariationalDense(65, 3), backend=backend)
+    trainer = Trainer(
+        model, blobs, TrainConfig(epochs=20, batch_size=50)
+    )  # the last batch of an epoch is smaller
+    for _ in range(10):
+        trainer.step()
+    tracemalloc.start()
+    trainer.step()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(30):
+        trainer.step()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 20_000  # one more array of this network's weights would be 3900 bytes a step
+
+
+# --- The cache of compiled kernels ---
+
+
+def load_copy(folder: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("copied_jit", folder / "jit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_edit_in_any_kernel_file_changes_the_stamp(tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    shutil.copytree(Path(jit.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    stamp = load_copy(folder)._fingerprint()
+    assert stamp == jit._fingerprint()
+    for name in ("simd.py", "gemm.py"):
+        path = folder / name
+        path.write_text(path.read_text() + "\n# a word more\n")
+        changed = load_copy(folder)._fingerprint()
+        assert changed != stamp
+        stamp = changed
+    noise_row: Any = simd.noise_row
+    assert noise_row._cache._cache_file._source_stamp == jit._fingerprint()
+
+
+def test_numba_asks_for_the_stamp(tmp_path: Path) -> None:
+    """The stamp is private to Numba: this notices a release in which it means nothing any more."""
+    path = tmp_path / "stamped.py"
+    path.write_text("import numba\n\n\n@numba.njit(cache=True)\ndef add(a, b):\n    return a + b\n")
+
+    def hits(stamp: str) -> int:
+        spec = importlib.util.spec_from_file_location("stamped", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert hasattr(module.add._cache._cache_file, "_source_stamp")
+        module.add._cache._cache_file._source_stamp = stamp
+        assert module.add(1, 2) == 3
+        return sum(module.add.stats.cache_hits.values())
+
+    assert [hits("a"), hits("a"), hits("b"), hits("b")] == [0, 1, 0, 1]
