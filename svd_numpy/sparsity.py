@@ -78,11 +78,10 @@ def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
 
 
 def freeze(model: Sequential, threshold: float) -> None:
-    """Prune in place for good: pruned weights become 0, survivors lose their noise (log_sigma2 = -20).
+    """Prune in place for good: pruned weights become 0, and all weights lose their noise (log_sigma2 = -20).
 
     This is where masked fine-tuning starts: from here on the network is an ordinary sparse one.
     """
     for layer in model.variational_layers:
-        alive = priors.log_alpha(layer.theta, layer.log_sigma2) <= threshold
-        layer.theta[~alive] = 0
-        layer.log_sigma2[alive] = -20
+        layer.theta[priors.log_alpha(layer.theta, layer.log_sigma2) > threshold] = 0
+        layer.log_sigma2[...] = -20

@@ -187,6 +187,7 @@ class Trainer:
         lr, kl_weight, finetune = self.schedule()
         if finetune and p.step == config.epochs * self.steps_per_epoch:
             freeze(model, config.finetune_threshold)
+            model.arena.grads[:] = 0  # passes without noise never write the gradient of log_sigma2
             model.arena.reset_moments()
         index = self.batch_index()
         keep = model.keep if config.train_mask and not finetune else 0.0

@@ -43,25 +43,25 @@ ALLOWED = {
     "layers": {"checks", "kernels", "params"},
     "objective": {"checks", "kernels"},
     "model": {"checks", "checkpoint", "kernels", "layers", "objective", "params", "priors"},
-    "sparsify": {"checks", "model", "priors"},
+    "sparsity": {"checks", "model", "priors"},
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),
     "train": {
         "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
-        "sparsify",
+        "sparsity",
     },
     "experiments": {
         "_files", "animate", "checks", "data", "frames", "kernels", "layers", "model", "plots", "priors",
-        "runlog", "sparsify", "train",
+        "runlog", "sparsity", "train",
     },
     # the door
     "bench": set(),
-    "run_files": {"frames", "model", "plots", "sparsify"},
+    "run_files": {"frames", "model", "plots", "sparsity"},
     "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
     "cli": {
         "animate", "bench", "checks", "console", "data", "doctor", "experiments", "model", "run_files",
-        "runlog", "sparsify", "train",
+        "runlog", "sparsity", "train",
     },
     "__main__": {"cli"},
     "": set(),  # the package itself resolves its names on first use

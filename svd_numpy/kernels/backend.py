@@ -151,5 +151,5 @@ class Backend(Protocol):
     ) -> None:
         """`finish_gradients`, Adam and the projection of log_sigma2 to [-20, 10] in one pass over the arena.
 
-        With `fixed_mask` (the fine-tuning stage) there is no KL, log_sigma2 stays, and so does every theta that is 0.
+        With `fixed_mask` (the fine-tuning stage) a weight whose theta is 0 stays as it is.
         """

@@ -104,11 +104,11 @@ class ReferenceBackend:
         self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
         n, (lr, beta1, beta2, epsilon, step) = arena.n_weights, adam
+        self.finish_gradients(arena, prior, kl_scale, keep)
         if fixed_mask:
-            arena.grads[:n][arena.params[:n] == 0] = 0
-            arena.grads[n : 2 * n] = 0
-        else:
-            self.finish_gradients(arena, prior, kl_scale, keep)
+            dead = arena.params[:n] == 0
+            arena.grads[:n][dead] = 0
+            arena.grads[n : 2 * n][dead] = 0
         np.clip(arena.grads, -1e18, 1e18, out=arena.grads)  # so that squares stay finite in float32
         arena.m += (1 - beta1) * (arena.grads - arena.m)
         arena.v += (1 - beta2) * (arena.grads**2 - arena.v)

@@ -239,7 +239,7 @@ def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, f
     """One optimisation step over the arena [theta | log_sigma2 | rest].
 
     grads : on entry the data gradients, with d/dsigma2 (not yet d/dlog_sigma2) in the second part
-    fixed : 1 in the fine-tuning stage: no noise, no KL; log_sigma2 stays, and so does every theta that is zero
+    fixed : 1 in the fine-tuning stage: a weight whose theta is 0 stays as it is
     adam : (rate, correction2, beta1, beta2, epsilon), see `_adam`
     scratch : array (threads, at least 4 * BLOCK)
     """
@@ -250,14 +250,14 @@ def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, f
             lo, hi = block * BLOCK, min(block * BLOCK + BLOCK, n_weights)
             theta, log_sigma2 = params[lo:hi], params[n_weights + lo : n_weights + hi]
             d_theta, d_log_sigma2 = scratch[thread, : hi - lo], scratch[thread, BLOCK : BLOCK + hi - lo]
+            _block_gradient(theta, log_sigma2, grads[lo:hi], grads[n_weights + lo : n_weights + hi],
+                            prior, kl_scale, keep, scratch[thread])  # fmt: skip
             if fixed == 1:
                 for i in range(hi - lo):
-                    d_theta[i] = grads[lo + i] if theta[i] != ZERO else ZERO
-            else:
-                _block_gradient(theta, log_sigma2, grads[lo:hi], grads[n_weights + lo : n_weights + hi],
-                                prior, kl_scale, keep, scratch[thread])  # fmt: skip
-                _adam(log_sigma2, d_log_sigma2, m[n_weights + lo : n_weights + hi], v[n_weights + lo : n_weights + hi],
-                      rate, correction2, beta1, beta2, epsilon, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)  # fmt: skip
+                    d_theta[i] = d_theta[i] if theta[i] != ZERO else ZERO
+                    d_log_sigma2[i] = d_log_sigma2[i] if theta[i] != ZERO else ZERO
+            _adam(log_sigma2, d_log_sigma2, m[n_weights + lo : n_weights + hi], v[n_weights + lo : n_weights + hi],
+                  rate, correction2, beta1, beta2, epsilon, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)  # fmt: skip
             _adam(theta, d_theta, m[lo:hi], v[lo:hi],
                   rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
         if thread == 0:
