@@ -5,14 +5,12 @@
 
 PYTHON ?= python3
 ARGS ?=
-SEEDS ?= 0 1 2
-RECIPES ?= default paper
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench results clean
+.PHONY: help train test test-slow bench results finite clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,12 +32,11 @@ test-slow: $(VENV)/.test  ## the tests that take minutes
 bench: $(VENV)/.bench  ## milliseconds per training step against PyTorch (ARGS="..." are its options)
 	$(BIN)/python -m svd_numpy bench $(ARGS)
 
-results: $(VENV)/.base  ## train every recipe of RECIPES with every seed of SEEDS on MNIST; goes on where it stopped
-	@set -e; for recipe in $(RECIPES); do for seed in $(SEEDS); do \
-		run=runs/lenet-300-100-mnist-$$recipe-seed$$seed; \
-		resume=; if [ -e $$run/checkpoints ]; then resume=--resume; fi; \
-		$(BIN)/python -m svd_numpy train --dataset mnist --recipe $$recipe --seed $$seed --run-dir $$run $$resume; \
-	done; done
+results: $(VENV)/.base  ## the table of results: every recipe, five seeds; goes on where it stopped
+	$(BIN)/python benchmarks/results.py $(ARGS)
+
+finite: $(VENV)/.base  ## the campaign "never a NaN": 50,000 steps at each of six settings; skips finished ones
+	$(BIN)/python campaigns/finite.py $(ARGS)
 
 clean:  ## remove .venv, caches and build products; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from roofline import Kernel
 from workload import INITIAL_LOG_SIGMA2, KL_WEIGHT, LAYERS, LEARNING_RATE, SEED, Step, Workload
 
@@ -17,11 +19,10 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
     ``threads`` is already in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS); the batches come from
     ``workload.batch_indices``.
     """
-    data = Dataset(
-        "workload", workload.images, workload.labels, workload.images[:100], workload.labels[:100], (1, 28, 28), 10, ""
-    )
+    images, labels = workload.images, workload.labels
+    data = Dataset("workload", images, labels, images[:100], labels[:100], (1, 28, 28), 10, "")
     layers: list[Layer] = []
-    for n_in, n_out in zip(LAYERS, LAYERS[1:], strict=False):
+    for n_in, n_out in pairwise(LAYERS):
         layers += [VariationalDense(n_in, n_out, log_sigma2=INITIAL_LOG_SIGMA2), ReLU()]
     model = Sequential(*layers[:-1], backend="numba", seed=SEED)
     config = TrainConfig(

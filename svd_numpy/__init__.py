@@ -1,4 +1,4 @@
-"""Sparse Variational Dropout ("SVD" here; never the singular value decomposition) from scratch on NumPy and Numba.
+"""Sparse Variational Dropout ("SVD" here; never the singular value decomposition) on NumPy and Numba.
 
 >>> import svd_numpy as svd
 >>> result = svd.train_mnist()        # doctest: +SKIP

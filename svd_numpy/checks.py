@@ -18,7 +18,8 @@ LARGEST_INPUT = 1e15  # squares of inputs, summed over a layer, must stay finite
 def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
     """Return `value` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a whole number >= {low}")
+        kind = type(value).__name__
+        raise TypeError(f"{name}: got {value!r} of type {kind}, expected a whole number >= {low}")
     number = int(value)
     if not low <= number <= high:
         bound = f">= {low}" if number < low else f"<= {high}"
@@ -54,14 +55,15 @@ def check_callbacks(value: Any) -> list[Any]:
 
 
 def check_threshold(name: str, value: Any) -> float:
-    """Return a threshold on log_alpha: past +-60, sigma^2 times exp(-threshold) leaves the range of float32."""
+    """Return a threshold on log_alpha in [-60, 60]: beyond, sigma^2 exp(-threshold) leaves float32."""
     return check_number(name, value, low=-60, high=60)
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a number in [{low}, {high}]")
+        kind = type(value).__name__
+        raise TypeError(f"{name}: got {value!r} of type {kind}, expected a number in [{low}, {high}]")
     try:
         number = float(value)
     except OverflowError:  # an int beyond the range of float
@@ -89,7 +91,9 @@ def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
     if not (np.abs(array) <= LARGEST_INPUT).all():  # also for NaN
-        raise ValueError(f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers")
+        raise ValueError(
+            f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers"
+        )
     return array
 
 
@@ -98,7 +102,9 @@ def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
     x = np.asarray(x)
     shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise TypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
+        raise TypeError(
+            f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}"
+        )
     if x.shape in ((0, *in_shape), (0, int(np.prod(in_shape)))):
         raise ValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
     if x.ndim == 1 + len(in_shape) and x.shape[1:] == in_shape:
@@ -112,8 +118,8 @@ def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
         if not largest <= LARGEST_INPUT:  # also true for NaN
             row = int(np.argmax(~(np.abs(rows) <= LARGEST_INPUT).all(axis=1)))
             raise ValueError(
-                f"{name}: example {row} holds NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite inputs; "
-                "remove or repair it, or scale the data"
+                f"{name}: example {row} holds NaN, infinity or a value beyond {LARGEST_INPUT:g}, "
+                "expected finite inputs; remove or repair it, or scale the data"
             )
     return rows
 
@@ -128,7 +134,9 @@ def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int
     wrong = np.flatnonzero((y < 0) | (y >= n_classes))
     if wrong.size:
         at = int(wrong[0])
-        raise ValueError(f"{name}: label {int(y[at])} at index {at}, expected 0..{n_classes - 1} for {n_classes} outputs")
+        raise ValueError(
+            f"{name}: label {int(y[at])} at index {at}, expected 0..{n_classes - 1} for {n_classes} outputs"
+        )
     return y.astype(np.int64)
 
 
@@ -144,5 +152,7 @@ def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.fl
     y = y.astype(np.float64)
     if not (np.abs(y) <= LARGEST_INPUT).all():
         at = int(np.argmax(~(np.abs(y) <= LARGEST_INPUT).all(axis=1)))
-        raise ValueError(f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets")
+        raise ValueError(
+            f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets"
+        )
     return y

@@ -19,7 +19,9 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, number: int, run_dir: Path | None) -> None:
         name = signal.Signals(number).name
-        how = f"go on with run_dir={str(run_dir)!r}, resume=True" if run_dir else "nothing was saved: no run_dir was given"
+        how = "nothing was saved: no run_dir was given"
+        if run_dir:
+            how = f"go on with run_dir={str(run_dir)!r}, resume=True"
         super().__init__(f"training stopped by {name}; {how}")
         self.number = number
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ Array = NDArray[Any]
 ZERO = 128  # code of the weight 0; 1…255 are live weights, 0 is a pruned one
 STEPS = 127
 _SCHEMA = 1
+_NAMES = {"schema", "image_shape", "max_units", "codes", "scales", "epochs", "test_errors", "sparsities"}
+# What zipfile and NumPy raise, among them, for bytes that are no sound .npz file.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class FrameRecorder:
@@ -193,21 +207,29 @@ class FrameRecorder:
         Raises
         ------
         ValueError
-            If the file is not one of `save`, or of another schema.
+            If the file is damaged, is not one of `save`, or is of another schema.
         OSError
             If it cannot be read.
         """
-        with np.load(path, allow_pickle=False) as file:
-            if "schema" not in file or "codes" not in file or int(file["schema"]) != _SCHEMA:
-                raise ValueError(
-                    f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save"
-                )
-            recorder = cls(file["image_shape"].tolist(), int(file["max_units"]))
-            recorder.codes = list(file["codes"])
-            recorder.scales = file["scales"].tolist()
-            recorder.epochs = file["epochs"].tolist()
-            recorder.test_errors = file["test_errors"].tolist()
-            recorder.sparsities = file["sparsities"].tolist()
+        content = Path(path).read_bytes()
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = dict(file)
+        except _DAMAGE as error:
+            raise ValueError(
+                f"{path} is damaged or no .npz file; expected one of FrameRecorder.save: "
+                "restore it from a copy, or delete it and record the run anew"
+            ) from error
+        if not _NAMES.issubset(arrays) or not np.array_equal(arrays["schema"], _SCHEMA):
+            raise ValueError(
+                f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save"
+            )
+        recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
+        recorder.codes = list(arrays["codes"])
+        recorder.scales = arrays["scales"].tolist()
+        recorder.epochs = arrays["epochs"].tolist()
+        recorder.test_errors = arrays["test_errors"].tolist()
+        recorder.sparsities = arrays["sparsities"].tolist()
         return recorder
 
     def require_frames(self) -> None:

@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_count, check_finite, check_inputs, check_number, check_threshold, check_type
+from svd_numpy.checks import (
+    check_count,
+    check_finite,
+    check_inputs,
+    check_number,
+    check_threshold,
+    check_type,
+)
 from svd_numpy.kernels import get_backend, resolve_backend
 from svd_numpy.layers import layer_from_config
 from svd_numpy.layers.base import Layer, Pass
@@ -28,7 +35,7 @@ _EVAL_ROWS = 1000  # examples per pass in predict and sample
 
 
 def _exclusive(method: F) -> F:
-    """Let one Python thread at a time into a method: layers keep their activations in buffers of their own."""
+    """Let one Python thread at a time into a method: layers keep their activations in their own buffers."""
 
     @wraps(method)
     def locked(self: Sequential, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +47,10 @@ def _exclusive(method: F) -> F:
 
 def _require_finite(what: str, *arrays: Any) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError(f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights")
+        raise ValueError(
+            f"{what} overflowed, expected finite numbers; "
+            "scale inputs and targets to about 1, or mend the weights"
+        )
 
 
 class Sequential:
@@ -70,7 +80,8 @@ class Sequential:
 
     Notes
     -----
-    uint8 inputs are pixels: they are divided by 255 before `input_mean` is subtracted. Float inputs are taken as is.
+    uint8 inputs are pixels: they are divided by 255 before `input_mean` is subtracted. Float inputs are taken
+    as is.
     """
 
     def __init__(
@@ -85,10 +96,14 @@ class Sequential:
         input_mean: Any = None,
     ) -> None:
         if not layers:
-            raise ValueError("Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)")
+            raise ValueError(
+                "Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)"
+            )
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU")
+                raise TypeError(
+                    f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU"
+                )
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("Sequential: the same layer object appears twice; make one object per place")
         self.prior = get_prior(prior).name
@@ -107,7 +122,9 @@ class Sequential:
     def _build(self) -> None:
         first = self.layers[0]
         if not hasattr(first, "in_features"):
-            raise ValueError(f"Sequential: the first layer is {type(first).__name__}, expected one with in_features")
+            raise ValueError(
+                f"Sequential: the first layer is {type(first).__name__}, expected one with in_features"
+            )
         self.in_shape: tuple[int, ...] = (first.in_features,)
         shape: tuple[int, ...] = self.in_shape
         specs, counts = list[ParamSpec](), dict[str, int]()
@@ -152,7 +169,7 @@ class Sequential:
         return d
 
     def prepare(self, x: Any, name: str = "x") -> Array:
-        """Check raw inputs and turn them into a fresh array (B, I) of the model's dtype: scale, subtract the mean."""
+        """Check raw inputs; scale, subtract the mean, in a fresh array (B, I) of the model's dtype."""
         rows = check_inputs(name, x, self.in_shape)
         out = np.empty(rows.shape, self.dtype)
         scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
@@ -198,7 +215,8 @@ class Sequential:
             Number of training examples (not of batches): the KL is shared among them.
         kl_weight : float
         step : int
-            Names the noise: the same step gives the same noise, so that the loss is a function of the parameters.
+            Names the noise: the same step gives the same noise, so that the loss is a function of the
+            parameters.
         """
         return self.loss_and_grads(x, y, n_train, kl_weight, step)[0]
 
@@ -207,7 +225,7 @@ class Sequential:
     def loss_and_grads(
         self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0
     ) -> tuple[float, dict[str, Array]]:
-        """The loss of `loss`, and its gradient for every array of `parameters` (copies, same names and shapes)."""
+        """The loss of `loss`, and its gradient for every array of `parameters` (same names; copies)."""
         n_train = check_count("n_train", n_train)
         kl_weight = check_number("kl_weight", kl_weight, low=0)
         step = check_count("step", step, low=0, high=2**32 - 1)
@@ -231,7 +249,8 @@ class Sequential:
     def init_from(self, source: Mapping[str, Any] | Sequential) -> Sequential:
         """Start from given weights: copy every array whose name this model has.
 
-        A plain network's arrays (`dense1.theta`, `dense1.bias`) fit a variational one: log_sigma2 keeps its start.
+        A plain network's arrays (`dense1.theta`, `dense1.bias`) fit a variational one: log_sigma2 keeps its
+        start.
 
         Parameters
         ----------
@@ -247,10 +266,14 @@ class Sequential:
         own = {name: array for name, array in self.parameters.items() if name in arrays}
         if not own:
             raise ValueError(f"init_from: got {list(arrays)}, expected some of {list(self.parameters)}")
-        matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
+        matched = {
+            name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()
+        }
         for name, array in matched.items():
             if name.endswith(".log_sigma2") and not ((array >= -20) & (array <= 10)).all():
-                raise ValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
+                raise ValueError(
+                    f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]"
+                )
         for name, array in matched.items():
             self.parameters[name][...] = array
         return self
@@ -297,7 +320,9 @@ class Sequential:
             raise ValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
         for name, array in own.items():
             if np.shape(arrays[name]) != array.shape:
-                raise ValueError(f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}")
+                raise ValueError(
+                    f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}"
+                )
         for name, array in own.items():
             array[...] = arrays[name]
 
@@ -309,7 +334,7 @@ class Sequential:
 
     @classmethod
     def load(cls, path: str | Path, backend: str = "auto") -> Sequential:
-        """Read a network written by `save`; a damaged file, or one of something else, raises `CheckpointError`."""
+        """Read a network written by `save`; a damaged file, or another kind, raises `CheckpointError`."""
         from svd_numpy.checkpoint import CheckpointError, load_model
 
         resolve_backend(backend)

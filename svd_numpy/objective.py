@@ -1,7 +1,8 @@
 """What is minimised: mean NLL + kl_weight * KL / n_train, all in nats.
 
-`n_train` is always the number of training examples, never of batches; NLL, KL and kl_weight are kept and logged apart.
-kl_weight = 1 is the (negative) evidence lower bound per example (Molchanov et al. 2017, eq. 3); below 1 it is tempered.
+`n_train` is always the number of training examples, never of batches; NLL, KL and kl_weight are kept and
+logged apart. kl_weight = 1 is the (negative) evidence lower bound per example (Molchanov et al. 2017, eq. 3);
+below 1 it is tempered.
 """
 
 from __future__ import annotations

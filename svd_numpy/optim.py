@@ -1,13 +1,14 @@
 """Adam's settings and the schedules of learning rate and KL weight.
 
-Adam itself is one loop in each backend (`adam_step`), fused there with the gradient of the KL. A schedule is a list of
-knots (epoch, value): straight lines between them, constant before the first and after the last. Learning-rate decay and
-KL warm-up are both that.
+Adam itself is one loop in each backend (`adam_step`), fused there with the gradient of the KL. A schedule is
+a list of knots (epoch, value): straight lines between them, constant before the first and after the last.
+Learning-rate decay and KL warm-up are both that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from svd_numpy.checks import check_number
 
@@ -19,14 +20,16 @@ def check_knots(name: str, knots: Sequence[Sequence[float]]) -> Knots:
     try:
         pairs = tuple((float(epoch), float(value)) for epoch, value in knots)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: got {knots!r}, expected pairs (epoch, value) such as ((5, 0.0), (20, 1.0))") from None
+        raise ValueError(
+            f"{name}: got {knots!r}, expected pairs (epoch, value) such as ((5, 0.0), (20, 1.0))"
+        ) from None
     if not pairs:
         raise ValueError(f"{name}: got no knot, expected at least one pair (epoch, value)")
     for epoch, value in pairs:
         check_number(f"{name} epoch", epoch, low=0)
         check_number(f"{name} value", value, low=0)
     epochs = [epoch for epoch, _ in pairs]
-    if any(later <= earlier for earlier, later in zip(epochs, epochs[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
         raise ValueError(f"{name}: got epochs {epochs}, expected them to increase")
     return pairs
 

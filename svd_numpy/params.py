@@ -1,7 +1,8 @@
 """The arena: every parameter of a model in one flat buffer, and layers hold views of it.
 
-Layout: [all theta | all log_sigma2 | everything deterministic]. A weight's theta and log_sigma2 lie `n_weights` apart,
-so that the chain rule, the KL gradient, Adam and the projection are one pass over memory, and a checkpoint is one write.
+Layout: [all theta | all log_sigma2 | everything deterministic]. A weight's theta and log_sigma2 lie
+`n_weights` apart, so that the chain rule, the KL gradient, Adam and the projection are one pass over memory,
+and a checkpoint is one write.
 """
 
 from __future__ import annotations

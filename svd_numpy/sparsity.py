@@ -1,8 +1,8 @@
 """Which weights are dead: log_alpha, the threshold, and what a pruned network counts.
 
-A weight is pruned when log_alpha = log_sigma2 - log(theta^2) exceeds the threshold (Molchanov et al. 2017, §4.4: 3,
-where the noise is twenty times the signal). Compression is counted as in that paper: all weights / weights kept,
-without biases and without the bytes of any index.
+A weight is pruned when log_alpha = log_sigma2 - log(theta^2) exceeds the threshold (Molchanov et al. 2017,
+§4.4: 3, where the noise is twenty times the signal). Compression is counted as in that paper: all weights /
+weights kept, without biases and without the bytes of any index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def log_alpha(model: Sequential) -> dict[str, Array]:
-    """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, also where theta is exactly 0."""
+    """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, also where theta is 0."""
     check_type("model", model, Sequential)
     return {layer.name: priors.log_alpha(layer.theta, layer.log_sigma2) for layer in model.variational_layers}
 
@@ -67,7 +67,7 @@ def measure_sparsity(model: Sequential, threshold: float | None = None) -> Spars
 
 
 def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
-    """Return a copy of the model whose pruned weights are exactly 0; the copy's threshold is the given one."""
+    """Return a copy of the model whose pruned weights are exactly 0; its threshold is the given one."""
     check_type("model", model, Sequential)
     threshold = check_threshold("threshold", threshold)
     copy = model.copy()

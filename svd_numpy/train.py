@@ -1,7 +1,7 @@
 """The training loop: `TrainConfig`, one step in ten lines, and `fit`.
 
-Everything random is a function of (seed, epoch, step): the order of the examples, the noise. A run can therefore stop
-after any step and go on later to the same bits.
+Everything random is a function of (seed, epoch, step): the order of the examples, the noise. A run can
+therefore stop after any step and go on later to the same bits.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class Progress:
 class Trainer:
     """One training run: model, data, configuration and progress.
 
-    A step is: gather a batch, forward, loss, backward, and one pass over the arena (chain rule, KL, Adam, projection).
+    A step is: gather a batch, forward, loss, backward, and one pass over the arena (chain rule, KL, Adam,
+    projection).
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -135,13 +136,18 @@ class Trainer:
         check_type("data", data, Dataset)
         check_type("config", config, TrainConfig)
         if data.n_classes and data.n_classes != model.n_outputs:
-            raise ValueError(f"data {data.name!r} has {data.n_classes} classes, but the model has {model.n_outputs} outputs")
+            raise ValueError(
+                f"data {data.name!r} has {data.n_classes} classes, "
+                f"but the model has {model.n_outputs} outputs"
+            )
         if data.x_train.shape[1] != model.input_mean.size:
             raise ValueError(
-                f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
+                f"data {data.name!r} has {data.x_train.shape[1]} inputs, "
+                f"but the model expects {model.input_mean.size}"
             )
         for name, x, y in (("x_train", data.x_train, data.y_train), ("x_test", data.x_test, data.y_test)):
-            model.likelihood.check(y, len(check_inputs(name, x, model.in_shape)), model.n_outputs, model.dtype)
+            rows = len(check_inputs(name, x, model.in_shape))
+            model.likelihood.check(y, rows, model.n_outputs, model.dtype)
         self.model, self.data, self.config = model, data, config
         self.n_train = len(data.x_train)
         self.steps_per_epoch = -(-self.n_train // config.batch_size)
@@ -173,14 +179,15 @@ class Trainer:
         return lr, at_epoch(self.config.kl_schedule, at), False
 
     def batch_index(self) -> NDArray[np.int64]:
-        """Rows of the next batch: a slice of the epoch's permutation, which depends on (seed, epoch) alone."""
+        """Rows of the next batch: a slice of the epoch's permutation, a function of (seed, epoch) alone."""
         if self._order_epoch != self.epoch:
             self._order_epoch = self.epoch
             self._order = np.random.default_rng([self.config.seed, self.epoch]).permutation(self.n_train)
         start = self.progress.step % self.steps_per_epoch * self.config.batch_size
         return self._order[start : start + self.config.batch_size]
 
-    @np.errstate(over="ignore", invalid="ignore")  # the loss, and at the end of an epoch the weights, are checked
+    # The loss is checked below, the weights at the end of an epoch.
+    @np.errstate(over="ignore", invalid="ignore")
     def step(self) -> None:
         """Do one optimisation step."""
         model, config, p = self.model, self.config, self.progress
@@ -213,12 +220,16 @@ class Trainer:
         """Summarise the epoch just finished in one record and start the next one's sums."""
         p, model = self.progress, self.model
         if (non_finite := model.arena.share_non_finite()) > 0:
-            raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
+            raise ValueError(
+                f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}"
+            )
         p.step -= 1  # the schedule of the epoch's last step
         lr, kl_weight, finetune = self.schedule()
         p.step += 1
         sparsity = measure_sparsity(model)
-        test = evaluate(model, self.data.x_test, self.data.y_test) if measure_test else {"error": None, "nll": None}
+        test: dict[str, float | None] = {"error": None, "nll": None}
+        if measure_test:
+            test |= evaluate(model, self.data.x_test, self.data.y_test)
         record = {
             "epoch": self.epoch,
             "stage": "finetune" if finetune else "variational",
@@ -258,7 +269,7 @@ class Trainer:
         return checkpoint.save(run_dir / "checkpoints", self.progress.step, arrays, state)
 
     def restore(self, run_dir: Path) -> None:
-        """Continue from the newest sound checkpoint in `run_dir`; it must be of the same model, data and recipe."""
+        """Continue from the newest sound checkpoint in `run_dir`, of the same model, data and recipe."""
         found = checkpoint.load(run_dir / "checkpoints")
         for part, wanted in self.identity().items():
             have = found.state.get(part, {})
@@ -278,14 +289,15 @@ class Trainer:
 
 def _json_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON would give it back (tuples become lists)."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
     return {
-        field.name: [list(knot) for knot in value] if isinstance(value := getattr(config, field.name), tuple) else value
-        for field in fields(config)
+        name: [list(knot) for knot in value] if isinstance(value, tuple) else value
+        for name, value in values.items()
     }
 
 
 def evaluate(model: Sequential, x: Any, y: Any) -> dict[str, float]:
-    """Score the pruned network: {"error": share of wrong guesses (regression: mean squared error), "nll": nats}."""
+    """Score the pruned network: {"error": share of wrong guesses or mean squared error, "nll": nats}."""
     outputs = model.predict(x)
     targets = model.likelihood.check(y, len(outputs), model.n_outputs, model.dtype)
     nll, error = model.likelihood.loss(model.backend, outputs, targets, np.empty_like(outputs))
@@ -316,7 +328,8 @@ def fit(
     run_dir : path, optional
         Where `metrics.jsonl` and `checkpoints/` go; without it nothing is written.
     resume : bool
-        Continue the run in `run_dir` to the same bits as if it had never stopped; a finished run is only read back.
+        Continue the run in `run_dir` to the same bits as if it had never stopped; a finished run is only read
+        back.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
 
@@ -340,7 +353,9 @@ def fit(
             raise ValueError("resume=True needs run_dir, the folder of the run to continue")
         trainer.restore(folder)
     elif folder is not None and checkpoint.latest(folder / "checkpoints"):
-        raise ValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
+        raise ValueError(
+            f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it"
+        )
     log = RunLog(None if folder is None else folder / "metrics.jsonl", trainer.epoch if resume else None)
     started = time.perf_counter() - trainer.progress.seconds
     saved = time.perf_counter()
@@ -360,7 +375,8 @@ def fit(
                 report.epoch(record)
             report.step()
             now = time.perf_counter()
-            if folder is not None and (stop.requested or trainer.done or (epoch_ended and now - saved > SAVE_SECONDS)):
+            due = stop.requested or trainer.done or (epoch_ended and now - saved > SAVE_SECONDS)
+            if folder is not None and due:
                 trainer.save(folder, now - started)
                 saved = now
             if stop.requested and not trainer.done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,32 @@ def test_bad_recorders_files_and_gif_settings_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="holds no frames of schema 1"):
         animate.FrameRecorder.load(tmp_path / "other.npz")
     assert [entry.name for entry in tmp_path.iterdir()] == ["other.npz"]
+
+
+def damaged_copies(whole: bytes) -> dict[str, bytes]:
+    """A file of frames, spoilt in several ways."""
+    array = io.BytesIO()
+    np.save(array, np.arange(5))
+    middle = len(whole) // 2
+    return {
+        "empty": b"",
+        "text": b"these are no frames",
+        "an array alone": array.getvalue(),
+        "first half": whole[:middle],
+        "last half": whole[middle:],
+        "last byte gone": whole[:-1],
+        "bytes in the middle": whole[: middle - 50] + bytes(100) + whole[middle + 50 :],
+    }
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "frames.npz"
+    record_run(5).save(path)
+    for how, content in damaged_copies(path.read_bytes()).items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError) as caught:
+            animate.FrameRecorder.load(path)
+        message = str(caught.value)
+        assert str(path) in message and "delete it" in message and "pickle" not in message, how
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        animate.FrameRecorder.load(tmp_path / "nowhere.npz")

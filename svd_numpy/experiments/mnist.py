@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ def build_lenet(data: Dataset, recipe: Recipe, seed: int, backend: str) -> Seque
     """LeNet-300-100: input - 300 - 100 - classes, ReLU between, every weight variational."""
     sizes = [data.x_train.shape[1], *UNITS[recipe.arch], data.n_classes]
     layers: list[Layer] = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
-        layers += [VariationalDense(n_in, n_out, theta_std=recipe.theta_std, log_sigma2=recipe.log_sigma2), ReLU()]
+    for n_in, n_out in pairwise(sizes):
+        dense = VariationalDense(n_in, n_out, theta_std=recipe.theta_std, log_sigma2=recipe.log_sigma2)
+        layers += [dense, ReLU()]
     mean = data.x_train.mean(axis=0, dtype=np.float64) / 255 if recipe.subtract_mean else None
     return Sequential(*layers[:-1], prior=recipe.prior, backend=backend, seed=seed, input_mean=mean)
 
@@ -72,7 +74,8 @@ def train_mnist(
         Continue the run in `run_dir`, to the same bits.
     progress : bool
     eval_every : int
-        Measure the test error every so many epochs for the curve (0: only at the end). Nothing is chosen by it.
+        Measure the test error every so many epochs for the curve (0: only at the end). Nothing is chosen by
+        it.
     init_from : Sequential, mapping of arrays, or path of a saved model, optional
         Start from given weights.
     callbacks : functions (trainer, record), called after each epoch
@@ -84,12 +87,14 @@ def train_mnist(
     Raises
     ------
     ValueError, TypeError
-        For arguments that make no sense, before anything is read or written; `DataError` where data cannot be had.
+        For arguments that make no sense, before anything is read or written; `DataError` where data cannot
+        be had.
     """
     plan = get_recipe(arch, recipe)
     config = plan.config if epochs is None else stretch(plan.config, epochs)
     batch_size = config.batch_size if batch_size is None else check_count("batch_size", batch_size)
-    config = replace(config, batch_size=batch_size, seed=check_count("seed", seed, low=0), eval_every=eval_every)
+    seed = check_count("seed", seed, low=0)
+    config = replace(config, batch_size=batch_size, seed=seed, eval_every=eval_every)
     backend = resolve_backend(backend)
     hooks, folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
     check_flag("progress", progress)
@@ -97,7 +102,9 @@ def train_mnist(
         raise ValueError("resume=True needs run_dir, the folder of the run to continue")
     data = load(dataset, data_dir)
     if data.image_shape is None or data.n_classes == 0:
-        raise ValueError(f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits")
+        raise ValueError(
+            f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
+        )
     if data.warning and progress:
         print(f"NOTE: {data.warning}")
     model = build_lenet(data, plan, seed, backend)
@@ -129,8 +136,8 @@ def record_frames(run_dir: Path, image_shape: tuple[int, ...], config: TrainConf
         from svd_numpy.priors import log_alpha
 
         error = entry["test_error"] if entry["test_error"] is not None else entry["train_error"]
-        frames[0].add(entry["epoch"], first.theta, log_alpha(first.theta, first.log_sigma2), model.threshold, error,
-                      measure_sparsity(model).overall)  # fmt: skip
+        alpha, overall = log_alpha(first.theta, first.log_sigma2), measure_sparsity(model).overall
+        frames[0].add(entry["epoch"], first.theta, alpha, model.threshold, error, overall)
         frames[0].save(path)
 
     return record

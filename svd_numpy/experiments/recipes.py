@@ -57,8 +57,9 @@ RECIPES = {
     ("lenet-300-100", "paper"): Recipe(
         "lenet-300-100",
         "paper",
-        "the authors' published script: 200 epochs, batch 100, Adam 1e-3 flat to epoch 100 then to 0, KL weight 0 to 1 "
-        "over epochs 5-20, weights above the threshold masked while training, mean image subtracted, log sigma^2 = -10",
+        "the authors' published script: 200 epochs, batch 100, Adam 1e-3 flat to epoch 100 then to 0, "
+        "KL weight 0 to 1 over epochs 5-20, weights above the threshold masked while training, "
+        "mean image subtracted, log sigma^2 = -10",
         TrainConfig(
             epochs=200,
             batch_size=100,

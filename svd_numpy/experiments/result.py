@@ -103,7 +103,8 @@ class TrainResult:
         sparsity = " - ".join(f"{100 * share:.1f}" for share in self.layer_sparsity.values())
         stage = " (survivors fine-tuned)" if self.history[-1]["stage"] == "finetune" else ""
         lines = [
-            f"Sparse VD, {self.recipe.arch} on {self.dataset}, recipe {self.recipe.name!r}, seed {self.model.seed}{stage}",
+            f"Sparse VD, {self.recipe.arch} on {self.dataset}, recipe {self.recipe.name!r}, "
+            f"seed {self.model.seed}{stage}",
             f"{'':<12}{'error %':>9}{'nll':>9}{'sparsity per layer %':>24}{'compression':>13}{'seconds':>9}",
             f"{'this run':<12}{100 * self.test_error:>9.2f}{self.test_nll:>9.4f}{sparsity:>24}"
             f"{self.compression:>12.1f}x{self.seconds:>9.0f}",
@@ -111,7 +112,9 @@ class TrainResult:
         if self.published:
             row = self.published
             sparsity = " - ".join(f"{100 * share:.1f}" for share in row.layer_sparsity)
-            lines.append(f"{'the paper':<12}{100 * row.error:>9.2f}{'':>9}{sparsity:>24}{row.compression:>12.0f}x")
+            lines.append(
+                f"{'the paper':<12}{100 * row.error:>9.2f}{'':>9}{sparsity:>24}{row.compression:>12.0f}x"
+            )
         if self.data.warning:
             lines.append(f"NOTE: {self.data.warning}")
         return "\n".join(lines)
@@ -122,7 +125,10 @@ class TrainResult:
         from svd_numpy.sparsity import log_alpha
 
         first = self.model.variational_layers[0]
-        title = f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, {self.compression:.0f}x"
+        title = (
+            f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, "
+            f"{self.compression:.0f}x"
+        )
         return summary_figure(
             self.history,
             log_alpha(self.model),

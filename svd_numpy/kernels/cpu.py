@@ -107,10 +107,10 @@ class NumbaBackend:
                   _EMPTY if dx is None else dx)  # fmt: skip
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
-        self._run(cpu_layers.relu_forward, y.reshape(-1))
+        cpu_layers.relu_forward(y.reshape(-1))
 
     def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
-        self._run(cpu_layers.relu_backward, y.reshape(-1), dy.reshape(-1))
+        cpu_layers.relu_backward(y.reshape(-1), dy.reshape(-1))
 
     def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
         return cpu_layers.softmax_cross_entropy(logits, labels, d_logits)  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.simd import ZERO, exp32, wide_vectors
+from svd_numpy.kernels.simd import ZERO, exp32, own_function, wide_vectors
 
 _features = llvm.get_host_cpu_features()
 # Lanes of a vector, and rows of the register tile (no more than lanes): 12 x 2 accumulators fill AVX-512's 32
@@ -63,7 +63,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
     """Make the intrinsic for a tile of `rows` x `vectors * LANES`.
 
     Its arguments: k count; address, row stride, k stride of A; address of the packed B panel; address and row stride
-    of C; valid lanes of the last vector; and whether to add to C (1) or to overwrite it (0).
+    of C; valid lanes of the last vector; and whether to add to C or to overwrite it.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -115,7 +115,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         lane = ir.Constant(_INDEX, list(range(LANES)))
         valid = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(last_lanes, _I32), _INDEX))
         nowhere = ir.Constant(_MASK, [0] * LANES)
-        adding = builder.select(builder.icmp_signed("!=", add_to_c, _constant(0)), everywhere, nowhere)
+        adding = builder.select(add_to_c, everywhere, nowhere)
         align, c_at = ir.Constant(_I32, 4), c
         for r in range(rows):
             for v in range(vectors):
@@ -128,7 +128,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
 
     @intrinsic
     def micro(typing_context, k_count, a, a_row, a_k, b, c, c_row, last_lanes, add_to_c):  # type: ignore[no-untyped-def]
-        return types.void(*[types.int64] * 9), codegen
+        return types.void(*[types.int64] * 8, types.boolean), codegen
 
     return micro
 
@@ -190,6 +190,7 @@ def multiply(m_count, k_count, a, a_row, a_k, packed, columns, c, c_row, add, ti
     packed : panels of B as written by one of the `pack_*` functions below
     c : address of C[0, 0];  tile : scratch of TILE floats
     """
+    own_function()
     for m in range(0, m_count, MR):
         rows = min(MR, m_count - m)
         a_at, row_stride, k_stride = a + 4 * m * a_row, a_row, a_k
@@ -245,6 +246,7 @@ def _pack_panel(theta, log_sigma2, keep, rows, n_out, n, width, padded, out_mean
     into the next row. Indices are unsigned: a signed one could be negative, and would not vectorise.
     """
     wide_vectors()
+    own_function()
     for k in range(len(rows)):
         source, target = np.uint64(np.int64(rows[k]) * n_out + n), np.uint64(at + k * padded)
         if np.int64(rows[k]) * n_out + n + padded <= len(theta):

@@ -35,6 +35,17 @@ def wide_vectors(typing_context: Any) -> Any:
     return types.void(), codegen
 
 
+@intrinsic
+def own_function(typing_context: Any) -> Any:
+    """Keep the calling kernel a function of its own: copies of a large one would only cost compile time."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 def _llvm_float(name: str, n_args: int) -> Any:
     """Make a Numba intrinsic out of the LLVM floating-point instruction `name`."""
 
@@ -248,6 +259,7 @@ def noise_row(out, sample, step, layer, key0, key1):  # type: ignore[no-untyped-
     The five numbers are uint32; len(out) is a multiple of 64 (callers round up and ignore the rest).
     """
     wide_vectors()
+    own_function()
     for group in range(len(out) // 64):
         at = 64 * group
         for lane in range(16):

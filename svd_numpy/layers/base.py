@@ -23,10 +23,11 @@ class Pass:
     ----------
     backend : Backend
     mode : "sample", "mean" or "pruned"
-        Noisy (training, Monte Carlo); posterior means as they are (fine-tuning); means pruned at the threshold.
+        Noisy (training, Monte Carlo); posterior means as they are (fine-tuning); means pruned at the
+        threshold.
     keep : float
-        exp(-threshold): in "pruned" mode, and in "sample" mode when training masks, a weight counts only where
-        theta^2 >= keep * sigma^2.
+        exp(-threshold): in "pruned" mode, and in "sample" mode when training masks, a weight counts only
+        where theta^2 >= keep * sigma^2.
     seed, step, first_sample : int
         Where the noise of this pass lies (`NoiseKey`).
     """
@@ -63,8 +64,10 @@ class Layer:
         self.index = 0
         self.memory = Buffers()
 
-    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
-        """Check the input shape (without the batch axis); return the output shape and the parameters wanted."""
+    def build(
+        self, in_shape: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """Check the input shape (no batch axis); return the output shape and the parameters wanted."""
         return in_shape, []
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
@@ -75,7 +78,7 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
-        """Write the data gradients of the parameters; return d(loss)/dx where wanted. dy may be overwritten."""
+        """Write the data gradients of the parameters; return d(loss)/dx where wanted. May overwrite dy."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:

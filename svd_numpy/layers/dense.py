@@ -14,7 +14,8 @@ from svd_numpy.params import ParamSpec
 def _check_features(layer: Layer, in_shape: tuple[int, ...], in_features: int) -> None:
     if in_shape != (in_features,):
         raise ValueError(
-            f"layer {layer.name!r}: got inputs of shape (B, {', '.join(map(str, in_shape))}), expected (B, {in_features}); "
+            f"layer {layer.name!r}: got inputs of shape (B, {', '.join(map(str, in_shape))}), "
+            f"expected (B, {in_features}); "
             f"make its first argument {int(np.prod(in_shape))}, or mend the layer before it"
         )
 
@@ -27,7 +28,8 @@ class Dense(Layer):
     in_features, out_features : int
     bias : bool
     theta_std : float, optional
-        Standard deviation of the Gaussian that theta starts from; default sqrt(2 / in_features) (He et al. 2015).
+        Standard deviation of the Gaussian that theta starts from; default sqrt(2 / in_features)
+        (He et al. 2015).
     name : str, optional
     """
 
@@ -41,7 +43,8 @@ class Dense(Layer):
         self.in_features = check_count("in_features", in_features)
         self.out_features = check_count("out_features", out_features)
         self.has_bias = check_flag("bias", bias)
-        self.theta_std = (2 / in_features) ** 0.5 if theta_std is None else check_number("theta_std", theta_std, 0, 1e3)
+        theta_std = (2 / in_features) ** 0.5 if theta_std is None else theta_std
+        self.theta_std = check_number("theta_std", theta_std, 0, 1e3)
         self.theta: Array
         self.bias: Array
 
@@ -61,7 +64,9 @@ class Dense(Layer):
         bias = ParamSpec(f"{self.name}.bias", shape[1:], "plain", np.zeros(1))
         return [theta, bias] if self.has_bias else [theta]
 
-    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+    def build(
+        self, in_shape: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""
         _check_features(self, in_shape, self.in_features)
         return (self.out_features,), self._specs(rng)
@@ -91,7 +96,8 @@ class Dense(Layer):
 class VariationalDense(Dense):
     """Dense layer whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4).
 
-    In training it draws the pre-activations themselves (local reparametrisation), one noise per example and output.
+    In training it draws the pre-activations themselves (local reparametrisation), one noise per example and
+    output.
 
     Parameters
     ----------
@@ -131,7 +137,8 @@ class VariationalDense(Dense):
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """See `Layer.bind`."""
         super().bind(views, grads)
-        self.log_sigma2, self.d_log_sigma2 = views[f"{self.name}.log_sigma2"], grads[f"{self.name}.log_sigma2"]
+        self.log_sigma2 = views[f"{self.name}.log_sigma2"]
+        self.d_log_sigma2 = grads[f"{self.name}.log_sigma2"]
 
     def pruned_theta(self, keep: float) -> Array:
         """Posterior means, zero where theta^2 < keep * sigma^2, that is where log_alpha > -ln(keep)."""
@@ -157,6 +164,7 @@ class VariationalDense(Dense):
         x = self._x
         dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
         run.backend.lrt_backward(
-            x, self.theta, self.log_sigma2, run.keep, dy, self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory
-        )
+            x, self.theta, self.log_sigma2, run.keep, dy,
+            self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory,
+        )  # fmt: skip
         return dx
