@@ -2,9 +2,9 @@
 
     python benchmarks/results.py --seeds 5 --jobs 2
 
-Each run is a folder of its own under `runs/results`; finished runs are read back, interrupted ones go on where
-they stopped. The test set is measured once, after the last epoch. `--table` only writes the table of what is
-finished.
+Each run is a folder of its own under `runs/results`; finished runs are read back, interrupted ones go on
+where they stopped. The test set is measured once, after the last epoch. `--table` only writes the table of
+what is finished.
 """
 
 from __future__ import annotations

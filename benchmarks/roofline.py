@@ -130,9 +130,7 @@ def blas_kernels(batch: int) -> list[Kernel]:
 
 def main() -> None:
     """Measure the roofs and print one table for each thread count."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=100, help="batch size of the kernels")
     cores = len(allowed_cores())
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}), help="thread counts")

@@ -1,9 +1,9 @@
-"""What a newcomer waits for: the import, and the first training step with a cold and with a warm kernel cache.
+"""What a newcomer waits for: the import, and the first training step with a cold and a warm kernel cache.
 
     python benchmarks/startup.py --rounds 5
 
-Every figure is a fresh process. Import: seconds over importing NumPy alone. First step: building LeNet-300-100,
-compiling or loading the kernels, and one step of batch 100 on random images.
+Every figure is a fresh process. Import: seconds over importing NumPy alone. First step: building
+LeNet-300-100, compiling or loading the kernels, and one step of batch 100 on random images.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ print(time.perf_counter() - start)
 def seconds(code: str, cache: str) -> float:
     """Run `code` in a fresh process; it prints its own seconds last."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 

@@ -107,9 +107,7 @@ def report(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line, checked before anything is started."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[100, 1000], help="batch sizes")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="thread counts")
     parser.add_argument("--rounds", type=int, default=7, help="timed blocks of each candidate, at least 5")
@@ -129,9 +127,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if not all(1 <= batch <= 60_000 for batch in options.batches):
         parser.error(f"--batches {options.batches}: a batch has 1 to 60000 of the training images")
     if options.rounds < 5:
-        parser.error(
-            f"--rounds {options.rounds}: a median of fewer than 5 blocks says little; give 5 or more"
-        )
+        parser.error(f"--rounds {options.rounds}: a median of fewer than 5 blocks says little; give 5 or more")
     return options
 
 
@@ -159,9 +155,7 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "step.md").write_text(report(rows, facts), encoding="utf-8")
-    (options.out / "step.json").write_text(
-        json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
+    (options.out / "step.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(f"written: {options.out / 'step.md'} and step.json")
 
 

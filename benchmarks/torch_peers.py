@@ -140,9 +140,7 @@ class Objective(nn.Module):
         return loss
 
 
-def _training_step(
-    objective: nn.Module, parameters: list[nn.Parameter], workload: Workload, batch: int
-) -> Step:
+def _training_step(objective: nn.Module, parameters: list[nn.Parameter], workload: Workload, batch: int) -> Step:
     images = torch.from_numpy(workload.images).float().div_(255)
     labels = torch.from_numpy(workload.labels)
     adam = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)

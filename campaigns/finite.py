@@ -123,9 +123,7 @@ def finished(path: Path, steps: int, dataset: str) -> dict[str, Any]:
     if not path.exists():
         return {}
     cases = json.loads(path.read_text())["cases"]
-    return {
-        name: case for name, case in cases.items() if (case["steps"], case["dataset"]) == (steps, dataset)
-    }
+    return {name: case for name, case in cases.items() if (case["steps"], case["dataset"]) == (steps, dataset)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,9 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done[name] = run_case(data, *case, options.steps)
         print(f"{name}: not finite {done[name]['non_finite']:g} {done[name]['stopped']}", flush=True)
         results = {
-            "command": " ".join(
-                ["python campaigns/finite.py", *(sys.argv[1:] if arguments is None else arguments)]
-            ),
+            "command": " ".join(["python campaigns/finite.py", *(sys.argv[1:] if arguments is None else arguments)]),
             "date": datetime.date.today().isoformat(),
             "machine": machine(),
             "cases": {name: done[name] for name in names if name in done},

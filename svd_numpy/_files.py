@@ -38,9 +38,7 @@ def check_json(value: Any, where: str, depth: int = MAX_DEPTH) -> None:
 def loads_strict(text: bytes) -> Any:
     """Parse UTF-8 JSON; non-finite numbers, repeated keys and too deep nesting are a ValueError."""
     try:
-        return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
-        )
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
 

@@ -107,9 +107,7 @@ def draw_schedules(ax: Axes, history: Sequence[Record]) -> None:
     ax.set(title="Schedules", ylim=(-0.04, max(1.0, column(history, "kl_weight").max()) * 1.08))
     ax.set_ylabel("KL weight (solid)", color=COLOURS["accent"])
     right = ax.twinx()
-    right.plot(
-        column(history, "epoch"), column(history, "lr"), "--", color=COLOURS["ink"], **_marker(history)
-    )
+    right.plot(column(history, "epoch"), column(history, "lr"), "--", color=COLOURS["ink"], **_marker(history))
     right.set_ylabel("learning rate (dashed)", color=COLOURS["ink"])
     right.set_ylim(0, 1.08 * (column(history, "lr").max() or 1.0))
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
@@ -133,9 +131,7 @@ def draw_histogram(
             color=COLOURS[label],
             label=label,
         )
-    ax.axvline(
-        threshold, color=COLOURS["test"], linewidth=1.5, linestyle="--", label=f"threshold {threshold:g}"
-    )
+    ax.axvline(threshold, color=COLOURS["test"], linewidth=1.5, linestyle="--", label=f"threshold {threshold:g}")
     share = 100.0 * np.mean(values >= threshold)
     ax.set_yscale("log")
     ax.set(ylim=(0.7, 3.0 * counts.max()), xlim=(edges[0], edges[-1]))
@@ -158,18 +154,14 @@ def draw_mosaic(ax: Axes, theta: Array, images: Array, n: int) -> None:
     picture = ax.imshow(_mosaic(tiles), cmap=with_blank("RdBu_r"), vmin=-limit, vmax=limit)
     ax.set_axis_off()
     dead = int(np.sum(survivors == 0))
-    shown = (
-        f"{len(order)} of {len(survivors)} hidden units" if len(order) < len(survivors) else "Hidden units"
-    )
+    shown = f"{len(order)} of {len(survivors)} hidden units" if len(order) < len(survivors) else "Hidden units"
     ax.set_title(f"{shown}, most weights first\ndead units: {dead} of {len(survivors)}")
-    ax.figure.colorbar(
-        picture, ax=ax, orientation="horizontal", shrink=0.7, aspect=32, extend="both"
-    ).set_label(r"weight $\theta$ (pruned = 0)")
+    ax.figure.colorbar(picture, ax=ax, orientation="horizontal", shrink=0.7, aspect=32, extend="both").set_label(
+        r"weight $\theta$ (pruned = 0)"
+    )
 
 
-def curve(
-    ax: Axes, history: Sequence[Record], key: str, colour: str, label: str, *, scale: float = 1.0
-) -> None:
+def curve(ax: Axes, history: Sequence[Record], key: str, colour: str, label: str, *, scale: float = 1.0) -> None:
     """One line over the epochs, left out where no epoch has the value."""
     values = scale * column(history, key)
     known = np.isfinite(values)  # joined over epochs without evaluation
@@ -304,23 +296,17 @@ def finish(figure: Figure, title: str) -> Figure:
 
 def check_history(history: Sequence[Record]) -> None:
     if not history:
-        raise ValueError(
-            "the history is empty; expected one record per epoch, so train at least one epoch first"
-        )
+        raise ValueError("the history is empty; expected one record per epoch, so train at least one epoch first")
     layers = set(history[0].get("sparsity", ()))
     before = -math.inf
     for index, record in enumerate(history):
         missing = [key for key in _NEEDED if key not in record]
         if missing:
-            raise ValueError(
-                f"record {index} of the history lacks {missing}; expected the keys {list(_NEEDED)}"
-            )
+            raise ValueError(f"record {index} of the history lacks {missing}; expected the keys {list(_NEEDED)}")
         if record["stage"] not in _STAGES:
             raise ValueError(f"record {index} has the stage {record['stage']!r}; expected one of {_STAGES}")
         if not record["epoch"] > before:
-            raise ValueError(
-                f"record {index} has epoch {record['epoch']} after {before}; epochs must increase"
-            )
+            raise ValueError(f"record {index} has epoch {record['epoch']} after {before}; epochs must increase")
         if set(record["sparsity"]) != layers:
             raise ValueError(
                 f"record {index} has the layers {sorted(record['sparsity'])}; the first has {sorted(layers)}"
@@ -335,9 +321,7 @@ def check_log_alphas(log_alphas: Mapping[str, Array], threshold: float) -> None:
         raise ValueError(f"threshold is {threshold}; expected a finite number, such as 3.0")
     for name, log_alpha in log_alphas.items():
         if np.size(log_alpha) == 0 or np.isnan(log_alpha).any():
-            raise ValueError(
-                f"log_alpha of layer {name!r} is empty or holds NaN; expected an array of numbers"
-            )
+            raise ValueError(f"log_alpha of layer {name!r} is empty or holds NaN; expected an array of numbers")
 
 
 def check_theta(theta: Array, image_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -33,9 +33,7 @@ _TITLE = "Sparse VD: weights die, the error stays"
 _HOLD_MS = 3000  # on the last frame, so that the end can be read before it starts again
 
 
-def render_gif(
-    frames: FrameRecorder, path: str | os.PathLike[str], *, fps: float = 10.0, width_px: int = 640
-) -> None:
+def render_gif(frames: FrameRecorder, path: str | os.PathLike[str], *, fps: float = 10.0, width_px: int = 640) -> None:
     """Draw the frames as an animated GIF that runs for ever and rests on its last frame.
 
     Left the weights of the recorded units, dark where pruned; right the test error and the share of weights
@@ -74,9 +72,7 @@ def render_gif(
     durations = [step] * (len(indexed) - 1) + [_HOLD_MS]
 
     file = io.BytesIO()
-    indexed[0].save(
-        file, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True
-    )
+    indexed[0].save(file, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
     write_atomic(Path(path), file.getvalue())
 
 
@@ -91,8 +87,7 @@ def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
     margin, head = round(12 * unit), round(64 * unit)
     limit = _common_scale(frames)
     mosaics = [
-        _mosaic(codes, scale / limit, width // 2)
-        for codes, scale in zip(frames.codes, frames.scales, strict=True)
+        _mosaic(codes, scale / limit, width // 2) for codes, scale in zip(frames.codes, frames.scales, strict=True)
     ]
     side_y, side_x = mosaics[0].shape[:2]
     height = max(head + side_y + margin, round(330 * unit))

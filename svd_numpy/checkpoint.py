@@ -168,9 +168,7 @@ def load(path: str | Path) -> Checkpoint:
             skipped.append(str(error))
     if skipped:
         raise CheckpointError(f"{path} has no undamaged checkpoint; start a new run. " + "; ".join(skipped))
-    raise CheckpointError(
-        f"{path} has no checkpoint; expected a run folder with ckpt-<step>, or one of those"
-    )
+    raise CheckpointError(f"{path} has no checkpoint; expected a run folder with ckpt-<step>, or one of those")
 
 
 def latest(folder: str | Path) -> Path | None:

@@ -91,9 +91,7 @@ def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
     if not (np.abs(array) <= LARGEST_INPUT).all():  # also for NaN
-        raise ValueError(
-            f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers"
-        )
+        raise ValueError(f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers")
     return array
 
 
@@ -102,9 +100,7 @@ def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
     x = np.asarray(x)
     shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise TypeError(
-            f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}"
-        )
+        raise TypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
     if x.shape in ((0, *in_shape), (0, int(np.prod(in_shape)))):
         raise ValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
     if x.ndim == 1 + len(in_shape) and x.shape[1:] == in_shape:
@@ -152,7 +148,5 @@ def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.fl
     y = y.astype(np.float64)
     if not (np.abs(y) <= LARGEST_INPUT).all():
         at = int(np.argmax(~(np.abs(y) <= LARGEST_INPUT).all(axis=1)))
-        raise ValueError(
-            f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets"
-        )
+        raise ValueError(f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets")
     return y

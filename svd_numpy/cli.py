@@ -112,9 +112,7 @@ class Train:
         """Refuse to start over an existing run, or to resume one that is not there."""
         exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json"))
         if exists and not self.resume:
-            raise ValueError(
-                f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder"
-            )
+            raise ValueError(f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder")
         if self.resume and not exists:
             raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
 
@@ -164,9 +162,7 @@ class Evaluate:
         file = self.path / "model.safetensors" if self.path.is_dir() else self.path
         model = Sequential.load(need(file))
         data = load(self.dataset or recorded_dataset(file.parent), self.data_dir)
-        print(
-            f"{file} on the {len(data.x_test):,} test examples of {data.name}, backend {model.backend.name}"
-        )
+        print(f"{file} on the {len(data.x_test):,} test examples of {data.name}, backend {model.backend.name}")
         if data.warning:
             print(f"NOTE: {data.warning}")
         print(f"{'threshold':>9}{'error %':>10}{'nll':>9}{'kept':>10}{'of':>10}{'compression':>13}")
@@ -412,9 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
-    except (
-        BrokenPipeError
-    ):  # the reader, such as `head`, has gone; what is left to flush at exit goes nowhere
+    except BrokenPipeError:  # the reader, such as `head`, has gone; what is left to flush at exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, TypeError, OSError) as error:

@@ -79,9 +79,7 @@ def self_check(backend: str) -> Iterator[Finding]:
     for name, exact in exact_grads.items():
         errors[name] = float(np.max(np.abs(grads[name] - exact)) / np.max(np.abs(exact)))
     worst = max(errors, key=lambda name: errors[name])
-    text = (
-        f"loss and gradients within {errors[worst]:.1e} of float64 (largest: {worst}; allowed {TOLERANCE:g})"
-    )
+    text = f"loss and gradients within {errors[worst]:.1e} of float64 (largest: {worst}; allowed {TOLERANCE:g})"
     yield Finding(f"self-check {backend}", text, ok=errors[worst] <= TOLERANCE)
 
 

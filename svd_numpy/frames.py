@@ -113,9 +113,7 @@ class FrameRecorder:
         theta, log_alpha = np.asarray(theta), np.asarray(log_alpha)
         inputs = math.prod(self.image_shape)
         if theta.ndim != 2 or theta.shape[0] != inputs or theta.shape[1] < 1:
-            raise ValueError(
-                f"theta has shape {theta.shape}; image_shape {self.image_shape} needs ({inputs}, units)"
-            )
+            raise ValueError(f"theta has shape {theta.shape}; image_shape {self.image_shape} needs ({inputs}, units)")
         if log_alpha.shape != theta.shape:
             raise ValueError(f"log_alpha has shape {log_alpha.shape}; expected that of theta, {theta.shape}")
         if not 0.0 <= sparsity_total <= 1.0:
@@ -128,9 +126,7 @@ class FrameRecorder:
         shown = slice(0, self.max_units)
         codes, scale = self._quantise(theta[:, shown], log_alpha[:, shown] < threshold)
         if self.codes and codes.shape != self.codes[0].shape:
-            raise ValueError(
-                f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}"
-            )
+            raise ValueError(f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}")
         self.codes.append(codes)
         self.scales.append(scale)
         self.epochs.append(int(epoch))
@@ -221,9 +217,7 @@ class FrameRecorder:
                 "restore it from a copy, or delete it and record the run anew"
             ) from error
         if not _NAMES.issubset(arrays) or not np.array_equal(arrays["schema"], _SCHEMA):
-            raise ValueError(
-                f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save"
-            )
+            raise ValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()

@@ -164,9 +164,7 @@ def gradcheck(
     tolerance = default if tolerance is None else check_number("tolerance", tolerance, low=1e-14, high=1)
     batch = model.prepare(x)
     if y is None and isinstance(layer_or_model, Sequential):
-        raise ValueError(
-            "y: got None, expected the labels or targets that belong to x: a model's loss needs them"
-        )
+        raise ValueError("y: got None, expected the labels or targets that belong to x: a model's loss needs them")
     if y is None:
         y = np.random.default_rng(1).standard_normal((len(batch), model.n_outputs))
     kl_scale = kl_weight / (len(batch) if n_train is None else n_train)
@@ -197,9 +195,7 @@ def _subject(given: Any, x: Any) -> Sequential:
     if isinstance(given, Sequential):
         return _clone(given, given.backend.name, given.dtype)
     if not isinstance(given, Layer):
-        raise TypeError(
-            f"gradcheck: got {given!r}, expected a layer such as VariationalDense(5, 3), or a Sequential"
-        )
+        raise TypeError(f"gradcheck: got {given!r}, expected a layer such as VariationalDense(5, 3), or a Sequential")
     layers = [_again(given)]
     if not hasattr(given, "in_features"):
         shape = np.shape(x)

@@ -48,8 +48,7 @@ def _exclusive(method: F) -> F:
 def _require_finite(what: str, *arrays: Any) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(
-            f"{what} overflowed, expected finite numbers; "
-            "scale inputs and targets to about 1, or mend the weights"
+            f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights"
         )
 
 
@@ -96,14 +95,10 @@ class Sequential:
         input_mean: Any = None,
     ) -> None:
         if not layers:
-            raise ValueError(
-                "Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)"
-            )
+            raise ValueError("Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)")
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise TypeError(
-                    f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU"
-                )
+                raise TypeError(f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("Sequential: the same layer object appears twice; make one object per place")
         self.prior = get_prior(prior).name
@@ -122,9 +117,7 @@ class Sequential:
     def _build(self) -> None:
         first = self.layers[0]
         if not hasattr(first, "in_features"):
-            raise ValueError(
-                f"Sequential: the first layer is {type(first).__name__}, expected one with in_features"
-            )
+            raise ValueError(f"Sequential: the first layer is {type(first).__name__}, expected one with in_features")
         self.in_shape: tuple[int, ...] = (first.in_features,)
         shape: tuple[int, ...] = self.in_shape
         specs, counts = list[ParamSpec](), dict[str, int]()
@@ -266,14 +259,10 @@ class Sequential:
         own = {name: array for name, array in self.parameters.items() if name in arrays}
         if not own:
             raise ValueError(f"init_from: got {list(arrays)}, expected some of {list(self.parameters)}")
-        matched = {
-            name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()
-        }
+        matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
         for name, array in matched.items():
             if name.endswith(".log_sigma2") and not ((array >= -20) & (array <= 10)).all():
-                raise ValueError(
-                    f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]"
-                )
+                raise ValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
         for name, array in matched.items():
             self.parameters[name][...] = array
         return self
@@ -320,9 +309,7 @@ class Sequential:
             raise ValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
         for name, array in own.items():
             if np.shape(arrays[name]) != array.shape:
-                raise ValueError(
-                    f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}"
-                )
+                raise ValueError(f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}")
         for name, array in own.items():
             array[...] = arrays[name]
 

@@ -92,9 +92,7 @@ def training_curves(history: Sequence[Record], *, title: str = "") -> Figure:
         nll.set(title="Negative log likelihood", ylabel="NLL (nats / example)")
         curve(kl, history, "kl", "ink", "KL")
         weighted = column(history, "kl") * column(history, "kl_weight")
-        kl.plot(
-            column(history, "epoch"), weighted, "--", color=COLOURS["accent"], label=r"KL weight $\times$ KL"
-        )
+        kl.plot(column(history, "epoch"), weighted, "--", color=COLOURS["accent"], label=r"KL weight $\times$ KL")
         kl.set(title="KL to the prior, all weights", ylabel="KL (nats)")
         log_scale(kl, np.concatenate([column(history, "kl"), weighted]))
         draw_sparsity(sparsity, history)
@@ -206,9 +204,7 @@ def pixel_importance(theta: Array, image_shape: Sequence[int]) -> Figure:
             figure.colorbar(image, ax=ax, label=f"{label} per pixel", shrink=0.85)
             ax.set(xlabel="pixel column", ylabel="pixel row")
             ax.grid(visible=False)
-        return finish(
-            figure, f"{int(blank.sum()):,} of {blank.size:,} pixels are not used by any hidden unit"
-        )
+        return finish(figure, f"{int(blank.sum()):,} of {blank.size:,} pixels are not used by any hidden unit")
 
 
 def summary_figure(

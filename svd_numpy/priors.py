@@ -341,9 +341,7 @@ def _checked(theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
     theta, log_sigma2 = np.asarray(theta), np.asarray(log_sigma2)
     for name, array in (("theta", theta), ("log_sigma2", log_sigma2)):
         if array.dtype not in (np.float32, np.float64):
-            raise TypeError(
-                f"{name} has dtype {array.dtype}, expected float32 or float64: convert with astype"
-            )
+            raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64: convert with astype")
     if theta.dtype != log_sigma2.dtype:
         raise TypeError(
             f"theta is {theta.dtype} but log_sigma2 is {log_sigma2.dtype}, expected one dtype: convert either"
@@ -356,7 +354,5 @@ def _checked(theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
     for name, array in (("theta", theta), ("log_sigma2", log_sigma2)):
         if not np.isfinite(array).all():
             count = int(np.size(array) - np.isfinite(array).sum())
-            raise ValueError(
-                f"{name} has {count} non-finite numbers, expected all finite: check the training"
-            )
+            raise ValueError(f"{name} has {count} non-finite numbers, expected all finite: check the training")
     return theta, log_sigma2

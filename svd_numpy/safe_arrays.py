@@ -94,9 +94,7 @@ def load_model(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any
         check_version(meta.get("version"), str(VERSION))
         data = file.read()
         digest = meta.pop("sha256", None)
-        require(
-            digest == sha256(canonical({**header, "__metadata__": meta}), data), "SHA-256 differs: damaged"
-        )
+        require(digest == sha256(canonical({**header, "__metadata__": meta}), data), "SHA-256 differs: damaged")
         state = loads_strict(meta["state"].encode())
         require(isinstance(state, dict), "the state is no JSON object")
         return deserialise(head + text + data, layout), state
@@ -151,9 +149,7 @@ def serialise(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     # the library copies memory as it lies, whatever the strides: C order must be made here
     blob = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()})
     if int.from_bytes(blob[:8], "little") > MAX_JSON_BYTES:
-        raise ValueError(
-            f"the names and shapes of {len(arrays)} arrays take more than {MAX_JSON_BYTES} bytes"
-        )
+        raise ValueError(f"the names and shapes of {len(arrays)} arrays take more than {MAX_JSON_BYTES} bytes")
     return blob
 
 

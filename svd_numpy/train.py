@@ -137,13 +137,11 @@ class Trainer:
         check_type("config", config, TrainConfig)
         if data.n_classes and data.n_classes != model.n_outputs:
             raise ValueError(
-                f"data {data.name!r} has {data.n_classes} classes, "
-                f"but the model has {model.n_outputs} outputs"
+                f"data {data.name!r} has {data.n_classes} classes, but the model has {model.n_outputs} outputs"
             )
         if data.x_train.shape[1] != model.input_mean.size:
             raise ValueError(
-                f"data {data.name!r} has {data.x_train.shape[1]} inputs, "
-                f"but the model expects {model.input_mean.size}"
+                f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
             )
         for name, x, y in (("x_train", data.x_train, data.y_train), ("x_test", data.x_test, data.y_test)):
             rows = len(check_inputs(name, x, model.in_shape))
@@ -194,7 +192,6 @@ class Trainer:
         lr, kl_weight, finetune = self.schedule()
         if finetune and p.step == config.epochs * self.steps_per_epoch:
             freeze(model, config.finetune_threshold)
-            model.arena.grads[:] = 0  # passes without noise never write the gradient of log_sigma2
             model.arena.reset_moments()
         index = self.batch_index()
         keep = model.keep if config.train_mask and not finetune else 0.0
@@ -220,9 +217,7 @@ class Trainer:
         """Summarise the epoch just finished in one record and start the next one's sums."""
         p, model = self.progress, self.model
         if (non_finite := model.arena.share_non_finite()) > 0:
-            raise ValueError(
-                f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}"
-            )
+            raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
         p.step -= 1  # the schedule of the epoch's last step
         lr, kl_weight, finetune = self.schedule()
         p.step += 1
@@ -291,8 +286,7 @@ def _json_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON would give it back (tuples become lists)."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     return {
-        name: [list(knot) for knot in value] if isinstance(value, tuple) else value
-        for name, value in values.items()
+        name: [list(knot) for knot in value] if isinstance(value, tuple) else value for name, value in values.items()
     }
 
 
@@ -353,9 +347,7 @@ def fit(
             raise ValueError("resume=True needs run_dir, the folder of the run to continue")
         trainer.restore(folder)
     elif folder is not None and checkpoint.latest(folder / "checkpoints"):
-        raise ValueError(
-            f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it"
-        )
+        raise ValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
     log = RunLog(None if folder is None else folder / "metrics.jsonl", trainer.epoch if resume else None)
     started = time.perf_counter() - trainer.progress.seconds
     saved = time.perf_counter()

@@ -55,9 +55,7 @@ def names(folder: Path) -> list[str]:
 def failing_at(k: int, fail: Callable[[str], None]) -> Iterator[list[str]]:
     """Call `fail` instead of the k-th call that changes the disk; gives the list of calls made."""
     calls: list[str] = []
-    originals = {
-        name: getattr(os, name) for name in ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
-    }
+    originals = {name: getattr(os, name) for name in ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")}
 
     def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

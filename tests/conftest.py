@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
 from svd_numpy.data import Dataset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small arrays gain nothing from a second thread, and wait for it long where other programs run.
+
+    The tests of the kernels set the number of threads themselves.
+    """
+    numba.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

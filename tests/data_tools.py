@@ -42,9 +42,7 @@ def make_files(seed: int, n_train: int = 7, n_test: int = 3) -> dict[str, bytes]
     return {name: idx_bytes(array) for name, array in zip(RAW_NAMES, arrays, strict=True)}
 
 
-def pin(
-    name: str, files: dict[str, bytes], mirrors: tuple[str, ...] = ("http://mirror.invalid/",)
-) -> FileSet:
+def pin(name: str, files: dict[str, bytes], mirrors: tuple[str, ...] = ("http://mirror.invalid/",)) -> FileSet:
     """Return a registry entry that pins these files."""
     specs = []
     for file, raw in files.items():

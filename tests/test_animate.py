@@ -38,9 +38,7 @@ def test_a_frame_keeps_the_weights_to_one_part_in_254() -> None:
     alive = (log_alpha < THRESHOLD)[:, :6].T.reshape(6, 4, 5)
     np.testing.assert_array_equal(codes > 0, alive)
     restored = (codes.astype(float) - 128) / 127 * scale
-    np.testing.assert_allclose(
-        restored[alive], theta[:, :6].T.reshape(6, 4, 5)[alive], atol=scale / 254 * 1.0001
-    )
+    np.testing.assert_allclose(restored[alive], theta[:, :6].T.reshape(6, 4, 5)[alive], atol=scale / 254 * 1.0001)
 
 
 def test_frames_survive_the_disk(tmp_path: Path) -> None:

@@ -172,10 +172,7 @@ def anything(*arguments: Any) -> tuple[Any, ...]:
 def bad_numbers(name: str, call: Callable[[Any], Any], *values: Any, whole: bool = False) -> list[Case]:
     """Values that no numeric argument takes, and those given."""
     values = (*values, NAN, INF, "3", None, True, [1]) + ((1.5, -1) if whole else ())
-    return [
-        (f"{name}={value!r}", partial(ignoring_world, call, value), (str(value), "expected"))
-        for value in values
-    ]
+    return [(f"{name}={value!r}", partial(ignoring_world, call, value), (str(value), "expected")) for value in values]
 
 
 def ignoring_world(call: Callable[[Any], Any], value: Any, _: World) -> Any:

@@ -39,9 +39,7 @@ def test_gradcheck_notices_a_wrong_gradient(
     assert "WRONG: log_uniform on numpy" in capsys.readouterr().out
 
 
-def test_data_status_lists_every_set(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_status_lists_every_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"name": "mnist", "where": "/here", "verified": True, "note": ""},
         {"name": "boston", "where": "", "verified": False, "note": "nowhere"},
@@ -98,9 +96,7 @@ def test_doctor_finds_this_installation_sound(
     assert "self-check numba" in out and "kernel cache" in out
 
 
-def test_doctor_notices_what_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_notices_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = doctor._loss_and_grads
 
     def wrong(backend: str, dtype: str) -> tuple[float, dict[str, Any]]:

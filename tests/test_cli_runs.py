@@ -59,9 +59,7 @@ def test_default_run_dir_names_what_is_trained(tmp_path: Path, monkeypatch: pyte
     assert cli.Train(recipe="paper").default_run_dir() == Path("runs/lenet-300-100-digits-paper-seed0")
 
 
-def test_train_writes_into_runs_of_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_writes_into_runs_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     seen: dict[str, Any] = {}
 
@@ -148,9 +146,8 @@ def test_exit_status_tells_the_signal(
 
     monkeypatch.setattr(mnist, "train_mnist", stopped)
     assert cli.main(["train", *TINY, "--run-dir", str(tmp_path)]) == code
-    assert (
-        f"svd-numpy train --batch-size 500 --backend numpy --dataset digits --run-dir {tmp_path} --resume"
-        in (capsys.readouterr().err)
+    assert f"svd-numpy train --batch-size 500 --backend numpy --dataset digits --run-dir {tmp_path} --resume" in (
+        capsys.readouterr().err
     )
 
 
@@ -189,15 +186,11 @@ def test_report_reads_the_run(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     epochs = re.findall(r"^ +(\d+) +(variational|finetune)", out, re.MULTILINE)
     assert epochs == [("2", "variational"), ("3", "finetune")]
     names = {path.name for path in (copy / "figures").iterdir()}
-    assert names == {
-        f"{n}.png" for n in ("training_curves", "log_alpha", "receptive_fields", "pixel_importance")
-    }
+    assert names == {f"{n}.png" for n in ("training_curves", "log_alpha", "receptive_fields", "pixel_importance")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (copy / "figures").iterdir())
 
 
-def test_report_of_an_unfinished_run(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_report_of_an_unfinished_run(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(run_dir / "metrics.jsonl", tmp_path)
     assert cli.main(["report", str(tmp_path)]) == 0
     assert "not finished" in capsys.readouterr().out

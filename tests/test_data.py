@@ -38,9 +38,7 @@ def test_every_layout_is_found(tmp_path: Path, tiny: dict[str, bytes], layout: s
     assert tree(root) == before
 
 
-def test_dotted_names_and_gz_names_on_unpacked_files_are_accepted(
-    tmp_path: Path, tiny: dict[str, bytes]
-) -> None:
+def test_dotted_names_and_gz_names_on_unpacked_files_are_accepted(tmp_path: Path, tiny: dict[str, bytes]) -> None:
     for name, raw in tiny.items():
         (tmp_path / name.replace("-idx", ".idx")).write_bytes(raw)
     assert len(data.load("mnist", tmp_path).x_train) == 7
@@ -108,9 +106,7 @@ def test_the_other_set_with_the_same_file_names_is_recognised(
         data.load("mnist", tmp_path)
 
 
-def test_search_order(
-    tmp_path: Path, cache: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_order(tmp_path: Path, cache: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     store(cache / "mnist", tiny)
     assert "cache" in data.load("mnist").source
     named = store(tmp_path / "named", tiny)
@@ -270,9 +266,7 @@ def test_boston_table_is_parsed_with_its_note(tmp_path: Path, monkeypatch: pytes
     store(tmp_path / "boston", {"housing.data": raw}, packed=False)
     boston = data.load("boston", tmp_path)
     assert boston.x_train.shape == (8, 13) and boston.y_test.shape == (3, 1) and boston.n_classes == 0
-    rows = np.concatenate(
-        [np.hstack([boston.x_train, boston.y_train]), np.hstack([boston.x_test, boston.y_test])]
-    )
+    rows = np.concatenate([np.hstack([boston.x_train, boston.y_train]), np.hstack([boston.x_test, boston.y_test])])
     np.testing.assert_array_equal(rows[rows[:, 0].argsort()], table[table[:, 0].argsort()].astype(np.float32))
     assert "column B" in boston.warning
     store(tmp_path / "boston", {"housing.data": raw + b" "}, packed=False)

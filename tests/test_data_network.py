@@ -22,9 +22,7 @@ from svd_numpy.data import sources
 # --- network -----------------------------------------------------------------------------------
 
 
-def test_offline_message_says_everything_needed(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_message_says_everything_needed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVD_NUMPY_DATA", str(tmp_path))
     monkeypatch.setenv("SVD_NUMPY_OFFLINE", "1")
     with pytest.raises(data.MissingDataError) as caught:
@@ -160,9 +158,7 @@ def test_fetch_repairs_a_damaged_cache(cache: Path, serve: Serve, monkeypatch: p
     assert data.fetch("mnist") == cache / "mnist"  # intact: no network needed
 
 
-def test_a_failed_write_to_the_cache_is_reported(
-    cache: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_to_the_cache_is_reported(cache: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     files = make_files(6)
     base = serve(gz_pages("good", files))
     monkeypatch.setitem(sources.FILE_SETS, "mnist", pin("mnist", files, (f"{base}/good/",)))
@@ -199,9 +195,7 @@ def test_status_tells_found_damaged_and_missing(tmp_path: Path, tiny: dict[str, 
     assert len(data.status()) == 5
 
 
-def test_import_copies_verified_files_into_the_cache(
-    tmp_path: Path, cache: Path, tiny: dict[str, bytes]
-) -> None:
+def test_import_copies_verified_files_into_the_cache(tmp_path: Path, cache: Path, tiny: dict[str, bytes]) -> None:
     root = tmp_path / "given"
     store(root / "MNIST/raw", tiny, packed=False)
     store(root / "fashion-mnist", make_files(2))
@@ -226,9 +220,7 @@ def test_import_checks_the_copy_itself(
     assert tree(cache) == {}
 
 
-def test_import_writes_nothing_if_anything_is_damaged(
-    tmp_path: Path, cache: Path, tiny: dict[str, bytes]
-) -> None:
+def test_import_writes_nothing_if_anything_is_damaged(tmp_path: Path, cache: Path, tiny: dict[str, bytes]) -> None:
     root = tmp_path / "given"
     store(root / "mnist", tiny)
     with pytest.raises(data.MissingDataError, match="holds no known data set"):

@@ -54,16 +54,12 @@ def finite_or_refused(model: svd.Sequential, x: Array, y: Array) -> bool:
         assert np.isfinite(loss) and all(np.isfinite(gradient).all() for gradient in grads.values())
         assert np.isfinite(model.predict(x)).all() and np.isfinite(model.sample(x, 2)).all()
         assert np.isfinite(model.predict_proba(x)).all()
-        history = svd.fit(
-            model, as_data(x, y), svd.TrainConfig(epochs=2, batch_size=3, lr=0.1), progress=False
-        )
+        history = svd.fit(model, as_data(x, y), svd.TrainConfig(epochs=2, batch_size=3, lr=0.1), progress=False)
     except ValueError as error:
         assert "scale inputs and targets" in str(error)
         return False
     assert model.arena.share_non_finite() == 0 and history[-1]["non_finite"] == 0
-    assert all(
-        layer.log_sigma2.min() >= LOW and layer.log_sigma2.max() <= HIGH for layer in model.variational_layers
-    )
+    assert all(layer.log_sigma2.min() >= LOW and layer.log_sigma2.max() <= HIGH for layer in model.variational_layers)
     assert np.isfinite(model.predict(x)).all()
     return True
 
@@ -172,14 +168,10 @@ def test_log_sigma2_stays_inside_its_bounds(backend: str, edge: float) -> None:
 def test_moments_do_not_stay_subnormal() -> None:
     """Without a gradient the moments of a weight decay; each subnormal one would slow every later step."""
     model, data = make_net("numba"), make_data()
-    config = make_config(
-        epochs=400, finetune_epochs=0, kl_schedule=((0, 1), (3, 0)), lr_schedule=((0, 1),), beta2=0.9
-    )
+    config = make_config(epochs=400, finetune_epochs=0, kl_schedule=((0, 1), (3, 0)), lr_schedule=((0, 1),), beta2=0.9)
     trainer = Trainer(model, data, config)
     for step in range(2000):
-        if (
-            step == 10
-        ):  # from here on no unit is alive, and the KL is soon without weight: all gradients are 0
+        if step == 10:  # from here on no unit is alive, and the KL is soon without weight: all gradients are 0
             model.parameters["dense1.bias"][:] = -1e6
         trainer.step()
     tiny = np.finfo(np.float32).tiny
@@ -193,9 +185,7 @@ def test_moments_do_not_stay_subnormal() -> None:
 @pytest.mark.parametrize(("lr", "kl_weight"), [(1e-2, 10.0), (0.5, 1.0), (10.0, 100.0)])
 def test_fierce_training_stays_finite(backend: str, lr: float, kl_weight: float) -> None:
     model = make_net(backend)
-    config = make_config(
-        epochs=40, lr=lr, lr_schedule=((0, 1),), kl_schedule=((0, kl_weight),), train_mask=True
-    )
+    config = make_config(epochs=40, lr=lr, lr_schedule=((0, 1),), kl_schedule=((0, kl_weight),), train_mask=True)
     history = svd.fit(model, make_data(), config, progress=False)
     assert all(record["non_finite"] == 0 for record in history)
     assert all(np.isfinite([record["nll"], record["kl"]]).all() for record in history)
@@ -234,19 +224,13 @@ def test_the_campaign_runs_reports_and_resumes(
     ):
         assert words in report
     real = campaign.run_case
-    monkeypatch.setattr(
-        campaign, "run_case", lambda data, *case: {**real(data, *case[:2], 2), "steps": case[2]}
-    )
-    assert (
-        campaign.main([*steps, "--cases", "lr=0.01,kl=10", "lr=0.0001,kl=1"]) == 0
-    )  # the first is not run again
+    monkeypatch.setattr(campaign, "run_case", lambda data, *case: {**real(data, *case[:2], 2), "steps": case[2]})
+    assert campaign.main([*steps, "--cases", "lr=0.01,kl=10", "lr=0.0001,kl=1"]) == 0  # the first is not run again
     again = json.loads((tmp_path / "finite.json").read_text())["cases"]
     assert list(again) == ["lr=0.0001,kl=1", "lr=0.01,kl=10"] and again["lr=0.01,kl=10"] == case
 
 
-def test_the_campaign_tells_of_a_failure(
-    tmp_path: Path, campaign: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_campaign_tells_of_a_failure(tmp_path: Path, campaign: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     build = campaign.build_lenet
 
     def broken(*arguments: Any) -> svd.Sequential:
@@ -256,10 +240,7 @@ def test_the_campaign_tells_of_a_failure(
 
     monkeypatch.setattr(campaign, "build_lenet", broken)
     assert (
-        campaign.main(
-            ["--steps", "3", "--dataset", "digits", "--out", str(tmp_path), "--cases", "lr=0.001,kl=1"]
-        )
-        == 1
+        campaign.main(["--steps", "3", "--dataset", "digits", "--out", str(tmp_path), "--cases", "lr=0.001,kl=1"]) == 1
     )
     report = (tmp_path / "finite.md").read_text()
     assert "1 of 1 cases" in report and "lr=0.001,kl=1: step 0: the loss is nan" in report

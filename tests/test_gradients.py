@@ -95,9 +95,7 @@ def test_fresh_models_of_every_start(log_sigma2: float, backend: str) -> None:
     assert_ok(model, x, y, n_train=500, samples=6)
 
 
-@pytest.mark.parametrize(
-    "layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU()]
-)
+@pytest.mark.parametrize("layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU()])
 def test_a_layer_alone(layer: Layer) -> None:
     before = copy.deepcopy(vars(layer))
     x = np.random.default_rng(0).standard_normal((7, 5))
@@ -165,16 +163,12 @@ def test_after_training(blobs: Dataset, stage: str, backend: str) -> None:
     trainer = Trainer(model, blobs, schedule)
     for _ in range(50 + 8 * finetune_epochs // 2):
         trainer.step()
-    masked = float(
-        np.mean([np.mean(layer.pruned_theta(model.keep) == 0) for layer in model.variational_layers])
-    )
+    masked = float(np.mean([np.mean(layer.pruned_theta(model.keep) == 0) for layer in model.variational_layers]))
     assert 0.1 < masked < 0.95  # some weights are dead, not all
     x, y = blobs.x_train[:13], blobs.y_train[:13]
     if stage != "finetune":  # frozen weights have a sigma too small for finite differences of the KL
         assert_ok(model, x, y, n_train=240, samples=8)
-    mode, keep = (
-        ("mean", 0.0) if stage == "finetune" else ("sample", model.keep if stage == "train mask" else 0.0)
-    )
+    mode, keep = ("mean", 0.0) if stage == "finetune" else ("sample", model.keep if stage == "train mask" else 0.0)
     run = Pass(model.backend, mode, keep, seed=3, step=50)  # type: ignore[arg-type]
     assert directional_error(model, x, y, run, 1 / 240) < (1e-6 if backend == "numpy" else 2e-3)
 
@@ -220,9 +214,7 @@ def test_mistakes_are_found_where_they_are(layer: Any, wrong: str) -> None:
 
 
 def test_kinks_are_left_out_and_counted() -> None:
-    model = Sequential(
-        Dense(2, 3), ReLU(), Dense(3, 1), backend="numpy", dtype="float64", likelihood="gaussian"
-    )
+    model = Sequential(Dense(2, 3), ReLU(), Dense(3, 1), backend="numpy", dtype="float64", likelihood="gaussian")
     x, y = np.zeros((4, 2)), np.ones((4, 1))  # all biases are 0: every unit sits on its kink
     rows = {row.name: row for row in gradcheck(model, x, y).rows}
     assert (rows["dense1.bias"].checked, rows["dense1.bias"].kinks) == (0, 4)

@@ -18,9 +18,7 @@ from svd_numpy.data import idx
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    shape=st.lists(st.integers(0, 5), min_size=1, max_size=4), packed=st.booleans(), seed=st.integers(0, 99)
-)
+@given(shape=st.lists(st.integers(0, 5), min_size=1, max_size=4), packed=st.booleans(), seed=st.integers(0, 99))
 def test_read_idx_returns_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, shape: list[int], packed: bool, seed: int
 ) -> None:

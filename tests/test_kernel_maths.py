@@ -117,9 +117,7 @@ def test_philox_known_answers(counter: Any, key: Any, words: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize(("rows", "units"), [(1, 1), (3, 16), (5, 65), (7, 300), (2, 1025)])
-@pytest.mark.parametrize(
-    "key", [NoiseKey(0, 0, 0), NoiseKey(2**63 + 5, 6, 2**32 - 1, 2**20), NoiseKey(2**32, 2, 9, 1)]
-)
+@pytest.mark.parametrize("key", [NoiseKey(0, 0, 0), NoiseKey(2**63 + 5, 6, 2**32 - 1, 2**20), NoiseKey(2**32, 2, 9, 1)])
 def test_both_backends_draw_the_same_noise(key: NoiseKey, rows: int, units: int) -> None:
     np.testing.assert_allclose(FAST.noise(key, rows, units), PLAIN.noise(key, rows, units), rtol=0, atol=1e-5)
 

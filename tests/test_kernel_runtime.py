@@ -52,9 +52,7 @@ def test_training_has_the_same_bits_on_any_number_of_threads() -> None:
     for count in ("1", "2"):
         settings = {"NUMBA_NUM_THREADS": count, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-c", TWENTY_STEPS]
-        run = subprocess.run(
-            command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True
-        )
+        run = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True)
         hashes.append(run.stdout.strip())
     assert len(hashes[0]) == 64
     assert len(set(hashes)) == 1
@@ -84,9 +82,7 @@ def test_two_python_threads_predict_at_once() -> None:
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_memory_does_not_grow_with_the_steps(blobs: Dataset, backend: str) -> None:
     model = Sequential(VariationalDense(12, 65), ReLU(), VariationalDense(65, 3), backend=backend)
-    trainer = Trainer(
-        model, blobs, TrainConfig(epochs=20, batch_size=50)
-    )  # the last batch of an epoch is smaller
+    trainer = Trainer(model, blobs, TrainConfig(epochs=20, batch_size=50))  # the last batch of an epoch is smaller
     for _ in range(10):
         trainer.step()
     tracemalloc.start()

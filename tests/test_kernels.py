@@ -192,9 +192,7 @@ def arena_of(n_weights: int, n_plain: int, dtype: Any, seed: int = 0) -> Arena:
     return Arena(specs, dtype)
 
 
-@pytest.mark.parametrize(
-    ("n_weights", "n_plain"), [(1, 0), (17, 3), (1023, 0), (1025, 33), (5000, 7), (0, 40)]
-)
+@pytest.mark.parametrize(("n_weights", "n_plain"), [(1, 0), (17, 3), (1023, 0), (1025, 33), (5000, 7), (0, 40)])
 @pytest.mark.parametrize("prior", PRIOR_NAMES)
 def test_sweeps(n_weights: int, n_plain: int, prior: str, threads: int) -> None:
     for keep, fixed in ((0.0, False), (float(np.exp(-3)), False), (0.0, True)):
@@ -214,12 +212,10 @@ def test_sweeps(n_weights: int, n_plain: int, prior: str, threads: int) -> None:
             FAST.adam_step(fast, prior, 0.01, keep, adam, fixed)
             PLAIN.adam_step(plain, prior, 0.01, keep, adam, fixed)
         assert_close((fast.params, fast.m, fast.v), (plain.params, plain.m, plain.v))
-        if fixed:
-            start = arena_of(n_weights, n_plain, np.float32).params
+        if fixed:  # a weight whose theta is 0 stays as it is
+            start = arena_of(n_weights, n_plain, np.float32).params[n_weights : 2 * n_weights]
             assert not fast.params[:n_weights][::5].any()
-            np.testing.assert_array_equal(
-                fast.params[n_weights : 2 * n_weights], start[n_weights : 2 * n_weights]
-            )
+            np.testing.assert_array_equal(fast.params[n_weights : 2 * n_weights][::5], start[::5])
 
 
 @pytest.mark.parametrize("backend", [FAST, PLAIN])

@@ -28,9 +28,7 @@ def twins(*sizes: int, seed: int, log_sigma2: float = -10.0) -> tuple[Sequential
         layers += [VariationalDense(n_in, n_out, log_sigma2=log_sigma2), ReLU()]
     model = Sequential(*layers[:-1], backend="numpy", dtype="float64", seed=seed)
     names = ("theta", "log_sigma2", "bias")
-    net = [
-        {n: model.parameters[f"{layer.name}.{n}"].copy() for n in names} for layer in model.variational_layers
-    ]
+    net = [{n: model.parameters[f"{layer.name}.{n}"].copy() for n in names} for layer in model.variational_layers]
     return model, net
 
 

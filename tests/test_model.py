@@ -90,9 +90,7 @@ def test_samples_are_draws_from_the_posterior_by_local_reparametrisation(backend
     log_sigma2[:] = rng.uniform(-4, 1, log_sigma2.shape)
     model.parameters["dense1.bias"][:] = 100  # a bias moves the mean and never the variance
     x = rng.normal(size=(1, 6)).astype(np.float32)
-    draws = np.concatenate(
-        [model.sample(x, 500), model.sample(np.repeat(x, 3500, 0), 1).reshape(3500, 1, 5)]
-    )[:, 0]
+    draws = np.concatenate([model.sample(x, 500), model.sample(np.repeat(x, 3500, 0), 1).reshape(3500, 1, 5)])[:, 0]
     mean, variance = (x @ theta + 100)[0], (x**2 @ np.exp(log_sigma2))[0]
     n = len(draws)
     assert (np.abs(draws.mean(axis=0) - mean) < 5 * np.sqrt(variance / n)).all()
@@ -128,9 +126,7 @@ def test_pixels_are_scaled_and_the_mean_is_subtracted() -> None:
     mean = rng.random(N_IN)
     plain, centred = make_net(), make_net(input_mean=mean)
     np.testing.assert_allclose(plain.predict(pixels), plain.predict(pixels / 255), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        centred.predict(pixels), plain.predict(pixels / 255 - mean), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(centred.predict(pixels), plain.predict(pixels / 255 - mean), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -163,9 +159,7 @@ def test_the_loss_is_mean_nll_plus_a_share_of_the_kl(backend: str, prior: str) -
     assert model.loss(x, y, 500, kl_weight=0.7) == pytest.approx(nll + 0.7 * kl / 500, rel=1e-5)
     assert model.loss(x, y, 1000, kl_weight=0.7) == pytest.approx(nll + 0.7 * kl / 1000, rel=1e-5)
     assert model.loss(x, y, 500, 0.7) == model.loss_and_grads(x, y, 500, 0.7)[0]
-    outputs = model.forward(model.prepare(x), Pass(model.backend, "sample", 0.0, model.seed, 0)).astype(
-        np.float64
-    )
+    outputs = model.forward(model.prepare(x), Pass(model.backend, "sample", 0.0, model.seed, 0)).astype(np.float64)
     by_hand_nll = (np.log(np.exp(outputs).sum(axis=1)) - outputs[np.arange(30), y]).mean()
     assert nll == pytest.approx(by_hand_nll, rel=1e-4)
 
@@ -251,17 +245,11 @@ def test_counting_against_the_definition() -> None:
     for threshold in (3.0, -2.0, 0.0, 10.0):
         kept = {}
         for name in ("dense1", "dense2"):
-            theta, log_sigma2 = (
-                model.parameters[f"{name}.{part}"].astype(float) for part in ("theta", "log_sigma2")
-            )
+            theta, log_sigma2 = (model.parameters[f"{name}.{part}"].astype(float) for part in ("theta", "log_sigma2"))
             with np.errstate(divide="ignore"):
                 kept[name] = int((log_sigma2 - np.log(theta**2) <= threshold).sum())
         found = measure_sparsity(model, threshold)
-        assert (
-            found.kept == kept
-            and found.total == {"dense1": 96, "dense2": 24}
-            and found.threshold == threshold
-        )
+        assert found.kept == kept and found.total == {"dense1": 96, "dense2": 24} and found.threshold == threshold
         assert found.compression == pytest.approx(120 / max(1, sum(kept.values())))
         assert found.overall == pytest.approx(1 - sum(kept.values()) / 120)
         assert found.by_layer["dense1"] == pytest.approx(1 - kept["dense1"] / 96)
@@ -332,14 +320,10 @@ def test_files_give_the_network_back(tmp_path: Path, backend: str) -> None:
 
 
 def test_regression_and_float64_survive_a_file(tmp_path: Path) -> None:
-    model = svd.Sequential(
-        svd.VariationalDense(3, 1), backend="numpy", dtype="float64", likelihood=svd.Gaussian(0.25)
-    )
+    model = svd.Sequential(svd.VariationalDense(3, 1), backend="numpy", dtype="float64", likelihood=svd.Gaussian(0.25))
     model.save(tmp_path / "a.safetensors")
     loaded = svd.Sequential.load(tmp_path / "a.safetensors")
-    assert (
-        loaded.likelihood == svd.Gaussian(0.25) and loaded.dtype == np.float64 and bits(loaded) == bits(model)
-    )
+    assert loaded.likelihood == svd.Gaussian(0.25) and loaded.dtype == np.float64 and bits(loaded) == bits(model)
     with pytest.raises(ValueError, match="computes in float32"):
         svd.Sequential.load(tmp_path / "a.safetensors", backend="numba")
 

@@ -144,9 +144,7 @@ def test_every_outside_import_is_declared() -> None:
             else:
                 continue
             for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"svd_numpy"}:
-                assert distribution.get(name, name) in declared, (
-                    f"{path.name} imports {name}, which is not declared"
-                )
+                assert distribution.get(name, name) in declared, f"{path.name} imports {name}, which is not declared"
 
 
 def test_versions_agree() -> None:
@@ -236,9 +234,7 @@ def test_nothing_unsafe(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            assert not {"pickle", "cPickle", "joblib", "shelve", "marshal"} & {
-                name.split(".")[0] for name in names
-            }
+            assert not {"pickle", "cPickle", "joblib", "shelve", "marshal"} & {name.split(".")[0] for name in names}
         if isinstance(node, ast.keyword):
             value = node.value.value if isinstance(node.value, ast.Constant) else None
             assert not (node.arg == "allow_pickle" and value is not False), f"{path.name}:{node.value.lineno}"

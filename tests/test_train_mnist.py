@@ -70,9 +70,7 @@ def test_a_run_on_digits_leaves_everything_and_compares_with_nothing(
     assert run_log(tmp_path) == timeless(result.history) and len(result.history) == epochs
 
     loaded = svd.Sequential.load(tmp_path / "model.safetensors", backend="numpy")
-    np.testing.assert_array_equal(
-        loaded.predict(result.data.x_test), result.model.predict(result.data.x_test)
-    )
+    np.testing.assert_array_equal(loaded.predict(result.data.x_test), result.model.predict(result.data.x_test))
     assert svd.evaluate(loaded, result.data.x_test, result.data.y_test)["error"] == result.test_error
     assert load_model(tmp_path / "model.safetensors")[1] == result.model.config()
     mean = loaded.input_mean

@@ -85,9 +85,7 @@ class Dataset:
                 f"n_classes is {self.n_classes} (use n_classes=0 for regression)"
             )
         if y.size and (int(y.min()) < 0 or int(y.max()) >= self.n_classes):
-            raise ValueError(
-                f"y_{part} holds labels {int(y.min())}..{int(y.max())}; expected 0..{self.n_classes - 1}"
-            )
+            raise ValueError(f"y_{part} holds labels {int(y.min())}..{int(y.max())}; expected 0..{self.n_classes - 1}")
 
     def split(self, n_valid: int, seed: int = 0) -> Dataset:
         """Hold training rows out for validation; the test rows are left behind.

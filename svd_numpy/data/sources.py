@@ -265,9 +265,7 @@ def read_verified(file_set: FileSet, spec: FileSpec, path: Path) -> NDArray[np.u
     if array.shape != spec.shape:
         raise DataError(f"{path}: holds shape {array.shape}; expected {spec.shape}. {remedy}")
     if spec.is_idx and array.ndim == 1 and array.size and int(array.max()) >= file_set.n_classes:
-        raise DataError(
-            f"{path}: holds the label {int(array.max())}; expected 0..{file_set.n_classes - 1}. {remedy}"
-        )
+        raise DataError(f"{path}: holds the label {int(array.max())}; expected 0..{file_set.n_classes - 1}. {remedy}")
     if digest != spec.sha256:
         owner = _owner(digest)
         what = f"this is the file of {owner!r}" if owner else f"its unpacked content has SHA-256 {digest}"
@@ -287,9 +285,7 @@ def _existing_folder(folder: str | Path, label: str) -> Path:
         raise TypeError(f"{label} must be a path (str or Path), got {type(folder).__name__}")
     path = Path(folder).expanduser()
     if not str(folder) or not os.path.isdir(path):
-        raise DataError(
-            f"{label} is {str(folder)!r}, which is not a folder; give one that exists or leave it out"
-        )
+        raise DataError(f"{label} is {str(folder)!r}, which is not a folder; give one that exists or leave it out")
     return path
 
 

@@ -102,9 +102,7 @@ def train_mnist(
         raise ValueError("resume=True needs run_dir, the folder of the run to continue")
     data = load(dataset, data_dir)
     if data.image_shape is None or data.n_classes == 0:
-        raise ValueError(
-            f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
-        )
+        raise ValueError(f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits")
     if data.warning and progress:
         print(f"NOTE: {data.warning}")
     model = build_lenet(data, plan, seed, backend)

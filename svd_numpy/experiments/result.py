@@ -112,9 +112,7 @@ class TrainResult:
         if self.published:
             row = self.published
             sparsity = " - ".join(f"{100 * share:.1f}" for share in row.layer_sparsity)
-            lines.append(
-                f"{'the paper':<12}{100 * row.error:>9.2f}{'':>9}{sparsity:>24}{row.compression:>12.0f}x"
-            )
+            lines.append(f"{'the paper':<12}{100 * row.error:>9.2f}{'':>9}{sparsity:>24}{row.compression:>12.0f}x")
         if self.data.warning:
             lines.append(f"NOTE: {self.data.warning}")
         return "\n".join(lines)
@@ -125,10 +123,7 @@ class TrainResult:
         from svd_numpy.sparsity import log_alpha
 
         first = self.model.variational_layers[0]
-        title = (
-            f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, "
-            f"{self.compression:.0f}x"
-        )
+        title = f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, {self.compression:.0f}x"
         return summary_figure(
             self.history,
             log_alpha(self.model),

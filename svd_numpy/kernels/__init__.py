@@ -44,7 +44,9 @@ def resolve_backend(name: str) -> str:
     if name not in usable:
         raise ValueError(f"backend: got {name!r}, expected one of {('auto', *NAMES)}")
     if usable[name]:
-        raise ValueError(f"backend {name!r} cannot be used: {usable[name]}; usable: {[n for n in usable if not usable[n]]}")
+        raise ValueError(
+            f"backend {name!r} cannot be used: {usable[name]}; usable: {[n for n in usable if not usable[n]]}"
+        )
     return name
 
 
@@ -74,7 +76,9 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
 
         return ReferenceBackend(wanted)
     if wanted != np.float32:
-        raise ValueError(f"dtype: got {wanted}, but backend 'numba' computes in float32; use backend='numpy' for float64")
+        raise ValueError(
+            f"dtype: got {wanted}, but backend 'numba' computes in float32; use backend='numpy' for float64"
+        )
     from svd_numpy.kernels.cpu import NumbaBackend
 
     return NumbaBackend()

@@ -92,7 +92,7 @@ class Backend(Protocol):
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
-        """Sample the pre-activations directly (local reparametrisation, Kingma et al. 2015; Molchanov et al. 2017 §4.3).
+        """Sample the pre-activations directly (local reparametrisation: Kingma et al. 2015; Molchanov et al. 2017).
 
         mean = x @ theta' + bias          theta' = theta where theta^2 >= keep * sigma^2, else 0
         var  = x^2 @ exp(log_sigma2)      the bias never enters var

@@ -1,7 +1,7 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
-This file only prepares arguments; the kernels live in `cpu_layers.py` (layers and losses), `sweep.py` (the pass over all
-parameters), `gemm.py` (matrix products) and `simd.py` (exp, log, noise).
+This file only prepares arguments; the kernels live in `cpu_layers.py` (layers and losses), `sweep.py` (the pass over
+all parameters), `gemm.py` (matrix products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class NumbaBackend:
         cpu_layers.relu_backward(y.reshape(-1), dy.reshape(-1))
 
     def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
-        return cpu_layers.softmax_cross_entropy(logits, labels, d_logits)  # type: ignore[no-any-return]
+        return cpu_layers.softmax_cross_entropy(logits, labels, d_logits)
 
     def gaussian_nll(  # noqa: D102
         self, prediction: Array, target: Array, std: float, d_prediction: Array

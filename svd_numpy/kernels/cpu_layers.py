@@ -23,28 +23,44 @@ from svd_numpy.kernels.gemm import (
     pack_weights_transposed,
 )
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.simd import HALF, ONE, TWO, ZERO, F, U, abs32, exp32, fma32, log32, max32, noise_row, prefetch, sqrt32, wide_vectors
+from svd_numpy.kernels.simd import (
+    HALF,
+    ONE,
+    TWO,
+    ZERO,
+    F,
+    U,
+    abs32,
+    exp32,
+    fma32,
+    log32,
+    max32,
+    noise_row,
+    prefetch,
+    sqrt32,
+    wide_vectors,
+)
 
 _ZERO, _ONE = np.int64(0), np.int64(1)  # not literals, for which Numba would compile everything once more
 TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
 
 
 @kernel()
-def _columns(thread, threads, columns):  # type: ignore[no-untyped-def]
+def _columns(thread, threads, columns):
     """The columns of one thread, cut at whole vectors."""
     thread, vectors = np.int64(thread), (columns + LANES - 1) // LANES
     return min(thread * vectors // threads * LANES, columns), min((thread + 1) * vectors // threads * LANES, columns)
 
 
 @kernel()
-def _k_block(k0, k_count):  # type: ignore[no-untyped-def]
+def _k_block(k0, k_count):
     """End of the k block that starts at k0; blocks are near-equal and depend on k_count alone."""
     n_blocks = (k_count + KC - 1) // KC
     return min(k_count, k0 + (k_count + n_blocks - 1) // n_blocks)
 
 
 @kernel(parallel=True)
-def gather_rows(threads, source, index, scale, mean, out, scratch):  # type: ignore[no-untyped-def]
+def gather_rows(threads, source, index, scale, mean, out, scratch):
     """out[b] = source[index[b]] * scale - mean."""
     rows, row_bytes = len(index), source.itemsize * source.shape[1]
     for thread in prange(threads):
@@ -55,21 +71,21 @@ def gather_rows(threads, source, index, scale, mean, out, scratch):  # type: ign
 
 
 @kernel()
-def _gather_row(source, scale, mean, out):  # type: ignore[no-untyped-def]
+def _gather_row(source, scale, mean, out):
     wide_vectors()
     for i in range(len(out)):
         out[i] = F(source[i]) * scale - mean[i]
 
 
 @kernel()
-def _scratch_parts(scratch):  # type: ignore[no-untyped-def]
+def _scratch_parts(scratch):
     """Cut one thread's scratch into two packed blocks, a row tile, and rows of a weight gradient."""
     half = (len(scratch) - TILE - MR * NC) // 2
     return scratch[:half], scratch[half : 2 * half], scratch[2 * half : 2 * half + TILE], scratch[2 * half + TILE :]
 
 
 @kernel()
-def _column_peaks(x, first, last, peaks):  # type: ignore[no-untyped-def]
+def _column_peaks(x, first, last, peaks):
     """peaks[i] = max over rows first..last of |x[b, i]|."""
     wide_vectors()
     peaks[:] = ZERO
@@ -80,7 +96,7 @@ def _column_peaks(x, first, last, peaks):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _squeeze_row(x, runs, n_runs, out):  # type: ignore[no-untyped-def]
+def _squeeze_row(x, runs, n_runs, out):
     """Copy runs of inputs, given as (start, length) pairs, one behind the other."""
     source, target = x.ctypes.data, out.ctypes.data
     for run in range(n_runs):
@@ -91,14 +107,14 @@ def _squeeze_row(x, runs, n_runs, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _square(x, out):  # type: ignore[no-untyped-def]
+def _square(x, out):
     wide_vectors()
     for i in range(len(x)):
         out[i] = x[i] * x[i]
 
 
 @kernel()
-def _find_runs(peaks, active, runs):  # type: ignore[no-untyped-def]
+def _find_runs(peaks, active, runs):
     """List the inputs with a peak above 0, singly and as runs; return how many of each."""
     count, n_runs = 0, 0
     for i in range(len(active)):
@@ -116,7 +132,7 @@ def _find_runs(peaks, active, runs):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _squeeze_rows(x, first, last, count, runs, n_runs, x_active, x_sq):  # type: ignore[no-untyped-def]
+def _squeeze_rows(x, first, last, count, runs, n_runs, x_active, x_sq):
     """Squeeze rows first..last, and square them."""
     if count < x.shape[1]:
         for b in range(first, last):
@@ -127,7 +143,7 @@ def _squeeze_rows(x, first, last, count, runs, n_runs, x_active, x_sq):  # type:
 
 
 @kernel(parallel=True)
-def squeeze(threads, x, active, x_active, x_sq, scratch):  # type: ignore[no-untyped-def]
+def squeeze(threads, x, active, x_active, x_sq, scratch):
     """Leave out the inputs that are 0 in the whole batch (blank pixels): they add nothing, bit for bit.
 
     active : int32 (I,), its head becomes the list of the others; returns how many there are
@@ -147,7 +163,7 @@ def squeeze(threads, x, active, x_active, x_sq, scratch):  # type: ignore[no-unt
 
 
 @kernel()
-def _sample_row(mean, var, bias, noise):  # type: ignore[no-untyped-def]
+def _sample_row(mean, var, bias, noise):
     """mean <- mean + bias + sqrt(var) noise;  var <- noise / (2 sqrt(var)), which is all that backward needs."""
     wide_vectors()
     for o in range(len(mean)):
@@ -157,7 +173,7 @@ def _sample_row(mean, var, bias, noise):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _sample_columns(x, x_sq, active, theta, log_sigma2, keep, begin, end, y, r, scratch):  # type: ignore[no-untyped-def]
+def _sample_columns(x, x_sq, active, theta, log_sigma2, keep, begin, end, y, r, scratch):
     """Columns begin..end of mean = x @ theta (into y) and var = x_sq @ sigma^2 (into r)."""
     packed_mean, packed_var, tile, _ = _scratch_parts(scratch)
     rows, n_in = x.shape
@@ -180,7 +196,7 @@ def _sample_columns(x, x_sq, active, theta, log_sigma2, keep, begin, end, y, r, 
 
 
 @kernel()
-def _sample_rows(first, last, bias, key, y, r, noise):  # type: ignore[no-untyped-def]
+def _sample_rows(first, last, bias, key, y, r, noise):
     """Rows first..last of `lrt_forward`'s outputs, from their means and variances."""
     step, layer, first_sample, key0, key1 = key
     for b in range(first, last):
@@ -189,7 +205,7 @@ def _sample_rows(first, last, bias, key, y, r, noise):  # type: ignore[no-untype
 
 
 @kernel(parallel=True)
-def lrt_forward(threads, x, x_sq, active, theta, log_sigma2, bias, keep, key, y, r, scratch):  # type: ignore[no-untyped-def]
+def lrt_forward(threads, x, x_sq, active, theta, log_sigma2, bias, keep, key, y, r, scratch):
     """Local reparametrisation forward on squeezed inputs: y, and r = noise / (2 std)."""
     rows, n_out = y.shape
     for thread in prange(threads):
@@ -201,7 +217,7 @@ def lrt_forward(threads, x, x_sq, active, theta, log_sigma2, bias, keep, key, y,
 
 
 @kernel()
-def _scale(dy, r):  # type: ignore[no-untyped-def]
+def _scale(dy, r):
     """r <- dy * r on flat arrays."""
     wide_vectors()
     for i in range(len(dy)):
@@ -209,7 +225,7 @@ def _scale(dy, r):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _column_sums(dy, begin, end, out):  # type: ignore[no-untyped-def]
+def _column_sums(dy, begin, end, out):
     wide_vectors()
     total = out[begin:end]
     total[:] = ZERO
@@ -220,7 +236,7 @@ def _column_sums(dy, begin, end, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _weight_gradient(x, active, dy, m0, m1, d_theta, scratch):  # type: ignore[no-untyped-def]
+def _weight_gradient(x, active, dy, m0, m1, d_theta, scratch):
     """d_theta[active[m0:m1]] = x[:, m0:m1].T @ dy; the rows between them become 0."""
     packed, _, tile, block = _scratch_parts(scratch)
     rows, n_in = x.shape
@@ -252,7 +268,7 @@ def _weight_gradient(x, active, dy, m0, m1, d_theta, scratch):  # type: ignore[n
 
 
 @kernel()
-def _put_row(source, address, target, add):  # type: ignore[no-untyped-def]
+def _put_row(source, address, target, add):
     """Write or add a row of a weight gradient to its place (given as an address and as an array)."""
     wide_vectors()
     if add:
@@ -264,7 +280,7 @@ def _put_row(source, address, target, add):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _add_scaled(dx, x, dx_sq):  # type: ignore[no-untyped-def]
+def _add_scaled(dx, x, dx_sq):
     """dx <- dx + 2 x dx_sq."""
     wide_vectors()
     for i in range(len(dx)):
@@ -272,7 +288,7 @@ def _add_scaled(dx, x, dx_sq):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _input_gradient(x, theta, log_sigma2, keep, dy, r, begin, end, dx, dx_sq, scratch):  # type: ignore[no-untyped-def]
+def _input_gradient(x, theta, log_sigma2, keep, dy, r, begin, end, dx, dx_sq, scratch):
     """Columns begin..end of dx = dy @ theta.T + 2 x * (r @ sigma^2.T); dx_sq is scratch of dx's shape."""
     packed_mean, packed_var, tile, _ = _scratch_parts(scratch)
     rows, n_in = x.shape
@@ -295,7 +311,7 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, r, begin, end, dx, dx_sq, sc
 
 @kernel(parallel=True)
 def lrt_backward(threads, x, x_active, x_sq, active, theta, log_sigma2, keep, dy, r,
-                 d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):  # type: ignore[no-untyped-def]  # fmt: skip
+                 d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):  # fmt: skip
     """Gradients of `lrt_forward`. r becomes d/dvar; dx is wanted where dx.size > 0, dx_sq is its scratch."""
     flat_dy, flat_r = dy.reshape(-1), r.reshape(-1)
     for thread in prange(threads):
@@ -313,7 +329,7 @@ def lrt_backward(threads, x, x_active, x_sq, active, theta, log_sigma2, keep, dy
 
 
 @kernel()
-def _product_columns(x, weights, begin, end, y, add, scratch):  # type: ignore[no-untyped-def]
+def _product_columns(x, weights, begin, end, y, add, scratch):
     """Columns begin..end of y (+)= x @ weights."""
     packed, _, tile, _ = _scratch_parts(scratch)
     rows, n_in = x.shape
@@ -330,7 +346,7 @@ def _product_columns(x, weights, begin, end, y, add, scratch):  # type: ignore[n
 
 
 @kernel(parallel=True)
-def dense_forward(threads, x, theta, bias, y, scratch):  # type: ignore[no-untyped-def]
+def dense_forward(threads, x, theta, bias, y, scratch):
     """y = x @ theta + bias."""
     for thread in prange(threads):
         begin, end = _columns(thread, threads, theta.shape[1])
@@ -340,7 +356,7 @@ def dense_forward(threads, x, theta, bias, y, scratch):  # type: ignore[no-untyp
 
 
 @kernel(parallel=True)
-def dense_backward(threads, x, everything, theta_t, dy, d_theta, d_bias, dx, scratch):  # type: ignore[no-untyped-def]
+def dense_backward(threads, x, everything, theta_t, dy, d_theta, d_bias, dx, scratch):
     """Gradients of `dense_forward`; dx where dx.size > 0. theta_t = theta.T, contiguous; everything = arange(I)."""
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
@@ -352,7 +368,7 @@ def dense_backward(threads, x, everything, theta_t, dy, d_theta, d_bias, dx, scr
 
 
 @kernel()
-def relu_forward(y):  # type: ignore[no-untyped-def]
+def relu_forward(y):
     """y <- max(y, 0) on a flat array; too little work for more than one thread."""
     wide_vectors()
     for i in range(len(y)):
@@ -360,7 +376,7 @@ def relu_forward(y):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def relu_backward(y, dy):  # type: ignore[no-untyped-def]
+def relu_backward(y, dy):
     """dy <- dy where y > 0, else 0, on flat arrays."""
     wide_vectors()
     for i in range(len(y)):
@@ -368,7 +384,7 @@ def relu_backward(y, dy):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def softmax_cross_entropy(logits, labels, d_logits):  # type: ignore[no-untyped-def]
+def softmax_cross_entropy(logits, labels, d_logits):
     """Sum of the NLL in nats, number of right guesses; d_logits = (softmax - one_hot) / B."""
     rows, classes = logits.shape
     scale = ONE / F(rows)

@@ -127,14 +127,14 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         return context.get_dummy_value()
 
     @intrinsic
-    def micro(typing_context, k_count, a, a_row, a_k, b, c, c_row, last_lanes, add_to_c):  # type: ignore[no-untyped-def]
+    def micro(typing_context, k_count, a, a_row, a_k, b, c, c_row, last_lanes, add_to_c):
         return types.void(*[types.int64] * 8, types.boolean), codegen
 
     return micro
 
 
 @intrinsic
-def copy_vector(typing_context, source, target, lanes, exact):  # type: ignore[no-untyped-def]
+def copy_vector(typing_context, source, target, lanes, exact):
     """Copy `lanes` floats between two addresses; unless `exact`, the vector at `target` is filled up with zeros."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -159,7 +159,7 @@ _one_2, _one_1 = _micro_kernel(1, 2), _micro_kernel(1, 1)
 
 
 @kernel()
-def _row_tile(rows, k_count, a, a_row, a_k, panel, vectors, c, c_row, lanes, add):  # type: ignore[no-untyped-def]
+def _row_tile(rows, k_count, a, a_row, a_k, panel, vectors, c, c_row, lanes, add):
     """Rows [0, rows) of one panel, rows <= MR: the full tile, or what is left over in fours and ones."""
     if rows == MR:
         if vectors == 2:
@@ -183,7 +183,7 @@ def _row_tile(rows, k_count, a, a_row, a_k, panel, vectors, c, c_row, lanes, add
 
 
 @kernel()
-def multiply(m_count, k_count, a, a_row, a_k, packed, columns, c, c_row, add, tile):  # type: ignore[no-untyped-def]
+def multiply(m_count, k_count, a, a_row, a_k, packed, columns, c, c_row, add, tile):
     """C[:m_count, :columns] (+)= A @ B with B already packed.
 
     a : address of A[0, 0]; one of the strides a_row, a_k is 1
@@ -208,7 +208,7 @@ def multiply(m_count, k_count, a, a_row, a_k, packed, columns, c, c_row, add, ti
 
 
 @kernel()
-def _pack_row(source, columns, k, k_count, out):  # type: ignore[no-untyped-def]
+def _pack_row(source, columns, k, k_count, out):
     """Spread one row of B, `columns` floats at address `source`, over the panels at address `out`."""
     for n in range(0, columns, PANEL):
         panel = out + 4 * n * k_count
@@ -221,7 +221,7 @@ def _pack_row(source, columns, k, k_count, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def pack(b, k0, k1, n0, n1, out):  # type: ignore[no-untyped-def]
+def pack(b, k0, k1, n0, n1, out):
     """Pack b[k0:k1, n0:n1] into panels: panel p holds, for each k in turn, its PANEL (last: maybe LANES) columns."""
     source, target = b.ctypes.data + 4 * n0, out.ctypes.data
     for k in range(k0, k1):
@@ -229,7 +229,7 @@ def pack(b, k0, k1, n0, n1, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _weights_row(theta, log_sigma2, keep, mean, var):  # type: ignore[no-untyped-def]
+def _weights_row(theta, log_sigma2, keep, mean, var):
     """mean = theta where theta^2 >= keep * sigma^2, else 0;  var = sigma^2."""
     wide_vectors()
     for j in range(len(theta)):
@@ -239,7 +239,7 @@ def _weights_row(theta, log_sigma2, keep, mean, var):  # type: ignore[no-untyped
 
 
 @kernel()
-def _pack_panel(theta, log_sigma2, keep, rows, n_out, n, width, padded, out_mean, out_var, at):  # type: ignore[no-untyped-def]
+def _pack_panel(theta, log_sigma2, keep, rows, n_out, n, width, padded, out_mean, out_var, at):
     """One panel of `pack_weights`, from flat arrays.
 
     The columns from `width` to `padded` may hold anything, since nothing of them is stored: they are simply read on
@@ -264,7 +264,7 @@ def _pack_panel(theta, log_sigma2, keep, rows, n_out, n, width, padded, out_mean
 
 
 @kernel()
-def pack_weights(theta, log_sigma2, keep, rows, n0, n1, out_mean, out_var):  # type: ignore[no-untyped-def]
+def pack_weights(theta, log_sigma2, keep, rows, n0, n1, out_mean, out_var):
     """Pack the given rows of theta and of sigma^2 = exp(log_sigma2), columns n0..n1.
 
     A mean stays only where theta^2 >= keep * sigma^2, that is where log_alpha <= -ln(keep); keep = 0 keeps all.
@@ -278,8 +278,8 @@ def pack_weights(theta, log_sigma2, keep, rows, n0, n1, out_mean, out_var):  # t
 
 
 @kernel()
-def pack_weights_transposed(theta, log_sigma2, keep, k0, k1, n0, n1, row, out_mean, out_var):  # type: ignore[no-untyped-def]
-    """Pack theta.T and sigma^2.T (k runs over outputs, n over inputs) for dy @ theta.T; `row`: scratch of 2 KC floats."""
+def pack_weights_transposed(theta, log_sigma2, keep, k0, k1, n0, n1, row, out_mean, out_var):
+    """Pack theta.T and sigma^2.T for dy @ theta.T: k over outputs, n over inputs; `row` is scratch of 2 KC floats."""
     k_count = k1 - k0
     mean, var = row[:k_count], row[KC : KC + k_count]
     for j in range(-(-(n1 - n0) // LANES) * LANES):

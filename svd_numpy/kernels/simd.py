@@ -108,7 +108,7 @@ def _prefetch_line(typing_context: Any, address: Any) -> Any:
 
 
 @kernel()
-def prefetch(address, size):  # type: ignore[no-untyped-def]
+def prefetch(address, size):
     """Ask for `size` bytes of memory that will be read soon."""
     for offset in range(0, size, 64):
         _prefetch_line(address + offset)
@@ -121,13 +121,13 @@ ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 
 
 @kernel(inline=True)
-def min32(x, y):  # type: ignore[no-untyped-def]
+def min32(x, y):
     """The smaller of two numbers: one instruction, where the NaN rules of `min` would take three."""
     return x if x < y else y
 
 
 @kernel(inline=True)
-def max32(x, y):  # type: ignore[no-untyped-def]
+def max32(x, y):
     """The larger of two numbers."""
     return x if x > y else y
 
@@ -142,7 +142,7 @@ _MANTISSA, _BIAS, _SHIFT = I(0x007FFFFF), I(127), I(23)
 
 
 @kernel(inline=True)
-def exp32(x):  # type: ignore[no-untyped-def]
+def exp32(x):
     """e**x with relative error below 2e-7; x is clamped to [-87.3, 88], so the result is finite and normal."""
     x = min32(max32(x, _EXP_MIN), _EXP_MAX)
     n = rint32(x * _LOG2_E)
@@ -156,7 +156,7 @@ _PAIR_MIN, _PAIR_MAX = F(-52.0), F(44.0)
 
 
 @kernel(inline=True)
-def exp_pair(x):  # type: ignore[no-untyped-def]
+def exp_pair(x):
     """e**x and e**-x for the price of one, relative error below 3e-7; x is clamped to [-52, 44].
 
     With x = n ln2 + r the two share the even and the odd part of e**r.
@@ -179,7 +179,7 @@ _L6, _L7, _L8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 
 
 @kernel(inline=True)
-def log32(x):  # type: ignore[no-untyped-def]
+def log32(x):
     """ln(x) for a positive normal float32, error below 2 units in the last place."""
     shifted = I(bits_of(x) - _TWO_THIRDS)  # Numba computes in int64 unless told otherwise
     e = to_float(I(shifted >> _SHIFT))
@@ -200,13 +200,13 @@ _U32 = np.uint64(32)
 
 
 @kernel(inline=True)
-def _philox_round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+def _philox_round(c0, c1, c2, c3, k0, k1):
     p0, p1 = np.uint64(c0) * _PHILOX_M0, np.uint64(c2) * _PHILOX_M1
     return U(U(p1 >> _U32) ^ c1 ^ k0), U(p1), U(U(p0 >> _U32) ^ c3 ^ k1), U(p0)
 
 
 @kernel(inline=True)
-def philox4x32(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+def philox4x32(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10 (Salmon et al. 2011, section 4.2): counter and key in, four random uint32 out.
 
     The ten rounds are written out: with a loop inside, the loop around it would not become vector code.
@@ -230,7 +230,7 @@ _C1, _C2, _C3 = F(4.166664568298827e-2), F(-1.388731625493765e-3), F(2.443315711
 
 
 @kernel(inline=True)
-def box_muller(a, b):  # type: ignore[no-untyped-def]
+def box_muller(a, b):
     """Turn two uint32 into two standard normals: radius from `a`, angle from `b`, 24 bits of each.
 
     sqrt(-2 ln u1) * (sin, cos)(2 pi u2) with u1 = (a>>8 + 1) / 2**24 in (0, 1] and u2 = (b>>8) / 2**24 - 1/2.
@@ -252,7 +252,7 @@ def box_muller(a, b):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def noise_row(out, sample, step, layer, key0, key1):  # type: ignore[no-untyped-def]
+def noise_row(out, sample, step, layer, key0, key1):
     """Fill `out` with standard normals, a pure function of (key, layer, step, sample, unit).
 
     Unit u takes word (u // 16) % 4 of Philox block 16 (u // 64) + u % 16: one vector of 16 blocks makes 64 normals.

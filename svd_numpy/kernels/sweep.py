@@ -64,7 +64,7 @@ _R_FAR_1, _R_FAR_0 = F(1.57108247), F(5.32108259)
 
 
 @kernel(inline=True)
-def _half_log1p(s):  # type: ignore[no-untyped-def]
+def _half_log1p(s):
     """ln(1 + s) / 2, relative error below 4e-6 for every s >= 0."""
     near = s * (HALF + s * (F(-0.25) + s * F(0.16666667)))
     return near if s < F(0.02) else HALF * log32(ONE + s)
@@ -77,7 +77,7 @@ _TWO_THIRDS, _MANTISSA, _BIAS, _SHIFT = np.int32(0x3F2AAAAB), np.int32(0x007FFFF
 
 
 @kernel(inline=True)
-def _power(s):  # type: ignore[no-untyped-def]
+def _power(s):
     """s^(k3 - 1) for s in [1e-37, 1e5], relative error below 1e-5: log2 and exp2 as short minimax polynomials.
 
     This is the hottest function of a training step; the full log32 and exp32 would cost half as much again.
@@ -95,7 +95,7 @@ def _power(s):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _slope_log_uniform(s):  # type: ignore[no-untyped-def]
+def _slope_log_uniform(s):
     c = min32(s, F(1e5))  # the sigmoid's term is below 5e-7 of the whole from here on
     p = _power(max32(c, _S_MIN))  # s^(k3 - 1)
     t1 = ONE + _E_K2 * c * p
@@ -103,27 +103,27 @@ def _slope_log_uniform(s):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _value_log_uniform(s):  # type: ignore[no-untyped-def]
+def _value_log_uniform(s):
     t = _E_K2 * exp32(_K3 * log32(max32(s, _S_MIN)))
     sigmoid = _K1 * (t / (ONE + t))
     return _half_log1p(s) + (sigmoid if s > F(1e-20) else ZERO)  # below, t no longer counts beside s
 
 
 @kernel(inline=True)
-def _exact_denominator(s, c):  # type: ignore[no-untyped-def]
+def _exact_denominator(s, c):
     q = ONE + c * (_Q[0] + c * (_Q[1] + c * (_Q[2] + c * (_Q[3] + c * (_Q[4] + c * (_Q[5] + c * _Q[6]))))))
     return s - ONE if s > _FAR else q
 
 
 @kernel(inline=True)
-def _slope_log_uniform_exact(s):  # type: ignore[no-untyped-def]
+def _slope_log_uniform_exact(s):
     c = min32(s, _FAR)
     p = _P[0] + c * (_P[1] + c * (_P[2] + c * (_P[3] + c * (_P[4] + c * (_P[5] + c * _P[6])))))
     return (ONE if s > _FAR else p) / _exact_denominator(s, c)
 
 
 @kernel(inline=True)
-def _value_log_uniform_exact(s):  # type: ignore[no-untyped-def]
+def _value_log_uniform_exact(s):
     c = min32(s, _FAR)
     r = c * (_R[0] + c * (_R[1] + c * (_R[2] + c * (_R[3] + c * (_R[4] + c * (_R[5] + c * _R[6]))))))
     r = _R_FAR_1 * s - _R_FAR_0 if s > _FAR else r
@@ -133,12 +133,12 @@ def _value_log_uniform_exact(s):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _slope_ard(s):  # type: ignore[no-untyped-def]
+def _slope_ard(s):
     return ONE / (ONE + s)
 
 
 @kernel()
-def kl_values(theta, log_sigma2, prior, out):  # type: ignore[no-untyped-def]
+def kl_values(theta, log_sigma2, prior, out):
     """KL of each weight of one block, in nats; relative error below 2e-5.
 
     prior : int, see `svd_numpy.priors.PRIORS`: 0 log-uniform (fit), 1 log-uniform (exact), 2 ARD
@@ -159,7 +159,7 @@ def kl_values(theta, log_sigma2, prior, out):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _weight_state(theta, log_sigma2):  # type: ignore[no-untyped-def]
+def _weight_state(theta, log_sigma2):
     """sigma, 1 / sigma and s = theta^2 / sigma^2 (capped) of one weight."""
     sigma, inverse = exp_pair(HALF * log_sigma2)
     rho = theta * inverse
@@ -167,7 +167,7 @@ def _weight_state(theta, log_sigma2):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep, out):  # type: ignore[no-untyped-def]
+def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep, out):
     """Gradients of the loss for one block: out[:BLOCK] for theta, out[BLOCK : 2 * BLOCK] for log_sigma2.
 
     Three passes with short dependency chains: the processor overlaps many weights in each.
@@ -202,19 +202,19 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
 
 
 @kernel()
-def _far_gradient(theta, log_sigma2, d_theta, kl_scale, out):  # type: ignore[no-untyped-def]
+def _far_gradient(theta, log_sigma2, d_theta, kl_scale, out):
     """Beyond the cap on s every prior has dKL/dtheta = 1 / theta; a division that ordinary weights need not pay."""
     for i in range(len(theta)):
-        _, inverse, s = _weight_state(theta[i], log_sigma2[i])
+        s = _weight_state(theta[i], log_sigma2[i])[2]
         if s >= _S_MAX:
             out[i] = d_theta[i] + kl_scale / theta[i]
 
 
 @kernel()
-def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high):  # type: ignore[no-untyped-def]
-    """Adam (Kingma & Ba 2015, algorithm 1) on one block; `rate` = lr / (1 - beta1^t), `correction2` = 1 / (1 - beta2^t).
+def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high):
+    """Adam (Kingma & Ba 2015, algorithm 1) on one block.
 
-    The result is clamped to [low, high].
+    rate = lr / (1 - beta1^t), correction2 = 1 / (1 - beta2^t). The result is clamped to [low, high].
     """
     wide_vectors()
     rest1, rest2 = ONE - beta1, ONE - beta2
@@ -235,7 +235,7 @@ _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
 
 
 @kernel(parallel=True)
-def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, fixed, adam, scratch):  # type: ignore[no-untyped-def]
+def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, fixed, adam, scratch):
     """One optimisation step over the arena [theta | log_sigma2 | rest].
 
     grads : on entry the data gradients, with d/dsigma2 (not yet d/dlog_sigma2) in the second part
@@ -267,7 +267,7 @@ def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, f
 
 
 @kernel(parallel=True)
-def finish_gradients(threads, n_weights, params, grads, prior, kl_scale, keep, scratch):  # type: ignore[no-untyped-def]
+def finish_gradients(threads, n_weights, params, grads, prior, kl_scale, keep, scratch):
     """Turn the data gradients of the arena into gradients of the loss, in place (chain rule and KL as in the sweep)."""
     n_blocks = -(-n_weights // BLOCK)
     for thread in prange(threads):
@@ -281,7 +281,7 @@ def finish_gradients(threads, n_weights, params, grads, prior, kl_scale, keep, s
 
 
 @kernel()
-def kl_sum(theta, log_sigma2, prior, scratch):  # type: ignore[no-untyped-def]
+def kl_sum(theta, log_sigma2, prior, scratch):
     """Sum of the KL over flat arrays, in float64 and in a fixed order."""
     total = 0.0
     for lo in range(0, len(theta), BLOCK):

@@ -64,9 +64,7 @@ class Layer:
         self.index = 0
         self.memory = Buffers()
 
-    def build(
-        self, in_shape: tuple[int, ...], rng: np.random.Generator
-    ) -> tuple[tuple[int, ...], list[ParamSpec]]:
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """Check the input shape (no batch axis); return the output shape and the parameters wanted."""
         return in_shape, []
 

@@ -64,9 +64,7 @@ class Dense(Layer):
         bias = ParamSpec(f"{self.name}.bias", shape[1:], "plain", np.zeros(1))
         return [theta, bias] if self.has_bias else [theta]
 
-    def build(
-        self, in_shape: tuple[int, ...], rng: np.random.Generator
-    ) -> tuple[tuple[int, ...], list[ParamSpec]]:
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""
         _check_features(self, in_shape, self.in_features)
         return (self.out_features,), self._specs(rng)
@@ -160,6 +158,7 @@ class VariationalDense(Dense):
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, O) -> dx (B, I)."""
         if run.mode == "mean":
+            self.d_log_sigma2[...] = 0  # without noise nothing depends on it
             return super().backward(dy, run, want_dx)
         x = self._x
         dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None

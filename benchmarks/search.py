@@ -1,0 +1,151 @@
+"""The search behind the recipe "default": candidates on 5,000 held-out training images, one seed each.
+
+    python benchmarks/search.py --candidates kl1 kl1-ramp50
+
+Each candidate is trained once on the other 55,000 images; from its end, the survivors at several thresholds are
+fine-tuned. The test images take no part. Results are added to `results/search.json` and `search.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd_numpy.data import load
+from svd_numpy.experiments.mnist import build_lenet
+from svd_numpy.experiments.recipes import Recipe
+from svd_numpy.optim import Knots
+from svd_numpy.train import TrainConfig, fit
+
+OUT = Path(__file__).parent / "results"
+SEED = 0
+FINETUNE_EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is varied; learning rate 1e-3, flat for the share `flat` of the epochs and then to 0."""
+
+    epochs: int
+    flat: float
+    kl: Knots
+    mask: bool = False
+    centre: bool = False
+    theta_std: float | None = None
+    batch: int = 100
+
+
+KL1 = ((5.0, 0.0), (20.0, 1.0))
+CANDIDATES = {
+    "kl1": Candidate(80, 0.5, KL1),
+    "kl1-flat75": Candidate(80, 0.75, KL1),
+    "kl1-batch50": Candidate(80, 0.5, KL1, batch=50),
+    "kl1-mask": Candidate(80, 0.5, KL1, mask=True),
+    "kl1-mask-centre": Candidate(80, 0.5, KL1, mask=True, centre=True),
+    "kl1-mask-std.01": Candidate(80, 0.5, KL1, mask=True, theta_std=0.01),
+    "kl1-ramp50": Candidate(80, 0.5, ((5.0, 0.0), (50.0, 1.0))),
+    "kl1-ramp50-mask": Candidate(80, 0.5, ((5.0, 0.0), (50.0, 1.0)), mask=True),
+    "kl3": Candidate(80, 0.5, ((5.0, 0.0), (20.0, 1.0), (60.0, 3.0))),
+    "kl2-120": Candidate(120, 0.6, ((5.0, 0.0), (60.0, 1.0), (100.0, 2.0))),
+    "paper": Candidate(200, 0.5, KL1, mask=True, centre=True, theta_std=0.01),
+    "paper-he": Candidate(200, 0.5, KL1, mask=True, centre=True),
+}
+THRESHOLDS = (3.0, 2.0, 1.0, 0.0)
+
+
+def run(name: str) -> list[dict[str, Any]]:
+    """Train one candidate, then fine-tune its survivors at each threshold."""
+    chosen = CANDIDATES[name]
+    data = load("mnist").split(5000, seed=0)
+    config = TrainConfig(
+        epochs=chosen.epochs,
+        batch_size=chosen.batch,
+        lr_schedule=((chosen.flat * chosen.epochs, 1.0), (chosen.epochs, 0.0)),
+        kl_schedule=chosen.kl,
+        train_mask=chosen.mask,
+        seed=SEED,
+    )
+    recipe = Recipe("lenet-300-100", name, "", config, chosen.theta_std, subtract_mean=chosen.centre)
+    model = build_lenet(data, recipe, SEED, "auto")
+    last = fit(model, data, config)[-1]
+    rows = [
+        {
+            "candidate": name,
+            "threshold": None,
+            "error": last["test_error"],
+            "compression": last["compression"],
+        }
+    ]
+    for threshold in THRESHOLDS:
+        copy = model.copy()
+        tuning = TrainConfig(epochs=0, finetune_epochs=FINETUNE_EPOCHS, finetune_threshold=threshold, seed=SEED)
+        last = fit(copy, data, tuning, progress=False)[-1]
+        rows.append(
+            {
+                "candidate": name,
+                "threshold": threshold,
+                "error": last["test_error"],
+                "compression": last["compression"],
+            }
+        )
+    return rows
+
+
+def describe(name: str) -> str:
+    """The settings of a candidate in one cell."""
+    chosen = CANDIDATES[name]
+    kl = ", ".join(f"{value:g} at {epoch:g}" for epoch, value in chosen.kl)
+    extras = [
+        text
+        for text, there in (
+            ("masked while training", chosen.mask),
+            ("mean subtracted", chosen.centre),
+            (f"theta std {chosen.theta_std}", chosen.theta_std is not None),
+            (f"batch {chosen.batch}", chosen.batch != 100),
+        )
+        if there
+    ]
+    return "; ".join([f"{chosen.epochs} epochs, lr flat for {chosen.flat:.0%}", f"KL weight {kl}", *extras])
+
+
+def write_table(rows: list[dict[str, Any]]) -> None:
+    """Write search.json and search.md."""
+    lines = [
+        "# The search behind the recipe `default`",
+        "",
+        "* Command: `python benchmarks/search.py`, 2026-11-21, seed 0, 2-core Xeon, two runs side by side",
+        "* 55,000 training images, error on 5,000 held-out ones (standard error about 0.2 points); no test image.",
+        f"* *as trained*: pruned at threshold 3. Otherwise pruned at the threshold, then {FINETUNE_EPOCHS} epochs of",
+        "  fine-tuning without noise, lr 1e-3 to 0.",
+        "",
+        "| candidate | settings | threshold | error % | compression |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = row["candidate"]
+        threshold = "as trained" if row["threshold"] is None else f"{row['threshold']:g}, fine-tuned"
+        settings = describe(name) if row["threshold"] is None else ""
+        figures = f"{100 * row['error']:.2f} | {row['compression']:.1f}"
+        lines.append(f"| {name} | {settings} | {threshold} | {figures} |")
+    OUT.mkdir(exist_ok=True)
+    (OUT / "search.json").write_text(json.dumps(rows, indent=1))
+    (OUT / "search.md").write_text("\n".join([*lines, ""]))
+
+
+def main() -> None:
+    """Run the candidates named on the command line that are not there yet."""
+    parser = argparse.ArgumentParser(description="search for the default recipe on held-out images")
+    parser.add_argument("--candidates", nargs="*", choices=list(CANDIDATES), default=list(CANDIDATES))
+    path = OUT / "search.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for name in parser.parse_args().candidates:
+        if all(row["candidate"] != name for row in rows):
+            rows += run(name)
+            write_table(rows)
+
+
+if __name__ == "__main__":
+    main()
