@@ -69,10 +69,10 @@ class Arena:
         self.views = {spec.name: self.views[spec.name] for spec in specs}  # in the order of the layers
         self.grad_views = {spec.name: self.grad_views[spec.name] for spec in specs}
 
-    def start_afresh(self) -> None:
-        """Forget gradients and Adam's moments (passes without noise never write the gradient of log_sigma2)."""
-        for array in (self.grads, self.m, self.v):
-            array[:] = 0
+    def reset_moments(self) -> None:
+        """Start Adam afresh."""
+        self.m[:] = 0
+        self.v[:] = 0
 
     def share_non_finite(self) -> float:
         """Share of values that are NaN or infinite, over parameters and moments: 0.0 in a sound run."""

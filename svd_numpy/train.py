@@ -192,7 +192,7 @@ class Trainer:
         lr, kl_weight, finetune = self.schedule()
         if finetune and p.step == config.epochs * self.steps_per_epoch:
             freeze(model, config.finetune_threshold)
-            model.arena.start_afresh()
+            model.arena.reset_moments()
         index = self.batch_index()
         keep = model.keep if config.train_mask and not finetune else 0.0
         run = Pass(model.backend, "mean" if finetune else "sample", keep, model.seed, p.step)

@@ -301,9 +301,3 @@ def test_a_diverging_run_stops_with_its_reason_and_finite_weights() -> None:
     with pytest.raises(ValueError, match=r"step 0: the loss is .*lower lr, or scale"):
         svd.fit(model, huge, make_config(), progress=False)
     assert bits(model) == before
-
-
-def test_fine_tuning_sees_no_gradient_of_the_noise_from_before() -> None:
-    model, n = make_net("numba"), make_net().arena.n_weights
-    svd.fit(model, make_data(), make_config(epochs=2, finetune_epochs=1), progress=False)
-    assert not model.arena.grads[n : 2 * n].any()
