@@ -12,6 +12,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads here are ours; read when numpy loads
 
 import argparse
+import datetime
 import statistics
 import sys
 import time
@@ -141,18 +142,30 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # svd_numpy of this checkout
     from ours import our_kernels
 
-    print(f"* Machine: {one_line(describe())}")
+    today = datetime.date.today()
+    text = [
+        "# The kernels of a training step beside the machine's limits",
+        "",
+        f"* Machine: {one_line(describe())}",
+        f"* Command: `python benchmarks/roofline.py {' '.join(sys.argv[1:])}`, {today}".replace(" `,", "`,"),
+        "* *roof us*: the time at the measured arithmetic or memory limit, whichever is longer. A kernel whose data stay",
+        "  in a cache can beat the memory limit.",
+    ]
     for threads in options.threads:
         peak, bandwidth = peak_gflops(threads), make_triad(threads)
-        print(f"\n## {threads} thread(s), batch {options.batch}\n")
-        print(f"float32 product {GEMM_SIZE}^3: {peak:.0f} GFLOP/s")
-        print(f"triad of 192 MB: {bandwidth(192e6):.1f} GB/s\n")
-        kernels = blas_kernels(options.batch) if threads == 1 else []
-        try:
-            kernels += our_kernels(options.batch, threads)
-        except NotImplementedError as error:
-            print(f"({error}: only the yardstick is timed)\n")
-        print(table(kernels, peak, bandwidth))
+        kernels = (blas_kernels(options.batch) if threads == 1 else []) + our_kernels(options.batch, threads)
+        text += [
+            "",
+            f"## {threads} thread(s), batch {options.batch}",
+            "",
+            f"float32 product {GEMM_SIZE}^3: {peak:.0f} GFLOP/s; triad of 192 MB: {bandwidth(192e6):.1f} GB/s",
+            "",
+            table(kernels, peak, bandwidth),
+        ]
+    print("\n".join(text))
+    out = Path(__file__).parent / "results"
+    out.mkdir(exist_ok=True)
+    (out / "kernels.md").write_text("\n".join([*text, ""]))
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def _compiled(layer: type[nn.Module], workload: Workload, batch: int, threads: i
     import torch._inductor.config as inductor
 
     _prepare(threads)
-    inductor.fallback_random = True  # ATen's generator; the compiler's own is slower on the CPU
+    inductor.fallback_random = True  # ATen's generator; the compiler's own showed no clear gain
     objective = Objective(layer)
     compiled = torch.compile(objective, dynamic=False)
     return _training_step(compiled, list(objective.parameters()), workload, batch)
