@@ -148,8 +148,8 @@ def main() -> None:
         "",
         f"* Machine: {one_line(describe())}",
         f"* Command: `python benchmarks/roofline.py {' '.join(sys.argv[1:])}`, {today}".replace(" `,", "`,"),
-        "* *roof us*: the time at the measured arithmetic or memory limit, whichever is longer. A kernel whose data stay",
-        "  in a cache can beat the memory limit.",
+        "* *roof us*: the time at the measured arithmetic or memory limit, whichever is longer. Data that stay in",
+        "  a cache can beat the memory limit.",
     ]
     for threads in options.threads:
         peak, bandwidth = peak_gflops(threads), make_triad(threads)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import aligned_zeros
+
 Array = NDArray[Any]
 Kind = Literal["theta", "log_sigma2", "plain"]
 
@@ -46,7 +48,8 @@ class Arena:
     ----------
     params, grads, m, v : array (2 * n_weights + n_plain,)
     n_weights : int
-        Number of variational weights.
+        Length of the theta part, and of the log_sigma2 part: the number of variational weights, rounded up to 16 so
+        that both parts start on a cache line. The few weights too many are 0 and stay 0.
     views, grad_views : dict of name -> array
         Views into `params` and `grads`, shaped.
     """
@@ -54,18 +57,19 @@ class Arena:
     def __init__(self, specs: Sequence[ParamSpec], dtype: Any) -> None:
         parts = [[s for s in specs if s.kind == kind] for kind in ("theta", "log_sigma2", "plain")]
         sizes = [sum(int(np.prod(s.shape)) for s in part) for part in parts]
-        self.n_weights = sizes[0]
+        starts = {"theta": 0, "log_sigma2": -(-sizes[0] // 16) * 16}
+        starts["plain"] = 2 * starts["log_sigma2"]
+        self.n_weights = starts["log_sigma2"]
         # One allocation for all four: large enough for the operating system to back it with large pages.
-        self.params, self.grads, self.m, self.v = np.zeros((4, sum(sizes)), dtype)
+        self.params, self.grads, self.m, self.v = aligned_zeros(4, starts["plain"] + sizes[2], dtype)
         self.views: dict[str, Array] = {}
         self.grad_views: dict[str, Array] = {}
-        at = 0
         for spec in (spec for part in parts for spec in part):
-            end = at + int(np.prod(spec.shape))
+            at, end = starts[spec.kind], starts[spec.kind] + int(np.prod(spec.shape))
             self.views[spec.name] = self.params[at:end].reshape(spec.shape)
             self.grad_views[spec.name] = self.grads[at:end].reshape(spec.shape)
             self.views[spec.name][...] = spec.start
-            at = end
+            starts[spec.kind] = end
         self.views = {spec.name: self.views[spec.name] for spec in specs}  # in the order of the layers
         self.grad_views = {spec.name: self.grad_views[spec.name] for spec in specs}
 

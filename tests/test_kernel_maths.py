@@ -77,8 +77,8 @@ def test_kl_on_every_float32_exponent(prior: str) -> None:
 
     for name, got, true in [
         ("value", value, true_value),
-        ("d_theta", arena.grads[:n], true_gradients[0]),
-        ("d_log_sigma2", arena.grads[n:], true_gradients[1]),
+        ("d_theta", arena.grad_views["t"], true_gradients[0]),
+        ("d_log_sigma2", arena.grad_views["s"], true_gradients[1]),
     ]:
         info = np.finfo(np.float32)
         normal = (np.abs(true) >= info.tiny) & (np.abs(true) <= info.max)

@@ -213,24 +213,25 @@ def test_sweeps(n_weights: int, n_plain: int, prior: str, threads: int) -> None:
             PLAIN.adam_step(plain, prior, 0.01, keep, adam, fixed)
         assert_close((fast.params, fast.m, fast.v), (plain.params, plain.m, plain.v))
         if fixed:  # a weight whose theta is 0 stays as it is
-            start = arena_of(n_weights, n_plain, np.float32).params[n_weights : 2 * n_weights]
-            assert not fast.params[:n_weights][::5].any()
-            np.testing.assert_array_equal(fast.params[n_weights : 2 * n_weights][::5], start[::5])
+            start = arena_of(n_weights, n_plain, np.float32).views["a.log_sigma2"]
+            assert not fast.views["a.theta"][::5].any()
+            np.testing.assert_array_equal(fast.views["a.log_sigma2"][::5], start[::5])
 
 
 @pytest.mark.parametrize("backend", [FAST, PLAIN])
 def test_log_sigma2_is_projected(backend: Any) -> None:
     arena = arena_of(33, 2, backend.dtype)
-    arena.params[33:50], arena.params[50:66] = -19.99, 9.99
-    arena.grads[33:50], arena.grads[50:66] = 1e6, -1e6
+    log_sigma2, gradient = arena.views["a.log_sigma2"], arena.grad_views["a.log_sigma2"]
+    log_sigma2[:17], log_sigma2[17:] = -19.99, 9.99
+    gradient[:17], gradient[17:] = 1e6, -1e6
     backend.adam_step(arena, "ard", 0.0, 0.0, AdamSettings(1.0, 0.9, 0.999, 1e-8, 1), False)
-    np.testing.assert_array_equal(arena.params[33:66], [-20] * 17 + [10] * 16)
+    np.testing.assert_array_equal(log_sigma2, [-20] * 17 + [10] * 16)
 
 
 @pytest.mark.parametrize("prior", PRIOR_NAMES)
 def test_kl_sum(prior: str) -> None:
     arena = arena_of(2777, 0, np.float32)
-    theta, log_sigma2 = arena.params[:2777].reshape(1, -1), arena.params[2777:].reshape(1, -1)
+    theta, log_sigma2 = arena.views["a.theta"].reshape(1, -1), arena.views["a.log_sigma2"].reshape(1, -1)
     expected = PLAIN.kl(theta.astype(np.float64), log_sigma2.astype(np.float64), prior)
     assert FAST.kl(theta, log_sigma2, prior) == pytest.approx(expected, rel=1e-5)
 

@@ -36,7 +36,7 @@ ALLOWED = {
     "plots": {"_panels"},
     "animate": {"_files", "_panels", "frames", "plots"},
     "priors": {"checks"},
-    "params": {"checks"},
+    "params": {"checks", "kernels"},
     "optim": {"checks"},
     # the network
     "kernels": {"priors"},

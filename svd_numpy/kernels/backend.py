@@ -34,6 +34,15 @@ class NoiseKey(NamedTuple):
     first_sample: int = 0
 
 
+def aligned_zeros(rows: int, columns: int, dtype: Any) -> Array:
+    """Zeros (rows, columns) of which every row starts on a cache line: a vector never straddles two."""
+    per_line = 64 // np.dtype(dtype).itemsize
+    padded = -(-columns // per_line) * per_line
+    raw = np.zeros(rows * padded + per_line, dtype)
+    start = -raw.ctypes.data % 64 // raw.itemsize
+    return raw[start : start + rows * padded].reshape(rows, padded)[:, :columns]
+
+
 class Buffers:
     """Named arrays that a layer keeps between calls; a larger one is allocated only when it is needed."""
 
@@ -50,7 +59,7 @@ class Buffers:
         size = math.prod(shape)
         have = self._arrays.get(name)
         if have is None or have.size < size or have.dtype != dtype:
-            have = self._arrays[name] = np.empty(size, dtype)
+            have = self._arrays[name] = aligned_zeros(1, size, dtype)[0]
             self._views = {key: old for key, old in self._views.items() if key[0] != name}
         view = self._views[name, shape] = have[:size].reshape(shape)
         return view

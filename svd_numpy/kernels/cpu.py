@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from svd_numpy.kernels import cpu_layers, sweep
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
 from svd_numpy.kernels.gemm import MR, NC, TILE, packed_size
 from svd_numpy.kernels.simd import noise_row
 from svd_numpy.priors import PRIORS
@@ -41,7 +41,7 @@ class NumbaBackend:
     def _memory(self, threads: int) -> Array:
         """Private memory of each thread, see `cpu_layers._scratch_parts`."""
         if len(self._scratch) < threads:
-            self._scratch = np.zeros((threads, 2 * packed_size() + TILE + MR * NC), np.float32)
+            self._scratch = aligned_zeros(threads, 2 * packed_size() + TILE + MR * NC, np.float32)
         return self._scratch
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
