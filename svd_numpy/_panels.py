@@ -73,6 +73,8 @@ def draw_errors(ax: Axes, history: Sequence[Record]) -> None:
     curve(ax, history, "test_error", "test", "test", scale=100.0)
     test = 100.0 * column(history, "test_error")
     known = test[np.isfinite(test)]
+    if known.size == 1:  # measured once, at the end: a line of one point would not be seen
+        ax.lines[-1].set_marker("o")
     ax.set(title=f"Error: {known[-1]:.2f} % on the test set" if known.size else "Error", ylabel="error (%)")
     log_scale(ax, np.concatenate([test, 100.0 * column(history, "train_error")]))
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy._files import write_atomic
 
 if TYPE_CHECKING:
     from svd_numpy.frames import FrameRecorder
@@ -52,6 +59,24 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
+    """Keep log_alpha of every layer, and the threshold that prunes by it; fine-tuning leaves no trace of them."""
+    buffer = io.BytesIO()
+    halves = {name: values.astype(np.float16) for name, values in log_alphas.items()}
+    np.savez_compressed(buffer, threshold=np.float64(threshold), **halves)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
+    """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
+    try:
+        with np.load(need(path), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, float(arrays.pop("threshold"))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
+
+
 def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     """Draw all figures for which the run has the files.
 
@@ -64,18 +89,19 @@ def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict of str to matplotlib Figure
-        "training_curves"; once the run is finished also "log_alpha", "receptive_fields", "pixel_importance".
+        "training_curves"; "log_alpha", as it was after the last variational epoch; once the run is finished also
+        "receptive_fields" and "pixel_importance".
     """
     from svd_numpy import plots
     from svd_numpy.model import Sequential
-    from svd_numpy.sparsity import log_alpha
 
     figures: dict[str, Any] = {"training_curves": plots.training_curves(history)}
-    file, frames = run_dir / "model.safetensors", run_dir / "frames.npz"
+    file, frames, alphas = (run_dir / name for name in ("model.safetensors", "frames.npz", "log_alpha.npz"))
+    if alphas.is_file():
+        figures["log_alpha"] = plots.log_alpha_histogram(*load_log_alphas(alphas))
     if not file.is_file():
         return figures  # the network is written when a run is finished
     model = Sequential.load(file)
-    figures["log_alpha"] = plots.log_alpha_histogram(log_alpha(model), model.threshold)
     if frames.is_file():
         image_shape = load_frames(frames).image_shape
         theta = model.variational_layers[0].pruned_theta(model.keep)

@@ -53,11 +53,11 @@ ALLOWED = {
     },
     "experiments": {
         "_files", "animate", "checks", "data", "frames", "kernels", "layers", "model", "plots", "priors",
-        "runlog", "sparsity", "train",
+        "run_files", "runlog", "sparsity", "train",
     },
     # the door
     "bench": set(),
-    "run_files": {"frames", "model", "plots", "sparsity"},
+    "run_files": {"_files", "frames", "model", "plots"},
     "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
     "cli": {
         "animate", "bench", "checks", "console", "data", "doctor", "experiments", "model", "run_files",

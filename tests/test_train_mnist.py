@@ -22,6 +22,7 @@ from svd_numpy.train import Trainer
 RUN_FILES = [
     "checkpoints",
     "frames.npz",
+    "log_alpha.npz",
     "metrics.jsonl",
     "model.safetensors",
     "result.json",
@@ -174,3 +175,16 @@ def test_the_papers_recipe_is_the_authors_script() -> None:
     assert np.array_equal(config.lr_schedule, [(100, 1), (200, 0)])
     assert np.array_equal(config.kl_schedule, [(5, 0), (20, 1)])
     assert (recipe.log_sigma2, recipe.theta_std, recipe.subtract_mean) == (-10, 0.01, True)
+
+
+def test_a_resumed_run_still_knows_by_what_it_was_pruned(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset": "digits", "epochs": 3, "progress": False, "run_dir": tmp_path / "run"}
+    first = svd.train_mnist(**settings)
+    again = svd.train_mnist(**settings, resume=True)
+    assert first.history[-1]["stage"] == "finetune"
+    for name, values in first.log_alphas.items():
+        assert (first.model.parameters[f"{name}.theta"][values > 1.7] == 0).all()
+        np.testing.assert_allclose(again.log_alphas[name], values, rtol=1e-3, atol=1e-2)
+    (tmp_path / "run" / "log_alpha.npz").write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match=r"log_alpha\.npz is damaged"):
+        svd.train_mnist(**settings, resume=True)

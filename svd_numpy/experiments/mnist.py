@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from svd_numpy import priors
 from svd_numpy.animate import FrameRecorder
 from svd_numpy.checks import check_callbacks, check_count, check_flag, check_path
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.recipes import Recipe, get_recipe, stretch
-from svd_numpy.experiments.result import TrainResult
+from svd_numpy.experiments.result import TrainResult, pruning_threshold
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.layers import Layer, ReLU, VariationalDense
 from svd_numpy.model import Sequential
-from svd_numpy.sparsity import measure_sparsity
+from svd_numpy.run_files import load_log_alphas, save_log_alphas
+from svd_numpy.sparsity import log_alpha, measure_sparsity
 from svd_numpy.train import Callback, Record, TrainConfig, Trainer, fit
 
 UNITS = {"lenet-300-100": (300, 100)}
@@ -110,11 +112,29 @@ def train_mnist(
         model.init_from(Sequential.load(init_from) if isinstance(init_from, str | Path) else init_from)
     if folder is not None:
         hooks.append(record_frames(folder, data.image_shape, config, resume))
+    log_alphas, keep_them = keep_log_alphas(config, None if run_dir is None else Path(run_dir))
+    hooks.append(keep_them)
     history = fit(model, data, config, hooks, folder, resume, progress)
-    result = TrainResult(model, history, plan, data)
+    result = TrainResult(model, history, plan, data, log_alphas)
     if folder is not None:
         result.save(folder)
     return result
+
+
+def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str, Any], Callback]:
+    """Make a callback that keeps log_alpha after the last variational epoch, before fine-tuning wipes it out."""
+    kept: dict[str, Any] = {}
+    path = None if run_dir is None else run_dir / "log_alpha.npz"
+    if path is not None and path.is_file():  # a resumed run may be past that epoch
+        kept.update(load_log_alphas(path)[0])
+
+    def keep(trainer: Trainer, entry: Record) -> None:
+        if entry["epoch"] == config.epochs:
+            kept.update(log_alpha(trainer.model))
+            if path is not None:
+                save_log_alphas(path, kept, pruning_threshold(trainer.model, config))
+
+    return kept, keep
 
 
 def record_frames(run_dir: Path, image_shape: tuple[int, ...], config: TrainConfig, resume: bool) -> Callback:
@@ -131,10 +151,8 @@ def record_frames(run_dir: Path, image_shape: tuple[int, ...], config: TrainConf
         if entry["epoch"] % every and not trainer.done:
             return
         model, first = trainer.model, trainer.model.variational_layers[0]
-        from svd_numpy.priors import log_alpha
-
         error = entry["test_error"] if entry["test_error"] is not None else entry["train_error"]
-        alpha, overall = log_alpha(first.theta, first.log_sigma2), measure_sparsity(model).overall
+        alpha, overall = priors.log_alpha(first.theta, first.log_sigma2), measure_sparsity(model).overall
         frames[0].add(entry["epoch"], first.theta, alpha, model.threshold, error, overall)
         frames[0].save(path)
 

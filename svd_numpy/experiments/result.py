@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
 from svd_numpy.model import Sequential
 from svd_numpy.sparsity import Sparsity, measure_sparsity
+from svd_numpy.train import TrainConfig
+
+
+def pruning_threshold(model: Sequential, config: TrainConfig) -> float:
+    """The log_alpha above which weights go: the fine-tuning's own where there is any, else the model's."""
+    return config.finetune_threshold if config.finetune_epochs else model.threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +40,15 @@ class TrainResult:
         Training time, without the loading of the data.
     recipe : Recipe
     data : Dataset
+    log_alphas : dict of layer name -> array
+        log_alpha after the last variational epoch: fine-tuning, where there is any, wipes it out.
     """
 
     model: Sequential
     history: list[dict[str, Any]]
     recipe: Recipe
     data: Dataset
+    log_alphas: dict[str, NDArray[Any]]
 
     @property
     def report(self) -> Sparsity:
@@ -120,15 +131,14 @@ class TrainResult:
     def plot(self) -> Any:
         """One figure: error and sparsity over the epochs, receptive fields, histogram of log alpha."""
         from svd_numpy.plots import summary_figure
-        from svd_numpy.sparsity import log_alpha
 
         first = self.model.variational_layers[0]
         title = f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, {self.compression:.0f}x"
         return summary_figure(
             self.history,
-            log_alpha(self.model),
+            self.log_alphas,
             first.pruned_theta(self.model.keep),
-            self.model.threshold,
+            pruning_threshold(self.model, self.recipe.config),
             self.data.image_shape or (),
             title,
         )
