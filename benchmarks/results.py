@@ -102,9 +102,9 @@ def run_all(seeds: int, jobs: int, threads: int) -> None:
 
 
 def mean_sd(values: list[float], digits: int) -> str:
-    """Mean and sample standard deviation, as text."""
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {sd:.{digits}f}"
+    """Mean and, of several, sample standard deviation, as text."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def row(dataset: str, recipe: str, runs: list[dict[str, Any]]) -> str:
