@@ -70,7 +70,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
     try:
         step, answer = build(json.loads(requests.readline()))
-    except (ImportError, NotImplementedError) as error:
+    except ImportError as error:
         send({"unavailable": f"{type(error).__name__}: {error}"})
         return
     send(answer)

@@ -143,13 +143,14 @@ class Trainer:
             raise ValueError(
                 f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
             )
-        for name, x, y in (("x_train", data.x_train, data.y_train), ("x_test", data.x_test, data.y_test)):
-            rows = len(check_inputs(name, x, model.in_shape))
-            model.likelihood.check(y, rows, model.n_outputs, model.dtype)
+        rows, test_rows = (
+            len(check_inputs(name, getattr(data, name), model.in_shape)) for name in ("x_train", "x_test")
+        )
+        self.labels = model.likelihood.check(data.y_train, rows, model.n_outputs, model.dtype)
+        model.likelihood.check(data.y_test, test_rows, model.n_outputs, model.dtype)
         self.model, self.data, self.config = model, data, config
         self.n_train = len(data.x_train)
         self.steps_per_epoch = -(-self.n_train // config.batch_size)
-        self.labels = model.likelihood.check(data.y_train, self.n_train, model.n_outputs, model.dtype)
         self.scale = 1 / 255 if data.x_train.dtype == np.uint8 else 1.0
         self.progress = Progress()
         self._order_epoch = -1

@@ -112,7 +112,7 @@ def train_mnist(
         model.init_from(Sequential.load(init_from) if isinstance(init_from, str | Path) else init_from)
     if folder is not None:
         hooks.append(record_frames(folder, data.image_shape, config, resume))
-    log_alphas, keep_them = keep_log_alphas(config, None if run_dir is None else Path(run_dir))
+    log_alphas, keep_them = keep_log_alphas(config, folder)
     hooks.append(keep_them)
     history = fit(model, data, config, hooks, folder, resume, progress)
     result = TrainResult(model, history, plan, data, log_alphas)
