@@ -50,6 +50,8 @@ class Arena:
     n_weights : int
         Length of the theta part, and of the log_sigma2 part: the number of variational weights, rounded up to 16 so
         that both parts start on a cache line. The few weights too many are 0 and stay 0.
+    segments : int64 array
+        Where the weights of each layer begin in the theta part, and where the last ones end (n_weights).
     views, grad_views : dict of name -> array
         Views into `params` and `grads`, shaped.
     """
@@ -60,6 +62,8 @@ class Arena:
         starts = {"theta": 0, "log_sigma2": -(-sizes[0] // 16) * 16}
         starts["plain"] = 2 * starts["log_sigma2"]
         self.n_weights = starts["log_sigma2"]
+        self.segments = np.array([0, *np.cumsum([np.prod(s.shape) for s in parts[0]])], np.int64)
+        self.segments[-1] = self.n_weights
         # One allocation for all four: large enough for the operating system to back it with large pages.
         self.params, self.grads, self.m, self.v = aligned_zeros(4, starts["plain"] + sizes[2], dtype)
         self.views: dict[str, Array] = {}

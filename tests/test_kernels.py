@@ -63,13 +63,20 @@ def assert_close(got: tuple[Any, ...], expected: tuple[Any, ...], tolerance: flo
 # --- The contract, operation by operation ---
 
 
-def lrt(backend: Any, shape: tuple[int, int, int], keep: float, want_dx: bool) -> tuple[Array, ...]:
+def lrt(
+    backend: Any, shape: tuple[int, int, int], keep: float, want_dx: bool, sparse: bool = False
+) -> tuple[Array, ...]:
     rows, n_in, n_out = shape
     rng = np.random.default_rng(shape)
     x, theta, dy = (rng.standard_normal(s) for s in ((rows, n_in), (n_in, n_out), (rows, n_out)))
     log_sigma2, bias = rng.uniform(-8, 1, theta.shape), rng.standard_normal(n_out)
     x[rows // 2, :] = 0 if rows > 1 else x[0]  # an example of zeros: no variance
     x[:, n_in // 2 : n_in // 2 + 5] *= n_in < 10  # inputs that are 0 in the whole batch
+    if sparse:  # what is 0 in a whole register tile is left out: scattered zeros, empty rows, empty columns
+        x *= rng.random(x.shape) < 0.1
+        x[:20], x[:, :3], x[:, 40:60] = 0, 0, 0
+        dy *= rng.random(dy.shape) < 0.1
+        dy[20:40], dy[:, :3] = 0, 0
     x, theta, log_sigma2, bias, dy = (
         a.astype(np.float32).astype(backend.dtype) for a in (x, theta, log_sigma2, bias, dy)
     )
@@ -108,6 +115,11 @@ def dense(backend: Any, shape: tuple[int, int, int], want_dx: bool) -> tuple[Arr
 def test_lrt(shape: tuple[int, int, int], threads: int) -> None:
     for keep, want_dx in ((0.0, True), (float(np.exp(-3)), True), (0.0, False)):
         assert_close(lrt(FAST, shape, keep, want_dx), lrt(PLAIN, shape, keep, want_dx))
+
+
+@pytest.mark.parametrize("shape", [(100, 784, 300), (61, 100, 70), (45, 1100, 20)])
+def test_lrt_on_mostly_zeros(shape: tuple[int, int, int], threads: int) -> None:
+    assert_close(lrt(FAST, shape, 0.05, True, sparse=True), lrt(PLAIN, shape, 0.05, True, sparse=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

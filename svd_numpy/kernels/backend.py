@@ -49,7 +49,6 @@ class Buffers:
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
         self._views: dict[tuple[str, tuple[int, ...]], Array] = {}  # made once: this is asked dozens of times a step
-        self.n_active = 0  # used by the Numba backend: inputs that are not 0 in the whole batch
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return the head of the array `name`, shaped; its content is what was last written there."""
@@ -79,6 +78,7 @@ class Arena(Protocol):
     """What `adam_step` sees of `svd_numpy.params.Arena`: flat buffers [theta | log_sigma2 | everything else]."""
 
     n_weights: int  # length of the theta part, and of the log_sigma2 part
+    segments: NDArray[np.int64]  # where each layer's weights begin in the theta part; then n_weights
     params: Array
     grads: Array
     m: Array

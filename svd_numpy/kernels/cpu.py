@@ -16,7 +16,7 @@ import numpy as np
 
 from svd_numpy.kernels import cpu_layers, sweep
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
-from svd_numpy.kernels.gemm import MR, NC, TILE, packed_size
+from svd_numpy.kernels.gemm import KC, TILE, packed_size
 from svd_numpy.kernels.simd import noise_row
 from svd_numpy.priors import PRIORS
 
@@ -36,19 +36,13 @@ class NumbaBackend:
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self) -> None:
-        self._scratch = np.zeros((0, 0), np.float32)
-
-    def _memory(self, threads: int) -> Array:
-        """Private memory of each thread, see `cpu_layers._scratch_parts`."""
-        if len(self._scratch) < threads:
-            self._scratch = aligned_zeros(threads, 2 * packed_size() + TILE + MR * NC, np.float32)
-        return self._scratch
+        # Private memory of each thread, see `cpu_layers._scratch_parts`; the system backs only what is written.
+        self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * packed_size() + 2 * TILE + KC, np.float32)
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""
         with _LOCK:
-            threads = numba.get_num_threads()
-            kernel(threads, *args, self._memory(threads))
+            kernel(numba.get_num_threads(), *args, self._scratch)
 
     def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
         self._run(cpu_layers.gather_rows, source, index, _F(scale), mean, out)
@@ -64,37 +58,18 @@ class NumbaBackend:
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
-        n_in = x.shape[1]
-        active = memory.get("active", (n_in,), np.int32)
-        x_active, x_sq = memory.get("x_active", (x.size,), x.dtype), memory.get("x_sq", (x.size,), x.dtype)
         r = memory.get("r", y.shape, y.dtype)
-        with _LOCK:
-            scratch = self._memory(threads := numba.get_num_threads())
-            memory.n_active = count = cpu_layers.squeeze(threads, x, active, x_active, x_sq, scratch)
-            x_active, x_sq = self._squeezed(x, count, memory)
-            cpu_layers.lrt_forward(threads, x_active, x_sq, active[:count], theta, log_sigma2, bias, _F(keep),
-                                   _words(key), y, r, scratch)  # fmt: skip
-
-    @staticmethod
-    def _squeezed(x: Array, count: int, memory: Buffers) -> tuple[Array, Array]:
-        """The active inputs (B, count) and their squares, as `squeeze` left them."""
-        size, shape = len(x) * count, (len(x), count)
-        x_sq = memory.get("x_sq", (x.size,), x.dtype)[:size].reshape(shape)
-        if shape == x.shape:
-            return x, x_sq
-        return memory.get("x_active", (x.size,), x.dtype)[:size].reshape(shape), x_sq
+        y2, r2 = memory.get("y2", y.shape, y.dtype), memory.get("r2", y.shape, y.dtype)
+        self._run(cpu_layers.lrt_forward, x, theta, log_sigma2, bias, _F(keep), _words(key), y, r, y2, r2)
 
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
-        count = memory.n_active
-        x_active, x_sq = self._squeezed(x, count, memory)
-        active = memory.get("active", x.shape[1:], np.int32)[:count]
         r = memory.get("r", dy.shape, dy.dtype)
         dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
-        self._run(cpu_layers.lrt_backward, x, x_active, x_sq, active, theta, log_sigma2, _F(keep), dy, r,
-                  d_theta, d_sigma2, d_bias, _EMPTY if dx is None else dx, dx_sq)  # fmt: skip
+        self._run(cpu_layers.lrt_backward, x, theta, log_sigma2, _F(keep), dy, r, d_theta, d_sigma2, d_bias,
+                  _EMPTY if dx is None else dx, dx_sq)  # fmt: skip
 
     def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
         self._run(cpu_layers.dense_forward, x, theta, bias, y)
@@ -103,8 +78,7 @@ class NumbaBackend:
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
     ) -> None:
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
-        self._run(cpu_layers.dense_backward, x, np.arange(x.shape[1], dtype=np.int32), theta_t, dy, d_theta, d_bias,
-                  _EMPTY if dx is None else dx)  # fmt: skip
+        self._run(cpu_layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         cpu_layers.relu_forward(y.reshape(-1))
@@ -138,7 +112,7 @@ class NumbaBackend:
         rate = _F(adam.lr / (1 - adam.beta1**adam.step))
         correction2 = _F(1 / (1 - adam.beta2**adam.step))
         numbers = (rate, correction2, _F(adam.beta1), _F(adam.beta2), _F(adam.epsilon))
-        self._run(sweep.adam_sweep, arena.n_weights, arena.params, arena.grads, arena.m, arena.v,
+        self._run(sweep.adam_sweep, arena.segments, arena.params, arena.grads, arena.m, arena.v,
                   PRIORS[prior].code, _F(kl_scale), _F(keep), int(fixed_mask), numbers)  # fmt: skip
 
 

@@ -10,18 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from svd_numpy.kernels.gemm import (
-    KC,
-    LANES,
-    MR,
-    NC,
-    TILE,
-    copy_vector,
-    multiply,
-    pack,
-    pack_weights,
-    pack_weights_transposed,
-)
+from svd_numpy.kernels.gemm import KC, NC, multiply, pack, pack_weights, pack_weights_transposed, packed_size
 from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.simd import (
     HALF,
@@ -30,7 +19,6 @@ from svd_numpy.kernels.simd import (
     ZERO,
     F,
     U,
-    abs32,
     exp32,
     fma32,
     log32,
@@ -40,6 +28,7 @@ from svd_numpy.kernels.simd import (
     sqrt32,
     wide_vectors,
 )
+from svd_numpy.kernels.tiles import LANES
 
 _ZERO, _ONE = np.int64(0), np.int64(1)  # not literals, for which Numba would compile everything once more
 TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
@@ -53,10 +42,10 @@ def _columns(thread, threads, columns):
 
 
 @kernel()
-def _k_block(k0, k_count):
-    """End of the k block that starts at k0; blocks are near-equal and depend on k_count alone."""
-    n_blocks = (k_count + KC - 1) // KC
-    return min(k_count, k0 + (k_count + n_blocks - 1) // n_blocks)
+def _k_block(k, k0, k1):
+    """End of the block of k that starts at k, in k0..k1; blocks are near-equal and depend on k0 and k1 alone."""
+    n_blocks = (k1 - k0 + KC - 1) // KC
+    return min(k1, k + (k1 - k0 + n_blocks - 1) // n_blocks)
 
 
 @kernel(parallel=True)
@@ -77,143 +66,69 @@ def _gather_row(source, scale, mean, out):
         out[i] = F(source[i]) * scale - mean[i]
 
 
+_PACKED = packed_size()
+
+
 @kernel()
 def _scratch_parts(scratch):
-    """Cut one thread's scratch into two packed blocks, a row tile, and rows of a weight gradient."""
-    half = (len(scratch) - TILE - MR * NC) // 2
-    return scratch[:half], scratch[half : 2 * half], scratch[2 * half : 2 * half + TILE], scratch[2 * half + TILE :]
+    """Cut one thread's scratch into two packed operands and the work space of `multiply`."""
+    return scratch[:_PACKED], scratch[_PACKED : 2 * _PACKED], scratch[2 * _PACKED :]
 
 
 @kernel()
-def _column_peaks(x, first, last, peaks):
-    """peaks[i] = max over rows first..last of |x[b, i]|."""
-    wide_vectors()
-    peaks[:] = ZERO
-    for b in range(first, last):
-        row = x[b]
-        for i in range(len(peaks)):
-            peaks[i] = max32(peaks[i], abs32(row[i]))
-
-
-@kernel()
-def _squeeze_row(x, runs, n_runs, out):
-    """Copy runs of inputs, given as (start, length) pairs, one behind the other."""
-    source, target = x.ctypes.data, out.ctypes.data
-    for run in range(n_runs):
-        start, length = runs[2 * run], runs[2 * run + 1]
-        for i in range(0, length, LANES):
-            copy_vector(source + 4 * (start + i), target + 4 * i, min(LANES, length - i), True)
-        target += 4 * length
-
-
-@kernel()
-def _square(x, out):
-    wide_vectors()
-    for i in range(len(x)):
-        out[i] = x[i] * x[i]
-
-
-@kernel()
-def _find_runs(peaks, active, runs):
-    """List the inputs with a peak above 0, singly and as runs; return how many of each."""
-    count, n_runs = 0, 0
-    for i in range(len(active)):
-        peak = ZERO
-        for thread in range(len(peaks)):
-            peak = max32(peak, peaks[thread, i])
-        if peak > ZERO:
-            if count == 0 or active[count - 1] != i - 1:
-                runs[2 * n_runs], runs[2 * n_runs + 1] = i, 0
-                n_runs += 1
-            runs[2 * n_runs - 1] += 1
-            active[count] = i
-            count += 1
-    return count, n_runs
-
-
-@kernel()
-def _squeeze_rows(x, first, last, count, runs, n_runs, x_active, x_sq):
-    """Squeeze rows first..last, and square them."""
-    if count < x.shape[1]:
-        for b in range(first, last):
-            _squeeze_row(x[b], runs, n_runs, x_active[b * count : (b + 1) * count])
-        _square(x_active[first * count : last * count], x_sq[first * count : last * count])
-    else:
-        _square(x.reshape(-1)[first * count : last * count], x_sq[first * count : last * count])
-
-
-@kernel(parallel=True)
-def squeeze(threads, x, active, x_active, x_sq, scratch):
-    """Leave out the inputs that are 0 in the whole batch (blank pixels): they add nothing, bit for bit.
-
-    active : int32 (I,), its head becomes the list of the others; returns how many there are
-    x_active, x_sq : flat (B * I,), their heads become arrays (B, count) of those inputs and their squares; where
-    all inputs are active, x_active is not written (it would be x)
-    """
-    rows = len(x)
-    runs = np.empty(x.shape[1] + 2, np.int64)
-    for thread in prange(threads):  # each thread looks at the rows that it has just written, not at the other's
-        first, last = thread * rows // threads, (thread + 1) * rows // threads
-        _column_peaks(x, first, last, scratch[thread, : x.shape[1]])
-    count, n_runs = _find_runs(scratch[:threads], active, runs)
-    for thread in prange(threads):
-        first, last = thread * rows // threads, (thread + 1) * rows // threads
-        _squeeze_rows(x, first, last, count, runs, n_runs, x_active, x_sq)
-    return count
-
-
-@kernel()
-def _sample_row(mean, var, bias, noise):
-    """mean <- mean + bias + sqrt(var) noise;  var <- noise / (2 sqrt(var)), which is all that backward needs."""
+def _sample_row(mean, var, mean2, var2, bias, noise):
+    """mean <- mean + mean2 + bias + std noise with std = sqrt(var + var2);  var <- noise / (2 std), for backward."""
     wide_vectors()
     for o in range(len(mean)):
-        std = sqrt32(var[o])
-        mean[o] = fma32(std, noise[o], mean[o] + bias[o])
-        var[o] = HALF * noise[o] / std if var[o] > TINY_VAR else ZERO
+        total = var[o] + var2[o]
+        std = sqrt32(total)
+        mean[o] = fma32(std, noise[o], (mean[o] + mean2[o]) + bias[o])
+        var[o] = HALF * noise[o] / std if total > TINY_VAR else ZERO
 
 
 @kernel()
-def _sample_columns(x, x_sq, active, theta, log_sigma2, keep, begin, end, y, r, scratch):
-    """Columns begin..end of mean = x @ theta (into y) and var = x_sq @ sigma^2 (into r)."""
-    packed_mean, packed_var, tile, _ = _scratch_parts(scratch)
+def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scratch):
+    """Columns begin..end of x @ theta (into y) and x^2 @ sigma^2 (into r), summed over the inputs k0..k1 alone."""
+    mean, var, work = _scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = theta.shape[1]
-    for n in range(begin, end, NC):
-        n_end = min(n + NC, end)
-        k = _ZERO
-        while k < n_in:
-            k_end = _k_block(k, n_in)
-            add = k > 0
-            pack_weights(theta, log_sigma2, keep, active[k:k_end], n, n_end, packed_mean, packed_var)
-            multiply(rows, k_end - k, x.ctypes.data + 4 * k, n_in, _ONE, packed_mean, n_end - n,
-                     y.ctypes.data + 4 * n, n_out, add, tile)  # fmt: skip
-            multiply(rows, k_end - k, x_sq.ctypes.data + 4 * k, n_in, _ONE, packed_var, n_end - n,
-                     r.ctypes.data + 4 * n, n_out, add, tile)  # fmt: skip
-            k = k_end
-    if n_in == 0:
+    if k0 == k1:
         y[:, begin:end] = ZERO
         r[:, begin:end] = ZERO
-
-
-@kernel()
-def _sample_rows(first, last, bias, key, y, r, noise):
-    """Rows first..last of `lrt_forward`'s outputs, from their means and variances."""
-    step, layer, first_sample, key0, key1 = key
-    for b in range(first, last):
-        noise_row(noise, U(first_sample + b), step, layer, key0, key1)
-        _sample_row(y[b], r[b], bias, noise)
+    for n in range(begin, end, NC):
+        n_end, k = min(n + NC, end), k0
+        while k < k1:
+            k_end = _k_block(k, k0, k1)
+            pack_weights(theta, log_sigma2, keep, x, k, k_end, n, n_end, mean, var, work)
+            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE, mean.ctypes.data, var.ctypes.data,
+                     n_end - n, y.ctypes.data + 4 * n, r.ctypes.data + 4 * n, n_out, k > k0,
+                     work.ctypes.data)  # fmt: skip
+            k = k_end
 
 
 @kernel(parallel=True)
-def lrt_forward(threads, x, x_sq, active, theta, log_sigma2, bias, keep, key, y, r, scratch):
-    """Local reparametrisation forward on squeezed inputs: y, and r = noise / (2 std)."""
+def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, y, r, y2, r2, scratch):
+    """Local reparametrisation forward: y, and r = noise / (2 std).
+
+    The sums are taken in two halves of the inputs, the second into y2 and r2. So a thread reads the rows of theta
+    that it has just updated in `adam_sweep`; the others still lie in another core's cache, and are slow to fetch.
+    """
     rows, n_out = y.shape
+    n_in = x.shape[1]
+    step, layer, first_sample, key0, key1 = key
+    parts = (threads + 1) // 2  # of the columns, so that there is work for more than two threads
     for thread in prange(threads):
-        begin, end = _columns(thread, threads, n_out)
-        _sample_columns(x, x_sq, active, theta, log_sigma2, keep, begin, end, y, r, scratch[thread])
+        for task in range(thread * 2 * parts // threads, (thread + 1) * 2 * parts // threads):
+            begin, end = _columns(task % parts, parts, n_out)
+            if task < parts:
+                _partial_products(x, theta, log_sigma2, keep, _ZERO, n_in // 2, begin, end, y, r, scratch[thread])
+            else:
+                _partial_products(x, theta, log_sigma2, keep, n_in // 2, n_in, begin, end, y2, r2, scratch[thread])
     for thread in prange(threads):
         noise = scratch[thread, : (n_out + 63) // 64 * 64]
-        _sample_rows(thread * rows // threads, (thread + 1) * rows // threads, bias, key, y, r, noise)
+        for b in range(thread * rows // threads, (thread + 1) * rows // threads):
+            noise_row(noise, U(first_sample + b), step, layer, key0, key1)
+            _sample_row(y[b], r[b], y2[b], r2[b], bias, noise)
 
 
 @kernel()
@@ -236,47 +151,25 @@ def _column_sums(dy, begin, end, out):
 
 
 @kernel()
-def _weight_gradient(x, active, dy, m0, m1, d_theta, scratch):
-    """d_theta[active[m0:m1]] = x[:, m0:m1].T @ dy; the rows between them become 0."""
-    packed, _, tile, block = _scratch_parts(scratch)
+def _weight_gradients(x, dy, d_var, m0, m1, d_theta, d_sigma2, scratch):
+    """Rows m0..m1 of d_theta = x.T @ dy and d_sigma2 = (x^2).T @ d_var; the latter only where d_sigma2.size > 0."""
+    packed, packed2, work = _scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = dy.shape[1]
-    first = active[m0 - 1] + 1 if m0 > 0 else 0
-    for m in range(m0, m1):
-        d_theta[first : active[m]] = ZERO
-        first = active[m] + 1
-    if m1 == n_in:
-        d_theta[first:] = ZERO
+    both = d_sigma2.size > 0
     for n in range(0, n_out, NC):
-        width = min(NC, n_out - n)
-        k = _ZERO
+        n_end, k = min(n + NC, n_out), _ZERO
         while k < rows:
-            k_end = _k_block(k, rows)
-            pack(dy, k, k_end, n, n + width, packed)
-            for m in range(m0, m1, MR):
-                count = min(MR, m1 - m)
-                a = x.ctypes.data + 4 * (k * n_in + m)
-                if active[m + count - 1] - active[m] == count - 1:  # neighbours: straight into place
-                    c = d_theta.ctypes.data + 4 * (active[m] * n_out + n)
-                    multiply(count, k_end - k, a, _ONE, n_in, packed, width, c, n_out, k > 0, tile)
-                else:
-                    multiply(count, k_end - k, a, _ONE, n_in, packed, width, block.ctypes.data, width, k < 0, tile)
-                    for j in range(count):
-                        at = d_theta.ctypes.data + 4 * (active[m + j] * n_out + n)
-                        _put_row(block[j * width : (j + 1) * width], at, d_theta[active[m + j], n : n + width], k > 0)
+            k_end = _k_block(k, _ZERO, rows)
+            pack(dy, k, k_end, n, n_end, packed)
+            if both:
+                pack(d_var, k, k_end, n, n_end, packed2)
+            at = 4 * (m0 * n_out + n)
+            multiply(m1 - m0, k_end - k, x.ctypes.data + 4 * (k * n_in + m0), _ZERO, _ONE, n_in,
+                     packed.ctypes.data, packed2.ctypes.data if both else _ZERO, n_end - n,
+                     d_theta.ctypes.data + at, d_sigma2.ctypes.data + at, n_out, k > 0,
+                     work.ctypes.data)  # fmt: skip
             k = k_end
-
-
-@kernel()
-def _put_row(source, address, target, add):
-    """Write or add a row of a weight gradient to its place (given as an address and as an array)."""
-    wide_vectors()
-    if add:
-        for i in range(len(source)):
-            target[i] += source[i]
-    else:
-        for i in range(0, len(source), LANES):
-            copy_vector(source.ctypes.data + 4 * i, address + 4 * i, min(LANES, len(source) - i), True)
 
 
 @kernel()
@@ -288,30 +181,26 @@ def _add_scaled(dx, x, dx_sq):
 
 
 @kernel()
-def _input_gradient(x, theta, log_sigma2, keep, dy, r, begin, end, dx, dx_sq, scratch):
-    """Columns begin..end of dx = dy @ theta.T + 2 x * (r @ sigma^2.T); dx_sq is scratch of dx's shape."""
-    packed_mean, packed_var, tile, _ = _scratch_parts(scratch)
+def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq, scratch):
+    """Columns begin..end of dx = dy @ theta.T + 2 x * (d_var @ sigma^2.T); dx_sq is scratch of dx's shape."""
+    mean, var, work = _scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = dy.shape[1]
     for n in range(begin, end, NC):
-        n_end = min(n + NC, end)
-        k = _ZERO
+        n_end, k = min(n + NC, end), _ZERO
         while k < n_out:
-            k_end = _k_block(k, n_out)
-            add = k > 0
-            pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, tile, packed_mean, packed_var)
-            multiply(rows, k_end - k, dy.ctypes.data + 4 * k, n_out, _ONE, packed_mean, n_end - n,
-                     dx.ctypes.data + 4 * n, n_in, add, tile)  # fmt: skip
-            multiply(rows, k_end - k, r.ctypes.data + 4 * k, n_out, _ONE, packed_var, n_end - n,
-                     dx_sq.ctypes.data + 4 * n, n_in, add, tile)  # fmt: skip
+            k_end = _k_block(k, _ZERO, n_out)
+            pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, mean, var, work)
+            multiply(rows, k_end - k, dy.ctypes.data + 4 * k, d_var.ctypes.data + 4 * k, n_out, _ONE,
+                     mean.ctypes.data, var.ctypes.data, n_end - n, dx.ctypes.data + 4 * n, dx_sq.ctypes.data + 4 * n,
+                     n_in, k > 0, work.ctypes.data)  # fmt: skip
             k = k_end
     for b in range(rows):
         _add_scaled(dx[b, begin:end], x[b, begin:end], dx_sq[b, begin:end])
 
 
 @kernel(parallel=True)
-def lrt_backward(threads, x, x_active, x_sq, active, theta, log_sigma2, keep, dy, r,
-                 d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):  # fmt: skip
+def lrt_backward(threads, x, theta, log_sigma2, keep, dy, r, d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):
     """Gradients of `lrt_forward`. r becomes d/dvar; dx is wanted where dx.size > 0, dx_sq is its scratch."""
     flat_dy, flat_r = dy.reshape(-1), r.reshape(-1)
     for thread in prange(threads):
@@ -320,9 +209,8 @@ def lrt_backward(threads, x, x_active, x_sq, active, theta, log_sigma2, keep, dy
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
         _column_sums(dy, begin, end, d_bias)
-        first, last = thread * len(active) // threads, (thread + 1) * len(active) // threads
-        _weight_gradient(x_active, active, dy, first, last, d_theta, scratch[thread])
-        _weight_gradient(x_sq, active, r, first, last, d_sigma2, scratch[thread])
+        first, last = thread * x.shape[1] // threads, (thread + 1) * x.shape[1] // threads
+        _weight_gradients(x, dy, r, first, last, d_theta, d_sigma2, scratch[thread])
         if dx.size > 0:
             begin, end = _columns(thread, threads, x.shape[1])
             _input_gradient(x, theta, log_sigma2, keep, dy, r, begin, end, dx, dx_sq, scratch[thread])
@@ -331,17 +219,16 @@ def lrt_backward(threads, x, x_active, x_sq, active, theta, log_sigma2, keep, dy
 @kernel()
 def _product_columns(x, weights, begin, end, y, add, scratch):
     """Columns begin..end of y (+)= x @ weights."""
-    packed, _, tile, _ = _scratch_parts(scratch)
+    packed, _, work = _scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = weights.shape[1]
     for n in range(begin, end, NC):
-        n_end = min(n + NC, end)
-        k = _ZERO
+        n_end, k = min(n + NC, end), _ZERO
         while k < n_in:
-            k_end = _k_block(k, n_in)
+            k_end = _k_block(k, _ZERO, n_in)
             pack(weights, k, k_end, n, n_end, packed)
-            multiply(rows, k_end - k, x.ctypes.data + 4 * k, n_in, _ONE, packed, n_end - n,
-                     y.ctypes.data + 4 * n, n_out, add or k > 0, tile)  # fmt: skip
+            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE, packed.ctypes.data, _ZERO, n_end - n,
+                     y.ctypes.data + 4 * n, _ZERO, n_out, add or k > 0, work.ctypes.data)  # fmt: skip
             k = k_end
 
 
@@ -356,13 +243,14 @@ def dense_forward(threads, x, theta, bias, y, scratch):
 
 
 @kernel(parallel=True)
-def dense_backward(threads, x, everything, theta_t, dy, d_theta, d_bias, dx, scratch):
-    """Gradients of `dense_forward`; dx where dx.size > 0. theta_t = theta.T, contiguous; everything = arange(I)."""
+def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
+    """Gradients of `dense_forward`; dx where dx.size > 0. theta_t = theta.T, contiguous."""
+    nothing = d_theta[:0]
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
         _column_sums(dy, begin, end, d_bias)
         begin, end = _columns(thread, threads, x.shape[1])
-        _weight_gradient(x, everything, dy, begin, end, d_theta, scratch[thread])
+        _weight_gradients(x, dy, dy, begin, end, d_theta, nothing, scratch[thread])
         if dx.size > 0:
             _product_columns(dy, theta_t, begin, end, dx, False, scratch[thread])
 

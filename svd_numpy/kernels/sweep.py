@@ -235,31 +235,36 @@ _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
 
 
 @kernel(parallel=True)
-def adam_sweep(threads, n_weights, params, grads, m, v, prior, kl_scale, keep, fixed, adam, scratch):
+def adam_sweep(threads, segments, params, grads, m, v, prior, kl_scale, keep, fixed, adam, scratch):
     """One optimisation step over the arena [theta | log_sigma2 | rest].
 
+    segments : where each layer's weights begin in the theta part, and its end. The threads share every layer out in
+    the same way, by rows of theta, so that each finds in its own cache what it wrote in another kernel
     grads : on entry the data gradients, with d/dsigma2 (not yet d/dlog_sigma2) in the second part
     fixed : 1 in the fine-tuning stage: a weight whose theta is 0 stays as it is
     adam : (rate, correction2, beta1, beta2, epsilon), see `_adam`
     scratch : array (threads, at least 4 * BLOCK)
     """
     rate, correction2, beta1, beta2, epsilon = adam
-    n_blocks = -(-n_weights // BLOCK)
+    n_weights = segments[-1]
     for thread in prange(threads):
-        for block in range(thread * n_blocks // threads, (thread + 1) * n_blocks // threads):
-            lo, hi = block * BLOCK, min(block * BLOCK + BLOCK, n_weights)
-            theta, log_sigma2 = params[lo:hi], params[n_weights + lo : n_weights + hi]
-            d_theta, d_log_sigma2 = scratch[thread, : hi - lo], scratch[thread, BLOCK : BLOCK + hi - lo]
-            _block_gradient(theta, log_sigma2, grads[lo:hi], grads[n_weights + lo : n_weights + hi],
-                            prior, kl_scale, keep, scratch[thread])  # fmt: skip
-            if fixed == 1:
-                for i in range(hi - lo):
-                    d_theta[i] = d_theta[i] if theta[i] != ZERO else ZERO
-                    d_log_sigma2[i] = d_log_sigma2[i] if theta[i] != ZERO else ZERO
-            _adam(log_sigma2, d_log_sigma2, m[n_weights + lo : n_weights + hi], v[n_weights + lo : n_weights + hi],
-                  rate, correction2, beta1, beta2, epsilon, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)  # fmt: skip
-            _adam(theta, d_theta, m[lo:hi], v[lo:hi],
-                  rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
+        for segment in range(len(segments) - 1):
+            start, size = segments[segment], segments[segment + 1] - segments[segment]
+            first, last = start + thread * size // threads, start + (thread + 1) * size // threads
+            for lo in range(first, last, BLOCK):
+                hi = min(lo + BLOCK, last)
+                theta, log_sigma2 = params[lo:hi], params[n_weights + lo : n_weights + hi]
+                d_theta, d_log_sigma2 = scratch[thread, : hi - lo], scratch[thread, BLOCK : BLOCK + hi - lo]
+                _block_gradient(theta, log_sigma2, grads[lo:hi], grads[n_weights + lo : n_weights + hi],
+                                prior, kl_scale, keep, scratch[thread])  # fmt: skip
+                if fixed == 1:
+                    for i in range(hi - lo):
+                        d_theta[i] = d_theta[i] if theta[i] != ZERO else ZERO
+                        d_log_sigma2[i] = d_log_sigma2[i] if theta[i] != ZERO else ZERO
+                _adam(log_sigma2, d_log_sigma2, m[n_weights + lo : n_weights + hi], v[n_weights + lo : n_weights + hi],
+                      rate, correction2, beta1, beta2, epsilon, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)  # fmt: skip
+                _adam(theta, d_theta, m[lo:hi], v[lo:hi],
+                      rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
         if thread == 0:
             lo, hi = 2 * n_weights, len(params)
             _adam(params[lo:hi], grads[lo:hi], m[lo:hi], v[lo:hi],
