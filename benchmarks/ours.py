@@ -110,10 +110,10 @@ def _layer_kernels(
     key = NoiseKey(SEED, number, 0)
 
     def forward() -> None:
-        backend.lrt_forward(x, theta, log_sigma2, bias, 0.0, key, y, memory)
+        backend.lrt_forward(x, theta, log_sigma2, bias, 0.0, key, False, y, memory)
 
     def backward() -> None:
-        backend.lrt_backward(x, theta, log_sigma2, 0.0, dy, *gradients, dx, memory)
+        backend.lrt_backward(x, theta, log_sigma2, 0.0, dy, None, *gradients, dx, memory)
 
     forward()
     products, weights, rows = 2 * batch * n_in * n_out, 8 * n_in * n_out, 4 * batch * (n_in + n_out)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from svd_numpy.checks import (
 )
 from svd_numpy.kernels import get_backend, resolve_backend
 from svd_numpy.layers import layer_from_config
+from svd_numpy.layers.activations import ReLU
 from svd_numpy.layers.base import Layer, Pass
 from svd_numpy.layers.dense import VariationalDense
 from svd_numpy.objective import Likelihood, make_likelihood
@@ -127,6 +129,9 @@ class Sequential:
             layer.index = index
             shape, wanted = layer.build(shape, np.random.default_rng([self.seed, index]))
             specs += wanted
+        for layer, following in pairwise(self.layers):
+            if isinstance(layer, VariationalDense) and isinstance(following, ReLU):
+                layer.relu = following.sampled = True
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError(f"Sequential: layer names are {names}, expected all different")

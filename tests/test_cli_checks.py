@@ -31,7 +31,7 @@ def test_gradcheck_notices_a_wrong_gradient(
 
     def wrong(self: Any, *arguments: Any) -> None:
         right(self, *arguments)
-        arguments[8][...] *= 1.01  # d_sigma2
+        arguments[7][...] *= 1.01  # d_sigma2
 
     monkeypatch.setattr("svd_numpy.kernels.available_backends", lambda: {"numpy": ""})
     monkeypatch.setattr(ReferenceBackend, "lrt_backward", wrong)

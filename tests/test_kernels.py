@@ -64,7 +64,7 @@ def assert_close(got: tuple[Any, ...], expected: tuple[Any, ...], tolerance: flo
 
 
 def lrt(
-    backend: Any, shape: tuple[int, int, int], keep: float, want_dx: bool, sparse: bool = False
+    backend: Any, shape: tuple[int, int, int], keep: float, want_dx: bool, sparse: bool = False, relu: bool = False
 ) -> tuple[Array, ...]:
     rows, n_in, n_out = shape
     rng = np.random.default_rng(shape)
@@ -85,10 +85,11 @@ def lrt(
     for _ in range(2):  # the second time every private buffer is there already, and poisoned
         poison(backend, memory)
         y = unwritten(backend, rows, n_out)
-        backend.lrt_forward(x, theta, log_sigma2, bias, keep, key, y, memory)
+        backend.lrt_forward(x, theta, log_sigma2, bias, keep, key, relu, y, memory)
         d_theta, d_sigma2 = unwritten(backend, n_in, n_out), unwritten(backend, n_in, n_out)
         d_bias, dx = unwritten(backend, n_out), unwritten(backend, rows, n_in) if want_dx else None
-        backend.lrt_backward(x, theta, log_sigma2, keep, dy.copy(), d_theta, d_sigma2, d_bias, dx, memory)
+        rectified = y if relu else None
+        backend.lrt_backward(x, theta, log_sigma2, keep, dy.copy(), rectified, d_theta, d_sigma2, d_bias, dx, memory)
         outputs = (y, d_theta, d_sigma2, d_bias, *([] if dx is None else [dx]))
     return outputs
 
@@ -115,6 +116,7 @@ def dense(backend: Any, shape: tuple[int, int, int], want_dx: bool) -> tuple[Arr
 def test_lrt(shape: tuple[int, int, int], threads: int) -> None:
     for keep, want_dx in ((0.0, True), (float(np.exp(-3)), True), (0.0, False)):
         assert_close(lrt(FAST, shape, keep, want_dx), lrt(PLAIN, shape, keep, want_dx))
+    assert_close(lrt(FAST, shape, 0.0, True, relu=True), lrt(PLAIN, shape, 0.0, True, relu=True))
 
 
 @pytest.mark.parametrize("shape", [(100, 784, 300), (61, 100, 70), (45, 1100, 20)])

@@ -99,23 +99,24 @@ class Backend(Protocol):
 
     def lrt_forward(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        y: Array, memory: Buffers,
+        relu: bool, y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
         """Sample the pre-activations directly (local reparametrisation: Kingma et al. 2015; Molchanov et al. 2017).
 
         mean = x @ theta' + bias          theta' = theta where theta^2 >= keep * sigma^2, else 0
         var  = x^2 @ exp(log_sigma2)      the bias never enters var
-        y    = mean + sqrt(var) * noise
+        y    = mean + sqrt(var) * noise   and, with `relu`, max(y, 0)
         `keep` = exp(-threshold) masks means during training; 0 masks none. What backward needs stays in `memory`:
         r = noise / (2 sqrt(var)), which is 0 where var < 1e-30, and whatever else the backend finds useful.
         """
 
     def lrt_backward(
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
-        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
         """Gradients of the last `lrt_forward` with this `memory`, once.
 
+        dy    = dy where rectified > 0, if `rectified` (the y of a forward pass with `relu`) is given; in place
         d_var = dy * r
         d_theta = x.T @ dy        d_sigma2 = (x^2).T @ d_var        d_bias = sum_b dy
         dx = dy @ theta'.T + 2 x * (d_var @ exp(log_sigma2).T)

@@ -56,20 +56,22 @@ class NumbaBackend:
 
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        y: Array, memory: Buffers,
+        relu: bool, y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
         r = memory.get("r", y.shape, y.dtype)
         y2, r2 = memory.get("y2", y.shape, y.dtype), memory.get("r2", y.shape, y.dtype)
-        self._run(cpu_layers.lrt_forward, x, theta, log_sigma2, bias, _F(keep), _words(key), y, r, y2, r2)
+        self._run(cpu_layers.lrt_forward, x, theta, log_sigma2, bias, _F(keep), _words(key),
+                  int(relu), y, r, y2, r2)  # fmt: skip
 
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
-        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
         r = memory.get("r", dy.shape, dy.dtype)
         dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
-        self._run(cpu_layers.lrt_backward, x, theta, log_sigma2, _F(keep), dy, r, d_theta, d_sigma2, d_bias,
-                  _EMPTY if dx is None else dx, dx_sq)  # fmt: skip
+        dx, rectified = _EMPTY if dx is None else dx, _EMPTY if rectified is None else rectified
+        self._run(cpu_layers.lrt_backward, x, theta, log_sigma2, _F(keep), dy, rectified, r,
+                  d_theta, d_sigma2, d_bias, dx, dx_sq)  # fmt: skip
 
     def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
         self._run(cpu_layers.dense_forward, x, theta, bias, y)

@@ -31,6 +31,7 @@ from svd_numpy.kernels.simd import (
 from svd_numpy.kernels.tiles import LANES
 
 _ZERO, _ONE = np.int64(0), np.int64(1)  # not literals, for which Numba would compile everything once more
+_NO_FLOOR = F(-np.inf)
 TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
 
 
@@ -76,14 +77,15 @@ def _scratch_parts(scratch):
 
 
 @kernel()
-def _sample_row(mean, var, mean2, var2, bias, noise):
-    """mean <- mean + mean2 + bias + std noise with std = sqrt(var + var2);  var <- noise / (2 std), for backward."""
+def _sample_row(mean, var, mean2, var2, bias, noise, floor):
+    """var <- noise / (2 std) with std = sqrt(var + var2);  mean <- max(mean + mean2 + bias + std noise, floor)."""
     wide_vectors()
     for o in range(len(mean)):
         total = var[o] + var2[o]
         std = sqrt32(total)
-        mean[o] = fma32(std, noise[o], (mean[o] + mean2[o]) + bias[o])
+        value = fma32(std, noise[o], (mean[o] + mean2[o]) + bias[o])
         var[o] = HALF * noise[o] / std if total > TINY_VAR else ZERO
+        mean[o] = value if value > floor else floor
 
 
 @kernel()
@@ -107,7 +109,7 @@ def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scra
 
 
 @kernel(parallel=True)
-def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, y, r, y2, r2, scratch):
+def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, y, r, y2, r2, scratch):
     """Local reparametrisation forward: y, and r = noise / (2 std).
 
     The sums are taken in two halves of the inputs, the second into y2 and r2. So a thread reads the rows of theta
@@ -116,6 +118,7 @@ def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, y, r, y2, r2, sc
     rows, n_out = y.shape
     n_in = x.shape[1]
     step, layer, first_sample, key0, key1 = key
+    floor = ZERO if relu == 1 else _NO_FLOOR
     parts = (threads + 1) // 2  # of the columns, so that there is work for more than two threads
     for thread in prange(threads):
         for task in range(thread * 2 * parts // threads, (thread + 1) * 2 * parts // threads):
@@ -128,13 +131,31 @@ def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, y, r, y2, r2, sc
         noise = scratch[thread, : (n_out + 63) // 64 * 64]
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
             noise_row(noise, U(first_sample + b), step, layer, key0, key1)
-            _sample_row(y[b], r[b], y2[b], r2[b], bias, noise)
+            _sample_row(y[b], r[b], y2[b], r2[b], bias, noise, floor)
 
 
 @kernel()
-def _scale(dy, r):
-    """r <- dy * r on flat arrays."""
+def relu_forward(y):
+    """y <- max(y, 0) on a flat array; too little work for more than one thread."""
     wide_vectors()
+    for i in range(len(y)):
+        y[i] = max32(y[i], ZERO)
+
+
+@kernel()
+def relu_backward(y, dy):
+    """dy <- dy where y > 0, else 0, on flat arrays."""
+    wide_vectors()
+    for i in range(len(y)):
+        dy[i] = dy[i] if y[i] > ZERO else ZERO
+
+
+@kernel()
+def _scale(dy, rectified, r):
+    """r <- dy * r on flat arrays; dy <- dy where rectified > 0 before, if its size is not 0."""
+    wide_vectors()
+    if len(rectified) > 0:
+        relu_backward(rectified, dy)
     for i in range(len(dy)):
         r[i] = dy[i] * r[i]
 
@@ -200,12 +221,12 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq
 
 
 @kernel(parallel=True)
-def lrt_backward(threads, x, theta, log_sigma2, keep, dy, r, d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):
+def lrt_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):
     """Gradients of `lrt_forward`. r becomes d/dvar; dx is wanted where dx.size > 0, dx_sq is its scratch."""
-    flat_dy, flat_r = dy.reshape(-1), r.reshape(-1)
+    flat_dy, flat_y, flat_r = dy.reshape(-1), rectified.reshape(-1), r.reshape(-1)
     for thread in prange(threads):
         first, last = thread * dy.size // threads, (thread + 1) * dy.size // threads
-        _scale(flat_dy[first:last], flat_r[first:last])
+        _scale(flat_dy[first:last], flat_y[first:last], flat_r[first:last])
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
         _column_sums(dy, begin, end, d_bias)
@@ -253,22 +274,6 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
         _weight_gradients(x, dy, dy, begin, end, d_theta, nothing, scratch[thread])
         if dx.size > 0:
             _product_columns(dy, theta_t, begin, end, dx, False, scratch[thread])
-
-
-@kernel()
-def relu_forward(y):
-    """y <- max(y, 0) on a flat array; too little work for more than one thread."""
-    wide_vectors()
-    for i in range(len(y)):
-        y[i] = max32(y[i], ZERO)
-
-
-@kernel()
-def relu_backward(y, dy):
-    """dy <- dy where y > 0, else 0, on flat arrays."""
-    wide_vectors()
-    for i in range(len(y)):
-        dy[i] = dy[i] if y[i] > ZERO else ZERO
 
 
 @kernel()

@@ -19,6 +19,7 @@ from svd_numpy.kernels.tiles import (
     LANES,
     MR,
     PANEL,
+    append_if,
     append_lanes,
     copy_vector,
     micro_kernel,
@@ -69,10 +70,10 @@ def _collect_columns(rows, k_count, a, a_k, tile, ks):
     """Copy pieces of `rows` floats, one per k, one vector behind the other into a tile, and list them likewise."""
     count = 0
     for k in range(k_count):
+        found = nonzero_lanes(a + 4 * k * a_k, rows) != 0
         copy_vector(a + 4 * k * a_k, tile + 4 * k * LANES, rows, False)
-        if nonzero_lanes(tile + 4 * k * LANES, rows) != 0:
-            count += append_lanes(ks + 4 * count, k, 1)
-    return count if count > 0 else append_lanes(ks, 0, 1)
+        count += append_if(ks + 4 * count, k, found)
+    return count if count > 0 else append_if(ks, 0, True)
 
 
 @kernel()

@@ -30,7 +30,7 @@ class ReferenceBackend:
 
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        y: Array, memory: Buffers,
+        relu: bool, y: Array, memory: Buffers,
     ) -> None:  # fmt: skip
         sigma2 = np.exp(log_sigma2)
         mean = x @ np.where(theta**2 >= keep * sigma2, theta, 0) + bias  # (B, O)
@@ -40,12 +40,16 @@ class ReferenceBackend:
         y[:] = mean + std * noise
         r = memory.get("r", y.shape, y.dtype)
         r[:] = np.where(var > TINY_VAR, 0.5 * noise / np.where(var > TINY_VAR, std, 1), 0)
+        if relu:
+            self.relu_forward(y)
 
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
-        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
         sigma2 = np.exp(log_sigma2)
+        if rectified is not None:
+            self.relu_backward(rectified, dy)
         d_var = dy * memory.get("r", dy.shape, dy.dtype)  # (B, O)
         d_bias[:] = dy.sum(axis=0)
         d_theta[:] = x.T @ dy

@@ -243,3 +243,15 @@ def transpose_tile(typing_context, source, source_row, rows, columns, target, ta
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
+def append_if(typing_context: Any, target: Any, k: Any, wanted: Any) -> Any:
+    """Write k behind an int32 list and return 1 if it is wanted there, else 0: the next one overwrites it."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        target, k, wanted = args
+        builder.store(builder.trunc(k, _I32), _at(builder, target, _constant(0), _I32))
+        return builder.zext(wanted, _I64)
+
+    return types.int64(types.int64, types.int64, types.boolean), codegen

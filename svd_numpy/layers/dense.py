@@ -116,6 +116,7 @@ class VariationalDense(Dense):
         log_sigma2: float = -10.0, name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, bias, theta_std, name)
+        self.relu = False  # set by the model where a ReLU follows: sampling rectifies, too
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, low=-20, high=10)
         self.log_sigma2: Array
 
@@ -151,8 +152,8 @@ class VariationalDense(Dense):
         if run.mode == "pruned":
             run.backend.dense_forward(x, self.pruned_theta(run.keep), self.bias, y)
             return y
-        key = run.noise_key(self.index)
-        run.backend.lrt_forward(x, self.theta, self.log_sigma2, self.bias, run.keep, key, y, self.memory)
+        key, self._y = run.noise_key(self.index), y
+        run.backend.lrt_forward(x, self.theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory)
         return y
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
@@ -163,7 +164,7 @@ class VariationalDense(Dense):
         x = self._x
         dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
         run.backend.lrt_backward(
-            x, self.theta, self.log_sigma2, run.keep, dy,
+            x, self.theta, self.log_sigma2, run.keep, dy, self._y if self.relu else None,
             self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory,
         )  # fmt: skip
         return dx
