@@ -16,7 +16,7 @@ import numpy as np
 
 from svd_numpy.kernels import cpu_layers, sweep
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
-from svd_numpy.kernels.gemm import KC, TILE, packed_size
+from svd_numpy.kernels.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.simd import noise_row
 from svd_numpy.priors import PRIORS
 
@@ -37,7 +37,7 @@ class NumbaBackend:
 
     def __init__(self) -> None:
         # Private memory of each thread, see `cpu_layers._scratch_parts`; the system backs only what is written.
-        self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * packed_size() + 2 * TILE + KC, np.float32)
+        self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * PACKED + MULTIPLY, np.float32)
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""

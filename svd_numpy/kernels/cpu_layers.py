@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from svd_numpy.kernels.gemm import KC, NC, multiply, pack, pack_weights, pack_weights_transposed, packed_size
+from svd_numpy.kernels.gemm import KC, NC, PACKED, multiply, pack, pack_weights, pack_weights_transposed
 from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.simd import (
     HALF,
@@ -28,7 +28,7 @@ from svd_numpy.kernels.simd import (
     sqrt32,
     wide_vectors,
 )
-from svd_numpy.kernels.tiles import LANES
+from svd_numpy.kernels.tiles import LANES, PANEL
 
 _ZERO, _ONE = np.int64(0), np.int64(1)  # not literals, for which Numba would compile everything once more
 _NO_FLOOR = F(-np.inf)
@@ -67,13 +67,10 @@ def _gather_row(source, scale, mean, out):
         out[i] = F(source[i]) * scale - mean[i]
 
 
-_PACKED = packed_size()
-
-
 @kernel()
 def _scratch_parts(scratch):
     """Cut one thread's scratch into two packed operands and the work space of `multiply`."""
-    return scratch[:_PACKED], scratch[_PACKED : 2 * _PACKED], scratch[2 * _PACKED :]
+    return scratch[:PACKED], scratch[PACKED : 2 * PACKED], scratch[2 * PACKED :]
 
 
 @kernel()
@@ -102,9 +99,9 @@ def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scra
         while k < k1:
             k_end = _k_block(k, k0, k1)
             pack_weights(theta, log_sigma2, keep, x, k, k_end, n, n_end, mean, var, work)
-            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE, mean.ctypes.data, var.ctypes.data,
-                     n_end - n, y.ctypes.data + 4 * n, r.ctypes.data + 4 * n, n_out, k > k0,
-                     work.ctypes.data)  # fmt: skip
+            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE,
+                     mean.ctypes.data, var.ctypes.data, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     y.ctypes.data + 4 * n, r.ctypes.data + 4 * n, n_out, k > k0, work)  # fmt: skip
             k = k_end
 
 
@@ -187,9 +184,8 @@ def _weight_gradients(x, dy, d_var, m0, m1, d_theta, d_sigma2, scratch):
                 pack(d_var, k, k_end, n, n_end, packed2)
             at = 4 * (m0 * n_out + n)
             multiply(m1 - m0, k_end - k, x.ctypes.data + 4 * (k * n_in + m0), _ZERO, _ONE, n_in,
-                     packed.ctypes.data, packed2.ctypes.data if both else _ZERO, n_end - n,
-                     d_theta.ctypes.data + at, d_sigma2.ctypes.data + at, n_out, k > 0,
-                     work.ctypes.data)  # fmt: skip
+                     packed.ctypes.data, packed2.ctypes.data if both else _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k),
+                     n_end - n, d_theta.ctypes.data + at, d_sigma2.ctypes.data + at, n_out, k > 0, work)  # fmt: skip
             k = k_end
 
 
@@ -213,8 +209,8 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq
             k_end = _k_block(k, _ZERO, n_out)
             pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, mean, var, work)
             multiply(rows, k_end - k, dy.ctypes.data + 4 * k, d_var.ctypes.data + 4 * k, n_out, _ONE,
-                     mean.ctypes.data, var.ctypes.data, n_end - n, dx.ctypes.data + 4 * n, dx_sq.ctypes.data + 4 * n,
-                     n_in, k > 0, work.ctypes.data)  # fmt: skip
+                     mean.ctypes.data, var.ctypes.data, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     dx.ctypes.data + 4 * n, dx_sq.ctypes.data + 4 * n, n_in, k > 0, work)  # fmt: skip
             k = k_end
     for b in range(rows):
         _add_scaled(dx[b, begin:end], x[b, begin:end], dx_sq[b, begin:end])
@@ -248,8 +244,9 @@ def _product_columns(x, weights, begin, end, y, add, scratch):
         while k < n_in:
             k_end = _k_block(k, _ZERO, n_in)
             pack(weights, k, k_end, n, n_end, packed)
-            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE, packed.ctypes.data, _ZERO, n_end - n,
-                     y.ctypes.data + 4 * n, _ZERO, n_out, add or k > 0, work.ctypes.data)  # fmt: skip
+            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE,
+                     packed.ctypes.data, _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     y.ctypes.data + 4 * n, _ZERO, n_out, add or k > 0, work)  # fmt: skip
             k = k_end
 
 

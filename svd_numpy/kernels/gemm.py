@@ -29,32 +29,32 @@ from svd_numpy.kernels.tiles import (
 )
 
 KC = 1024  # k is cut into blocks of at most this, so that a packed panel stays in the second-level cache
-NC = 320  # and the columns into blocks of this
+NC = 5 * PANEL  # and the columns into blocks of this
 _AHEAD = 3  # rows of weights asked for before they are packed
 TILE = KC * LANES  # floats of a prepared tile of A
+PACKED = KC * NC  # floats of a packed block of B
+MULTIPLY = 2 * TILE + 3 * KC + 64  # floats of `multiply`'s private memory
 
 
 @kernel()
-def _vectors(width):
-    """Vectors that a panel of `width` columns takes."""
-    return (width + LANES - 1) // LANES
+def panels(rows, count, a_list, b_list, a_rows, b, b_panel, columns, c, c_row, add):
+    """One tile of A, of at most MR rows, against all panels of B; an incomplete tile goes in twos and ones.
 
-
-@kernel()
-def _panels(rows, count, ks, a, a_row, a_k, k_count, packed, columns, c, c_row, add):
-    """One tile of A, of at most MR rows, against all panels; an incomplete tile goes in twos and ones."""
+    All but `add` are sizes and addresses: see `micro_kernel`; b_panel : bytes from one panel to the next
+    """
     own_function()
     for n in range(0, columns, PANEL):
-        width, panel, r = min(PANEL, columns - n), packed + 4 * n * k_count, np.int64(0)
+        width, r = min(PANEL, columns - n), np.int64(0)
+        vectors = (width + LANES - 1) // LANES
         while r < rows:
             some = rows if rows == MR else min(np.int64(2), rows - r)
-            micro_kernel(some, _vectors(width), count, ks, a + 4 * r * a_row, a_row, a_k, panel,
+            micro_kernel(some, vectors, count, a_list, b_list, a_rows + 8 * r, b + n // PANEL * b_panel,
                          c + 4 * (n + r * c_row), c_row, width, add)  # fmt: skip
             r += some
 
 
 @kernel()
-def _list_k(rows, k_count, a, a_row, ks):
+def list_k(rows, k_count, a, a_row, ks):
     """List the k where rows contiguous in k are not all 0; a list is never empty."""
     count = 0
     for k in range(0, k_count, LANES):
@@ -67,64 +67,78 @@ def _list_k(rows, k_count, a, a_row, ks):
 
 @kernel()
 def _collect_columns(rows, k_count, a, a_k, tile, ks):
-    """Copy pieces of `rows` floats, one per k, one vector behind the other into a tile, and list them likewise."""
+    """Copy pieces of `rows` floats, one per k, one vector behind the other into a tile, those that are all 0 left out.
+
+    ks becomes the list of the others; it is never empty.
+    """
     count = 0
     for k in range(k_count):
-        found = nonzero_lanes(a + 4 * k * a_k, rows) != 0
-        copy_vector(a + 4 * k * a_k, tile + 4 * k * LANES, rows, False)
+        at = a + 4 * k * a_k
+        found = nonzero_lanes(at, rows) != 0
+        copy_vector(at, tile + 4 * count * LANES, rows, False)
         count += append_if(ks + 4 * count, k, found)
     return count if count > 0 else append_if(ks, 0, True)
 
 
 @kernel()
-def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, columns, c, c2, c_row, add, scratch):
-    """C[:m_count, :columns] (+)= A @ B, and if b2 is not 0 also C2 (+)= A2 @ B2; all arguments are addresses.
+def _scale_list(ks, factor, out):
+    wide_vectors()
+    for i in range(len(ks)):
+        out[i] = ks[i] * factor
+
+
+@kernel()
+def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, b_k, b_panel, columns, c, c2, c_row, add, scratch):
+    """C[:m_count, :columns] (+)= A @ B, and if b2 is not 0 also C2 (+)= A2 @ B2; matrices are given by addresses.
 
     a : of A[0, 0]; one of the strides a_row, a_k is 1
     a2 : of A2[0, 0], with A's strides and 0 wherever A is 0; or 0 for the squares of A
-    b, b2 : of panels of B and B2 as written by one of the `pack_*` functions below
+    b, b2 : of the first panel of B and B2; b_k, b_panel : bytes from one k to the next, from one panel to the next
     c, c2 : of C[0, 0] and C2[0, 0]
-    scratch : of 2 TILE + KC floats
+    scratch : array of MULTIPLY floats
     """
     own_function()
-    tile, tile2, ks = scratch, scratch + 4 * TILE, scratch + 8 * TILE
+    numbers = scratch[2 * TILE :].view(np.int32)
+    ks, a_list, b_list = numbers[:KC], numbers[KC : 2 * KC], numbers[2 * KC : 3 * KC]
+    rows1, rows2 = numbers[3 * KC : 3 * KC + 32].view(np.int64), numbers[3 * KC + 32 :].view(np.int64)
+    tile, tile2 = scratch.ctypes.data, scratch.ctypes.data + 4 * TILE
     for m in range(0, m_count, MR):
-        rows = min(MR, m_count - m)
-        at, at2, row, row2, step = a + 4 * m * a_row, a2 + 4 * m * a_row, a_row, a_row, a_k
+        rows, at = min(MR, m_count - m), a + 4 * m * a_row
         if a_k == 1:
-            count = _list_k(rows, k_count, at, a_row, ks)
-            if b2 != 0 and a2 == 0:
-                at2, row2 = tile2, np.int64(KC)
-                for r in range(rows):
+            count = list_k(rows, k_count, at, a_row, ks.ctypes.data)
+            _scale_list(ks[:count], np.int32(4), a_list)
+            for r in range(rows):
+                rows1[r] = at + 4 * r * a_row
+                rows2[r] = a2 + 4 * (m + r) * a_row if a2 != 0 else tile2 + 4 * r * KC
+                if b2 != 0 and a2 == 0:
                     for k in range(0, k_count, LANES):
-                        square_vector(at + 4 * (r * a_row + k), tile2 + 4 * (r * KC + k), min(LANES, k_count - k))
+                        square_vector(rows1[r] + 4 * k, rows2[r] + 4 * k, min(LANES, k_count - k))
         else:
-            count = _collect_columns(rows, k_count, at, a_k, tile, ks)
-            if b2 != 0:
-                for k in range(k_count):
-                    square_vector(tile + 4 * k * LANES, tile2 + 4 * k * LANES, LANES)
-            at, at2, step = tile, tile2, np.int64(LANES)
-        _panels(rows, count, ks, at, row, step, k_count, b, columns, c + 4 * m * c_row, c_row, add)
+            count = _collect_columns(rows, k_count, at, a_k, tile, ks.ctypes.data)
+            for i in range(count):
+                a_list[i] = 4 * LANES * i
+                if b2 != 0:
+                    square_vector(tile + 4 * LANES * i, tile2 + 4 * LANES * i, LANES)
+            for r in range(rows):
+                rows1[r], rows2[r] = tile + 4 * r, tile2 + 4 * r
+        _scale_list(ks[:count], np.int32(b_k), b_list)
+        lists = a_list.ctypes.data, b_list.ctypes.data
+        panels(rows, count, *lists, rows1.ctypes.data, b, b_panel, columns, c + 4 * m * c_row, c_row, add)
         if b2 != 0:
-            _panels(rows, count, ks, at2, row2, step, k_count, b2, columns, c2 + 4 * m * c_row, c_row, add)
+            panels(rows, count, *lists, rows2.ctypes.data, b2, b_panel, columns, c2 + 4 * m * c_row, c_row, add)
 
 
 @kernel()
 def _pack_row(source, columns, k, k_count, out):
     """Spread one row of B, `columns` floats at address `source`, over the panels at address `out`."""
-    for n in range(0, columns, PANEL):
-        width = min(PANEL, columns - n)
-        vectors = _vectors(width)
-        target = out + 4 * (n * k_count + k * vectors * LANES)
-        for v in range(vectors):
-            copy_vector(
-                source + 4 * (n + LANES * v), target + 4 * LANES * v, min(LANES, max(0, width - LANES * v)), False
-            )
+    for n in range(0, columns, LANES):
+        panel, lane = n // PANEL, n % PANEL
+        copy_vector(source + 4 * n, out + 4 * (PANEL * (panel * k_count + k) + lane), min(LANES, columns - n), True)
 
 
 @kernel()
 def pack(b, k0, k1, n0, n1, out):
-    """Pack b[k0:k1, n0:n1] into panels: panel p holds, for each k in turn, its PANEL (last: maybe fewer) columns."""
+    """Pack b[k0:k1, n0:n1] into panels: panel p holds, for each k in turn, PANEL columns."""
     source, target = b.ctypes.data + 4 * n0, out.ctypes.data
     for k in range(k0, k1):
         _pack_row(source + 4 * k * b.shape[1], n1 - n0, k - k0, k1 - k0, target)
@@ -145,13 +159,13 @@ def pack_weights(theta, log_sigma2, keep, x, k0, k1, n0, n1, out_mean, out_var, 
     """Pack rows k0..k1, columns n0..n1 of theta and of sigma^2 = exp(log_sigma2), as far as x @ theta needs them.
 
     A mean stays only where theta^2 >= keep * sigma^2, that is where log_alpha <= -ln(keep); keep = 0 keeps all. Rows
-    of inputs that are 0 in all of x (B, I) are left out: they stand in no list. Row k0 may stand in any (`_list_k`).
+    of inputs that are 0 in all of x (B, I) are left out: they stand in no list. Row k0 may stand in any (`list_k`).
     """
     own_function()
     rows, n_in, n_out = len(x), theta.shape[0], theta.shape[1]
     mean, var, used = work[:NC], work[NC : 2 * NC], work[2 * NC : 2 * NC + k1 - k0 + 1].view(np.int32)
     used[0] = 0
-    count = 1 + _list_k(rows, k1 - k0, x.ctypes.data + 4 * k0, n_in, used.ctypes.data + 4)
+    count = 1 + list_k(rows, k1 - k0, x.ctypes.data + 4 * k0, n_in, used.ctypes.data + 4)
     for i in range(count):
         k = np.int64(used[i])
         if i + _AHEAD < count:
@@ -169,20 +183,12 @@ def pack_weights_transposed(theta, log_sigma2, keep, k0, k1, n0, n1, out_mean, o
     own_function()
     mean, var = work[:TILE], work[TILE : 2 * TILE]  # LANES rows of theta and sigma^2
     k_count = k1 - k0
-    for n in range(0, n1 - n0, PANEL):
-        panel_width = min(PANEL, n1 - n0 - n)
-        width = _vectors(panel_width) * LANES
-        for j in range(0, width, LANES):
-            rows = min(LANES, max(0, panel_width - j))
-            for r in range(rows):
-                i = n0 + n + j + r
-                _weights_row(theta[i, k0:k1], log_sigma2[i, k0:k1], keep, mean[r * KC :], var[r * KC :])
-            for k in range(0, k_count, LANES):
-                columns, at = min(LANES, k_count - k), 4 * (n * k_count + k * width + j)
-                transpose_tile(mean.ctypes.data + 4 * k, KC, rows, columns, out_mean.ctypes.data + at, width)
-                transpose_tile(var.ctypes.data + 4 * k, KC, rows, columns, out_var.ctypes.data + at, width)
-
-
-def packed_size() -> int:
-    """Floats of one packed block: KC rows of NC columns, and room for a padded last panel."""
-    return KC * (NC + PANEL)
+    for j in range(0, n1 - n0, LANES):
+        rows = min(LANES, n1 - n0 - j)
+        for r in range(rows):
+            i = n0 + j + r
+            _weights_row(theta[i, k0:k1], log_sigma2[i, k0:k1], keep, mean[r * KC :], var[r * KC :])
+        for k in range(0, k_count, LANES):
+            columns, at = min(LANES, k_count - k), 4 * (PANEL * (j // PANEL * k_count + k) + j % PANEL)
+            transpose_tile(mean.ctypes.data + 4 * k, KC, rows, columns, out_mean.ctypes.data + at, PANEL)
+            transpose_tile(var.ctypes.data + 4 * k, KC, rows, columns, out_var.ctypes.data + at, PANEL)

@@ -81,14 +81,11 @@ def _store(builder: ir.IRBuilder, value: Any, address: Any, mask: Any) -> None:
 
 def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> None:
     """Emit the code for a tile of `rows` x `vectors * LANES`; arguments as in `micro_kernel`."""
-    count, ks, a, a_row, a_k, b, c, c_row, width, add_to_c = args
-    four = _constant(4)
+    count, a_list, b_list, a_rows, b, c, c_row, width, add_to_c = args
     fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
-
-    # One address serves three rows of A (offsets 0, 1, 2 row strides fit one x86 address each).
-    row_bytes, k_bytes = builder.mul(a_row, four), builder.mul(a_k, four)
-    offsets = [_constant(0), row_bytes, builder.add(row_bytes, row_bytes)]
-    starts = [builder.add(a, builder.mul(row_bytes, _constant(3 * j))) for j in range(-(-rows // 3))]
+    valid = _first_lanes(builder, builder.sub(width, _constant(LANES * (vectors - 1))))
+    masks = [_EVERYWHERE] * (vectors - 1) + [valid]
+    a_at = [builder.load(_at(builder, a_rows, _constant(8 * r), _I64)) for r in range(rows)]
 
     before = builder.block
     loop = builder.append_basic_block("k_loop")
@@ -97,16 +94,13 @@ def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> 
     builder.position_at_end(loop)
     step = builder.phi(_I64)
     tile = [[builder.phi(_VEC) for _ in range(vectors)] for _ in range(rows)]
-    k = builder.zext(builder.load(_at(builder, ks, builder.mul(step, four), _I32)), _I64)
-    a_at = [builder.add(start, builder.mul(k, k_bytes)) for start in starts]
-    b_at = builder.add(b, builder.mul(k, _constant(4 * LANES * vectors)))
-    b_vectors = []
-    for v in range(vectors):
-        b_vectors.append(builder.load(_at(builder, b_at, _constant(4 * LANES * v), _VEC)))
-        b_vectors[-1].align = 4
+    entry = builder.mul(step, _constant(4))
+    in_a, in_b = (builder.sext(builder.load(_at(builder, at, entry, _I32)), _I64) for at in (a_list, b_list))
+    b_at = builder.add(b, in_b)
+    b_vectors = [_load(builder, builder.add(b_at, _constant(4 * LANES * v)), masks[v]) for v in range(vectors)]
     sums = []
     for r in range(rows):
-        a_vector = _splat(builder, builder.load(_at(builder, a_at[r // 3], offsets[r % 3], _F32)), _VEC)
+        a_vector = _splat(builder, builder.load(_at(builder, a_at[r], in_a, _F32)), _VEC)
         sums.append([builder.call(fma, [a_vector, b_vectors[v], tile[r][v]]) for v in range(vectors)])
     following = builder.add(step, _constant(1))
     phis = [(step, _constant(0), following)]
@@ -117,25 +111,26 @@ def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> 
     builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
 
     builder.position_at_end(done)
-    valid = _first_lanes(builder, builder.sub(width, _constant(LANES * (vectors - 1))))
     adding = builder.select(add_to_c, _EVERYWHERE, _NOWHERE)
     for r in range(rows):
         for v in range(vectors):
-            mask = valid if v == vectors - 1 else _EVERYWHERE
             address = builder.add(c, _constant(4 * LANES * v))
-            old = _load(builder, address, builder.and_(mask, adding))
-            _store(builder, builder.fadd(old, sums[r][v]), address, mask)
-        c = builder.add(c, builder.mul(c_row, four))
+            old = _load(builder, address, builder.and_(masks[v], adding))
+            _store(builder, builder.fadd(old, sums[r][v]), address, masks[v])
+        c = builder.add(c, builder.mul(c_row, _constant(4)))
 
 
 @intrinsic
-def micro_kernel(typing_context, rows, vectors, count, ks, a, a_row, a_k, b, c, c_row, width, add_to_c):
+def micro_kernel(
+    typing_context: Any, rows: Any, vectors: Any, count: Any, a_list: Any, b_list: Any, a_rows: Any,
+    b: Any, c: Any, c_row: Any, width: Any, add_to_c: Any,
+) -> Any:  # fmt: skip
     """Multiply one tile: `rows` is MR, 2 or 1; `vectors` from 1 to VECTORS.
 
-    count, ks : length (at least 1) and address of the list of k
-    a, a_row, a_k : address, row stride and k stride of A
-    b : address of the packed panel of B, `vectors` wide
-    c, c_row, width : address, row stride and columns of C
+    count : of the k to run through, at least 1
+    a_list, b_list : where these k lie in a row of A and in the panel of B, int32, in bytes
+    a_rows : addresses of the rows of A, int64
+    b : address of the panel;  c, c_row, width : address, row stride and columns of C
     add_to_c : add to C or overwrite it
     """
 
@@ -153,7 +148,7 @@ def micro_kernel(typing_context, rows, vectors, count, ks, a, a_row, a_k, b, c, 
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 11, types.boolean), codegen
+    return types.void(*[types.int64] * 10, types.boolean), codegen
 
 
 @intrinsic
