@@ -23,10 +23,11 @@ from svd_numpy.checks import (
     check_type,
 )
 from svd_numpy.kernels import get_backend, resolve_backend
+from svd_numpy.kernels.window import channels_last
 from svd_numpy.layers import layer_from_config
 from svd_numpy.layers.activations import ReLU
 from svd_numpy.layers.base import Layer, Pass
-from svd_numpy.layers.dense import VariationalDense
+from svd_numpy.layers.weighted import Variational
 from svd_numpy.objective import Likelihood, make_likelihood
 from svd_numpy.params import Arena, ParamSpec
 from svd_numpy.priors import get_prior
@@ -54,13 +55,29 @@ def _require_finite(what: str, *arrays: Any) -> None:
         )
 
 
+def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
+    """Shape of one input, from what the user gave or from the first layer."""
+    features = getattr(first, "in_features", None)
+    if given is None:
+        if features is None:
+            raise ValueError(
+                f"Sequential: the first layer is {type(first).__name__}, which does not know the shape of its inputs; "
+                "give input_shape=(C, H, W), for example (1, 28, 28)"
+            )
+        return (features,)
+    shape = tuple(given) if isinstance(given, tuple | list) else (given,)
+    if len(shape) not in (1, 3):
+        raise ValueError(f"input_shape: got {given!r}, expected (I,), or (C, H, W) for images")
+    return tuple(check_count("input_shape", size) for size in shape)
+
+
 class Sequential:
     """A feed-forward network with Gaussian weights.
 
     Parameters
     ----------
     *layers : Layer
-        The first must have `in_features`; shapes are checked here, not in a kernel.
+        Shapes are checked here, not in a kernel.
     prior : "log_uniform", "log_uniform_exact" or "ard"
         See `svd_numpy.priors`.
     backend : "auto", "numba" or "numpy"
@@ -71,8 +88,10 @@ class Sequential:
     threshold : float
         A weight is pruned when its log_alpha exceeds this (Molchanov et al. 2017: 3).
     likelihood : "categorical", "gaussian" or a likelihood object
-    input_mean : array (I,), optional
+    input_mean : array (I,) or (C, H, W), optional
         Subtracted from every input; part of the model, so that `predict` takes raw data.
+    input_shape : tuple of int, optional
+        Shape of one input, (C, H, W) for images. Needed where the first layer does not say it (`in_features`).
 
     Attributes
     ----------
@@ -95,6 +114,7 @@ class Sequential:
         threshold: float = 3.0,
         likelihood: str | Likelihood = "categorical",
         input_mean: Any = None,
+        input_shape: tuple[int, ...] | None = None,
     ) -> None:
         if not layers:
             raise ValueError("Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)")
@@ -111,17 +131,16 @@ class Sequential:
         self.likelihood = make_likelihood(likelihood)
         self.layers = layers
         self._lock = threading.RLock()
-        self._build()
+        self._build(input_shape)
         self.input_mean = np.zeros(math.prod(self.in_shape), self.dtype)
         if input_mean is not None:
             self.input_mean[:] = check_finite("input_mean", np.ravel(input_mean), self.input_mean.shape)
 
-    def _build(self) -> None:
-        first = self.layers[0]
-        if not hasattr(first, "in_features"):
-            raise ValueError(f"Sequential: the first layer is {type(first).__name__}, expected one with in_features")
-        self.in_shape: tuple[int, ...] = (first.in_features,)
-        shape: tuple[int, ...] = self.in_shape
+    def _build(self, input_shape: Any) -> None:
+        self.in_shape = _input_shape(self.layers[0], input_shape)
+        # Images come and are kept channels first at the public edge, channels last inside.
+        shape = (*self.in_shape[1:], self.in_shape[0]) if len(self.in_shape) == 3 else self.in_shape
+        self.inner_shape = shape
         specs, counts = list[ParamSpec](), dict[str, int]()
         for index, layer in enumerate(self.layers):
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
@@ -130,7 +149,7 @@ class Sequential:
             shape, wanted = layer.build(shape, np.random.default_rng([self.seed, index]))
             specs += wanted
         for layer, following in pairwise(self.layers):
-            if isinstance(layer, VariationalDense) and isinstance(following, ReLU):
+            if isinstance(layer, Variational) and isinstance(following, ReLU):
                 layer.relu = following.sampled = True
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
@@ -142,9 +161,9 @@ class Sequential:
         self.parameters: dict[str, Array] = self.arena.views
 
     @property
-    def variational_layers(self) -> list[VariationalDense]:
+    def variational_layers(self) -> list[Variational]:
         """Layers that have a log_sigma2, first to last."""
-        return [layer for layer in self.layers if isinstance(layer, VariationalDense)]
+        return [layer for layer in self.layers if isinstance(layer, Variational)]
 
     @property
     def keep(self) -> float:
@@ -153,7 +172,7 @@ class Sequential:
 
     # ------------------------------------------------------------ passes, used by the training loop
     def forward(self, x: Array, run: Pass) -> Array:
-        """Run prepared inputs (B, I) of the model's dtype through all layers; x may be overwritten."""
+        """Run prepared inputs (B, *inner_shape) of the model's dtype through all layers; x may be overwritten."""
         for layer in self.layers:
             x = layer.forward(x, run)
         return x
@@ -167,11 +186,12 @@ class Sequential:
         return d
 
     def prepare(self, x: Any, name: str = "x") -> Array:
-        """Check raw inputs; scale, subtract the mean, in a fresh array (B, I) of the model's dtype."""
+        """Check raw inputs; scale, subtract the mean, in a fresh array (B, *inner_shape) of the model's dtype."""
         rows = check_inputs(name, x, self.in_shape)
-        out = np.empty(rows.shape, self.dtype)
+        out = np.empty((len(rows), *self.inner_shape), self.dtype)
         scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
-        np.subtract(rows.astype(self.dtype) * self.dtype.type(scale), self.input_mean, out=out)
+        ready = rows.astype(self.dtype) * self.dtype.type(scale) - self.input_mean
+        np.copyto(out, channels_last(ready, self.in_shape))
         return out
 
     # ------------------------------------------------------------ the public face
@@ -277,6 +297,7 @@ class Sequential:
         """All that is needed to build the same network again (JSON); the arrays are apart."""
         return {
             "layers": [layer.config() for layer in self.layers],
+            "input_shape": list(self.in_shape),
             "prior": self.prior,
             "dtype": self.dtype.name,
             "seed": self.seed,
@@ -294,7 +315,7 @@ class Sequential:
             backend = "numpy"
         return cls(
             *layers, prior=config["prior"], backend=backend, dtype=dtype, seed=config["seed"],
-            threshold=config["threshold"], likelihood=likelihood,
+            threshold=config["threshold"], likelihood=likelihood, input_shape=tuple(config["input_shape"]),
         )  # fmt: skip
 
     def copy(self, backend: str | None = None, dtype: Any = None) -> Sequential:

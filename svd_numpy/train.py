@@ -155,7 +155,7 @@ class Trainer:
         self.progress = Progress()
         self._order_epoch = -1
         rows = min(config.batch_size, self.n_train)
-        self._x = np.empty((rows, data.x_train.shape[1]), model.dtype)
+        self._x = np.empty((rows, *model.inner_shape), model.dtype)
         self._d_outputs = np.empty((rows, model.n_outputs), model.dtype)
 
     @property

@@ -7,6 +7,11 @@ its layers; nothing else in the package knows which one it is.
 Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless said otherwise.
 Outputs are written into arrays that the caller gives; nothing is allocated and nothing is checked here, that is done
 at the public edge. A gradient output that is None is not wanted.
+
+Images are (B, H, W, C), channels last. A convolution is the dense operation on im2col rows: where a `window` is given,
+x is (B, H, W, C), y is (B, OH, OW, O) with P = OH * OW positions, and "x" in the equations stands for the matrix
+(B * P, taps) whose row b * P + p holds what the window sees at position p; dx is summed back from its rows (col2im).
+The noise of example b then has P * O units: unit p * O + o is that of output o at position p.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from svd_numpy.kernels.window import Window
 
 Array = NDArray[Any]
 
@@ -92,14 +99,17 @@ class Backend(Protocol):
     dtype: np.dtype[Any]
 
     def gather_rows(self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array) -> None:
-        """out[b, :] = source[index[b], :] * scale - mean.  source (N, I) may be uint8; mean (I,)."""
+        """out[b] = source[index[b]] * scale - mean.  source (N, I) may be uint8; mean (I,); out (B, I).
+
+        Where out is images (B, H, W, C), source and mean hold them channels first.
+        """
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:
         """Return the block of noise, array (rows, units); the layers below draw the same numbers."""
 
     def lrt_forward(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        relu: bool, y: Array, memory: Buffers,
+        relu: bool, y: Array, memory: Buffers, window: Window | None = None,
     ) -> None:  # fmt: skip
         """Sample the pre-activations directly (local reparametrisation: Kingma et al. 2015; Molchanov et al. 2017).
 
@@ -113,6 +123,7 @@ class Backend(Protocol):
     def lrt_backward(
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
     ) -> None:  # fmt: skip
         """Gradients of the last `lrt_forward` with this `memory`, once.
 
@@ -123,12 +134,15 @@ class Backend(Protocol):
         The mask on d_theta and the chain rule to log_sigma2 belong to `finish_gradients` and `adam_step`.
         """
 
-    def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:
+    def dense_forward(
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
+    ) -> None:
         """y = x @ theta + bias."""
 
     def dense_backward(
-        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
-    ) -> None:
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
+    ) -> None:  # fmt: skip
         """d_theta = x.T @ dy;  d_bias = sum_b dy;  dx = dy @ theta.T."""
 
     def relu_forward(self, y: Array) -> None:

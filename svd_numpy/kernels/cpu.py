@@ -18,6 +18,7 @@ from svd_numpy.kernels import cpu_layers, sweep
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
 from svd_numpy.kernels.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.simd import noise_row
+from svd_numpy.kernels.window import Window
 from svd_numpy.priors import PRIORS
 
 _F, _U = np.float32, np.uint32
@@ -45,7 +46,7 @@ class NumbaBackend:
             kernel(numba.get_num_threads(), *args, self._scratch)
 
     def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
-        self._run(cpu_layers.gather_rows, source, index, _F(scale), mean, out)
+        self._run(cpu_layers.gather_rows, source, index, _F(scale), mean, out.reshape(len(out), -1))
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, -(-units // 64) * 64), np.float32)
@@ -56,7 +57,7 @@ class NumbaBackend:
 
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        relu: bool, y: Array, memory: Buffers,
+        relu: bool, y: Array, memory: Buffers, window: Window | None = None,
     ) -> None:  # fmt: skip
         r = memory.get("r", y.shape, y.dtype)
         y2, r2 = memory.get("y2", y.shape, y.dtype), memory.get("r2", y.shape, y.dtype)
@@ -66,6 +67,7 @@ class NumbaBackend:
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
     ) -> None:  # fmt: skip
         r = memory.get("r", dy.shape, dy.dtype)
         dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
@@ -73,12 +75,15 @@ class NumbaBackend:
         self._run(cpu_layers.lrt_backward, x, theta, log_sigma2, _F(keep), dy, rectified, r,
                   d_theta, d_sigma2, d_bias, dx, dx_sq)  # fmt: skip
 
-    def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
+    def dense_forward(  # noqa: D102
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
+    ) -> None:
         self._run(cpu_layers.dense_forward, x, theta, bias, y)
 
     def dense_backward(  # noqa: D102
-        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
-    ) -> None:
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
+    ) -> None:  # fmt: skip
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
         self._run(cpu_layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
 

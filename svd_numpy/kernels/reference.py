@@ -8,6 +8,7 @@ import numpy as np
 
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
 from svd_numpy.kernels.philox import gaussian
+from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 from svd_numpy.priors import kl_grad, kl_value
 
 TINY_VAR = 1e-30
@@ -23,22 +24,24 @@ class ReferenceBackend:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
 
     def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
-        out[:] = source[index].astype(self.dtype) * self.dtype.type(scale) - mean
+        rows = source[index].astype(self.dtype) * self.dtype.type(scale) - mean
+        out[:] = rows if out.ndim == 2 else channels_last(rows, (out.shape[3], *out.shape[1:3]))
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         return gaussian(key, rows, units, self.dtype)
 
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        relu: bool, y: Array, memory: Buffers,
+        relu: bool, y: Array, memory: Buffers, window: Window | None = None,
     ) -> None:  # fmt: skip
+        rows, examples = im2col(x, window), len(x)
         sigma2 = np.exp(log_sigma2)
-        mean = x @ np.where(theta**2 >= keep * sigma2, theta, 0) + bias  # (B, O)
-        var = (x * x) @ sigma2
-        noise = self.noise(key, *mean.shape)
+        mean = rows @ np.where(theta**2 >= keep * sigma2, theta, 0) + bias  # (B, O), or (B * P, O)
+        var = (rows * rows) @ sigma2
+        noise = self.noise(key, examples, mean.size // examples).reshape(mean.shape)
         std = np.sqrt(var)
-        y[:] = mean + std * noise
-        r = memory.get("r", y.shape, y.dtype)
+        y[:] = (mean + std * noise).reshape(y.shape)
+        r = memory.get("r", mean.shape, y.dtype)
         r[:] = np.where(var > TINY_VAR, 0.5 * noise / np.where(var > TINY_VAR, std, 1), 0)
         if relu:
             self.relu_forward(y)
@@ -46,27 +49,34 @@ class ReferenceBackend:
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
     ) -> None:  # fmt: skip
-        sigma2 = np.exp(log_sigma2)
         if rectified is not None:
             self.relu_backward(rectified, dy)
-        d_var = dy * memory.get("r", dy.shape, dy.dtype)  # (B, O)
+        rows, dy = im2col(x, window), dy.reshape(-1, theta.shape[1])
+        sigma2 = np.exp(log_sigma2)
+        d_var = dy * memory.get("r", dy.shape, dy.dtype)  # (B, O), or (B * P, O)
         d_bias[:] = dy.sum(axis=0)
-        d_theta[:] = x.T @ dy
-        d_sigma2[:] = (x * x).T @ d_var
+        d_theta[:] = rows.T @ dy
+        d_sigma2[:] = (rows * rows).T @ d_var
         if dx is not None:
-            dx[:] = dy @ np.where(theta**2 >= keep * sigma2, theta, 0).T + 2 * x * (d_var @ sigma2.T)
+            d_rows = dy @ np.where(theta**2 >= keep * sigma2, theta, 0).T + 2 * rows * (d_var @ sigma2.T)
+            dx[:] = col2im(d_rows, window)
 
-    def dense_forward(self, x: Array, theta: Array, bias: Array, y: Array) -> None:  # noqa: D102
-        y[:] = x @ theta + bias
+    def dense_forward(  # noqa: D102
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
+    ) -> None:
+        y[:] = (im2col(x, window) @ theta + bias).reshape(y.shape)
 
     def dense_backward(  # noqa: D102
-        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None
-    ) -> None:
-        d_theta[:] = x.T @ dy
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
+    ) -> None:  # fmt: skip
+        rows, dy = im2col(x, window), dy.reshape(-1, theta.shape[1])
+        d_theta[:] = rows.T @ dy
         d_bias[:] = dy.sum(axis=0)
         if dx is not None:
-            dx[:] = dy @ theta.T
+            dx[:] = col2im(dy @ theta.T, window)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         np.maximum(y, 0, out=y)

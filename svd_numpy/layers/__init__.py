@@ -7,11 +7,18 @@ from typing import Any
 
 from svd_numpy.layers.activations import ReLU
 from svd_numpy.layers.base import Layer, Pass
+from svd_numpy.layers.conv import Conv2d, VariationalConv2d
 from svd_numpy.layers.dense import Dense, VariationalDense
+from svd_numpy.layers.flatten import Flatten
 
-__all__ = ["LAYERS", "Dense", "Layer", "Pass", "ReLU", "VariationalDense", "layer_from_config"]
+LAYERS: dict[str, type[Layer]] = {
+    layer.__name__: layer for layer in (Conv2d, Dense, Flatten, ReLU, VariationalConv2d, VariationalDense)
+}
 
-LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (Dense, ReLU, VariationalDense)}
+__all__ = [
+    "LAYERS", "Conv2d", "Dense", "Flatten", "Layer", "Pass", "ReLU", "VariationalConv2d", "VariationalDense",
+    "layer_from_config",
+]  # fmt: skip
 
 
 def layer_from_config(config: Mapping[str, Any]) -> Layer:

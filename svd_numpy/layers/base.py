@@ -15,6 +15,13 @@ Array = NDArray[Any]
 Mode = Literal["sample", "mean", "pruned"]
 
 
+def public_shape(shape: tuple[int, ...]) -> str:
+    """Name the shape of a batch as its user sees it: images channels first, whatever the layout inside."""
+    if len(shape) == 3:
+        shape = (shape[2], *shape[:2])
+    return f"(B, {', '.join(map(str, shape))})"
+
+
 @dataclass
 class Pass:
     """How one pass through the network is to be done.
@@ -65,7 +72,7 @@ class Layer:
         self.memory = Buffers()
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
-        """Check the input shape (no batch axis); return the output shape and the parameters wanted."""
+        """Check the input shape (no batch axis; images H, W, C); return the output shape and the parameters wanted."""
         return in_shape, []
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:

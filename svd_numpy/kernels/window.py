@@ -1,0 +1,89 @@
+"""The sliding window of convolutions and poolings over images (B, H, W, C): where it stops and what it sees.
+
+Images lie channels last inside the package: the channels of a pixel are neighbours in memory, and a convolution's
+outputs, one row per position, are images again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Window(NamedTuple):
+    """Geometry of one layer; every pair is (vertical, horizontal), in pixels.
+
+    Output position (oy, ox), tap (ky, kx) and channel c look at the pixel
+    (oy * stride - padding + ky * dilation, ...), which is 0 outside the image. As a row of im2col, the taps are
+    numbered (ky * kernel[1] + kx) * channels + c.
+    """
+
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the image with its padding."""
+        return self.height + 2 * self.padding[0], self.width + 2 * self.padding[1]
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """Output positions; not above 0 where the window is larger than the padded image."""
+        spans = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
+        down, across = (
+            (size - span) // step + 1 for size, span, step in zip(self.padded, spans, self.stride, strict=True)
+        )
+        return down, across
+
+    @property
+    def taps(self) -> int:
+        """Inputs of one output position: kernel height * kernel width * channels."""
+        return self.kernel[0] * self.kernel[1] * self.channels
+
+    def views(self, padded: Array) -> Iterator[Array]:
+        """For each tap (ky, kx) in turn, the pixels of a padded image (B, H, W, C) it sees: view (B, *out, C)."""
+        (down, across), (sy, sx) = self.out, self.stride
+        for ky in range(self.kernel[0]):
+            for kx in range(self.kernel[1]):
+                y, x = ky * self.dilation[0], kx * self.dilation[1]
+                yield padded[:, y : y + sy * down : sy, x : x + sx * across : sx]
+
+    def pad(self, x: Array, value: float = 0.0) -> Array:
+        """Images (B, H, W, C) with their padding around them."""
+        (py, px) = self.padding
+        return np.pad(x, ((0, 0), (py, py), (px, px), (0, 0)), constant_values=value)
+
+
+def channels_last(rows: Array, shape: tuple[int, ...]) -> Array:
+    """View rows (B, C * H * W) of images, channels first, as (B, H, W, C); rows of anything else stay as they are."""
+    return rows.reshape(-1, *shape).transpose(0, 2, 3, 1) if len(shape) == 3 else rows
+
+
+def im2col(x: Array, window: Window | None) -> Array:
+    """Rows (B * P, taps) of what the window sees at every position; without a window x is returned as it is."""
+    if window is None:
+        return x
+    seen = np.stack(list(window.views(window.pad(x))), axis=3)  # (B, OH, OW, KH * KW, C)
+    return seen.reshape(-1, window.taps)
+
+
+def col2im(rows: Array, window: Window | None) -> Array:
+    """Sum rows (B * P, taps) back onto the pixels (B, H, W, C) they were seen at: the transpose of `im2col`."""
+    if window is None:
+        return rows
+    (height, width), (py, px) = window.padded, window.padding
+    pieces = rows.reshape(-1, *window.out, window.taps // window.channels, window.channels)
+    image = np.zeros((len(pieces), height, width, window.channels), rows.dtype)
+    for tap, view in enumerate(window.views(image)):
+        view += pieces[:, :, :, tap]
+    return image[:, py : height - py, px : width - px]
