@@ -26,7 +26,7 @@ from machine import describe, one_line
 
 from svd_numpy import checkpoint
 from svd_numpy.data import load
-from svd_numpy.experiments.mnist import UNITS, train_mnist
+from svd_numpy.experiments.mnist import train_mnist
 from svd_numpy.experiments.recipes import PUBLISHED, get_recipe
 from svd_numpy.layers import Dense, Layer, ReLU
 from svd_numpy.model import Sequential
@@ -47,7 +47,7 @@ OUT = Path(__file__).parent / "results"
 def train_dense(dataset: str, seed: int, run_dir: Path) -> None:
     """Train the same network with ordinary weights, as long and with the same learning rates as "default"."""
     data, recipe = load(dataset), get_recipe(ARCH, "default")
-    sizes = [data.x_train.shape[1], *UNITS[ARCH], data.n_classes]
+    sizes = [data.x_train.shape[1], 300, 100, data.n_classes]
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes):
         layers += [Dense(n_in, n_out), ReLU()]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svd_numpy.data import load
-from svd_numpy.experiments.mnist import build_lenet
+from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import Recipe
 from svd_numpy.optim import Knots
 from svd_numpy.train import TrainConfig, fit
@@ -69,7 +69,7 @@ def run(name: str) -> list[dict[str, Any]]:
         seed=SEED,
     )
     recipe = Recipe("lenet-300-100", name, "", config, chosen.theta_std, subtract_mean=chosen.centre)
-    model = build_lenet(data, recipe, SEED, "auto")
+    model = build(data, recipe, SEED, "auto")
     last = fit(model, data, config)[-1]
     rows = [
         {

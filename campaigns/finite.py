@@ -23,7 +23,7 @@ from typing import Any
 
 import svd_numpy as svd
 from svd_numpy._files import write_atomic
-from svd_numpy.experiments.mnist import build_lenet
+from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.sparsity import measure_sparsity
 from svd_numpy.train import Trainer
@@ -42,7 +42,7 @@ def case_name(lr: float, kl_weight: float) -> str:
 
 def run_case(data: svd.Dataset, lr: float, kl_weight: float, steps: int) -> dict[str, Any]:
     """Train one case; return what was seen."""
-    model = build_lenet(data, get_recipe("lenet-300-100", "default"), SEED, "auto")
+    model = build(data, get_recipe("lenet-300-100", "default"), SEED, "auto")
     epochs = -(-steps * BATCH_SIZE // len(data.x_train)) + 1
     settings = svd.TrainConfig(epochs, BATCH_SIZE, lr, kl_schedule=((0.0, kl_weight),), seed=SEED)
     trainer = Trainer(model, data, settings)

@@ -15,13 +15,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "AvgPool2d": "layers",
+    "BatchNorm": "layers",
     "Categorical": "objective",
     "Dataset": "data",
     "DataError": "data",
     "Conv2d": "layers",
     "Dense": "layers",
+    "Dropout": "layers",
     "Flatten": "layers",
     "Gaussian": "objective",
+    "GaussianDropout": "layers",
+    "MaxPool2d": "layers",
     "ReLU": "layers",
     "Sequential": "model",
     "TrainConfig": "train",

@@ -38,7 +38,8 @@ class Train:
     Attributes
     ----------
     arch : str
-        Architecture; lenet-300-100 is the fully connected network of the paper's table 1.
+        Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
+        convolutions).
     recipe : str
         All numbers of the training: "default" is our own recipe, "paper" is the authors' published script.
     epochs : int, optional
@@ -298,7 +299,7 @@ class Fetch:
     Attributes
     ----------
     name : str
-        "mnist" or "fashion-mnist".
+        "mnist", "fashion-mnist", "cifar10" or "cifar100".
     """
 
     name: str

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import check_count, check_number
-from svd_numpy.layers import Dense, Layer
+from svd_numpy.layers import Conv2d, Dense, Flatten, Layer
 from svd_numpy.layers.base import Pass
 from svd_numpy.model import Sequential
 
@@ -172,7 +172,7 @@ def gradcheck(
     analytic = _analytic(model, batch, y, kl_scale, step)
     oracle = _clone(model, "numpy", "float64")
     inputs = batch.astype(np.float64)
-    run = Pass(oracle.backend, seed=oracle.seed, step=step)
+    run = Pass(oracle.backend, seed=oracle.seed, step=step, training=True)
     targets = oracle.likelihood.check(y, len(inputs), oracle.n_outputs, oracle.dtype)
     d_outputs = np.empty((len(inputs), oracle.n_outputs))
 
@@ -197,12 +197,17 @@ def _subject(given: Any, x: Any) -> Sequential:
     if not isinstance(given, Layer):
         raise TypeError(f"gradcheck: got {given!r}, expected a layer such as VariationalDense(5, 3), or a Sequential")
     layers = [_again(given)]
-    if not hasattr(given, "in_features"):
-        shape = np.shape(x)
-        if len(shape) != 2 or 0 in shape:
-            raise ValueError(f"x: got shape {shape}, expected (B, I) for layer {type(given).__name__}")
+    shape = np.shape(x)
+    if len(shape) not in (2, 4) or 0 in shape:
+        kind = type(given).__name__
+        raise ValueError(f"x: got shape {shape}, expected (B, I), or images (B, C, H, W), for layer {kind}")
+    if len(shape) == 4:
+        if not hasattr(given, "in_channels"):  # so that the layer's inputs depend on parameters
+            layers.insert(0, Conv2d(shape[1], shape[1], 1))
+        layers.append(Flatten())
+    elif not hasattr(given, "in_features"):
         layers.insert(0, Dense(shape[1], shape[1]))
-    model = Sequential(*layers, backend="numpy", dtype="float64", likelihood="gaussian")
+    model = Sequential(*layers, backend="numpy", dtype="float64", likelihood="gaussian", input_shape=shape[1:])
     rng = np.random.default_rng(0)
     # Away from the start, where all biases are 0 and all variances equal.
     for array in model.parameters.values():
@@ -231,6 +236,7 @@ def _clone(model: Sequential, backend: str, dtype: Any) -> Sequential:
         dtype=dtype,
         seed=model.seed,
         threshold=model.threshold,
+        input_shape=model.in_shape,
         likelihood=model.likelihood,
     )
     clone.load_arrays(model.arrays())
@@ -239,7 +245,7 @@ def _clone(model: Sequential, backend: str, dtype: Any) -> Sequential:
 
 def _analytic(model: Sequential, batch: Array, y: Any, kl_scale: float, step: int) -> dict[str, Array]:
     """Run `backward`: gradients by name, those for the inputs as "x"."""
-    run = Pass(model.backend, seed=model.seed, step=step)
+    run = Pass(model.backend, seed=model.seed, step=step, training=True)
     outputs = model.forward(batch.copy(), run)
     d_outputs = np.empty_like(outputs)
     targets = model.likelihood.check(y, len(batch), model.n_outputs, model.dtype)

@@ -26,7 +26,7 @@ from svd_numpy.kernels import get_backend, resolve_backend
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.layers import layer_from_config
 from svd_numpy.layers.activations import ReLU
-from svd_numpy.layers.base import Layer, Pass
+from svd_numpy.layers.base import Layer, Pass, public_shape
 from svd_numpy.layers.weighted import Variational
 from svd_numpy.objective import Likelihood, make_likelihood
 from svd_numpy.params import Arena, ParamSpec
@@ -131,7 +131,13 @@ class Sequential:
         self.likelihood = make_likelihood(likelihood)
         self.layers = layers
         self._lock = threading.RLock()
-        self._build(input_shape)
+        names = [layer.name for layer in layers]
+        try:
+            self._build(input_shape)
+        except ValueError:
+            for layer, name in zip(layers, names, strict=True):
+                layer.name = name  # as its user made it
+            raise
         self.input_mean = np.zeros(math.prod(self.in_shape), self.dtype)
         if input_mean is not None:
             self.input_mean[:] = check_finite("input_mean", np.ravel(input_mean), self.input_mean.shape)
@@ -154,7 +160,12 @@ class Sequential:
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError(f"Sequential: layer names are {names}, expected all different")
-        self.n_outputs = math.prod(shape)
+        if len(shape) > 1:
+            raise ValueError(
+                f"Sequential: the last layer {names[-1]!r} gives images {public_shape(shape)}, expected (B, outputs); "
+                "end with Flatten, or with Flatten and a dense layer"
+            )
+        self.n_outputs = shape[0]
         self.arena = Arena(specs, self.dtype)
         for layer in self.layers:
             layer.bind(self.arena.views, self.arena.grad_views)
@@ -164,6 +175,11 @@ class Sequential:
     def variational_layers(self) -> list[Variational]:
         """Layers that have a log_sigma2, first to last."""
         return [layer for layer in self.layers if isinstance(layer, Variational)]
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """Arrays of the layers that are no parameters (running averages), by name `<layer>.<array>`."""
+        return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
 
     @property
     def keep(self) -> float:
@@ -249,7 +265,7 @@ class Sequential:
         step = check_count("step", step, low=0, high=2**32 - 1)
         batch = self.prepare(x)
         targets = self.likelihood.check(y, len(batch), self.n_outputs, self.dtype)
-        run = Pass(self.backend, "sample", 0.0, self.seed, step)
+        run = Pass(self.backend, "sample", 0.0, self.seed, step, training=True)
         outputs = self.forward(batch, run)
         d_outputs = np.empty_like(outputs)
         nll, _ = self.likelihood.loss(self.backend, outputs, targets, d_outputs)
@@ -268,7 +284,7 @@ class Sequential:
         """Start from given weights: copy every array whose name this model has.
 
         A plain network's arrays (`dense1.theta`, `dense1.bias`) fit a variational one: log_sigma2 keeps its
-        start.
+        start. Running averages (`batch_norm1.running_mean`) are taken over, too.
 
         Parameters
         ----------
@@ -279,17 +295,20 @@ class Sequential:
         ValueError, TypeError
             When nothing matches, or a shape differs, or a value is not finite; nothing is changed then.
         """
-        arrays = source.parameters if isinstance(source, Sequential) else source
+        arrays = {**source.parameters, **source.state} if isinstance(source, Sequential) else source
         check_type("init_from", arrays, Mapping)
-        own = {name: array for name, array in self.parameters.items() if name in arrays}
+        known = {**self.parameters, **self.state}
+        own = {name: array for name, array in known.items() if name in arrays}
         if not own:
-            raise ValueError(f"init_from: got {list(arrays)}, expected some of {list(self.parameters)}")
+            raise ValueError(f"init_from: got {list(arrays)}, expected some of {list(known)}")
         matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
         for name, array in matched.items():
             if name.endswith(".log_sigma2") and not ((array >= -20) & (array <= 10)).all():
                 raise ValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
+            if name.endswith(".running_var") and (array < 0).any():
+                raise ValueError(f"init_from: {name} goes down to {array.min()}, expected variances, 0 or more")
         for name, array in matched.items():
-            self.parameters[name][...] = array
+            known[name][...] = array
         return self
 
     # ------------------------------------------------------------ copies and files
@@ -325,11 +344,11 @@ class Sequential:
         return new
 
     def arrays(self) -> dict[str, Array]:
-        """Every array that belongs to the network: parameters and `input_mean`."""
-        return {**self.parameters, "input_mean": self.input_mean}
+        """Every array that belongs to the network: parameters, states of layers and `input_mean`."""
+        return {**self.parameters, **self.state, "input_mean": self.input_mean}
 
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
-        """Fill parameters and `input_mean` from `arrays()` of a network of the same shape."""
+        """Fill parameters, states and `input_mean` from `arrays()` of a network of the same shape."""
         own = self.arrays()
         if set(own) != set(arrays):
             raise ValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
@@ -361,10 +380,11 @@ class Sequential:
 
     def summary(self) -> str:
         """Table of the layers: name, shape, weights."""
-        lines = [f"{'layer':<10}{'type':<20}{'weights':>10}"]
+        width = max(10, *(len(layer.name) + 2 for layer in self.layers))
+        lines = [f"{'layer':<{width}}{'type':<20}{'weights':>18}"]
         for layer in self.layers:
             theta = self.parameters.get(f"{layer.name}.theta")
-            size = f"{theta.shape[0]} x {theta.shape[1]}" if theta is not None else ""
-            lines.append(f"{layer.name:<10}{type(layer).__name__:<20}{size:>10}")
+            size = " x ".join(map(str, theta.shape)) if theta is not None else ""
+            lines.append(f"{layer.name:<{width}}{type(layer).__name__:<20}{size:>18}")
         total = sum(a.size for name, a in self.parameters.items() if name.endswith(".theta"))
         return "\n".join([*lines, f"{total:,} weights, prior {self.prior}, backend {self.backend.name}"])

@@ -104,7 +104,9 @@ def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     model = Sequential.load(file)
     if frames.is_file():
         image_shape = load_frames(frames).image_shape
-        theta = model.variational_layers[0].pruned_theta(model.keep)
+        first = model.variational_layers[0]
+        theta = first.fields(first.pruned_theta(model.keep), image_shape)[0]
         figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
-        figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
+        if first.window is None:  # a kernel's taps are no pixels
+            figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
     return figures

@@ -39,6 +39,7 @@ DIVERGED = "lower lr, or scale inputs and targets to about 1"
 
 Array = NDArray[Any]
 Record = dict[str, Any]
+_MOVES = 7  # sets the random numbers that move images apart from those that order them
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class TrainConfig:
         Of the order of the examples.
     eval_every : int
         Measure the test error every so many epochs; 0: only after the last.
+    shift : int
+        Move each training image, at each step anew, by -shift..shift pixels down and as many right; what comes in from
+        outside is the model's input_mean. (Padding by `shift` and cropping at random, He et al. 2016.)
+    mirror : bool
+        Mirror each training image left to right with probability 1/2, at each step anew.
     """
 
     epochs: int = 60
@@ -86,6 +92,8 @@ class TrainConfig:
     finetune_threshold: float = 3.0
     seed: int = 0
     eval_every: int = 0
+    shift: int = 0
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         checked = {
@@ -103,6 +111,8 @@ class TrainConfig:
             "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
             "seed": check_count("seed", self.seed, low=0),
             "eval_every": check_count("eval_every", self.eval_every, low=0),
+            "shift": check_count("shift", self.shift, low=0),
+            "mirror": check_flag("mirror", self.mirror),
         }
         for name, value in checked.items():  # plain Python numbers, which JSON can take
             object.__setattr__(self, name, value)
@@ -143,6 +153,11 @@ class Trainer:
             raise ValueError(
                 f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
             )
+        if data.image_shape is not None and len(model.in_shape) == 3 and data.image_shape != model.in_shape:
+            raise ValueError(
+                f"data {data.name!r} has images of shape {data.image_shape}, but the model expects {model.in_shape}"
+            )
+        _check_moves(config, model.in_shape)
         rows, test_rows = (
             len(check_inputs(name, getattr(data, name), model.in_shape)) for name in ("x_train", "x_test")
         )
@@ -185,6 +200,15 @@ class Trainer:
         start = self.progress.step % self.steps_per_epoch * self.config.batch_size
         return self._order[start : start + self.config.batch_size]
 
+    def moves(self, rows: int) -> NDArray[np.int32] | None:
+        """(down, right, mirror) of each image of the next batch, array (rows, 3), a function of (seed, epoch, step)."""
+        shift, mirror = self.config.shift, self.config.mirror
+        if not (shift or mirror):
+            return None
+        rng = np.random.default_rng([self.config.seed, self.epoch, self.progress.step, _MOVES])
+        moved = rng.integers(-shift, shift, (rows, 2), np.int32, endpoint=True)
+        return np.hstack([moved, rng.integers(0, 2 if mirror else 1, (rows, 1), np.int32)])
+
     # The loss is checked below, the weights at the end of an epoch.
     @np.errstate(over="ignore", invalid="ignore")
     def step(self) -> None:
@@ -196,10 +220,10 @@ class Trainer:
             model.arena.reset_moments()
         index = self.batch_index()
         keep = model.keep if config.train_mask and not finetune else 0.0
-        run = Pass(model.backend, "mean" if finetune else "sample", keep, model.seed, p.step)
+        run = Pass(model.backend, "mean" if finetune else "sample", keep, model.seed, p.step, training=True, learn=True)
         x, d_outputs = self._x[: len(index)], self._d_outputs[: len(index)]
 
-        model.backend.gather_rows(self.data.x_train, index, self.scale, model.input_mean, x)
+        model.backend.gather_rows(self.data.x_train, index, self.scale, model.input_mean, x, self.moves(len(x)))
         outputs = model.forward(x, run)
         nll, error = model.likelihood.loss(model.backend, outputs, self.labels[index], d_outputs)
         if not math.isfinite(nll):
@@ -219,6 +243,8 @@ class Trainer:
         p, model = self.progress, self.model
         if (non_finite := model.arena.share_non_finite()) > 0:
             raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
+        if lost := [name for name, array in model.state.items() if not np.isfinite(array).all()]:
+            raise ValueError(f"epoch {self.epoch}: {lost} are not finite; {DIVERGED}")
         p.step -= 1  # the schedule of the epoch's last step
         lr, kl_weight, finetune = self.schedule()
         p.step += 1
@@ -258,6 +284,7 @@ class Trainer:
         """Write a checkpoint from which `restore` continues to the same bits."""
         arena = self.model.arena
         arrays = {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": self.model.input_mean}
+        arrays |= self.model.state
         state = {
             "progress": {**asdict(self.progress), "seconds": seconds},
             **self.identity(),
@@ -279,8 +306,20 @@ class Trainer:
         arena = self.model.arena
         for name, array in (("params", arena.params), ("m", arena.m), ("v", arena.v)):
             array[...] = found.arrays[name]
-        self.model.input_mean[...] = found.arrays["input_mean"]
+        for name, array in {"input_mean": self.model.input_mean, **self.model.state}.items():
+            array[...] = found.arrays[name]
         self.progress = Progress(**found.state["progress"])
+
+
+def _check_moves(config: TrainConfig, in_shape: tuple[int, ...]) -> None:
+    """Raise a ValueError where images are to be moved that are none, or out of the picture."""
+    if (config.shift or config.mirror) and len(in_shape) != 3:
+        raise ValueError(
+            f"shift={config.shift}, mirror={config.mirror} move images, but the model's inputs have shape {in_shape}; "
+            "give Sequential input_shape=(C, H, W), or leave shift and mirror out"
+        )
+    if config.shift and config.shift >= min(in_shape[1:]):
+        raise ValueError(f"shift: got {config.shift}, expected less than the sides of the images, {in_shape[1:]}")
 
 
 def _json_config(config: TrainConfig) -> dict[str, Any]:

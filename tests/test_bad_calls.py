@@ -192,7 +192,7 @@ CASES += [
     ("no layer", lambda w: svd.Sequential(), ("got no layer", "expected at least one")),
     ("no layer object", lambda w: net(3), ("got 3", "expected layers")),
     ("list of layers", lambda w: net([layer()]), ("expected layers",)),
-    ("relu first", lambda w: net(svd.ReLU()), ("ReLU", "expected one with in_features")),
+    ("relu first", lambda w: net(svd.ReLU()), ("ReLU", "give input_shape=(C, H, W)")),
     ("sizes", lambda w: net(layer(), layer()), ("(B, 2)", "expected (B, 4)")),
     ("twice", lambda w: net(*[layer(out_features=4)] * 2), ("appears twice", "one object per place")),
     ("names", lambda w: net(layer(name="a", out_features=4), layer(name="a")),

@@ -192,7 +192,7 @@ def test_status_tells_found_damaged_and_missing(tmp_path: Path, tiny: dict[str, 
     assert not rows["fashion-mnist"]["verified"] and "starts with" in rows["fashion-mnist"]["note"]
     assert rows["boston"]["where"] == "" and "nothing of it" in rows["boston"]["note"]
     assert rows["digits"]["verified"] and "embedded" in rows["digits"]["where"]
-    assert len(data.status()) == 5
+    assert len(data.status()) == 7
 
 
 def test_import_copies_verified_files_into_the_cache(tmp_path: Path, cache: Path, tiny: dict[str, bytes]) -> None:

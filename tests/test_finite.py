@@ -231,14 +231,14 @@ def test_the_campaign_runs_reports_and_resumes(
 
 
 def test_the_campaign_tells_of_a_failure(tmp_path: Path, campaign: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = campaign.build_lenet
+    build = campaign.build
 
     def broken(*arguments: Any) -> svd.Sequential:
         model = build(*arguments[:3], "numpy")
         model.parameters["dense2.bias"][3] = np.nan
         return model
 
-    monkeypatch.setattr(campaign, "build_lenet", broken)
+    monkeypatch.setattr(campaign, "build", broken)
     assert (
         campaign.main(["--steps", "3", "--dataset", "digits", "--out", str(tmp_path), "--cases", "lr=0.001,kl=1"]) == 1
     )

@@ -106,9 +106,9 @@ def dense(backend: Any, shape: tuple[int, int, int], want_dx: bool) -> tuple[Arr
         unwritten(backend, n_out),
     )
     dx = unwritten(backend, rows, n_in) if want_dx else None
-    backend.dense_forward(x, theta, bias, y)
+    backend.dense_forward(x, theta, bias, y, Buffers())
     poison(backend)
-    backend.dense_backward(x, theta, dy.copy(), d_theta, d_bias, dx)
+    backend.dense_backward(x, theta, dy.copy(), d_theta, d_bias, dx, Buffers())
     return (y, d_theta, d_bias, *([] if dx is None else [dx]))
 
 

@@ -124,9 +124,9 @@ def test_starting_from_a_saved_network(tmp_path: Path) -> None:
         monkey.setattr(model, "init_from", recorded)
         return model
 
-    real = mnist.build_lenet
+    real = mnist.build
     with pytest.MonkeyPatch.context() as monkey:
-        monkey.setattr(mnist, "build_lenet", built)
+        monkey.setattr(mnist, "build", built)
         train(epochs=1, init_from=tmp_path / "start.safetensors")
         train(epochs=1, init_from=first.model)
     assert started == [bits(first.model)] * 2

@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.data.sources import FileSet, FileSpec
+from svd_numpy.data.pinned import FileSet, FileSpec
 
 PROBE_SECONDS = 5.0
 STALL_SECONDS = 10.0
@@ -20,7 +20,7 @@ _AGENT = {"User-Agent": "svd-numpy", "Accept-Encoding": "identity"}
 
 
 def download(file_set: FileSet, folder: Path) -> None:
-    """Download every file of a set into `folder`; files already there with the pinned digest are kept.
+    """Download every file of a set, or its archive, into `folder`; files already there with the pinned digest are kept.
 
     Each file is written under a temporary name beside its place, checked against its SHA-256, then moved.
 
@@ -29,12 +29,12 @@ def download(file_set: FileSet, folder: Path) -> None:
     OSError
         If no mirror gave every file; the message has one line a failure.
     """
-    first = file_set.files[0]
+    first = file_set.downloads[0]
     if not any_answers([f"{mirror}{first.name}.gz" for mirror in file_set.mirrors], PROBE_SECONDS):
         raise OSError(f"no mirror answered, within {PROBE_SECONDS:.0f} s: there seems to be no network")
     mirrors = list(file_set.mirrors)
     failures: list[str] = []
-    for spec in file_set.files:
+    for spec in file_set.downloads:
         _download_file(spec, mirrors, folder, failures)
 
 

@@ -7,6 +7,7 @@ big-endian uint32 a dimension, then the values in C order (LeCun, Cortes, Burges
 from __future__ import annotations
 
 import gzip
+import lzma
 import math
 import zlib
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 from svd_numpy.data.dataset import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_XZ_MAGIC = b"\xfd7zXZ\x00"
 _UBYTE = 0x08
 _MAX_DIMS = 4
 _CHUNK = 1 << 20
-_REMEDY = "Fetch or copy the file again, or delete it so that it can be downloaded afresh."
+REMEDY = "Fetch or copy the file again, or delete it so that it can be downloaded afresh."
 
 
 def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
@@ -52,18 +54,18 @@ def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
         damaged gzip stream, or announces more than `max_bytes`.
     """
     path = Path(path)
-    with open_maybe_gzip(path) as stream:
+    with open_unpacked(path) as stream:
         shape = _read_header(stream, path)
         size = math.prod(shape)
         if size > max_bytes:
             raise DataError(
                 f"{path}: the header announces shape {shape}, {size} bytes; expected at most {max_bytes}. "
-                f"The header is damaged or this is another file. {_REMEDY}"
+                f"The header is damaged or this is another file. {REMEDY}"
             )
         body = read_at_most(stream, size + 1)
     if len(body) != size:
         held = f"only {len(body)} bytes follow" if len(body) < size else "more bytes follow"
-        raise DataError(f"{path}: the header announces shape {shape}, {size} bytes, but {held}. {_REMEDY}")
+        raise DataError(f"{path}: the header announces shape {shape}, {size} bytes, but {held}. {REMEDY}")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 
@@ -73,21 +75,26 @@ def idx_header(shape: tuple[int, ...]) -> bytes:
 
 
 @contextmanager
-def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, unpacking it if it starts like gzip; every read error becomes a DataError."""
+def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacking it if it starts like gzip or xz; every read error becomes a DataError."""
+    packing = "gzip"
     try:
         with open(path, "rb") as raw:
-            start = raw.read(2)
+            start = raw.read(len(_XZ_MAGIC))
             raw.seek(0)
-            if start != _GZIP_MAGIC:
+            if start == _XZ_MAGIC:
+                packing = "xz"
+                with lzma.LZMAFile(raw, mode="rb") as unpacked_xz:
+                    yield cast("IO[bytes]", unpacked_xz)
+            elif start.startswith(_GZIP_MAGIC):
+                with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
+                    yield cast("IO[bytes]", unpacked)
+            else:
                 yield raw
-                return
-            with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-                yield cast("IO[bytes]", unpacked)
     except EOFError as error:
-        raise DataError(f"{path}: the gzip stream is cut short. {_REMEDY}") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip stream is damaged ({error}). {_REMEDY}") from error
+        raise DataError(f"{path}: the {packing} stream is cut short. {REMEDY}") from error
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: the {packing} stream is damaged ({error}). {REMEDY}") from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}). Check that it is a file you may read."
@@ -110,10 +117,10 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[int, ...]:
     if len(magic) < 4 or magic[0] or magic[1] or magic[2] != _UBYTE or not 1 <= magic[3] <= _MAX_DIMS:
         raise DataError(
             f"{path}: starts with the bytes {bytes(magic)!r}; expected an IDX file of unsigned bytes, "
-            f"00 00 08 and the number of dimensions, 1 to {_MAX_DIMS}. {_REMEDY}"
+            f"00 00 08 and the number of dimensions, 1 to {_MAX_DIMS}. {REMEDY}"
         )
     n_dims = magic[3]
     dims = read_at_most(stream, 4 * n_dims)
     if len(dims) < 4 * n_dims:
-        raise DataError(f"{path}: ends inside its header of {4 + 4 * n_dims} bytes. {_REMEDY}")
+        raise DataError(f"{path}: ends inside its header of {4 + 4 * n_dims} bytes. {REMEDY}")
     return tuple(int(d) for d in np.frombuffer(dims, dtype=">u4"))

@@ -10,12 +10,12 @@ import numpy as np
 
 from svd_numpy.data import download as _download
 from svd_numpy.data import small_tables
+from svd_numpy.data.cifar import read_cifar
 from svd_numpy.data.dataset import Dataset, MissingDataError
+from svd_numpy.data.pinned import FILE_SETS, FileSet
 from svd_numpy.data.sources import (
     ENV_FOLDER,
     ENV_OFFLINE,
-    FILE_SETS,
-    FileSet,
     Place,
     cache_dir,
     describe,
@@ -33,13 +33,15 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
 
     The files are looked for in `data_dir`; if that is not given, in the folder named by the environment
     variable ``SVD_NUMPY_DATA``, then in the user's cache, then on the mirrors. A folder may hold them as
-    ``mnist/``, ``MNIST/raw/`` (as torchvision leaves them), or directly; gzipped or not. Every file is
-    checked against a pinned SHA-256 of its unpacked content. Given folders are never written to.
+    ``mnist/``, ``MNIST/raw/`` (as torchvision leaves them), or directly; packed by gzip or xz, or not. Every
+    file is checked against a pinned SHA-256 of its unpacked content. Given folders are never written to.
 
     Parameters
     ----------
     name : str
         - "mnist", "fashion-mnist": 60,000 + 10,000 images of 28x28.
+        - "cifar10", "cifar100": 50,000 + 10,000 colour images of 32x32, from the folder or the archive of their
+          binary version; a test file with fewer whole records is taken, with `Dataset.warning` set.
         - "digits": 1,437 + 360 small digits brought to 28x28; needs no network and no file.
         - "boston" (from a folder only), "diabetes" (embedded): regression tables.
         - "auto": "mnist", or if it cannot be had, "digits" with `Dataset.warning` set.
@@ -73,7 +75,9 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
         return EMBEDDED[name]()
     file_set = FILE_SETS[name]
     paths, place = _obtain(file_set, data_dir, download)
-    return small_tables.boston(paths[0]) if name == "boston" else read_images(file_set, paths, place)
+    if name == "boston":
+        return small_tables.boston(paths[0])
+    return read_cifar(file_set, paths, place) if file_set.archive else read_images(file_set, paths, place)
 
 
 def check_name(name: str, known: tuple[str, ...]) -> None:
@@ -148,14 +152,15 @@ def _obtain(file_set: FileSet, data_dir: str | Path | None, download: bool) -> t
         folder = download_to_cache(file_set)
     except OSError as error:
         raise MissingDataError(missing_text(file_set, places, notes, f"failed: {error}")) from error
-    return [folder / f"{spec.name}.gz" for spec in file_set.files], "downloaded into the cache"
+    return [folder / f"{spec.name}.gz" for spec in file_set.downloads], "downloaded into the cache"
 
 
 def missing_text(file_set: FileSet, places: list[Place], notes: list[str], network: str) -> str:
     """Say what was looked for, where, and what can be done."""
     searched = [f"  {p.folder} ({p.why}): {note}" for p, note in zip(places, notes, strict=True)]
     wanted = [f"  {describe(spec)}" for spec in file_set.files]
-    urls = [f"  {mirror}{file_set.files[0].name}.gz and so on" for mirror in file_set.mirrors]
+    more = "" if file_set.archive else " and so on"
+    urls = [f"  {mirror}{file_set.downloads[0].name}.gz{more}" for mirror in file_set.mirrors]
     name = file_set.name
     lines = [
         f"{file_set.title} was not found.",
@@ -164,6 +169,7 @@ def missing_text(file_set: FileSet, places: list[Place], notes: list[str], netwo
         f"Download: {network}",
         "Files expected" + (" (gzipped or unpacked):" if urls else ":"),
         *wanted,
+        *([f"or all of them in {describe(file_set.archive)}"] if file_set.archive else []),
         *(["They can be downloaded by hand from:", *urls] if urls else []),
         f"What to do: put the files in FOLDER/{file_set.folders[0]}/ and pass data_dir=FOLDER, or set the "
         f"environment variable {ENV_FOLDER}=FOLDER.",

@@ -9,13 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from svd_numpy.data.cifar import read_tables
 from svd_numpy.data.dataset import DataError, MissingDataError
 from svd_numpy.data.loading import EMBEDDED, check_name, download_to_cache, missing_text, offline
+from svd_numpy.data.pinned import FILE_SETS, PACKINGS, FileSet, FileSpec
 from svd_numpy.data.sources import (
     ENV_OFFLINE,
-    FILE_SETS,
-    FileSet,
-    FileSpec,
     Place,
     cache_dir,
     find,
@@ -56,7 +55,7 @@ def fetch(name: str) -> Path:
     Parameters
     ----------
     name : str
-        "mnist" or "fashion-mnist".
+        "mnist", "fashion-mnist", "cifar10" or "cifar100".
 
     Returns
     -------
@@ -118,7 +117,7 @@ def import_folder(path: str | Path) -> list[str]:
         if damage := _damage(file_set, paths):
             raise DataError(damage)
     for file_set, paths in found:
-        for spec, source in zip(file_set.files, paths, strict=True):
+        for spec, source in zip(file_set.specs_at(len(paths)), paths, strict=True):
             _copy_verified(file_set, spec, source, cache_dir() / file_set.folders[0])
     return [file_set.name for file_set, _ in found]
 
@@ -140,17 +139,25 @@ def _status_rows(file_set: FileSet, places: list[Place]) -> list[dict[str, Any]]
 def _damage(file_set: FileSet, paths: list[Path]) -> str:
     """Say what is wrong with the files of a set; empty if nothing is."""
     try:
-        for spec, path in zip(file_set.files, paths, strict=True):
-            read_verified(file_set, spec, path)
+        for spec, path in zip(file_set.specs_at(len(paths)), paths, strict=True):
+            _verify(file_set, spec, path)
     except DataError as error:
         return str(error)
     return ""
 
 
+def _verify(file_set: FileSet, spec: FileSpec, path: Path) -> None:
+    """Read one file; DataError where anything is wrong with it."""
+    if file_set.archive:
+        read_tables(file_set, spec, path)
+    else:
+        read_verified(file_set, spec, path)
+
+
 def _copy_verified(file_set: FileSet, spec: FileSpec, source: Path, folder: Path) -> None:
     """Copy one file under its usual name: temporary file, check, flush to disk, rename."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / (f"{spec.name}.gz" if source.suffix == ".gz" else spec.name)
+    target = folder / (spec.name + (source.suffix if source.suffix in PACKINGS else ""))
     handle, name = tempfile.mkstemp(prefix=".import-", dir=folder)
     temporary = Path(name)
     try:
@@ -158,7 +165,7 @@ def _copy_verified(file_set: FileSet, spec: FileSpec, source: Path, folder: Path
             shutil.copyfileobj(original, out)
             out.flush()
             os.fsync(out.fileno())
-        read_verified(file_set, spec, temporary)
+        _verify(file_set, spec, temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

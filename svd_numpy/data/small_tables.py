@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.data.dataset import DataError, Dataset
-from svd_numpy.data.sources import FILE_SETS, read_verified
+from svd_numpy.data.pinned import FILE_SETS
+from svd_numpy.data.sources import read_verified
 
 _SPLIT_SEED = 0
 _DIGITS_TEST = 360

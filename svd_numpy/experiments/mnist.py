@@ -4,37 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from svd_numpy import priors
 from svd_numpy.animate import FrameRecorder
 from svd_numpy.checks import check_callbacks, check_count, check_flag, check_path
-from svd_numpy.data import Dataset, load
-from svd_numpy.experiments.recipes import Recipe, get_recipe, stretch
+from svd_numpy.data import load
+from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult, pruning_threshold
 from svd_numpy.kernels import resolve_backend
-from svd_numpy.layers import Layer, ReLU, VariationalDense
 from svd_numpy.model import Sequential
 from svd_numpy.run_files import load_log_alphas, save_log_alphas
 from svd_numpy.sparsity import log_alpha, measure_sparsity
 from svd_numpy.train import Callback, Record, TrainConfig, Trainer, fit
-
-UNITS = {"lenet-300-100": (300, 100)}
-
-
-def build_lenet(data: Dataset, recipe: Recipe, seed: int, backend: str) -> Sequential:
-    """LeNet-300-100: input - 300 - 100 - classes, ReLU between, every weight variational."""
-    sizes = [data.x_train.shape[1], *UNITS[recipe.arch], data.n_classes]
-    layers: list[Layer] = []
-    for n_in, n_out in pairwise(sizes):
-        dense = VariationalDense(n_in, n_out, theta_std=recipe.theta_std, log_sigma2=recipe.log_sigma2)
-        layers += [dense, ReLU()]
-    mean = data.x_train.mean(axis=0, dtype=np.float64) / 255 if recipe.subtract_mean else None
-    return Sequential(*layers[:-1], prior=recipe.prior, backend=backend, seed=seed, input_mean=mean)
 
 
 def train_mnist(
@@ -57,7 +41,8 @@ def train_mnist(
 
     Parameters
     ----------
-    arch : "lenet-300-100"
+    arch : "lenet-300-100" or "lenet-5"
+        Fully connected, or LeNet-5-Caffe with two convolutions.
     recipe : "default" or "paper"
         See `svd_numpy.experiments.recipes`.
     epochs : int, optional
@@ -107,11 +92,11 @@ def train_mnist(
         raise ValueError(f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits")
     if data.warning and progress:
         print(f"NOTE: {data.warning}")
-    model = build_lenet(data, plan, seed, backend)
+    model = build(data, plan, seed, backend)
     if init_from is not None:
         model.init_from(Sequential.load(init_from) if isinstance(init_from, str | Path) else init_from)
     if folder is not None:
-        hooks.append(record_frames(folder, data.image_shape, config, resume))
+        hooks.append(record_frames(folder, model, data.image_shape, config, resume))
     log_alphas, keep_them = keep_log_alphas(config, folder)
     hooks.append(keep_them)
     history = fit(model, data, config, hooks, folder, resume, progress)
@@ -137,23 +122,27 @@ def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str
     return kept, keep
 
 
-def record_frames(run_dir: Path, image_shape: tuple[int, ...], config: TrainConfig, resume: bool) -> Callback:
+def record_frames(
+    run_dir: Path, model: Sequential, image_shape: tuple[int, ...], config: TrainConfig, resume: bool
+) -> Callback:
     """Make a callback that keeps pictures of the first layer, about 60 over the run, in `frames.npz`."""
     path = run_dir / "frames.npz"
     frames: list[FrameRecorder] = []  # made on the first epoch, when it is known where a resumed run goes on
     every = max(1, config.total_epochs // 60)
+    first = model.variational_layers[0]
+    shape = first.fields(first.theta, image_shape)[1]
 
     def record(trainer: Trainer, entry: Record) -> None:
         if not frames:
-            old = FrameRecorder.load(path) if resume and path.exists() else FrameRecorder(image_shape)
+            old = FrameRecorder.load(path) if resume and path.exists() else FrameRecorder(shape)
             old.drop_after(entry["epoch"] - 1)
             frames.append(old)
         if entry["epoch"] % every and not trainer.done:
             return
-        model, first = trainer.model, trainer.model.variational_layers[0]
         error = entry["test_error"] if entry["test_error"] is not None else entry["train_error"]
         alpha, overall = priors.log_alpha(first.theta, first.log_sigma2), measure_sparsity(model).overall
-        frames[0].add(entry["epoch"], first.theta, alpha, model.threshold, error, overall)
+        theta, alpha = (first.fields(array, image_shape)[0] for array in (first.theta, alpha))
+        frames[0].add(entry["epoch"], theta, alpha, model.threshold, error, overall)
         frames[0].save(path)
 
     return record

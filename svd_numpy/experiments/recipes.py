@@ -18,8 +18,8 @@ class Recipe:
     source : str
         Where its numbers come from.
     config : TrainConfig
-    theta_std : float or None
-        Standard deviation of the first theta; None: sqrt(2 / fan-in).
+    theta_std : float, tuple of float, or None
+        Standard deviation of the first theta, of all layers or of each; None: sqrt(2 / fan-in).
     log_sigma2 : float
         First log_sigma2.
     subtract_mean : bool
@@ -31,7 +31,7 @@ class Recipe:
     name: str
     source: str
     config: TrainConfig
-    theta_std: float | None = None
+    theta_std: float | tuple[float, ...] | None = None
     log_sigma2: float = -10.0
     subtract_mean: bool = False
     prior: str = "log_uniform"
@@ -50,7 +50,10 @@ class PublishedRow:
 PUBLISHED = {
     "lenet-300-100": PublishedRow(
         0.0192, (0.989, 0.972, 0.620), 68.0, "Molchanov, Ashukha, Vetrov 2017, table 1 (Sparse VD)"
-    )
+    ),
+    "lenet-5": PublishedRow(
+        0.0075, (0.67, 0.98, 0.998, 0.95), 280.0, "Molchanov, Ashukha, Vetrov 2017, table 1 (Sparse VD)"
+    ),
 }
 
 RECIPES = {
@@ -83,6 +86,38 @@ RECIPES = {
             lr_schedule=((84.0, 1.0), (140.0, 0.0)),
             kl_schedule=((5.0, 0.0), (70.0, 1.0), (115.0, 2.2)),
             finetune_epochs=20,
+            finetune_lr=1e-3,
+            finetune_threshold=1.7,
+        ),
+    ),
+    ("lenet-5", "paper"): Recipe(
+        "lenet-5",
+        "paper",
+        "the authors' published script: 200 epochs, batch 100, Adam 1e-3 falling to 0 from the start, "
+        "KL weight 0 to 1 over epochs 5-20, weights above the threshold masked while training, "
+        "mean image subtracted, log sigma^2 = -10; convolutions start as Glorot and Bengio 2010",
+        TrainConfig(
+            epochs=200,
+            batch_size=100,
+            lr=1e-3,
+            lr_schedule=((0.0, 1.0), (200.0, 0.0)),
+            kl_schedule=((5.0, 0.0), (20.0, 1.0)),
+            train_mask=True,
+        ),
+        theta_std=((2 / (25 + 500)) ** 0.5, (2 / (500 + 1250)) ** 0.5, 0.01, 0.01),
+        subtract_mean=True,
+    ),
+    ("lenet-5", "default"): Recipe(
+        "lenet-5",
+        "default",
+        "the shape of lenet-300-100's default, over half the epochs: not yet searched",
+        TrainConfig(
+            epochs=70,
+            batch_size=100,
+            lr=1e-3,
+            lr_schedule=((42.0, 1.0), (70.0, 0.0)),
+            kl_schedule=((3.0, 0.0), (35.0, 1.0), (57.0, 2.2)),
+            finetune_epochs=10,
             finetune_lr=1e-3,
             finetune_threshold=1.7,
         ),

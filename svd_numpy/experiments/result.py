@@ -133,13 +133,14 @@ class TrainResult:
         from svd_numpy.plots import summary_figure
 
         first = self.model.variational_layers[0]
+        theta, shape = first.fields(first.pruned_theta(self.model.keep), self.data.image_shape or ())
         title = f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, {self.compression:.0f}x"
         return summary_figure(
             self.history,
             self.log_alphas,
-            first.pruned_theta(self.model.keep),
+            theta,
             pruning_threshold(self.model, self.recipe.config),
-            self.data.image_shape or (),
+            shape,
             title,
         )
 

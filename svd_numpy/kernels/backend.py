@@ -98,10 +98,16 @@ class Backend(Protocol):
     name: str
     dtype: np.dtype[Any]
 
-    def gather_rows(self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array) -> None:
+    def gather_rows(
+        self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array,
+        moves: NDArray[np.int32] | None = None,
+    ) -> None:  # fmt: skip
         """out[b] = source[index[b]] * scale - mean.  source (N, I) may be uint8; mean (I,); out (B, I).
 
-        Where out is images (B, H, W, C), source and mean hold them channels first.
+        Where out is images (B, H, W, C), source and mean hold them channels first. They are then moved, if `moves`
+        (B, 3) is given: with (down, right, mirror) = moves[b], pixel (y, x) of the moved image is pixel
+        (y - down, x - right) of the normalised one, or 0 (the mean, that is) where this lies outside; with mirror 1,
+        the moved image is mirrored left to right.
         """
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:
@@ -177,3 +183,50 @@ class Backend(Protocol):
 
         With `fixed_mask` (the fine-tuning stage) a weight whose theta is 0 stays as it is.
         """
+
+    def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: NDArray[np.int32]) -> None:
+        """y[b, p, c] = max over the taps t of x at what window p sees by t; chosen[b, p, c] = the first such t.
+
+        Taps are numbered row by row, ky * KW + kx. Those outside the image are never chosen.
+        """
+
+    def max_pool_backward(self, dy: Array, chosen: NDArray[np.int32], window: Window, dx: Array) -> None:
+        """dx[pixel] = sum of dy over the windows whose chosen tap is this pixel."""
+
+    def avg_pool_forward(self, x: Array, window: Window, y: Array) -> None:
+        """y = sum of x over the taps of each window, divided by the number of its taps; 0 outside the image."""
+
+    def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:
+        """dx[pixel] = sum of dy over the windows that see this pixel, divided by the number of their taps."""
+
+    def batch_moments(self, x: Array, mean: Array, var: Array, memory: Buffers) -> None:
+        """Mean and (biased) variance of x (..., C) over all axes but the last; into float64 arrays (C,)."""
+
+    def batch_norm_forward(
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, beta: Array, y: Array
+    ) -> None:
+        """y = gamma (x - mean) / std + beta, std = sqrt(var + epsilon).  mean, var (C,) in float64."""
+
+    def batch_norm_backward(
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, of_batch: bool, dy: Array,
+        d_gamma: Array, d_beta: Array, dx: Array | None, memory: Buffers,
+    ) -> None:  # fmt: skip
+        """Gradients of `batch_norm_forward`; with `of_batch` mean and var are functions of x (`batch_moments`).
+
+        With n = (x - mean) / std and R numbers per channel, the sums being over these:
+        d_gamma = sum dy n        d_beta = sum dy
+        dx = gamma / std * dy                                             mean and var given
+        dx = gamma / std * (dy - d_beta / R - n d_gamma / R)              of the batch (Ioffe & Szegedy 2015, §3)
+        """
+
+    def dropout_factors(self, key: NoiseKey, p: float, out: Array) -> None:
+        """out[b, u] = 0 where the uniform of unit u is below p, else 1 / (1 - p).  out (B, units).
+
+        The uniform is (w >> 8) / 2^24, w the unit's word (`NoiseKey`): the same bits on every backend.
+        """
+
+    def gaussian_factors(self, key: NoiseKey, std: float, out: Array) -> None:
+        """out[b, u] = 1 + std * noise(key)[b, u].  out (B, units)."""
+
+    def multiply(self, x: Array, factors: Array, y: Array) -> None:
+        """y = x * factors, entry by entry; y may be x."""

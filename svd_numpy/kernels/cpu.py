@@ -14,15 +14,18 @@ from typing import Any
 import numba
 import numpy as np
 
-from svd_numpy.kernels import cpu_layers, sweep
+from svd_numpy.kernels import cpu_conv, cpu_gather, cpu_images, cpu_layers, sweep
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
 from svd_numpy.kernels.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.simd import noise_row
+from svd_numpy.kernels.tiles import PANEL
 from svd_numpy.kernels.window import Window
 from svd_numpy.priors import PRIORS
 
 _F, _U = np.float32, np.uint32
-_EMPTY = np.zeros((0, 0), np.float32)
+_EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.float32)
+_NO_NOISE = NoiseKey(0, 0, 0)
+_NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 # Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
 _LOCK = threading.Lock()
 
@@ -45,8 +48,15 @@ class NumbaBackend:
         with _LOCK:
             kernel(numba.get_num_threads(), *args, self._scratch)
 
-    def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
-        self._run(cpu_layers.gather_rows, source, index, _F(scale), mean, out.reshape(len(out), -1))
+    def gather_rows(  # noqa: D102
+        self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
+    ) -> None:
+        flat = out.reshape(len(out), -1)
+        if out.ndim == 2 or (out.shape[3] == 1 and moves is None):
+            self._run(cpu_layers.gather_rows, source, index, _F(scale), mean, flat)
+        else:
+            moves = np.zeros((len(out), 3), np.int32) if moves is None else moves
+            self._run(cpu_gather.gather_images, source, index, _F(scale), mean, moves, out.shape[1:], flat)
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, -(-units // 64) * 64), np.float32)
@@ -59,6 +69,9 @@ class NumbaBackend:
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         relu: bool, y: Array, memory: Buffers, window: Window | None = None,
     ) -> None:  # fmt: skip
+        if window is not None:
+            self._convolve(x, theta, log_sigma2, bias, keep, key, relu, y, memory, window)
+            return
         r = memory.get("r", y.shape, y.dtype)
         y2, r2 = memory.get("y2", y.shape, y.dtype), memory.get("r2", y.shape, y.dtype)
         self._run(cpu_layers.lrt_forward, x, theta, log_sigma2, bias, _F(keep), _words(key),
@@ -69,6 +82,11 @@ class NumbaBackend:
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None,
     ) -> None:  # fmt: skip
+        if window is not None:
+            self._convolve_back(
+                x, theta, log_sigma2, keep, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window
+            )
+            return
         r = memory.get("r", dy.shape, dy.dtype)
         dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
         dx, rectified = _EMPTY if dx is None else dx, _EMPTY if rectified is None else rectified
@@ -78,14 +96,66 @@ class NumbaBackend:
     def dense_forward(  # noqa: D102
         self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
     ) -> None:
+        if window is not None:
+            self._convolve(x, theta, _EMPTY, bias, 0.0, _NO_NOISE, False, y, memory, window)
+            return
         self._run(cpu_layers.dense_forward, x, theta, bias, y)
 
     def dense_backward(  # noqa: D102
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None,
     ) -> None:  # fmt: skip
+        if window is not None:
+            self._convolve_back(x, theta, _EMPTY, 0.0, dy, None, d_theta, _EMPTY, d_bias, dx, memory, window)
+            return
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
         self._run(cpu_layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
+
+    def _convolve(
+        self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey, relu: bool,
+        y: Array, memory: Buffers, window: Window,
+    ) -> None:  # fmt: skip
+        """Forward pass of a convolution; of a plain one where log_sigma2 is empty."""
+        batch, n_out, units = len(x), theta.shape[1], y.size // len(x)
+        packed = len(theta) * -(-n_out // PANEL) * PANEL
+        variational = log_sigma2.size > 0
+        r, var, noise = _EMPTY, _EMPTY[0:0].reshape(-1), _EMPTY
+        if variational:
+            r, var = memory.get("r", (batch, units), x.dtype), memory.get("packed_var", (packed,), x.dtype)
+            noise = memory.get("noise", (numba.get_num_threads(), -(-units // 64) * 64), x.dtype)
+        padded, squares = self._images(x, variational, memory, window)
+        self._run(cpu_conv.conv_forward, x, theta, log_sigma2, np.tile(bias, max(1, 512 // n_out)), _F(keep),
+                  _words(key), int(relu), cpu_conv.tables(window), window.padding, padded, squares,
+                  memory.get("packed", (packed,), x.dtype), var, y.reshape(batch, -1), r, noise)  # fmt: skip
+
+    @staticmethod
+    def _images(x: Array, squares: bool, memory: Buffers, window: Window) -> tuple[Array, Array]:
+        """Buffers for the padded images and their squares: what forward leaves for backward."""
+        shape = len(x), math.prod(window.padded) * window.channels
+        padded = memory.get("padded", shape, x.dtype) if any(window.padding) else x.reshape(shape)
+        return padded, memory.get("squares", shape, x.dtype) if squares else _EMPTY
+
+    def _convolve_back(
+        self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, rectified: Array | None,
+        d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers, window: Window,
+    ) -> None:  # fmt: skip
+        """Backward pass of a convolution; of a plain one where log_sigma2 is empty."""
+        batch, units = len(x), dy.size // len(dy)
+        variational = log_sigma2.size > 0
+        padded, squares = self._images(x, variational, memory, window)
+        r, second_sq, sums, sums_sq, pieces = (_EMPTY,) * 5
+        if variational:
+            r, second_sq = memory.get("r", (batch, units), x.dtype), memory.get("second_sq", theta.shape, x.dtype)
+        if dx is not None:
+            sums = memory.get("sums", padded.shape, x.dtype)
+            sums_sq = memory.get("sums_sq", padded.shape, x.dtype) if variational else _EMPTY
+            pieces = memory.get("pieces", (numba.get_num_threads(), cpu_conv.PIECES), x.dtype)
+        self._run(cpu_conv.conv_backward, x, theta, log_sigma2, _F(keep), dy.reshape(batch, -1),
+                  _EMPTY if rectified is None else rectified.reshape(batch, -1), r, cpu_conv.tables(window),
+                  window.padding, padded, squares, d_theta, d_sigma2, d_bias,
+                  memory.get("second", theta.shape, x.dtype), second_sq,
+                  memory.get("bias_sums", (2, units), x.dtype), _NO_IMAGES if dx is None else dx, sums, sums_sq,
+                  pieces)  # fmt: skip
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         cpu_layers.relu_forward(y.reshape(-1))
@@ -121,6 +191,60 @@ class NumbaBackend:
         numbers = (rate, correction2, _F(adam.beta1), _F(adam.beta2), _F(adam.epsilon))
         self._run(sweep.adam_sweep, arena.segments, arena.params, arena.grads, arena.m, arena.v,
                   PRIORS[prior].code, _F(kl_scale), _F(keep), int(fixed_mask), numbers)  # fmt: skip
+
+    def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102
+        self._run(cpu_images.pool_max, x, *cpu_images.tables(window)[0], y, chosen)
+
+    def max_pool_backward(self, dy: Array, chosen: Array, window: Window, dx: Array) -> None:  # noqa: D102
+        self._run(cpu_images.pool_sum, dy, chosen, _F(1), *cpu_images.tables(window)[1], dx)
+
+    def avg_pool_forward(self, x: Array, window: Window, y: Array) -> None:  # noqa: D102
+        scale = _F(1 / (window.kernel[0] * window.kernel[1]))
+        self._run(cpu_images.pool_sum, x, _NO_CHOICE, scale, *cpu_images.tables(window)[0], y)
+
+    def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:  # noqa: D102
+        scale = _F(1 / (window.kernel[0] * window.kernel[1]))
+        self._run(cpu_images.pool_sum, dy, _NO_CHOICE, scale, *cpu_images.tables(window)[1], dx)
+
+    def _channel_sums(self, x: Array, dy: Array, mean: Array, memory: Buffers) -> Array:
+        """Two sums over each channel, array (2, C) in float64; which ones, `cpu_images.channel_sums` says."""
+        channels, totals = x.shape[-1], memory.get("totals", (2, x.shape[-1]), np.float64)
+        sums = memory.get("sums", (cpu_images.CHUNKS, 2, cpu_images.tile(channels)), np.float64)
+        self._run(cpu_images.channel_sums, x.reshape(-1), dy.reshape(-1), cpu_images.tiled(mean), sums, totals)
+        return totals
+
+    def batch_moments(self, x: Array, mean: Array, var: Array, memory: Buffers) -> None:  # noqa: D102
+        total, squares = self._channel_sums(x, _EMPTY, mean, memory) / (x.size // len(mean))
+        mean[:] = total
+        var[:] = np.maximum(squares - total * total, 0)
+
+    def batch_norm_forward(  # noqa: D102
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, beta: Array, y: Array
+    ) -> None:
+        rows = (cpu_images.tiled(v, _F) for v in (mean, gamma / np.sqrt(var + epsilon), beta))
+        self._run(cpu_images.normalise, x.reshape(-1), *rows, y.reshape(-1))
+
+    def batch_norm_backward(  # noqa: D102
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, of_batch: bool, dy: Array,
+        d_gamma: Array, d_beta: Array, dx: Array | None, memory: Buffers,
+    ) -> None:  # fmt: skip
+        std = np.sqrt(var + epsilon)
+        d_beta[:], d_gamma[:] = sum_dy, sum_dy_n = self._channel_sums(x, dy, mean, memory) / [np.ones_like(std), std]
+        if dx is not None:
+            slope = gamma / std  # dx = slope * dy + pull * (x - mean) + shift
+            share = slope / (x.size // len(mean)) if of_batch else np.zeros_like(std)
+            rows = (cpu_images.tiled(v, _F) for v in (mean, slope, -share * sum_dy_n / std, -share * sum_dy))
+            self._run(cpu_images.normalise_backward, dy.reshape(-1), x.reshape(-1), *rows, dx.reshape(-1))
+
+    def dropout_factors(self, key: NoiseKey, p: float, out: Array) -> None:  # noqa: D102
+        least = np.int32(math.ceil(p * 2**24))
+        self._run(cpu_images.dropout_factors, _words(key), least, _F(1 / (1 - p)), out)
+
+    def gaussian_factors(self, key: NoiseKey, std: float, out: Array) -> None:  # noqa: D102
+        self._run(cpu_images.gaussian_factors, _words(key), _F(std), out)
+
+    def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
+        self._run(cpu_images.multiply, x.reshape(-1), factors.reshape(-1), y.reshape(-1))
 
 
 def _words(key: NoiseKey) -> tuple[np.uint32, ...]:

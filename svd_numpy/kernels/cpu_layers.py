@@ -19,6 +19,7 @@ from svd_numpy.kernels.simd import (
     ZERO,
     F,
     U,
+    address,
     exp32,
     fma32,
     log32,
@@ -56,7 +57,7 @@ def gather_rows(threads, source, index, scale, mean, out, scratch):
     for thread in prange(threads):
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
             if b + 4 < rows:  # rows lie anywhere in memory: ask for one early
-                prefetch(source.ctypes.data + index[b + 4] * row_bytes, row_bytes)
+                prefetch(address(source) + index[b + 4] * row_bytes, row_bytes)
             _gather_row(source[index[b]], scale, mean, out[b])
 
 
@@ -74,15 +75,23 @@ def _scratch_parts(scratch):
 
 
 @kernel()
-def _sample_row(mean, var, mean2, var2, bias, noise, floor):
-    """var <- noise / (2 std) with std = sqrt(var + var2);  mean <- max(mean + mean2 + bias + std noise, floor)."""
+def sample_row(mean, var, bias, noise, floor):
+    """var <- noise / (2 std) with std = sqrt(var);  mean <- max(mean + bias + std noise, floor)."""
     wide_vectors()
     for o in range(len(mean)):
-        total = var[o] + var2[o]
+        total = var[o]
         std = sqrt32(total)
-        value = fma32(std, noise[o], (mean[o] + mean2[o]) + bias[o])
+        value = fma32(std, noise[o], mean[o] + bias[o])
         var[o] = HALF * noise[o] / std if total > TINY_VAR else ZERO
         mean[o] = value if value > floor else floor
+
+
+@kernel()
+def add(values, out):
+    """out <- out + values on flat arrays; there may be more values."""
+    wide_vectors()
+    for i in range(len(out)):
+        out[i] += values[i]
 
 
 @kernel()
@@ -99,9 +108,9 @@ def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scra
         while k < k1:
             k_end = _k_block(k, k0, k1)
             pack_weights(theta, log_sigma2, keep, x, k, k_end, n, n_end, mean, var, work)
-            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE,
-                     mean.ctypes.data, var.ctypes.data, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
-                     y.ctypes.data + 4 * n, r.ctypes.data + 4 * n, n_out, k > k0, work)  # fmt: skip
+            multiply(rows, k_end - k, address(x) + 4 * k, _ZERO, n_in, _ONE,
+                     address(mean), address(var), 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     address(y) + 4 * n, address(r) + 4 * n, n_out, k > k0, work)  # fmt: skip
             k = k_end
 
 
@@ -128,7 +137,9 @@ def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, y, r, y2, 
         noise = scratch[thread, : (n_out + 63) // 64 * 64]
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
             noise_row(noise, U(first_sample + b), step, layer, key0, key1)
-            _sample_row(y[b], r[b], y2[b], r2[b], bias, noise, floor)
+            add(y2[b], y[b])
+            add(r2[b], r[b])
+            sample_row(y[b], r[b], bias, noise, floor)
 
 
 @kernel()
@@ -148,12 +159,12 @@ def relu_backward(y, dy):
 
 
 @kernel()
-def _scale(dy, rectified, r):
+def scale(dy, rectified, r):
     """r <- dy * r on flat arrays; dy <- dy where rectified > 0 before, if its size is not 0."""
     wide_vectors()
     if len(rectified) > 0:
         relu_backward(rectified, dy)
-    for i in range(len(dy)):
+    for i in range(len(r)):
         r[i] = dy[i] * r[i]
 
 
@@ -183,14 +194,22 @@ def _weight_gradients(x, dy, d_var, m0, m1, d_theta, d_sigma2, scratch):
             if both:
                 pack(d_var, k, k_end, n, n_end, packed2)
             at = 4 * (m0 * n_out + n)
-            multiply(m1 - m0, k_end - k, x.ctypes.data + 4 * (k * n_in + m0), _ZERO, _ONE, n_in,
-                     packed.ctypes.data, packed2.ctypes.data if both else _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k),
-                     n_end - n, d_theta.ctypes.data + at, d_sigma2.ctypes.data + at, n_out, k > 0, work)  # fmt: skip
+            multiply(m1 - m0, k_end - k, address(x) + 4 * (k * n_in + m0), _ZERO, _ONE, n_in,
+                     address(packed), address(packed2) if both else _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k),
+                     n_end - n, address(d_theta) + at, address(d_sigma2) + at, n_out, k > 0, work)  # fmt: skip
             k = k_end
 
 
 @kernel()
-def _add_scaled(dx, x, dx_sq):
+def square(x, out):
+    """out = x^2 on flat arrays."""
+    wide_vectors()
+    for i in range(len(x)):
+        out[i] = x[i] * x[i]
+
+
+@kernel()
+def add_scaled(dx, x, dx_sq):
     """dx <- dx + 2 x dx_sq."""
     wide_vectors()
     for i in range(len(dx)):
@@ -208,12 +227,12 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq
         while k < n_out:
             k_end = _k_block(k, _ZERO, n_out)
             pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, mean, var, work)
-            multiply(rows, k_end - k, dy.ctypes.data + 4 * k, d_var.ctypes.data + 4 * k, n_out, _ONE,
-                     mean.ctypes.data, var.ctypes.data, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
-                     dx.ctypes.data + 4 * n, dx_sq.ctypes.data + 4 * n, n_in, k > 0, work)  # fmt: skip
+            multiply(rows, k_end - k, address(dy) + 4 * k, address(d_var) + 4 * k, n_out, _ONE,
+                     address(mean), address(var), 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     address(dx) + 4 * n, address(dx_sq) + 4 * n, n_in, k > 0, work)  # fmt: skip
             k = k_end
     for b in range(rows):
-        _add_scaled(dx[b, begin:end], x[b, begin:end], dx_sq[b, begin:end])
+        add_scaled(dx[b, begin:end], x[b, begin:end], dx_sq[b, begin:end])
 
 
 @kernel(parallel=True)
@@ -222,7 +241,7 @@ def lrt_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, d_theta,
     flat_dy, flat_y, flat_r = dy.reshape(-1), rectified.reshape(-1), r.reshape(-1)
     for thread in prange(threads):
         first, last = thread * dy.size // threads, (thread + 1) * dy.size // threads
-        _scale(flat_dy[first:last], flat_y[first:last], flat_r[first:last])
+        scale(flat_dy[first:last], flat_y[first:last], flat_r[first:last])
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
         _column_sums(dy, begin, end, d_bias)
@@ -244,9 +263,9 @@ def _product_columns(x, weights, begin, end, y, add, scratch):
         while k < n_in:
             k_end = _k_block(k, _ZERO, n_in)
             pack(weights, k, k_end, n, n_end, packed)
-            multiply(rows, k_end - k, x.ctypes.data + 4 * k, _ZERO, n_in, _ONE,
-                     packed.ctypes.data, _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
-                     y.ctypes.data + 4 * n, _ZERO, n_out, add or k > 0, work)  # fmt: skip
+            multiply(rows, k_end - k, address(x) + 4 * k, _ZERO, n_in, _ONE,
+                     address(packed), _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     address(y) + 4 * n, _ZERO, n_out, add or k > 0, work)  # fmt: skip
             k = k_end
 
 

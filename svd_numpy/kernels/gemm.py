@@ -6,7 +6,7 @@ x @ theta and x.T @ dy use the same code), its squares beside it, and the list o
 of C is summed over k in order, whatever the tile and whatever the thread: the bits do not depend on how the work was
 split.
 
-Addresses travel as integers (`array.ctypes.data`); strides and sizes are counted in float32.
+Addresses travel as integers (`address(array)`); strides and sizes are counted in float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.simd import ZERO, exp32, own_function, prefetch, wide_vectors
+from svd_numpy.kernels.simd import ZERO, address, exp32, own_function, prefetch, wide_vectors
 from svd_numpy.kernels.tiles import (
     LANES,
     MR,
@@ -101,11 +101,11 @@ def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, b_k, b_panel, columns, 
     numbers = scratch[2 * TILE :].view(np.int32)
     ks, a_list, b_list = numbers[:KC], numbers[KC : 2 * KC], numbers[2 * KC : 3 * KC]
     rows1, rows2 = numbers[3 * KC : 3 * KC + 32].view(np.int64), numbers[3 * KC + 32 :].view(np.int64)
-    tile, tile2 = scratch.ctypes.data, scratch.ctypes.data + 4 * TILE
+    tile, tile2 = address(scratch), address(scratch) + 4 * TILE
     for m in range(0, m_count, MR):
         rows, at = min(MR, m_count - m), a + 4 * m * a_row
         if a_k == 1:
-            count = list_k(rows, k_count, at, a_row, ks.ctypes.data)
+            count = list_k(rows, k_count, at, a_row, address(ks))
             _scale_list(ks[:count], np.int32(4), a_list)
             for r in range(rows):
                 rows1[r] = at + 4 * r * a_row
@@ -114,7 +114,7 @@ def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, b_k, b_panel, columns, 
                     for k in range(0, k_count, LANES):
                         square_vector(rows1[r] + 4 * k, rows2[r] + 4 * k, min(LANES, k_count - k))
         else:
-            count = _collect_columns(rows, k_count, at, a_k, tile, ks.ctypes.data)
+            count = _collect_columns(rows, k_count, at, a_k, tile, address(ks))
             for i in range(count):
                 a_list[i] = 4 * LANES * i
                 if b2 != 0:
@@ -122,14 +122,14 @@ def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, b_k, b_panel, columns, 
             for r in range(rows):
                 rows1[r], rows2[r] = tile + 4 * r, tile2 + 4 * r
         _scale_list(ks[:count], np.int32(b_k), b_list)
-        lists = a_list.ctypes.data, b_list.ctypes.data
-        panels(rows, count, *lists, rows1.ctypes.data, b, b_panel, columns, c + 4 * m * c_row, c_row, add)
+        lists = address(a_list), address(b_list)
+        panels(rows, count, *lists, address(rows1), b, b_panel, columns, c + 4 * m * c_row, c_row, add)
         if b2 != 0:
-            panels(rows, count, *lists, rows2.ctypes.data, b2, b_panel, columns, c2 + 4 * m * c_row, c_row, add)
+            panels(rows, count, *lists, address(rows2), b2, b_panel, columns, c2 + 4 * m * c_row, c_row, add)
 
 
 @kernel()
-def _pack_row(source, columns, k, k_count, out):
+def pack_row(source, columns, k, k_count, out):
     """Spread one row of B, `columns` floats at address `source`, over the panels at address `out`."""
     for n in range(0, columns, LANES):
         panel, lane = n // PANEL, n % PANEL
@@ -139,13 +139,13 @@ def _pack_row(source, columns, k, k_count, out):
 @kernel()
 def pack(b, k0, k1, n0, n1, out):
     """Pack b[k0:k1, n0:n1] into panels: panel p holds, for each k in turn, PANEL columns."""
-    source, target = b.ctypes.data + 4 * n0, out.ctypes.data
+    source, target = address(b) + 4 * n0, address(out)
     for k in range(k0, k1):
-        _pack_row(source + 4 * k * b.shape[1], n1 - n0, k - k0, k1 - k0, target)
+        pack_row(source + 4 * k * b.shape[1], n1 - n0, k - k0, k1 - k0, target)
 
 
 @kernel()
-def _weights_row(theta, log_sigma2, keep, mean, var):
+def weights_row(theta, log_sigma2, keep, mean, var):
     """mean = theta where theta^2 >= keep * sigma^2, else 0;  var = sigma^2."""
     wide_vectors()
     for j in range(len(theta)):
@@ -165,16 +165,16 @@ def pack_weights(theta, log_sigma2, keep, x, k0, k1, n0, n1, out_mean, out_var, 
     rows, n_in, n_out = len(x), theta.shape[0], theta.shape[1]
     mean, var, used = work[:NC], work[NC : 2 * NC], work[2 * NC : 2 * NC + k1 - k0 + 1].view(np.int32)
     used[0] = 0
-    count = 1 + list_k(rows, k1 - k0, x.ctypes.data + 4 * k0, n_in, used.ctypes.data + 4)
+    count = 1 + list_k(rows, k1 - k0, address(x) + 4 * k0, n_in, address(used) + 4)
     for i in range(count):
         k = np.int64(used[i])
         if i + _AHEAD < count:
             ahead = 4 * ((k0 + used[i + _AHEAD]) * n_out + n0)
-            prefetch(theta.ctypes.data + ahead, 4 * (n1 - n0))
-            prefetch(log_sigma2.ctypes.data + ahead, 4 * (n1 - n0))
-        _weights_row(theta[k0 + k, n0:n1], log_sigma2[k0 + k, n0:n1], keep, mean, var)
-        _pack_row(mean.ctypes.data, n1 - n0, k, k1 - k0, out_mean.ctypes.data)
-        _pack_row(var.ctypes.data, n1 - n0, k, k1 - k0, out_var.ctypes.data)
+            prefetch(address(theta) + ahead, 4 * (n1 - n0))
+            prefetch(address(log_sigma2) + ahead, 4 * (n1 - n0))
+        weights_row(theta[k0 + k, n0:n1], log_sigma2[k0 + k, n0:n1], keep, mean, var)
+        pack_row(address(mean), n1 - n0, k, k1 - k0, address(out_mean))
+        pack_row(address(var), n1 - n0, k, k1 - k0, address(out_var))
 
 
 @kernel()
@@ -187,8 +187,8 @@ def pack_weights_transposed(theta, log_sigma2, keep, k0, k1, n0, n1, out_mean, o
         rows = min(LANES, n1 - n0 - j)
         for r in range(rows):
             i = n0 + j + r
-            _weights_row(theta[i, k0:k1], log_sigma2[i, k0:k1], keep, mean[r * KC :], var[r * KC :])
+            weights_row(theta[i, k0:k1], log_sigma2[i, k0:k1], keep, mean[r * KC :], var[r * KC :])
         for k in range(0, k_count, LANES):
             columns, at = min(LANES, k_count - k), 4 * (PANEL * (j // PANEL * k_count + k) + j % PANEL)
-            transpose_tile(mean.ctypes.data + 4 * k, KC, rows, columns, out_mean.ctypes.data + at, PANEL)
-            transpose_tile(var.ctypes.data + 4 * k, KC, rows, columns, out_var.ctypes.data + at, PANEL)
+            transpose_tile(address(mean) + 4 * k, KC, rows, columns, address(out_mean) + at, PANEL)
+            transpose_tile(address(var) + 4 * k, KC, rows, columns, address(out_var) + at, PANEL)

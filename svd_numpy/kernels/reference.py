@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
-from svd_numpy.kernels.philox import gaussian
+from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 from svd_numpy.priors import kl_grad, kl_value
 
@@ -23,9 +23,18 @@ class ReferenceBackend:
     def __init__(self, dtype: Any = np.float64) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
 
-    def gather_rows(self, source: Array, index: Array, scale: float, mean: Array, out: Array) -> None:  # noqa: D102
+    def gather_rows(  # noqa: D102
+        self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
+    ) -> None:
         rows = source[index].astype(self.dtype) * self.dtype.type(scale) - mean
         out[:] = rows if out.ndim == 2 else channels_last(rows, (out.shape[3], *out.shape[1:3]))
+        if moves is not None:
+            height, width = out.shape[1:3]
+            columns = np.where(moves[:, 2:] == 1, np.arange(width)[::-1], np.arange(width))  # (B, W)
+            y, x = (np.arange(height) - moves[:, :1])[:, :, None], (columns - moves[:, 1:2])[:, None, :]
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            seen = out[np.arange(len(out))[:, None, None], y.clip(0, height - 1), x.clip(0, width - 1)]
+            out[:] = np.where(inside[..., None], seen, 0)
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         return gaussian(key, rows, units, self.dtype)
@@ -129,3 +138,56 @@ class ReferenceBackend:
         m_hat, v_hat = arena.m / (1 - beta1**step), arena.v / (1 - beta2**step)
         arena.params -= lr * m_hat / (np.sqrt(v_hat) + epsilon)
         np.clip(arena.params[n : 2 * n], LOG_SIGMA2_MIN, LOG_SIGMA2_MAX, out=arena.params[n : 2 * n])
+
+    def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102
+        seen = np.stack(list(window.views(window.pad(x, -np.inf))))  # (taps, B, OH, OW, C)
+        chosen[:] = seen.argmax(axis=0)  # the first of equal ones
+        y[:] = seen.max(axis=0)
+
+    def max_pool_backward(self, dy: Array, chosen: Array, window: Window, dx: Array) -> None:  # noqa: D102
+        taps = np.arange(window.kernel[0] * window.kernel[1])[:, None]
+        won = chosen[:, :, :, None] == taps  # (B, OH, OW, taps, C)
+        dx[:] = col2im((dy[:, :, :, None] * won).reshape(-1, window.taps), window)
+
+    def avg_pool_forward(self, x: Array, window: Window, y: Array) -> None:  # noqa: D102
+        y[:] = np.mean(list(window.views(window.pad(x))), axis=0)
+
+    def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:  # noqa: D102
+        area = window.kernel[0] * window.kernel[1]
+        dx[:] = col2im(np.repeat(dy[:, :, :, None] / area, area, axis=3).reshape(-1, window.taps), window)
+
+    def batch_moments(self, x: Array, mean: Array, var: Array, memory: Buffers) -> None:  # noqa: D102
+        rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        mean[:], var[:] = rows.mean(axis=0), rows.var(axis=0)
+
+    def batch_norm_forward(  # noqa: D102
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, beta: Array, y: Array
+    ) -> None:
+        y[:] = gamma * ((x - mean) / np.sqrt(var + epsilon)) + beta
+
+    def batch_norm_backward(  # noqa: D102
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, of_batch: bool, dy: Array,
+        d_gamma: Array, d_beta: Array, dx: Array | None, memory: Buffers,
+    ) -> None:  # fmt: skip
+        axes, std = tuple(range(x.ndim - 1)), np.sqrt(var + epsilon)
+        n = (x - mean) / std
+        sum_dy_n, sum_dy = (dy * n).sum(axis=axes), dy.sum(axis=axes, dtype=np.float64)
+        d_gamma[:], d_beta[:] = sum_dy_n, sum_dy
+        if dx is not None:
+            per_channel = x.size // len(gamma)
+            pull = (sum_dy + n * sum_dy_n) / per_channel if of_batch else 0.0
+            dx[:] = gamma / std * (dy - pull)
+
+    def dropout_factors(self, key: NoiseKey, p: float, out: Array) -> None:  # noqa: D102
+        (rows, units), groups = out.shape, -(-out.shape[1] // 64)
+        blocks = np.arange(16 * groups).reshape(1, groups, 16)
+        samples = (key.first_sample + np.arange(rows)).reshape(rows, 1, 1)
+        words = philox4x32((blocks, samples, key.step, key.layer), (key.seed % 2**32, key.seed // 2**32 % 2**32))
+        uniforms = (words >> np.uint64(8)).transpose(1, 2, 0, 3).reshape(rows, 64 * groups)[:, :units] / 2.0**24
+        out[:] = np.where(uniforms >= p, 1 / (1 - p), 0)
+
+    def gaussian_factors(self, key: NoiseKey, std: float, out: Array) -> None:  # noqa: D102
+        out[:] = 1 + std * self.noise(key, *out.shape)
+
+    def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
+        np.multiply(x, factors, out=y)

@@ -114,6 +114,12 @@ def prefetch(address, size):
         _prefetch_line(address + offset)
 
 
+@kernel(inline=True)
+def address(array):
+    """Address of an array's first element: signed, since an unsigned one plus an offset would be a float in Numba."""
+    return np.int64(array.ctypes.data)
+
+
 F = np.float32
 I = np.int32  # noqa: E741
 U = np.uint32

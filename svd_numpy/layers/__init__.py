@@ -7,17 +7,24 @@ from typing import Any
 
 from svd_numpy.layers.activations import ReLU
 from svd_numpy.layers.base import Layer, Pass
+from svd_numpy.layers.batch_norm import BatchNorm
 from svd_numpy.layers.conv import Conv2d, VariationalConv2d
 from svd_numpy.layers.dense import Dense, VariationalDense
+from svd_numpy.layers.dropout import Dropout, GaussianDropout
 from svd_numpy.layers.flatten import Flatten
+from svd_numpy.layers.pooling import AvgPool2d, MaxPool2d
 
 LAYERS: dict[str, type[Layer]] = {
-    layer.__name__: layer for layer in (Conv2d, Dense, Flatten, ReLU, VariationalConv2d, VariationalDense)
-}
+    layer.__name__: layer
+    for layer in (
+        AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GaussianDropout, MaxPool2d, ReLU, VariationalConv2d,
+        VariationalDense,
+    )
+}  # fmt: skip
 
 __all__ = [
-    "LAYERS", "Conv2d", "Dense", "Flatten", "Layer", "Pass", "ReLU", "VariationalConv2d", "VariationalDense",
-    "layer_from_config",
+    "LAYERS", "AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GaussianDropout", "Layer",
+    "MaxPool2d", "Pass", "ReLU", "VariationalConv2d", "VariationalDense", "layer_from_config",
 ]  # fmt: skip
 
 

@@ -37,6 +37,10 @@ class Pass:
         where theta^2 >= keep * sigma^2.
     seed, step, first_sample : int
         Where the noise of this pass lies (`NoiseKey`).
+    training : bool
+        Whether layers act as in training: statistics of the batch, dropout.
+    learn : bool
+        Whether backward lets the batch enter running averages; only with `training`.
     """
 
     backend: Backend
@@ -45,6 +49,8 @@ class Pass:
     seed: int = 0
     step: int = 0
     first_sample: int = 0
+    training: bool = False
+    learn: bool = False
 
     def noise_key(self, layer: int) -> NoiseKey:
         """Key of the noise of layer number `layer`."""
@@ -77,6 +83,10 @@ class Layer:
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """Receive views of the arena for the parameters asked for in `build`."""
+
+    def state(self) -> dict[str, Array]:
+        """Arrays that are no parameters but belong to the model, by name; what is written there is used."""
+        return {}
 
     def forward(self, x: Array, run: Pass) -> Array:
         """Return the output for input x (B, ...); both stay valid until the next forward."""

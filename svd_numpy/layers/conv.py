@@ -8,7 +8,7 @@ import numpy as np
 
 from svd_numpy.checks import check_count, check_number
 from svd_numpy.kernels.window import Window
-from svd_numpy.layers.base import Layer, public_shape
+from svd_numpy.layers.base import Array, Layer, public_shape
 from svd_numpy.layers.weighted import Variational, Weighted
 from svd_numpy.params import ParamSpec
 
@@ -82,6 +82,11 @@ class Conv2d(Weighted):
         own = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
         values = ((key, getattr(self, key)) for key in own)
         return {**super().config(), **{key: list(v) if isinstance(v, tuple) else v for key, v in values}}
+
+    def fields(self, array: Array, image_shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+        """See `Weighted.fields`."""
+        pictures = array.reshape(self.theta_shape).transpose(2, 0, 1, 3)
+        return pictures.reshape(array.shape), pictures.shape[:3]
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""

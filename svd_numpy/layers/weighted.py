@@ -58,6 +58,13 @@ class Weighted(Layer):
         self.bias = views.get(f"{self.name}.bias", no_bias)
         self.d_bias = grads.get(f"{self.name}.bias", no_bias.copy())
 
+    def fields(self, array: Array, image_shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+        """What each output looks at, as pictures: an array (I, O) with its inputs channels first, and their shape.
+
+        The pictures of a dense layer have the shape of the images it is given, those of a convolution its kernel's.
+        """
+        return array, image_shape
+
     def _out(self, x: Array) -> Array:
         return self.memory.get("y", (len(x), *self.out_shape), x.dtype)
 
