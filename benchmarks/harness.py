@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Candidate:
     name: str
     module: str
     builder: str
+    floats: bool = False  # its images are to be float32 before it starts, see `workload.Workload`
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Timing:
     repeated_blocks: int = 0
     disturbed_blocks: int = 0
     cold_seconds: float = 0.0
+    memory_mib: float | None = None
     first_loss: float = 0.0
     last_loss: float = 0.0
     data: str = ""
@@ -84,7 +86,7 @@ def worker_environment(threads: int, scratch: str) -> dict[str, str]:
 class Worker:
     """A candidate in its process; the constructor returns when it is warm."""
 
-    def __init__(self, candidate: Candidate, batch: int, threads: int, scratch: str) -> None:
+    def __init__(self, candidate: Candidate, arch: str, batch: int, threads: int, scratch: str) -> None:
         self.timing = Timing(candidate.name)
         self._steps = 0
         self._process = subprocess.Popen(
@@ -94,7 +96,8 @@ class Worker:
             env=worker_environment(threads, scratch),
             text=True,
         )
-        answer = self._ask(module=candidate.module, builder=candidate.builder, batch=batch, threads=threads)
+        request = {key: value for key, value in asdict(candidate).items() if key != "name"}
+        answer = self._ask(**request, arch=arch, batch=batch, threads=threads)
         if "step_seconds" in answer:
             self._steps = max(2, round(BLOCK_SECONDS / answer.pop("step_seconds")))
         for name, value in answer.items():
@@ -141,14 +144,14 @@ class Worker:
 
 
 def time_candidates(
-    candidates: Sequence[Candidate], batch: int, threads: int, rounds: int, scratch: str
+    candidates: Sequence[Candidate], arch: str, batch: int, threads: int, rounds: int, scratch: str
 ) -> list[Timing]:
-    """Time all candidates at one batch size and thread count, one block each in every round.
+    """Time all candidates on one network, batch size and thread count, one block each in every round.
 
     Workers are built one after another, so that nobody compiles while another is timed. The order
     turns by one from round to round: no candidate always follows the same other one.
     """
-    workers = [Worker(candidate, batch, threads, scratch) for candidate in candidates]
+    workers = [Worker(candidate, arch, batch, threads, scratch) for candidate in candidates]
     runnable = [worker for worker in workers if not worker.timing.unavailable]
     for turn in range(rounds):
         first = turn % max(1, len(runnable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,12 +13,15 @@ from workload import (
     LAYERS,
     LEARNING_RATE,
     SEED,
+    TASKS,
     TRAIN_EXAMPLES,
     Step,
     Workload,
 )
 
 from svd_numpy.data import Dataset
+from svd_numpy.experiments import architectures
+from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
 from svd_numpy.kernels.cpu import NumbaBackend
 from svd_numpy.layers import Layer, ReLU, VariationalDense
@@ -27,17 +31,15 @@ from svd_numpy.train import TrainConfig, Trainer
 
 
 def build_ours(workload: Workload, batch: int, threads: int) -> Step:
-    """Return a function that trains LeNet-300-100 by one step and returns the loss.
+    """Return a function that trains the workload's network by one step and returns the loss.
 
-    ``threads`` is already in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS); the batches come from
-    ``workload.batch_indices``.
+    ``threads`` is already in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS); the batches are the trainer's
+    own, slices of a permutation of each epoch.
     """
     images, labels = workload.images, workload.labels
-    data = Dataset("workload", images, labels, images[:100], labels[:100], (1, 28, 28), 10, "")
-    layers: list[Layer] = []
-    for n_in, n_out in pairwise(LAYERS):
-        layers += [VariationalDense(n_in, n_out, log_sigma2=INITIAL_LOG_SIGMA2), ReLU()]
-    model = Sequential(*layers[:-1], backend="numba", seed=SEED)
+    image_shape = TASKS[workload.arch].image_shape
+    data = Dataset("workload", images, labels, images[:100], labels[:100], image_shape, 10, "")
+    model = _lenet_300_100() if workload.arch == "lenet-300-100" else _convolutional(workload.arch, data)
     config = TrainConfig(
         epochs=1_000_000, batch_size=batch, lr=LEARNING_RATE, kl_schedule=((0.0, KL_WEIGHT),), seed=SEED
     )
@@ -49,6 +51,19 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
         return (trainer.progress.nll_sum - before) / batch
 
     return step
+
+
+def _lenet_300_100() -> Sequential:
+    layers: list[Layer] = []
+    for n_in, n_out in pairwise(LAYERS):
+        layers += [VariationalDense(n_in, n_out, log_sigma2=INITIAL_LOG_SIGMA2), ReLU()]
+    return Sequential(*layers[:-1], backend="numba", seed=SEED)
+
+
+def _convolutional(arch: str, data: Dataset) -> Sequential:
+    """Build the network as the recipe "paper" of LeNet-5 does, but theta starts as in the peers (He et al. 2015)."""
+    recipe = replace(get_recipe("lenet-5", "paper"), arch=arch, theta_std=None, log_sigma2=INITIAL_LOG_SIGMA2)
+    return architectures.build(data, recipe, SEED, "numba")
 
 
 def our_kernels(batch: int, threads: int) -> list[Kernel]:

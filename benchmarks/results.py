@@ -17,20 +17,14 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from machine import describe, one_line
 
 from svd_numpy import checkpoint
-from svd_numpy.data import load
 from svd_numpy.experiments.mnist import train_mnist
-from svd_numpy.experiments.recipes import PUBLISHED, get_recipe
-from svd_numpy.layers import Dense, Layer, ReLU
-from svd_numpy.model import Sequential
-from svd_numpy.train import fit
+from svd_numpy.experiments.recipes import PUBLISHED
 
 ARCH = "lenet-300-100"
 CASES = (
@@ -44,41 +38,17 @@ ROOT = Path("runs/results")
 OUT = Path(__file__).parent / "results"
 
 
-def train_dense(dataset: str, seed: int, run_dir: Path) -> None:
-    """Train the same network with ordinary weights, as long and with the same learning rates as "default"."""
-    data, recipe = load(dataset), get_recipe(ARCH, "default")
-    sizes = [data.x_train.shape[1], 300, 100, data.n_classes]
-    layers: list[Layer] = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [Dense(n_in, n_out), ReLU()]
-    config = replace(recipe.config, seed=seed, finetune_epochs=0)
-    model = Sequential(*layers[:-1], seed=seed)
-    started = checkpoint.latest(run_dir / "checkpoints") is not None if run_dir.exists() else False
-    last = fit(model, data, config, run_dir=run_dir, resume=started, progress=False)[-1]
-    figures = {
-        "test_error": last["test_error"],
-        "test_nll": last["test_nll"],
-        "layer_sparsity": {},
-        "compression": 1.0,
-        "seconds": last["seconds"],
-        "n_train": len(data.x_train),
-        "n_test": len(data.x_test),
-    }
-    (run_dir / "result.json").write_text(json.dumps(figures, indent=1))
-
-
 def run_one(dataset: str, recipe: str, seed: int) -> None:
     """Do (or finish, or only recognise) one run."""
     run_dir = ROOT / f"{dataset}-{recipe}-seed{seed}"
     if (run_dir / "result.json").exists():
         return
-    if recipe == "dense":
-        train_dense(dataset, seed, run_dir)
-        return
     started = run_dir.exists() and checkpoint.latest(run_dir / "checkpoints") is not None
+    dense = recipe == "dense"  # as long and with the same learning rates as "default", without its fine-tuning
     train_mnist(
         ARCH,
-        recipe,
+        "default" if dense else recipe,
+        kind="dense" if dense else "variational",
         seed=seed,
         dataset=dataset,
         run_dir=run_dir,

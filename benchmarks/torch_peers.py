@@ -8,6 +8,7 @@ Ashukha and Vetrov (2017), sections 4.2 and 4.3, with the additive parametrisati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -48,12 +49,12 @@ def log_uniform_kl(theta: Tensor, log_sigma2: Tensor) -> Tensor:
 class SparseVDLinear(nn.Module):
     """A linear layer with Gaussian weights, sampled by the local reparameterisation trick."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.theta = nn.Parameter(torch.empty(outputs, inputs))
         nn.init.kaiming_normal_(self.theta)
         self.log_sigma2 = nn.Parameter(torch.full((outputs, inputs), INITIAL_LOG_SIGMA2))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs) -> (B, outputs)
         mean = F.linear(x, self.theta, self.bias)
@@ -141,11 +142,13 @@ class Objective(nn.Module):
 
 
 def _training_step(objective: nn.Module, parameters: list[nn.Parameter], workload: Workload, batch: int) -> Step:
-    images = torch.from_numpy(workload.images).float().div_(255)
+    images = torch.from_numpy(workload.images)
+    if images.dtype == torch.uint8:
+        images = images.float().div_(255)
     labels = torch.from_numpy(workload.labels)
     adam = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
-    indices = map(torch.from_numpy, batch_indices(batch))
-    x = torch.empty(batch, LAYERS[0])
+    indices = map(torch.from_numpy, batch_indices(batch, len(images)))
+    x = torch.empty(batch, images.shape[1])
     y = torch.empty(batch, dtype=torch.int64)
 
     def step() -> Tensor:
@@ -167,45 +170,47 @@ def _prepare(threads: int) -> None:
     torch.set_flush_denormal(True)  # Adam moments of dead weights decay into slow subnormals
 
 
-def _eager(layer: type[nn.Module], workload: Workload, batch: int, threads: int) -> Step:
+def eager_step(make: Callable[[], nn.Module], workload: Workload, batch: int, threads: int) -> Step:
+    """Return the step that trains the objective of ``make``: a module that takes rows of images and their labels."""
     _prepare(threads)
-    objective = Objective(layer)
+    objective = make()
     return _training_step(objective, list(objective.parameters()), workload, batch)
 
 
-def _compiled(layer: type[nn.Module], workload: Workload, batch: int, threads: int) -> Step:
+def compiled_step(make: Callable[[], nn.Module], workload: Workload, batch: int, threads: int) -> Step:
+    """Return the same step with the objective whole under ``torch.compile``."""
     import torch._inductor.config as inductor
 
     _prepare(threads)
     inductor.fallback_random = True  # ATen's generator; the compiler's own showed no clear gain
-    objective = Objective(layer)
+    objective = make()
     compiled = torch.compile(objective, dynamic=False)
     return _training_step(compiled, list(objective.parameters()), workload, batch)
 
 
 def build_eager(workload: Workload, batch: int, threads: int) -> Step:
     """Sparse VD as PyTorch is usually written: modules and autograd."""
-    return _eager(SparseVDLinear, workload, batch, threads)
+    return eager_step(lambda: Objective(SparseVDLinear), workload, batch, threads)
 
 
 def build_by_hand(workload: Workload, batch: int, threads: int) -> Step:
     """Sparse VD, eager, with hand-written derivatives of the layer and of the KL."""
-    return _eager(HandSparseVDLinear, workload, batch, threads)
+    return eager_step(lambda: Objective(HandSparseVDLinear), workload, batch, threads)
 
 
 def build_compiled(workload: Workload, batch: int, threads: int) -> Step:
     """Sparse VD by autograd under ``torch.compile``."""
-    return _compiled(SparseVDLinear, workload, batch, threads)
+    return compiled_step(lambda: Objective(SparseVDLinear), workload, batch, threads)
 
 
 def build_compiled_by_hand(workload: Workload, batch: int, threads: int) -> Step:
     """Sparse VD with the hand-written derivatives under ``torch.compile``."""
-    return _compiled(HandSparseVDLinear, workload, batch, threads)
+    return compiled_step(lambda: Objective(HandSparseVDLinear), workload, batch, threads)
 
 
 def build_dense(workload: Workload, batch: int, threads: int) -> Step:
     """The deterministic network of the same sizes, eager."""
-    return _eager(nn.Linear, workload, batch, threads)
+    return eager_step(lambda: Objective(nn.Linear), workload, batch, threads)
 
 
 def check_peers() -> None:

@@ -17,10 +17,12 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # svd_numpy of this checkout
 
 from machine import busy_seconds
+from memory import anonymous_mib, peak_of
 from workload import Step, load_workload
 
 WARM_UP_SECONDS = 0.5
 WARM_UP_STEPS = 10
+WARM_UP_PATIENCE = 5.0  # seconds; steps of half a second and more get by with fewer
 
 
 def timed_block(step: Step, steps: int) -> tuple[float, float]:
@@ -39,23 +41,28 @@ def timed_block(step: Step, steps: int) -> tuple[float, float]:
 
 def build(request: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
     """Build the candidate, run its first step (that is its cold start) and warm it up."""
-    workload = load_workload()
+    workload = load_workload(request["arch"], request["floats"])
     start = time.perf_counter()
     module = importlib.import_module(request["module"])
+    imported_mib = anonymous_mib()
     step: Step = getattr(module, request["builder"])(workload, request["batch"], request["threads"])
     first_loss = float(step())
     cold_seconds = time.perf_counter() - start
 
-    warm_up_end = time.perf_counter() + WARM_UP_SECONDS
-    done = 0
-    while done < WARM_UP_STEPS or time.perf_counter() < warm_up_end:
+    warm_up_start = time.perf_counter()
+    done, passed = 0, 0.0
+    while passed < WARM_UP_SECONDS or (done < WARM_UP_STEPS and passed < WARM_UP_PATIENCE):
         step()
         done += 1
-    seconds, _ = timed_block(step, WARM_UP_STEPS)
+        passed = time.perf_counter() - warm_up_start
+    steps = min(done, WARM_UP_STEPS)
+    seconds, _ = timed_block(step, steps)
+    peak_mib = peak_of(step)
     answer = {
         "cold_seconds": cold_seconds,
         "first_loss": first_loss,
-        "step_seconds": seconds / WARM_UP_STEPS,
+        "step_seconds": seconds / steps,
+        "memory_mib": None if imported_mib is None or peak_mib is None else peak_mib - imported_mib,
         "data": workload.description,
     }
     return step, answer

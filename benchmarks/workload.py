@@ -1,12 +1,13 @@
-"""What every candidate of the step benchmark trains: LeNet-300-100 on the 60,000 MNIST training images."""
+"""What every candidate of the step benchmark trains: a network, by name, and its training images."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,44 +24,75 @@ SEED = 0
 Step = Callable[[], SupportsFloat]
 
 
+class Task(NamedTuple):
+    """A network's title, the data set it is trained on, its size, and the batch sizes it is timed at."""
+
+    title: str
+    dataset: str
+    dataset_title: str
+    train_examples: int
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    batches: tuple[int, ...]
+
+
+TASKS = {
+    "lenet-300-100": Task("LeNet-300-100", "mnist", "MNIST", TRAIN_EXAMPLES, (1, 28, 28), (100, 1000)),
+    "lenet-5": Task("LeNet-5", "mnist", "MNIST", TRAIN_EXAMPLES, (1, 28, 28), (100,)),
+    "vgg-like": Task("VGG-like", "cifar10", "CIFAR-10", 50_000, (3, 32, 32), (32,)),
+}
+
+
 @dataclass(frozen=True)
 class Workload:
-    """Training images (N, 784) uint8, labels (N,) int64, and the sentence the table prints about them."""
+    """The network's name, its training images and labels (N,) int64, and what the table says about them.
 
-    images: NDArray[np.uint8]
+    Images are rows (N, C * H * W) uint8 in the order (C, H, W); where a candidate asks for floats, float32 in the
+    order (H, W, C), divided by 255, less the mean image.
+    """
+
+    arch: str
+    images: NDArray[Any]
     labels: NDArray[np.int64]
     description: str
 
 
-def load_workload() -> Workload:
-    """Return real MNIST if SVD_NUMPY_DATA names a folder that holds it, else random images of that size.
+def load_workload(arch: str, floats: bool) -> Workload:
+    """Return real images if SVD_NUMPY_DATA names a folder that holds them, else random ones of that size.
 
     Speed hardly depends on the pixels, but real images are mostly zeros and the loss can be seen to
     fall, so the table always says which of the two were used.
     """
+    task = TASKS[arch]
+    shape = task.train_examples, math.prod(task.image_shape)
     if os.environ.get("SVD_NUMPY_DATA"):
-        return _real_mnist()
-    rng = np.random.default_rng(SEED)
-    images = rng.integers(0, 256, (TRAIN_EXAMPLES, LAYERS[0]), dtype=np.uint8)
-    labels = rng.integers(0, LAYERS[-1], TRAIN_EXAMPLES, dtype=np.int64)
-    return Workload(images, labels, "random uint8 images and labels (SVD_NUMPY_DATA is not set)")
+        from svd_numpy import data
+
+        dataset: Any = data.load(task.dataset, download=False)
+        images = np.ascontiguousarray(dataset.x_train, dtype=np.uint8).reshape(shape)
+        labels = np.ascontiguousarray(dataset.y_train, dtype=np.int64)
+        description = f"{task.dataset_title}, {task.train_examples:,} training images"
+    else:
+        rng = np.random.default_rng(SEED)
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        labels = rng.integers(0, 10, task.train_examples, dtype=np.int64)
+        description = "random uint8 images and labels (SVD_NUMPY_DATA is not set)"
+    return Workload(arch, _channels_last(images, task.image_shape) if floats else images, labels, description)
 
 
-def _real_mnist() -> Workload:
-    from svd_numpy import data
+def _channels_last(images: NDArray[np.uint8], image_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Rows (C, H, W) of uint8 -> rows (H, W, C) of float32, divided by 255, less the mean image."""
+    pictures = images.reshape(-1, *image_shape).transpose(0, 2, 3, 1)
+    floats = np.divide(pictures, 255, dtype=np.float32, order="C").reshape(images.shape)
+    floats -= floats.mean(axis=0, dtype=np.float64)
+    return floats
 
-    dataset: Any = data.load("mnist", download=False)
-    images = np.ascontiguousarray(dataset.x_train, dtype=np.uint8).reshape(TRAIN_EXAMPLES, LAYERS[0])
-    labels = np.ascontiguousarray(dataset.y_train, dtype=np.int64)
-    return Workload(images, labels, "MNIST, 60,000 training images")
 
-
-def batch_indices(batch: int, seed: int = SEED) -> Iterator[NDArray[np.int64]]:
+def batch_indices(batch: int, examples: int, seed: int = SEED) -> Iterator[NDArray[np.int64]]:
     """Yield for ever the index rows (batch,) of one random permutation of the training set.
 
     The last incomplete batch is left out. The permutation is made beforehand: shuffling once an epoch
     is not part of a step.
     """
-    whole = TRAIN_EXAMPLES // batch
-    order = np.random.default_rng(seed).permutation(TRAIN_EXAMPLES)[: whole * batch]
+    whole = examples // batch
+    order = np.random.default_rng(seed).permutation(examples)[: whole * batch]
     return cycle(order.reshape(whole, batch))

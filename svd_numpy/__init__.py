@@ -44,6 +44,7 @@ _HOME = {
     "log_alpha": "sparsity",
     "measure_sparsity": "sparsity",
     "sparsify": "sparsity",
+    "train_cifar": "experiments.cifar",
     "train_mnist": "experiments.mnist",
 }
 

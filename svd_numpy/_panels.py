@@ -89,9 +89,9 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
     ratio = history[-1]["compression"]
     ax.set(title=f"Weights pruned: 1 in {ratio:.3g} is left", ylabel="pruned (%)", ylim=(-3, 103))
     layers = len(history[0]["sparsity"])
-    if layers <= 6:
+    if 0 < layers <= 6:
         ax.legend(loc="best")
-    else:  # no free corner is large enough: make room above the curves
+    elif layers:  # no free corner is large enough: make room above the curves
         ax.set(ylim=(-3, 106 + 12 * math.ceil(layers / 3)), yticks=range(0, 101, 20))
         ax.legend(loc="upper center", ncols=3, fontsize=6.5, handlelength=1.4, columnspacing=0.8)
 

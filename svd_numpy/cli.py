@@ -7,14 +7,14 @@ imports what it needs.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
-PROGRAM = "svd-numpy"
+from svd_numpy.cli_train import PROGRAM, Train, TrainCifar
+
 DEBUG = "SVD_NUMPY_DEBUG"
 DESCRIPTION = (
     '"SVD" here is Sparse Variational Dropout (Molchanov, Ashukha, Vetrov 2017), never the singular value '
@@ -30,108 +30,6 @@ class Command(Protocol):
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a sparse network; print its results beside the paper's and keep everything in a run folder.
-
-    Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on.
-
-    Attributes
-    ----------
-    arch : str
-        Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
-        convolutions).
-    recipe : str
-        All numbers of the training: "default" is our own recipe, "paper" is the authors' published script.
-    epochs : int, optional
-        Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
-    batch_size : int, optional
-        Images per step; None takes the recipe's.
-    seed : int
-        Seed of first weights, order of the images, and noise.
-    backend : str
-        "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
-    dataset : str
-        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
-    data_dir : path, optional
-        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
-    run_dir : path, optional
-        Folder for log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED.
-    resume : bool
-        Go on with the run in this folder, to the same bits as if it had never stopped.
-    progress : bool
-        Show a bar (in a terminal) or a line per epoch (in a log).
-    eval_every : int
-        Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
-    init_from : path, optional
-        A saved network (model.safetensors) whose weights to start from.
-    """
-
-    arch: str = "lenet-300-100"
-    recipe: str = "default"
-    epochs: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
-    backend: str = "auto"
-    dataset: str = "auto"
-    data_dir: Path | None = None
-    run_dir: Path | None = None
-    resume: bool = False
-    progress: bool = True
-    eval_every: int = 1
-    init_from: Path | None = None
-
-    def run(self) -> int:
-        """Train; 0 when finished, 128 + signal number when stopped."""
-        from svd_numpy.console import TrainingInterrupted
-        from svd_numpy.experiments.mnist import train_mnist
-
-        folder = self.run_dir or self.default_run_dir()
-        self.check_run_dir(folder)
-        finished = (folder / "result.json").is_file()
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        try:
-            result = train_mnist(**{**options, "run_dir": folder})
-        except TrainingInterrupted as stop:
-            again = replace(self, run_dir=folder, resume=True).command_line()
-            print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
-            return 128 + stop.number
-        print(f"The run in {folder} was finished before:\n{result}" if finished else result)
-        print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-        print(f"pictures: {shlex.join([PROGRAM, 'report', str(folder)])}")
-        return 0
-
-    def default_run_dir(self) -> Path:
-        """Name the run folder after what is trained; "auto" data are looked up for it."""
-        from svd_numpy.data import load
-        from svd_numpy.experiments.recipes import get_recipe
-
-        get_recipe(self.arch, self.recipe)  # a wrong name is refused before data are read
-        dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
-        return Path("runs") / f"{self.arch}-{dataset}-{self.recipe}-seed{self.seed}"
-
-    def check_run_dir(self, folder: Path) -> None:
-        """Refuse to start over an existing run, or to resume one that is not there."""
-        exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json"))
-        if exists and not self.resume:
-            raise ValueError(f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder")
-        if self.resume and not exists:
-            raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
-
-    def command_line(self) -> str:
-        """Write this command as one would type it, without the options that have their default."""
-        words = [PROGRAM, "train"]
-        for field in fields(self):
-            value, option = getattr(self, field.name), field.name.replace("_", "-")
-            if value == field.default:
-                continue
-            if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--no-{option}")
-            else:
-                words += [f"--{option}", str(value)]
-        return shlex.join(words)
-
-
-@dataclass(frozen=True)
 class Evaluate:
     """Measure error, NLL and compression of a saved network on test data.
 
@@ -140,7 +38,7 @@ class Evaluate:
     path : path
         A run folder, or a model.safetensors.
     dataset : str, optional
-        "mnist", "fashion-mnist" or "digits"; None takes the data set of the run.
+        "mnist", "fashion-mnist", "digits", "cifar10" or "cifar100"; None takes the data set of the run.
     data_dir : path, optional
         Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
     threshold : floats
@@ -367,6 +265,7 @@ class Gradcheck:
 
 COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
+    "train-cifar": TrainCifar,
     "evaluate": Evaluate,
     "report": Report,
     "animate": Animate,

@@ -35,7 +35,8 @@ def load_frames(path: Path) -> FrameRecorder:
 def recorded_dataset(folder: Path) -> str:
     """Name the data set of the run in this folder; "auto" where there is no run."""
     file = folder / "result.json"
-    return str(json.loads(file.read_text()).get("dataset", "auto")) if file.is_file() else "auto"
+    name = str(json.loads(file.read_text()).get("dataset", "auto")) if file.is_file() else "auto"
+    return name.partition(",")[0]  # "mnist, random labels": its test labels are those of "mnist"
 
 
 def epoch_table(history: Sequence[dict[str, Any]]) -> str:

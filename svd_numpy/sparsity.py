@@ -35,11 +35,15 @@ class Sparsity:
     threshold : float
     total, kept : dict of layer name -> int
         Weights (without biases).
+    live : dict of layer name -> (int, int)
+        Outputs (units, or filters of a convolution) with at least one surviving incoming weight, and all outputs.
+        The others are constants, the same for every input.
     """
 
     threshold: float
     total: dict[str, int]
     kept: dict[str, int]
+    live: dict[str, tuple[int, int]]
 
     @property
     def by_layer(self) -> dict[str, float]:
@@ -58,12 +62,15 @@ class Sparsity:
 
 
 def measure_sparsity(model: Sequential, threshold: float | None = None) -> Sparsity:
-    """Count the weights that survive the threshold (default: the model's own)."""
+    """Count the weights that survive the threshold (default: the model's own), and the units that still have one."""
     check_type("model", model, Sequential)
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
-    alphas = log_alpha(model)
-    kept = {name: int(np.count_nonzero(values <= threshold)) for name, values in alphas.items()}
-    return Sparsity(threshold, {name: values.size for name, values in alphas.items()}, kept)
+    total, kept, live = dict[str, int](), dict[str, int](), dict[str, tuple[int, int]]()
+    for name, values in log_alpha(model).items():
+        survives = values <= threshold
+        total[name], kept[name] = values.size, int(np.count_nonzero(survives))
+        live[name] = int(np.count_nonzero(survives.any(axis=0))), values.shape[1]
+    return Sparsity(threshold, total, kept, live)
 
 
 def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:

@@ -15,7 +15,7 @@ import pytest
 from cli_tools import command, environment, plain_backend  # noqa: F401 - a fixture
 
 from svd_numpy import cli, doctor
-from svd_numpy.experiments import mnist
+from svd_numpy.experiments import cifar, mnist
 
 # ------------------------------------------------------------ parsing
 
@@ -58,11 +58,12 @@ def test_parsing_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_options_of_train_are_the_parameters_of_train_mnist() -> None:
-    parameters = dict(inspect.signature(mnist.train_mnist).parameters)
+@pytest.mark.parametrize(("kind", "function"), [(cli.Train, mnist.train_mnist), (cli.TrainCifar, cifar.train_cifar)])
+def test_options_of_train_are_the_parameters_of_the_function(kind: Any, function: Any) -> None:
+    parameters = dict(inspect.signature(function).parameters)
     del parameters["callbacks"]  # functions cannot be typed on a command line
-    assert [field.name for field in fields(cli.Train)] == list(parameters)
-    assert {field.name: field.default for field in fields(cli.Train)} == {
+    assert [field.name for field in fields(kind)] == list(parameters)
+    assert {field.name: field.default for field in fields(kind)} == {
         name: parameter.default for name, parameter in parameters.items()
     }
 
@@ -79,6 +80,10 @@ def test_a_command_line_is_written_as_it_is_read() -> None:
     words = train.command_line()
     assert words == "svd-numpy train --epochs 2 --seed 3 --data-dir 'a b' --run-dir r --resume --no-progress"
     assert cli.parse(shlex.split(words)[1:]) == train
+    cifar_run = cli.TrainCifar("cifar100", k=0.25, pretrain_epochs=0, resume=True)
+    words = cifar_run.command_line()
+    assert words == "svd-numpy train-cifar --dataset cifar100 --k 0.25 --pretrain-epochs 0 --resume"
+    assert cli.parse(shlex.split(words)[1:]) == cifar_run
 
 
 # ------------------------------------------------------------ errors
@@ -97,6 +102,10 @@ def test_a_command_line_is_written_as_it_is_read() -> None:
         ),
         (["train", "--dataset", "mnist", "--data-dir", "RUN", "--run-dir", "RUN"], "is not a folder"),
         (["train", "--dataset", "diabetes", "--run-dir", "RUN"], "expected images with labels"),
+        (["train", "--arch", "vgg-like", "--dataset", "digits"], "arch: got 'vgg-like'"),
+        (["train-cifar", "--dataset", "mnist", "--run-dir", "RUN"], "dataset: got 'mnist'"),
+        (["train-cifar", "--arch", "lenet-5"], "arch: got 'lenet-5'"),
+        (["train-cifar", "--k", "0", "--run-dir", "RUN"], "k: got 0.0"),
         (["evaluate", "RUN"], "RUN is not there"),
         (["report", "RUN"], "metrics.jsonl is not there"),
         (["animate", "RUN"], "frames.npz is not there"),

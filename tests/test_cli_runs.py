@@ -52,6 +52,9 @@ def test_train_prints_the_table_and_the_files(trained: tuple[Path, str]) -> None
 def test_default_run_dir_names_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = cli.Train(dataset="digits", seed=4)
     assert digits.default_run_dir() == Path("runs/lenet-300-100-digits-default-seed4")
+    other = cli.Train(dataset="digits", kind="dropout", random_labels=True)
+    assert other.default_run_dir() == Path("runs/lenet-300-100-dropout-digits-random-labels-default-seed0")
+    assert cli.TrainCifar(k=0.25).default_run_dir() == Path("runs/vgg-like-k0.25-cifar10-default-seed0")
     monkeypatch.setenv("SVD_NUMPY_OFFLINE", "1")
     monkeypatch.delenv("SVD_NUMPY_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

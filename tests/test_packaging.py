@@ -52,16 +52,17 @@ ALLOWED = {
         "sparsity",
     },
     "experiments": {
-        "_files", "animate", "checks", "data", "frames", "kernels", "layers", "model", "plots", "priors",
-        "run_files", "runlog", "sparsity", "train",
+        "_files", "animate", "checkpoint", "checks", "console", "data", "frames", "kernels", "layers", "model", "plots",
+        "priors", "run_files", "runlog", "sparsity", "train",
     },
     # the door
     "bench": set(),
     "run_files": {"_files", "frames", "model", "plots"},
     "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
+    "cli_train": {"console", "data", "experiments"},
     "cli": {
-        "animate", "bench", "checks", "console", "data", "doctor", "experiments", "model", "run_files",
-        "runlog", "sparsity", "train",
+        "animate", "bench", "checks", "cli_train", "data", "doctor", "model", "run_files", "runlog", "sparsity",
+        "train",
     },
     "__main__": {"cli"},
     "": set(),  # the package itself resolves its names on first use

@@ -17,6 +17,7 @@ from svd_numpy.experiments import mnist
 from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.frames import FrameRecorder
+from svd_numpy.run_files import recorded_dataset, run_figures
 from svd_numpy.train import Trainer
 
 RUN_FILES = [
@@ -30,8 +31,9 @@ RUN_FILES = [
     "summary.png",
 ]
 RESULT_KEYS = {
-    "arch", "recipe", "dataset", "warning", "seed", "backend", "n_train", "n_test", "test_error", "test_nll",
-    "layer_sparsity", "compression", "finetuned", "epochs", "seconds",
+    "arch", "width", "kind", "recipe", "dataset", "warning", "seed", "backend", "n_train", "n_test", "train_error",
+    "test_error", "test_nll", "pretrained_test_error", "layer_sparsity", "live_units", "compression", "finetuned",
+    "epochs", "seconds",
 }  # fmt: skip
 
 
@@ -62,10 +64,14 @@ def test_a_run_on_digits_leaves_everything_and_compares_with_nothing(
     assert (content["n_train"], content["n_test"]) == (1437, 360) and "NOT MNIST" in content["warning"]
     assert content["finetuned"] == (recipe == "default")
     assert list(content["layer_sparsity"]) == ["dense1", "dense2", "dense3"]
+    assert content["live_units"] == {name: list(counts) for name, counts in result.report.live.items()}
+    assert (content["kind"], content["width"], content["pretrained_test_error"]) == ("variational", 1.0, None)
 
     text = str(result)
     assert (tmp_path / "result.txt").read_text() == f"{text}\n"
     assert "the paper" not in text and "NOTE: " in text and "digits" in text and result.published is None
+    assert "Measured on 360 test images." in text
+    assert "live units  " + " - ".join(f"{live}/{units}" for live, units in result.report.live.values()) in text
     assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
     assert len(FrameRecorder.load(tmp_path / "frames.npz")) == epochs
     assert run_log(tmp_path) == timeless(result.history) and len(result.history) == epochs
@@ -188,3 +194,63 @@ def test_a_resumed_run_still_knows_by_what_it_was_pruned(tmp_path: Path) -> None
     (tmp_path / "run" / "log_alpha.npz").write_bytes(b"rubbish")
     with pytest.raises(ValueError, match=r"log_alpha\.npz is damaged"):
         svd.train_mnist(**settings, resume=True)
+
+
+# ---- networks to compare with, and random labels
+
+
+@pytest.mark.parametrize("kind", ["dense", "dropout"])
+def test_ordinary_networks_are_trained_by_the_same_code(tmp_path: Path, kind: str) -> None:
+    result = train(kind=kind, run_dir=tmp_path, epochs=3)
+    assert [record["stage"] for record in result.history] == ["variational"] * 3  # nothing to fine-tune
+    assert (result.kind, result.compression, result.layer_sparsity, result.log_alphas) == (kind, 1.0, {}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*RUN_FILES} - {"frames.npz", "log_alpha.npz"})
+    text = (tmp_path / "result.txt").read_text()
+    name = {"dense": "Dense network", "dropout": "Bernoulli dropout"}[kind]
+    assert text.startswith(f"{name}, lenet-300-100 on digits") and "live units" not in text
+    assert json.loads((tmp_path / "result.json").read_text())["kind"] == kind
+    assert list(run_figures(tmp_path, result.history)) == ["training_curves"]
+    loaded = svd.Sequential.load(tmp_path / "model.safetensors", backend="numpy")
+    assert svd.evaluate(loaded, result.data.x_test, result.data.y_test)["error"] == result.test_error < 0.5
+    assert train(kind=kind, run_dir=tmp_path, epochs=3, resume=True).to_dict() == result.to_dict()
+    object.__setattr__(result.data, "name", "mnist")
+    assert result.published is None  # the paper's row is not one of ordinary networks
+
+
+def test_an_ordinary_network_is_a_start_for_sparse_vd() -> None:
+    dropout = train(kind="dropout")
+    theta = {name: array.copy() for name, array in dropout.model.parameters.items()}
+    seen: dict[str, Any] = {}
+    model = mnist.build(dropout.data, get_recipe("lenet-300-100", "default"), 5, "numpy").init_from(dropout.model)
+    seen.update(model.parameters)
+    assert all(np.array_equal(seen[name], array) for name, array in theta.items())
+    assert {name for name in seen if name not in theta} == {f"dense{number}.log_sigma2" for number in (1, 2, 3)}
+
+
+def test_random_labels_are_seeded_named_and_not_compared(tmp_path: Path) -> None:
+    true = svd.load("digits")
+    result, again, other = (train(random_labels=True, seed=seed, epochs=1) for seed in (0, 0, 1))
+    labels = result.data.y_train
+    np.testing.assert_array_equal(labels, again.data.y_train)
+    assert (labels != other.data.y_train).mean() > 0.8
+    counts = np.bincount(labels, minlength=10)
+    assert counts.sum() == 1437 and (np.abs(counts - 143.7) < 5 * 143.7**0.5).all()  # uniform
+    assert abs((labels == true.y_train).mean() - 0.1) < 5 * (0.09 / 1437) ** 0.5  # and independent of the true ones
+    np.testing.assert_array_equal(result.data.y_test, true.y_test)
+    np.testing.assert_array_equal(result.data.x_train, true.x_train)
+    text = str(result)
+    assert "on digits, random labels" in text and "labels are random" in text
+    assert f"Training error in the last epoch: {100 * result.history[-1]['train_error']:.2f} %" in text
+    object.__setattr__(result.data, "name", "mnist, random labels")
+    assert result.published is None
+    result.save(tmp_path)
+    assert recorded_dataset(tmp_path) == "mnist"  # whose test labels it has
+
+
+def test_only_networks_for_mnist() -> None:
+    with pytest.raises(ValueError, match="arch: got 'vgg-like', expected one of"):
+        train(arch="vgg-like")
+    with pytest.raises(ValueError, match="kind: got 'sparse', expected one of"):
+        train(kind="sparse")
+    with pytest.raises(TypeError, match="random_labels: got 1"):
+        train(random_labels=1)

@@ -7,53 +7,151 @@ from typing import Any
 
 import numpy as np
 
+from svd_numpy.checks import check_choice, check_number
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.recipes import Recipe
-from svd_numpy.layers import Flatten, Layer, MaxPool2d, ReLU, VariationalConv2d, VariationalDense
+from svd_numpy.layers import (
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool2d,
+    ReLU,
+    VariationalConv2d,
+    VariationalDense,
+)
+from svd_numpy.layers.weighted import Weighted
 from svd_numpy.model import Sequential
+
+# Kind of a network -> what tables call it. The layers have the same names in all kinds, so that `init_from` starts one
+# from another.
+KINDS = {"variational": "Sparse VD", "dense": "Dense network", "dropout": "Bernoulli dropout"}
 
 _HIDDEN = (300, 100)  # units of LeNet-300-100
 _FILTERS, _UNITS = (20, 50), 500  # of LeNet-5-Caffe
+_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of VGG-like; M after each
+_BATCH_NORM_EPS = 1e-3  # the authors' script
 
 
-def _lenet_300_100(image_shape: tuple[int, ...], n_classes: int, options: list[dict[str, Any]]) -> list[Layer]:
-    """Input - 300 - 100 - classes, ReLU between (LeCun et al. 1998)."""
-    sizes = [int(np.prod(image_shape)), *_HIDDEN, n_classes]
+class _Maker:
+    """Makes the layers of one kind of network; those with weights take the recipe's numbers, one after the other."""
+
+    def __init__(self, kind: str, recipe: Recipe) -> None:
+        self.kind, self.recipe, self._made = kind, recipe, 0
+
+    def _options(self) -> dict[str, Any]:
+        std = self.recipe.theta_std
+        options: dict[str, Any] = {"theta_std": std[self._made] if isinstance(std, tuple) else std}
+        self._made += 1
+        return options | ({"log_sigma2": self.recipe.log_sigma2} if self.kind == "variational" else {})
+
+    def dense(self, n_in: int, n_out: int, **more: Any) -> Weighted:
+        """Make a dense layer."""
+        layer = VariationalDense if self.kind == "variational" else Dense
+        return layer(n_in, n_out, **more, **self._options())
+
+    def conv(self, n_in: int, n_out: int, kernel: int, **more: Any) -> Weighted:
+        """Make a convolution."""
+        layer = VariationalConv2d if self.kind == "variational" else Conv2d
+        return layer(n_in, n_out, kernel, **more, **self._options())
+
+    def dropout(self, p: float) -> list[Layer]:
+        """Make a dropout layer, in the kind of network that has them."""
+        return [Dropout(p)] if self.kind == "dropout" else []
+
+
+def _lenet_300_100(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: float) -> list[Layer]:
+    """Input - 300 - 100 - classes, ReLU between (LeCun et al. 1998); dropout of hidden units only."""
+    sizes = [int(np.prod(image_shape)), *(_scaled(units, width) for units in _HIDDEN), n_classes]
     layers: list[Layer] = []
-    for (n_in, n_out), option in zip(pairwise(sizes), options, strict=True):
-        layers += [VariationalDense(n_in, n_out, **option), ReLU()]
+    for n_in, n_out in pairwise(sizes):
+        layers += [*(make.dropout(0.5) if layers else []), make.dense(n_in, n_out), ReLU()]
     return layers[:-1]
 
 
-def _lenet_5(image_shape: tuple[int, ...], n_classes: int, options: list[dict[str, Any]]) -> list[Layer]:
+def _lenet_5(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: float) -> list[Layer]:
     """LeNet-5 as in Caffe: two convolutions of 5 x 5, each rectified and pooled by 2 x 2, then 500 units."""
-    channels, height, width = image_shape
-    after = (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
+    channels, height, side = image_shape
+    after = (((height - 4) // 2 - 4) // 2) * (((side - 4) // 2 - 4) // 2)
+    first, second, units = (_scaled(number, width) for number in (*_FILTERS, _UNITS))
     return [
-        VariationalConv2d(channels, _FILTERS[0], 5, **options[0]),
+        make.conv(channels, first, 5),
         ReLU(),
         MaxPool2d(2),
-        VariationalConv2d(_FILTERS[0], _FILTERS[1], 5, **options[1]),
+        make.conv(first, second, 5),
         ReLU(),
         MaxPool2d(2),
         Flatten(),
-        VariationalDense(_FILTERS[1] * after, _UNITS, **options[2]),
+        *make.dropout(0.5),
+        make.dense(second * after, units),
         ReLU(),
-        VariationalDense(_UNITS, n_classes, **options[3]),
+        *make.dropout(0.5),
+        make.dense(units, n_classes),
     ]
 
 
-# Name -> (how its layers are made, how many of them have weights)
-ARCHITECTURES = {"lenet-300-100": (_lenet_300_100, 3), "lenet-5": (_lenet_5, 4)}
+def _vgg_like(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: float) -> list[Layer]:
+    """VGG-like of the authors' scripts: 13 convolutions of 3 x 3 in five blocks, then 512 units, all batch-normalised.
+
+    Each block ends in a max-pooling, which halves the sides. What is batch-normalised has no bias: beta is one.
+    Dropout as in the authors' pre-training net: .3 inside the first block, .4 inside the others, .5 before the last
+    layer; none before a pooling.
+    """
+    channels, height, side = image_shape
+    layers: list[Layer] = []
+    for block in _BLOCKS:
+        for place, full in enumerate(block):
+            filters = _scaled(full, width)
+            conv = make.conv(channels, filters, 3, padding=1, bias=False)
+            layers += [conv, BatchNorm(filters, _BATCH_NORM_EPS), ReLU()]
+            if place < len(block) - 1:
+                layers += make.dropout(0.3 if block is _BLOCKS[0] else 0.4)
+            channels = filters
+        layers.append(MaxPool2d(2))
+    units, after = _scaled(512, width), (height // 2 ** len(_BLOCKS)) * (side // 2 ** len(_BLOCKS))
+    layers += [Flatten(), make.dense(max(1, channels * after), units, bias=False)]
+    layers += [BatchNorm(units, _BATCH_NORM_EPS), ReLU(), *make.dropout(0.5)]
+    return [*layers, make.dense(units, n_classes)]
 
 
-def build(data: Dataset, recipe: Recipe, seed: int, backend: str) -> Sequential:
-    """Build the network of a recipe for a data set of images, every weight variational."""
-    make, n_weighted = ARCHITECTURES[recipe.arch]
+def _scaled(units: int, width: float) -> int:
+    return max(1, round(units * width))
+
+
+ARCHITECTURES = {"lenet-300-100": _lenet_300_100, "lenet-5": _lenet_5, "vgg-like": _vgg_like}
+
+
+def build(
+    data: Dataset, recipe: Recipe, seed: int, backend: str, kind: str = "variational", width: float = 1.0
+) -> Sequential:
+    """Build the network of a recipe for a data set of images.
+
+    Parameters
+    ----------
+    data : Dataset
+    recipe : Recipe
+        Names the architecture and the first weights.
+    seed : int
+    backend : str
+    kind : "variational", "dense" or "dropout"
+        Every weight variational (Sparse VD); ordinary weights; those with Bernoulli dropout of activations.
+    width : float
+        In [0.01, 16]: numbers of filters and hidden units are multiplied by it, rounded, at least 1.
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another kind or width, and for images too small for the poolings.
+    """
+    kind, width = check_choice("kind", kind, KINDS), check_number("width", width, low=0.01, high=16)
     assert data.image_shape is not None
-    stds = recipe.theta_std if isinstance(recipe.theta_std, tuple) else (recipe.theta_std,) * n_weighted
-    options = [{"theta_std": std, "log_sigma2": recipe.log_sigma2} for std in stds]
-    layers = make(data.image_shape, data.n_classes, options)
-    shape = (int(np.prod(data.image_shape)),) if isinstance(layers[0], VariationalDense) else data.image_shape
+    layers = ARCHITECTURES[recipe.arch](data.image_shape, data.n_classes, _Maker(kind, recipe), width)
+    shape = (int(np.prod(data.image_shape)),) if isinstance(layers[0], Dense) else data.image_shape
     mean = data.x_train.mean(axis=0, dtype=np.float64) / 255 if recipe.subtract_mean else None
     return Sequential(*layers, prior=recipe.prior, backend=backend, seed=seed, input_mean=mean, input_shape=shape)

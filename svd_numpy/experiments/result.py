@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from svd_numpy.data import Dataset
+from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
 from svd_numpy.model import Sequential
 from svd_numpy.sparsity import Sparsity, measure_sparsity
@@ -42,6 +44,12 @@ class TrainResult:
     data : Dataset
     log_alphas : dict of layer name -> array
         log_alpha after the last variational epoch: fine-tuning, where there is any, wipes it out.
+    kind : "variational", "dense" or "dropout"
+        Sparse VD, or one of the networks to compare it with, which prune nothing.
+    width : float
+        Widths of the layers, relative to the architecture's.
+    pretrained : TrainResult or None
+        The network that this one started from, where it was trained in the same run.
     """
 
     model: Sequential
@@ -49,6 +57,9 @@ class TrainResult:
     recipe: Recipe
     data: Dataset
     log_alphas: dict[str, NDArray[Any]]
+    kind: str = "variational"
+    width: float = 1.0
+    pretrained: TrainResult | None = None
 
     @property
     def report(self) -> Sparsity:
@@ -87,13 +98,17 @@ class TrainResult:
 
     @property
     def published(self) -> PublishedRow | None:
-        """The paper's row, where the data set is the paper's."""
-        return PUBLISHED.get(self.recipe.arch) if self.dataset == "mnist" else None
+        """The paper's row, where network and data set are the paper's."""
+        comparable = self.kind == "variational" and self.width == 1 and self.dataset == "mnist"
+        return PUBLISHED.get(self.recipe.arch) if comparable else None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, JSON-ready."""
+        report = self.report
         return {
             "arch": self.recipe.arch,
+            "width": self.width,
+            "kind": self.kind,
             "recipe": self.recipe.name,
             "dataset": self.dataset,
             "warning": self.data.warning,
@@ -101,47 +116,71 @@ class TrainResult:
             "backend": self.model.backend.name,
             "n_train": len(self.data.x_train),
             "n_test": len(self.data.x_test),
+            "train_error": self.history[-1]["train_error"],
             "test_error": self.test_error,
             "test_nll": self.test_nll,
-            "layer_sparsity": self.layer_sparsity,
-            "compression": self.compression,
+            "pretrained_test_error": self.pretrained.test_error if self.pretrained else None,
+            "layer_sparsity": report.by_layer,
+            "live_units": {name: list(counts) for name, counts in report.live.items()},
+            "compression": report.compression,
             "finetuned": self.history[-1]["stage"] == "finetune",
             "epochs": self.history[-1]["epoch"],
             "seconds": self.seconds,
         }
 
+    @property
+    def title(self) -> str:
+        """What was trained on what."""
+        width = f" of width {self.width:g}" if self.width != 1 else ""
+        return f"{KINDS[self.kind]}, {self.recipe.arch}{width} on {self.dataset}"
+
     def __str__(self) -> str:
-        sparsity = " - ".join(f"{100 * share:.1f}" for share in self.layer_sparsity.values())
+        report = self.report
+        rows: list[tuple[str, float, float | None, str, str, float | None]]
+        rows = [("this run", self.test_error, self.test_nll, *_cells(self))]
+        if self.pretrained:
+            before = self.pretrained
+            rows.append(("pre-trained", before.test_error, before.test_nll, *_cells(before)))
+        if row := self.published:
+            rows.append(("the paper", row.error, None, _shares(row.layer_sparsity), f"{row.compression:.0f}x", None))
+        column = max(24, *(2 + len(row[3]) for row in rows))
         stage = " (survivors fine-tuned)" if self.history[-1]["stage"] == "finetune" else ""
         lines = [
-            f"Sparse VD, {self.recipe.arch} on {self.dataset}, recipe {self.recipe.name!r}, "
-            f"seed {self.model.seed}{stage}",
-            f"{'':<12}{'error %':>9}{'nll':>9}{'sparsity per layer %':>24}{'compression':>13}{'seconds':>9}",
-            f"{'this run':<12}{100 * self.test_error:>9.2f}{self.test_nll:>9.4f}{sparsity:>24}"
-            f"{self.compression:>12.1f}x{self.seconds:>9.0f}",
+            f"{self.title}, recipe {self.recipe.name!r}, seed {self.model.seed}{stage}",
+            f"{'':<12}{'error %':>9}{'nll':>9}{'sparsity per layer %':>{column}}{'compression':>13}{'seconds':>9}",
         ]
-        if self.published:
-            row = self.published
-            sparsity = " - ".join(f"{100 * share:.1f}" for share in row.layer_sparsity)
-            lines.append(f"{'the paper':<12}{100 * row.error:>9.2f}{'':>9}{sparsity:>24}{row.compression:>12.0f}x")
+        for name, error, nll, sparsity, compression, seconds in rows:
+            figures = f"{'' if nll is None else f'{nll:.4f}':>9}{sparsity:>{column}}{compression:>13}"
+            lines.append(f"{name:<12}{100 * error:>9.2f}{figures}{'' if seconds is None else f'{seconds:>9.0f}'}")
+        if report.live:
+            lines.append(f"{'live units':<12}" + " - ".join(f"{live}/{units}" for live, units in report.live.values()))
         if self.data.warning:
+            n_test, train_error = len(self.data.x_test), self.history[-1]["train_error"]
             lines.append(f"NOTE: {self.data.warning}")
+            lines.append(
+                f"Measured on {n_test:,} test images. Training error in the last epoch: {100 * train_error:.2f} %."
+            )
         return "\n".join(lines)
 
     def plot(self) -> Any:
-        """One figure: error and sparsity over the epochs, receptive fields, histogram of log alpha."""
-        from svd_numpy.plots import summary_figure
+        """One figure: error and sparsity over the epochs, receptive fields, histogram of log alpha.
 
+        Of a network that prunes nothing: the curves alone.
+        """
+        from svd_numpy.plots import summary_figure, training_curves
+
+        title = f"{self.title}: {100 * self.test_error:.2f} % error"
+        if not self.model.variational_layers:
+            return training_curves(self.history, title=title)
         first = self.model.variational_layers[0]
         theta, shape = first.fields(first.pruned_theta(self.model.keep), self.data.image_shape or ())
-        title = f"{self.recipe.arch} on {self.dataset}: {100 * self.test_error:.2f} % error, {self.compression:.0f}x"
         return summary_figure(
             self.history,
             self.log_alphas,
             theta,
             pruning_threshold(self.model, self.recipe.config),
             shape,
-            title,
+            f"{title}, {self.compression:.0f}x",
         )
 
     def save(self, run_dir: str | Path) -> None:
@@ -153,3 +192,12 @@ class TrainResult:
         write_atomic(folder / "result.json", json.dumps(self.to_dict(), indent=1).encode())
         write_atomic(folder / "result.txt", f"{self}\n".encode())
         self.plot().savefig(folder / "summary.png", dpi=100)
+
+
+def _cells(result: TrainResult) -> tuple[str, str, float]:
+    """Sparsity, compression and seconds of a row of the table."""
+    return _shares(result.layer_sparsity.values()), f"{result.compression:.1f}x", result.seconds
+
+
+def _shares(sparsity: Iterable[float]) -> str:
+    return " - ".join(f"{100 * share:.1f}" for share in sparsity)

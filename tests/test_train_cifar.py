@@ -1,0 +1,250 @@
+"""`train_cifar`: both stages on a few synthetic images, stopped and gone on with, and what they leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_tools import plain_backend  # noqa: F401 - a fixture
+from matplotlib.figure import Figure
+from small_runs import bits, run_log, tree
+
+import svd_numpy as svd
+from svd_numpy import cli
+from svd_numpy.checkpoint import CheckpointError
+from svd_numpy.console import TrainingInterrupted
+from svd_numpy.data import Dataset
+from svd_numpy.experiments import cifar, run
+from svd_numpy.experiments.recipes import get_recipe
+from svd_numpy.experiments.result import TrainResult
+from svd_numpy.train import Trainer
+
+SETTINGS: dict[str, Any] = {
+    "k": 0.05, "epochs": 1, "pretrain_epochs": 1, "batch_size": 20, "backend": "numpy", "progress": False,
+}  # fmt: skip
+DRAW = TrainResult.plot
+WARNING = "cifar10: 20 of 10,000 test images are used, because test_batch.bin lacks the others."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> Iterator[Dataset]:
+    """Ten classes of 32 x 32 images that differ in their colour, in the place of CIFAR."""
+    rng = np.random.default_rng(3)
+    y = np.arange(60) % 10
+    colours = rng.uniform(40, 215, (10, 3, 1))
+    x = (colours[y] + rng.normal(0, 20, (60, 3, 1024))).clip(0, 255).astype(np.uint8).reshape(60, -1)
+    data = Dataset("cifar10", x[:40], y[:40], x[40:], y[40:], (3, 32, 32), 10, "made here", WARNING)
+
+    def load(name: str, data_dir: Any) -> Dataset:
+        return replace(data, name=name)
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(run, "load", load)
+        monkey.setattr(TrainResult, "plot", lambda result: Figure())  # fifteen histograms take seconds
+        yield data
+
+
+def train(**changes: Any) -> TrainResult:
+    return svd.train_cifar(**(SETTINGS | changes))
+
+
+def stop_in(stage: str) -> Callable[..., None]:
+    """Make a callback that ends the run after the first epoch of a stage."""
+
+    def stop(trainer: Trainer, record: dict[str, Any]) -> None:
+        if bool(trainer.model.variational_layers) == (stage == "sparse"):
+            raise RuntimeError("stop")
+
+    return stop
+
+
+@pytest.fixture(scope="module", name="whole")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, images: Dataset) -> tuple[Path, TrainResult]:
+    """A finished run. Not to be changed: tests share it."""
+    folder = tmp_path_factory.mktemp("cifar") / "run"
+    return folder, train(run_dir=folder)
+
+
+# ------------------------------------------------------------ a run
+
+
+def test_a_run_leaves_everything_of_both_stages(whole: tuple[Path, TrainResult]) -> None:
+    folder, result = whole
+    before = result.pretrained
+    assert before is not None and (before.kind, result.kind) == ("dropout", "variational")
+    stages = [record["stage"] for record in result.history]
+    assert stages == ["variational", "finetune"] and len(before.history) == 1
+    first, second = ({path.name for path in place.iterdir()} for place in (folder / "pretrain", folder))
+    assert first == {"checkpoints", "metrics.jsonl", "model.safetensors", "result.json", "result.txt", "summary.png"}
+    assert second == {*first, "frames.npz", "log_alpha.npz", "pretrain"}
+
+    content = json.loads((folder / "result.json").read_text())
+    assert content == result.to_dict()
+    assert (content["arch"], content["width"], content["n_test"]) == ("vgg-like", 0.05, 20)
+    assert content["warning"] == WARNING and content["pretrained_test_error"] == before.test_error
+    assert len(content["live_units"]) == len(content["layer_sparsity"]) == 15
+    text = (folder / "result.txt").read_text()
+    title = "Sparse VD, vgg-like of width 0.05 on cifar10, recipe 'default', seed 0 (survivors fine-tuned)"
+    assert text.startswith(title)
+    assert "\npre-trained" in text and "\nlive units" in text and "the paper" not in text
+    assert f"NOTE: {WARNING}\nMeasured on 20 test images." in text
+    figure = DRAW(result)
+    assert len(figure.axes) >= 3 + 15 and "vgg-like of width 0.05 on cifar10" in figure.get_suptitle()
+    loaded = svd.Sequential.load(folder / "model.safetensors", backend="numpy")
+    np.testing.assert_array_equal(loaded.predict(result.data.x_test), result.model.predict(result.data.x_test))
+
+
+def test_sparse_vd_starts_where_pre_training_ended(tmp_path: Path) -> None:
+    starts: list[dict[str, Any]] = []
+
+    def keep(trainer: Trainer, record: dict[str, Any]) -> None:
+        if not trainer.model.variational_layers:
+            arrays = {**trainer.model.parameters, **trainer.model.state}
+            starts.append({name: array.copy() for name, array in arrays.items()})
+
+    seen: list[svd.Sequential] = []
+    with pytest.MonkeyPatch.context() as monkey:
+
+        def started(result: TrainResult, *rest: Any) -> TrainResult:
+            if result.kind == "variational":
+                seen.append(result.model.copy())
+            return run.run(result, *rest)
+
+        monkey.setattr(cifar, "run", started)
+        result = train(callbacks=[keep])
+    assert result.pretrained is not None
+    now = {**seen[0].parameters, **seen[0].state}
+    assert len(starts) == 1 and any("running_var" in name for name in starts[0])
+    for name, array in starts[0].items():
+        np.testing.assert_array_equal(now[name], array)
+    assert all((layer.log_sigma2 == -10).all() for layer in seen[0].variational_layers)
+    np.testing.assert_array_equal(seen[0].input_mean, result.pretrained.model.input_mean)
+
+
+def test_settings_reach_both_stages(whole: tuple[Path, TrainResult]) -> None:
+    first, second = (
+        json.loads(next(place.glob("checkpoints/*/manifest.json")).read_text())["state"]["config"]
+        for place in (whole[0] / "pretrain", whole[0])
+    )
+    for config in (first, second):
+        assert (config["batch_size"], config["shift"], config["mirror"], config["epochs"]) == (20, 4, True, 1)
+    assert (first["finetune_epochs"], second["finetune_epochs"]) == (0, 1)
+
+
+def test_the_papers_recipe_is_the_authors_scripts() -> None:
+    recipe = get_recipe("vgg-like", "paper")
+    assert recipe.pretrain is not None and recipe.log_sigma2 == -15
+    for config in (recipe.pretrain, recipe.config):
+        assert (config.epochs, config.batch_size, config.lr, config.train_mask) == (200, 100, 1e-5, False)
+        assert np.array_equal(config.lr_schedule, [(100, 1), (200, 0)]) and config.finetune_epochs == 0
+    assert np.array_equal(recipe.config.kl_schedule, [(5, 0), (20, 1)])
+
+
+# ------------------------------------------------------------ stopped and gone on with
+
+
+@pytest.mark.parametrize("stage", ["dropout", "sparse"])
+def test_a_stopped_run_goes_on_in_its_stage(tmp_path: Path, whole: tuple[Path, TrainResult], stage: str) -> None:
+    folder, result = whole
+    with pytest.raises(RuntimeError, match="stop"):
+        train(run_dir=tmp_path, callbacks=[stop_in(stage)])
+    assert (tmp_path / "checkpoints").exists() == (stage == "sparse") and not (tmp_path / "result.json").exists()
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(run_dir=tmp_path)
+    resumed = train(run_dir=tmp_path, resume=True)
+    assert bits(resumed.model) == bits(result.model)
+    for place in ("", "pretrain"):
+        assert run_log(tmp_path / place) == run_log(folder / place)
+    before = tree(tmp_path / "pretrain" / "checkpoints")
+    again = train(run_dir=tmp_path, resume=True)
+    assert again.to_dict() == resumed.to_dict() and tree(tmp_path / "pretrain" / "checkpoints") == before
+
+
+def test_going_on_after_the_first_stage_was_finished(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
+    with pytest.MonkeyPatch.context() as monkey:
+
+        def only_first(result: TrainResult, *rest: Any) -> TrainResult:
+            if result.kind == "variational":
+                raise RuntimeError("killed between the stages")
+            return run.run(result, *rest)
+
+        monkey.setattr(cifar, "run", only_first)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(run_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pretrain"]
+    assert bits(train(run_dir=tmp_path, resume=True).model) == bits(whole[1].model)
+
+
+def test_ctrl_c_while_pre_training_names_the_folder_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise TrainingInterrupted(2, tmp_path / "pretrain")
+
+    monkeypatch.setattr(cifar, "run", interrupted)
+    with pytest.raises(TrainingInterrupted, match=f"run_dir='{tmp_path}', resume=True"):
+        train(run_dir=tmp_path)
+    assert cli.main(["train-cifar", "--k", "0.05", "--run-dir", str(tmp_path / "run")]) == 130
+    assert f"svd-numpy train-cifar --k 0.05 --run-dir {tmp_path / 'run'} --resume" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------ other starts, random labels
+
+
+def test_given_weights_take_the_place_of_pre_training(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
+    start = whole[0] / "pretrain" / "model.safetensors"
+    result = train(init_from=start, pretrain_epochs=None, run_dir=tmp_path)
+    assert result.pretrained is None and bits(result.model) == bits(whole[1].model)  # the weights are the same ones
+    assert not (tmp_path / "pretrain").exists() and "pre-trained" not in str(result)
+    settings = {"pretrain_epochs": None, "run_dir": tmp_path, "resume": True}
+    with pytest.raises(ValueError, match="began without pre-training, this one is to begin with"):
+        train(**settings)
+    assert bits(train(**settings, init_from=start).model) == bits(result.model)
+
+
+def test_random_labels_in_both_stages(tmp_path: Path, images: Dataset) -> None:
+    result = train(random_labels=True, dataset="cifar100", pretrain_epochs=0, run_dir=tmp_path)
+    assert result.pretrained is None and not (tmp_path / "pretrain").exists()
+    assert result.dataset == "cifar100, random labels" and "on cifar100, random labels" in str(result)
+    assert (result.data.y_train != images.y_train).mean() > 0.6
+    np.testing.assert_array_equal(result.data.y_test, images.y_test)
+    with pytest.raises(ValueError, match="another data"):
+        train(dataset="cifar100", pretrain_epochs=0, run_dir=tmp_path, resume=True)
+    both = train(random_labels=True)
+    assert both.pretrained is not None
+    np.testing.assert_array_equal(both.pretrained.data.y_train, both.data.y_train)
+    np.testing.assert_array_equal(both.data.y_train, result.data.y_train)
+
+
+# ------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"dataset": "mnist"}, ValueError, "dataset: got 'mnist', expected one of"),
+        ({"arch": "lenet-5"}, ValueError, "arch: got 'lenet-5', expected one of"),
+        ({"k": 0}, ValueError, "k: got 0, expected"),
+        ({"k": "wide"}, TypeError, "k: got 'wide'"),
+        ({"recipe": "best"}, ValueError, "recipe: got 'best'"),
+        ({"epochs": 0}, ValueError, "epochs: got 0"),
+        ({"pretrain_epochs": -1}, ValueError, "pretrain_epochs: got -1"),
+        ({"init_from": "x.safetensors"}, ValueError, "stands in for it; leave one of them out"),
+        ({"init_from": "nowhere.safetensors", "pretrain_epochs": None}, CheckpointError, "nowhere.safetensors"),
+        ({"batch_size": 39}, ValueError, "leaves one of 40 images over"),
+        ({"random_labels": None}, TypeError, "random_labels: got None"),
+        ({"resume": True}, ValueError, "holds no run to go on with"),
+        ({"resume": True, "run_dir": None}, ValueError, "resume=True needs run_dir"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        train(**({"run_dir": tmp_path / "run"} | changes))
+    assert list(tmp_path.iterdir()) == []
