@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numba
 import numpy as np
 import pytest
@@ -16,6 +18,17 @@ def one_thread() -> None:
     The tests of the kernels set the number of threads themselves.
     """
     numba.set_num_threads(1)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run the test with one thread and with two."""
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip(f"Numba may use {numba.config.NUMBA_NUM_THREADS} thread here")
+    before = numba.get_num_threads()
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,16 +17,6 @@ from svd_numpy.kernels import get_backend
 from svd_numpy.train import Trainer
 
 FAST, PLAIN = get_backend("numba"), get_backend("numpy", "float64")
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    if request.param > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip("fewer threads here")
-    before = numba.get_num_threads()
-    numba.set_num_threads(request.param)
-    yield request.param
-    numba.set_num_threads(before)
 
 
 def moved(image: NDArray[Any], down: int, right: int, mirror: int) -> NDArray[Any]:

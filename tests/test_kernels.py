@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,17 +25,6 @@ SHAPES = [
     (3, 1030, 5), (5, 7, 300), (1030, 9, 11), (2, 2100, 33), (4, 3, 1025), (1025, 1025, 257),
 ]  # fmt: skip
 PRIOR_NAMES = sorted(PRIORS)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Run the test with one thread and with two."""
-    if request.param > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"Numba may use {numba.config.NUMBA_NUM_THREADS} thread here")
-    before = numba.get_num_threads()
-    numba.set_num_threads(request.param)
-    yield request.param
-    numba.set_num_threads(before)
 
 
 def poison(backend: Any, memory: Buffers | None = None) -> None:

@@ -24,6 +24,7 @@ from svd_numpy.priors import PRIORS
 
 _F, _U = np.float32, np.uint32
 _EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.float32)
+_NO_WEIGHTS = np.zeros(0, np.float32)
 _NO_NOISE = NoiseKey(0, 0, 0)
 _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 # Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
@@ -40,7 +41,7 @@ class NumbaBackend:
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self) -> None:
-        # Private memory of each thread, see `cpu_layers._scratch_parts`; the system backs only what is written.
+        # Private memory of each thread, see `cpu_layers.scratch_parts`; the system backs only what is written.
         self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * PACKED + MULTIPLY, np.float32)
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
@@ -119,7 +120,7 @@ class NumbaBackend:
         batch, n_out, units = len(x), theta.shape[1], y.size // len(x)
         packed = len(theta) * -(-n_out // PANEL) * PANEL
         variational = log_sigma2.size > 0
-        r, var, noise = _EMPTY, _EMPTY[0:0].reshape(-1), _EMPTY
+        r, var, noise = _EMPTY, _NO_WEIGHTS, _EMPTY
         if variational:
             r, var = memory.get("r", (batch, units), x.dtype), memory.get("packed_var", (packed,), x.dtype)
             noise = memory.get("noise", (numba.get_num_threads(), -(-units // 64) * 64), x.dtype)

@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.cpu_layers import add, add_scaled, sample_row, scale, square
+from svd_numpy.kernels.cpu_layers import NO_FLOOR, add, add_scaled, sample_row, scale, scratch_parts, square
 from svd_numpy.kernels.gemm import (
     KC,
     NC,
@@ -30,12 +30,11 @@ from svd_numpy.kernels.gemm import (
     weights_row,
 )
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.simd import ZERO, F, U, address, noise_row, own_function
+from svd_numpy.kernels.simd import ZERO, U, address, noise_row, own_function
 from svd_numpy.kernels.tiles import MR, PANEL
 from svd_numpy.kernels.window import Window
 
 _ZERO, _ONE = np.int64(0), np.int64(1)
-_NO_FLOOR = F(-np.inf)
 _BLOCK = 2**16  # floats of weights that stay in the second-level cache while images pass by
 _POSITIONS = 192  # positions whose dy stays near while taps pass by
 _CHUNK = 11 * MR  # positions whose input gradient is formed at a time
@@ -120,10 +119,10 @@ def conv_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, places, p
     """
     batch, n_out, units = len(x), theta.shape[1], y.shape[1]
     step, layer, first_sample, key0, key1 = key
-    floor = ZERO if relu == 1 else _NO_FLOOR
+    floor = ZERO if relu == 1 else NO_FLOOR
     for thread in prange(threads):
         _pack(theta, log_sigma2, keep, thread * len(theta) // threads, (thread + 1) * len(theta) // threads,
-              mean, var, scratch[thread, 2 * PACKED :])  # fmt: skip
+              mean, var, scratch_parts(scratch[thread])[2])  # fmt: skip
     for thread in prange(threads):
         first, last = thread * batch // threads, (thread + 1) * batch // threads
         _prepare(x, first, last, padding, padded, squares)
@@ -156,7 +155,8 @@ def _weight_gradients(first, last, k0, k1, padded, squares, places, dy, d_var, d
     """Rows k0..k1 of d_theta = X.T @ dy, and of d_sigma2 = (X^2).T @ d_var unless it is empty, over some images."""
     own_function()
     taps, positions, _ = places
-    packed, packed2, numbers = scratch[:PACKED], scratch[PACKED : 2 * PACKED], scratch[2 * PACKED :].view(np.int32)
+    packed, packed2, work = scratch_parts(scratch)
+    numbers = work.view(np.int32)
     in_image, in_dy, rows_at = numbers[:KC], numbers[KC : 2 * KC], numbers[2 * KC : 2 * KC + 2 * MR].view(np.int64)
     n_positions, image, n_out = len(positions), 4 * padded.shape[1], d_theta.shape[1]
     block = min(_POSITIONS, PACKED // ((n_out + PANEL - 1) // PANEL * PANEL))
@@ -213,7 +213,7 @@ def _image_gradients(first, last, theta, log_sigma2, keep, places, dy, d_var, su
     """Images first..last of the input gradient: of X into `sums`, of X^2 into `sums_sq` (unless it is empty)."""
     own_function()
     taps, positions, _ = places
-    mean, var, work = scratch[:PACKED], scratch[PACKED : 2 * PACKED], scratch[2 * PACKED :]
+    mean, var, work = scratch_parts(scratch)
     n_in, n_out = theta.shape
     n_positions, both, half = len(positions), sums_sq.size > 0, _CHUNK * NC
     runs = pieces[2 * half :].view(np.int32)
@@ -232,9 +232,8 @@ def _image_gradients(first, last, theta, log_sigma2, keep, places, dy, d_var, su
                     count = min(_CHUNK, n_positions - p)
                     at = 4 * ((b * n_positions + p) * n_out + k)
                     multiply(count, k_end - k, address(dy) + at, address(d_var) + at, n_out, _ONE,
-                             address(mean), address(var) if both else _ZERO, 4 * PANEL,
-                             4 * PANEL * (k_end - k), columns, address(pieces), address(pieces) + 4 * half,
-                             columns, False, work)  # fmt: skip
+                             address(mean), address(var) if both else _ZERO, columns,
+                             address(pieces), address(pieces) + 4 * half, columns, False, work)  # fmt: skip
                     for i in range(count):
                         row = pieces[i * columns : (i + 1) * columns]
                         _add_runs(row, block_taps, runs, n_runs, positions[p + i], sums[b])

@@ -29,10 +29,10 @@ from svd_numpy.kernels.simd import (
     sqrt32,
     wide_vectors,
 )
-from svd_numpy.kernels.tiles import LANES, PANEL
+from svd_numpy.kernels.tiles import LANES
 
 _ZERO, _ONE = np.int64(0), np.int64(1)  # not literals, for which Numba would compile everything once more
-_NO_FLOOR = F(-np.inf)
+NO_FLOOR = F(-np.inf)
 TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
 
 
@@ -69,7 +69,7 @@ def _gather_row(source, scale, mean, out):
 
 
 @kernel()
-def _scratch_parts(scratch):
+def scratch_parts(scratch):
     """Cut one thread's scratch into two packed operands and the work space of `multiply`."""
     return scratch[:PACKED], scratch[PACKED : 2 * PACKED], scratch[2 * PACKED :]
 
@@ -97,7 +97,7 @@ def add(values, out):
 @kernel()
 def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scratch):
     """Columns begin..end of x @ theta (into y) and x^2 @ sigma^2 (into r), summed over the inputs k0..k1 alone."""
-    mean, var, work = _scratch_parts(scratch)
+    mean, var, work = scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = theta.shape[1]
     if k0 == k1:
@@ -109,7 +109,7 @@ def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scra
             k_end = _k_block(k, k0, k1)
             pack_weights(theta, log_sigma2, keep, x, k, k_end, n, n_end, mean, var, work)
             multiply(rows, k_end - k, address(x) + 4 * k, _ZERO, n_in, _ONE,
-                     address(mean), address(var), 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     address(mean), address(var), n_end - n,
                      address(y) + 4 * n, address(r) + 4 * n, n_out, k > k0, work)  # fmt: skip
             k = k_end
 
@@ -124,7 +124,7 @@ def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, y, r, y2, 
     rows, n_out = y.shape
     n_in = x.shape[1]
     step, layer, first_sample, key0, key1 = key
-    floor = ZERO if relu == 1 else _NO_FLOOR
+    floor = ZERO if relu == 1 else NO_FLOOR
     parts = (threads + 1) // 2  # of the columns, so that there is work for more than two threads
     for thread in prange(threads):
         for task in range(thread * 2 * parts // threads, (thread + 1) * 2 * parts // threads):
@@ -170,19 +170,15 @@ def scale(dy, rectified, r):
 
 @kernel()
 def _column_sums(dy, begin, end, out):
-    wide_vectors()
-    total = out[begin:end]
-    total[:] = ZERO
+    out[begin:end] = ZERO
     for b in range(len(dy)):
-        row = dy[b, begin:end]
-        for o in range(len(total)):
-            total[o] += row[o]
+        add(dy[b, begin:end], out[begin:end])
 
 
 @kernel()
 def _weight_gradients(x, dy, d_var, m0, m1, d_theta, d_sigma2, scratch):
     """Rows m0..m1 of d_theta = x.T @ dy and d_sigma2 = (x^2).T @ d_var; the latter only where d_sigma2.size > 0."""
-    packed, packed2, work = _scratch_parts(scratch)
+    packed, packed2, work = scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = dy.shape[1]
     both = d_sigma2.size > 0
@@ -195,7 +191,7 @@ def _weight_gradients(x, dy, d_var, m0, m1, d_theta, d_sigma2, scratch):
                 pack(d_var, k, k_end, n, n_end, packed2)
             at = 4 * (m0 * n_out + n)
             multiply(m1 - m0, k_end - k, address(x) + 4 * (k * n_in + m0), _ZERO, _ONE, n_in,
-                     address(packed), address(packed2) if both else _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k),
+                     address(packed), address(packed2) if both else _ZERO,
                      n_end - n, address(d_theta) + at, address(d_sigma2) + at, n_out, k > 0, work)  # fmt: skip
             k = k_end
 
@@ -219,7 +215,7 @@ def add_scaled(dx, x, dx_sq):
 @kernel()
 def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq, scratch):
     """Columns begin..end of dx = dy @ theta.T + 2 x * (d_var @ sigma^2.T); dx_sq is scratch of dx's shape."""
-    mean, var, work = _scratch_parts(scratch)
+    mean, var, work = scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = dy.shape[1]
     for n in range(begin, end, NC):
@@ -228,7 +224,7 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq
             k_end = _k_block(k, _ZERO, n_out)
             pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, mean, var, work)
             multiply(rows, k_end - k, address(dy) + 4 * k, address(d_var) + 4 * k, n_out, _ONE,
-                     address(mean), address(var), 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     address(mean), address(var), n_end - n,
                      address(dx) + 4 * n, address(dx_sq) + 4 * n, n_in, k > 0, work)  # fmt: skip
             k = k_end
     for b in range(rows):
@@ -255,7 +251,7 @@ def lrt_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, d_theta,
 @kernel()
 def _product_columns(x, weights, begin, end, y, add, scratch):
     """Columns begin..end of y (+)= x @ weights."""
-    packed, _, work = _scratch_parts(scratch)
+    packed, _, work = scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = weights.shape[1]
     for n in range(begin, end, NC):
@@ -264,7 +260,7 @@ def _product_columns(x, weights, begin, end, y, add, scratch):
             k_end = _k_block(k, _ZERO, n_in)
             pack(weights, k, k_end, n, n_end, packed)
             multiply(rows, k_end - k, address(x) + 4 * k, _ZERO, n_in, _ONE,
-                     address(packed), _ZERO, 4 * PANEL, 4 * PANEL * (k_end - k), n_end - n,
+                     address(packed), _ZERO, n_end - n,
                      address(y) + 4 * n, _ZERO, n_out, add or k > 0, work)  # fmt: skip
             k = k_end
 

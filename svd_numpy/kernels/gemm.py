@@ -88,12 +88,12 @@ def _scale_list(ks, factor, out):
 
 
 @kernel()
-def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, b_k, b_panel, columns, c, c2, c_row, add, scratch):
+def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, columns, c, c2, c_row, add, scratch):
     """C[:m_count, :columns] (+)= A @ B, and if b2 is not 0 also C2 (+)= A2 @ B2; matrices are given by addresses.
 
     a : of A[0, 0]; one of the strides a_row, a_k is 1
     a2 : of A2[0, 0], with A's strides and 0 wherever A is 0; or 0 for the squares of A
-    b, b2 : of the first panel of B and B2; b_k, b_panel : bytes from one k to the next, from one panel to the next
+    b, b2 : of panels of B and B2 as written by one of the `pack_*` functions below
     c, c2 : of C[0, 0] and C2[0, 0]
     scratch : array of MULTIPLY floats
     """
@@ -121,11 +121,13 @@ def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, b_k, b_panel, columns, 
                     square_vector(tile + 4 * LANES * i, tile2 + 4 * LANES * i, LANES)
             for r in range(rows):
                 rows1[r], rows2[r] = tile + 4 * r, tile2 + 4 * r
-        _scale_list(ks[:count], np.int32(b_k), b_list)
+        _scale_list(ks[:count], np.int32(4 * PANEL), b_list)
         lists = address(a_list), address(b_list)
-        panels(rows, count, *lists, address(rows1), b, b_panel, columns, c + 4 * m * c_row, c_row, add)
+        panels(rows, count, *lists, address(rows1), b, 4 * PANEL * k_count, columns, c + 4 * m * c_row, c_row, add)
         if b2 != 0:
-            panels(rows, count, *lists, address(rows2), b2, b_panel, columns, c2 + 4 * m * c_row, c_row, add)
+            panels(
+                rows, count, *lists, address(rows2), b2, 4 * PANEL * k_count, columns, c2 + 4 * m * c_row, c_row, add
+            )
 
 
 @kernel()
