@@ -109,6 +109,8 @@ CASES: dict[str, tuple[int, Window, int]] = {
     "channels": (2, Window(13, 13, 33, (1, 1)), 50),
     "many positions": (7, Window(28, 28, 1, (5, 5)), 20),
     "many taps": (1, Window(12, 12, 20, (5, 5)), 50),
+    "dilated, same size": (2, Window(9, 8, 33, (3, 3), padding=(2, 2), dilation=(2, 2)), 40),
+    "large weights": (3, Window(3, 2, 150, (3, 3), padding=(1, 1)), 150),
     "very many taps": (2, Window(5, 5, 130, (3, 3), padding=(1, 1)), 16),
 }
 KEEP = float(np.exp(-3))

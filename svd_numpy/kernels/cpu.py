@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from svd_numpy.kernels import cpu_conv, cpu_gather, cpu_images, cpu_layers, sweep
+from svd_numpy.kernels import cpu_conv, cpu_conv_inputs, cpu_gather, cpu_images, cpu_layers, sweep
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
 from svd_numpy.kernels.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.simd import noise_row
@@ -24,7 +24,6 @@ from svd_numpy.priors import PRIORS
 
 _F, _U = np.float32, np.uint32
 _EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.float32)
-_NO_WEIGHTS = np.zeros(0, np.float32)
 _NO_NOISE = NoiseKey(0, 0, 0)
 _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 # Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
@@ -117,46 +116,61 @@ class NumbaBackend:
         y: Array, memory: Buffers, window: Window,
     ) -> None:  # fmt: skip
         """Forward pass of a convolution; of a plain one where log_sigma2 is empty."""
-        batch, n_out, units = len(x), theta.shape[1], y.size // len(x)
-        packed = len(theta) * -(-n_out // PANEL) * PANEL
-        variational = log_sigma2.size > 0
-        r, var, noise = _EMPTY, _NO_WEIGHTS, _EMPTY
+        rows, variational = (len(x), y.size // len(x)), log_sigma2.size > 0
+        r, noise = _EMPTY, _EMPTY
         if variational:
-            r, var = memory.get("r", (batch, units), x.dtype), memory.get("packed_var", (packed,), x.dtype)
-            noise = memory.get("noise", (numba.get_num_threads(), -(-units // 64) * 64), x.dtype)
+            r = memory.get("r", rows, x.dtype)
+            noise = memory.get("noise", (numba.get_num_threads(), -(-rows[1] // 64) * 64), x.dtype)
         padded, squares = self._images(x, variational, memory, window)
-        self._run(cpu_conv.conv_forward, x, theta, log_sigma2, np.tile(bias, max(1, 512 // n_out)), _F(keep),
-                  _words(key), int(relu), cpu_conv.tables(window), window.padding, padded, squares,
-                  memory.get("packed", (packed,), x.dtype), var, y.reshape(batch, -1), r, noise)  # fmt: skip
+        self._run(cpu_conv.conv_forward, x, theta, log_sigma2, np.tile(bias, max(1, 512 // len(bias))), _F(keep),
+                  _words(key), int(relu), cpu_conv.tables(window), window.padding, _by_columns(x, theta, len(bias)),
+                  padded, squares, y.reshape(rows), r, noise)  # fmt: skip
 
     @staticmethod
     def _images(x: Array, squares: bool, memory: Buffers, window: Window) -> tuple[Array, Array]:
         """Buffers for the padded images and their squares: what forward leaves for backward."""
-        shape = len(x), math.prod(window.padded) * window.channels
-        padded = memory.get("padded", shape, x.dtype) if any(window.padding) else x.reshape(shape)
-        return padded, memory.get("squares", shape, x.dtype) if squares else _EMPTY
+        padded = _with_padding(x, "padded", memory, window)
+        return padded, memory.get("squares", padded.shape, x.dtype) if squares else _EMPTY
 
     def _convolve_back(
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, rectified: Array | None,
         d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers, window: Window,
     ) -> None:  # fmt: skip
         """Backward pass of a convolution; of a plain one where log_sigma2 is empty."""
-        batch, units = len(x), dy.size // len(dy)
-        variational = log_sigma2.size > 0
+        rows, variational = (len(x), dy.size // len(dy)), log_sigma2.size > 0
         padded, squares = self._images(x, variational, memory, window)
-        r, second_sq, sums, sums_sq, pieces = (_EMPTY,) * 5
-        if variational:
-            r, second_sq = memory.get("r", (batch, units), x.dtype), memory.get("second_sq", theta.shape, x.dtype)
+        r = memory.get("r", rows, x.dtype) if variational else _EMPTY
+        # A sum over many positions is shared out by halves of the batch, one into large weights by their rows.
+        halved = dy.size // theta.shape[1] > len(theta)
+        self._run(cpu_conv.conv_backward, dy.reshape(rows), _EMPTY if rectified is None else rectified.reshape(rows), r,
+                  cpu_conv.tables(window), padded, squares, d_theta, d_sigma2, d_bias,
+                  memory.get("second", theta.shape, x.dtype) if halved else _EMPTY,
+                  memory.get("second_sq", theta.shape, x.dtype) if halved and variational else _EMPTY,
+                  memory.get("bias_sums", (2, rows[1]), x.dtype))  # fmt: skip
         if dx is not None:
-            sums = memory.get("sums", padded.shape, x.dtype)
-            sums_sq = memory.get("sums_sq", padded.shape, x.dtype) if variational else _EMPTY
-            pieces = memory.get("pieces", (numba.get_num_threads(), cpu_conv.PIECES), x.dtype)
-        self._run(cpu_conv.conv_backward, x, theta, log_sigma2, _F(keep), dy.reshape(batch, -1),
-                  _EMPTY if rectified is None else rectified.reshape(batch, -1), r, cpu_conv.tables(window),
-                  window.padding, padded, squares, d_theta, d_sigma2, d_bias,
-                  memory.get("second", theta.shape, x.dtype), second_sq,
-                  memory.get("bias_sums", (2, units), x.dtype), _NO_IMAGES if dx is None else dx, sums, sums_sq,
-                  pieces)  # fmt: skip
+            self._input_gradient(x, theta, log_sigma2, keep, dy, r, dx, memory, window)
+
+    def _input_gradient(
+        self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, d_var: Array, dx: Array,
+        memory: Buffers, window: Window,
+    ) -> None:  # fmt: skip
+        rows, variational = (len(x), dy.size // len(dy)), log_sigma2.size > 0
+        mirror = cpu_conv_inputs.mirrored(window, theta.shape[1])
+        if mirror is None:
+            shape = len(x), math.prod(window.padded) * window.channels
+            self._run(cpu_conv_inputs.scattered, x, theta, log_sigma2, _F(keep), dy.reshape(rows), d_var,
+                      cpu_conv.tables(window), window.padding, memory.get("sums", shape, x.dtype),
+                      memory.get("sums_sq", shape, x.dtype) if variational else _EMPTY,
+                      memory.get("pieces", (numba.get_num_threads(), cpu_conv_inputs.PIECES), x.dtype), dx)  # fmt: skip
+            return
+        images = len(x), *window.out, theta.shape[1]
+        dy, d_var = dy.reshape(images), d_var.reshape(images) if variational else _NO_IMAGES
+        padded = _with_padding(dy, "sums", memory, mirror)
+        padded_var = _with_padding(d_var, "sums_sq", memory, mirror) if variational else _EMPTY
+        dx_sq = memory.get("dx_sq", dx.shape, x.dtype) if variational else _NO_IMAGES
+        self._run(cpu_conv_inputs.gathered, x, theta, log_sigma2, _F(keep), dy, d_var,
+                  cpu_conv_inputs.mirrored_tables(mirror), mirror.padding, _by_columns(x, theta, window.channels),
+                  padded, padded_var, dx, dx_sq)  # fmt: skip
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         cpu_layers.relu_forward(y.reshape(-1))
@@ -246,6 +260,17 @@ class NumbaBackend:
 
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._run(cpu_images.multiply, x.reshape(-1), factors.reshape(-1), y.reshape(-1))
+
+
+def _with_padding(images: Array, name: str, memory: Buffers, window: Window) -> Array:
+    """Rows (B, pixels) for images with their padding; where there is none, the images themselves."""
+    shape = len(images), math.prod(window.padded) * window.channels
+    return memory.get(name, shape, images.dtype) if any(window.padding) else images.reshape(shape)
+
+
+def _by_columns(x: Array, theta: Array, columns: int) -> bool:
+    """Whether threads share out the columns of a product with im2col rows: each then packs its weights alone."""
+    return theta.size >= x.size and columns >= numba.get_num_threads() * PANEL
 
 
 def _words(key: NoiseKey) -> tuple[np.uint32, ...]:

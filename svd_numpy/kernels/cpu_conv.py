@@ -2,7 +2,7 @@
 
 The micro-kernel takes its rows and its steps from tables (`tiles.py`), so a convolution is a product like any other:
 a row of A is an output position, a step is a tap, and the sum of their offsets is the address of a pixel. For the
-weight gradient it is the other way round. Only the input gradient is summed back from a small piece of im2col rows.
+weight gradient it is the other way round. Input gradients: `cpu_conv_inputs.py`.
 
 Plain and variational convolutions share these functions; a plain one hands over empty arrays for all that belongs to
 the variance. Bits do not depend on the threads: an image belongs to one thread, and weight gradients are always summed
@@ -17,28 +17,15 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.cpu_layers import NO_FLOOR, add, add_scaled, sample_row, scale, scratch_parts, square
-from svd_numpy.kernels.gemm import (
-    KC,
-    NC,
-    PACKED,
-    TILE,
-    multiply,
-    pack_row,
-    pack_weights_transposed,
-    panels,
-    weights_row,
-)
+from svd_numpy.kernels.cpu_layers import NO_FLOOR, add, sample_row, scale, scratch_parts, square
+from svd_numpy.kernels.gemm import KC, PACKED, TILE, pack_row, pack_weights_transposed, panels, weights_row
 from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.simd import ZERO, U, address, noise_row, own_function
 from svd_numpy.kernels.tiles import MR, PANEL
 from svd_numpy.kernels.window import Window
 
-_ZERO, _ONE = np.int64(0), np.int64(1)
-_BLOCK = 2**16  # floats of weights that stay in the second-level cache while images pass by
+_BLOCK = 2**16  # floats that stay in the second-level cache with as many squares or variances
 _POSITIONS = 192  # positions whose dy stays near while taps pass by
-_CHUNK = 11 * MR  # positions whose input gradient is formed at a time
-PIECES = 2 * _CHUNK * NC + NC + 16  # floats of their im2col rows, and a list of runs in them
 
 
 @cache
@@ -53,7 +40,7 @@ def tables(window: Window) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArra
 
 
 @kernel()
-def _prepare(x, first, last, padding, padded, squares):
+def prepare_images(x, first, last, padding, padded, squares):
     """Copy images first..last into their padding (unless there is none) and square them (if wanted)."""
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     row = width * channels
@@ -69,74 +56,135 @@ def _prepare(x, first, last, padding, padded, squares):
 
 
 @kernel()
-def _pack(theta, log_sigma2, keep, k0, k1, mean, var, work):
-    """Pack rows k0..k1 of theta (masked) and sigma^2, or of theta alone, into panels of all K rows."""
-    n_in, n_out = theta.shape
+def _pack(theta, log_sigma2, keep, mirrored, k0, k1, n0, n1, mean, var, work):
+    """Pack rows k0..k1, columns n0..n1 of the matrix that im2col rows are multiplied by: theta (masked) and sigma^2.
+
+    mirrored : 0, or C for the matrix of the input gradient, of a row per tap and output and a column per channel
+    """
+    n_out = theta.shape[1]
+    if mirrored > 0:
+        k = k0
+        while k < k1:
+            tap, o = divmod(k, n_out)
+            end = min(n_out, o + k1 - k)
+            pack_weights_transposed(theta, log_sigma2, keep, o, end, tap * mirrored + n0, tap * mirrored + n1, k1 - k0,
+                                    mean[(k - k0) * PANEL :], var[(k - k0) * PANEL :], work)  # fmt: skip
+            k += end - o
+        return
     for k in range(k0, k1):
         if log_sigma2.size > 0:
-            row_mean, row_var = work[:n_out], work[TILE : TILE + n_out]
-            weights_row(theta[k], log_sigma2[k], keep, row_mean, row_var)
-            pack_row(address(row_mean), n_out, k, n_in, address(mean))
-            pack_row(address(row_var), n_out, k, n_in, address(var))
+            row_mean, row_var = work[: n1 - n0], work[TILE : TILE + n1 - n0]
+            weights_row(theta[k, n0:n1], log_sigma2[k, n0:n1], keep, row_mean, row_var)
+            pack_row(address(row_mean), n1 - n0, k - k0, k1 - k0, address(mean))
+            pack_row(address(row_var), n1 - n0, k - k0, k1 - k0, address(var))
         else:
-            pack_row(address(theta) + 4 * k * n_out, n_out, k, n_in, address(mean))
+            pack_row(address(theta) + 4 * (k * n_out + n0), n1 - n0, k - k0, k1 - k0, address(mean))
 
 
 @kernel()
-def _convolve(first, last, padded, squares, places, mean, var, n_out, y, r, addresses):
-    """Images first..last of y = X @ theta, and of r = X^2 @ sigma^2 unless r is empty, with X the im2col rows."""
+def block_sizes(n_in, columns):
+    """Rows and columns of a block of weights, which stays in the second-level cache while images pass by."""
+    blocks = (n_in + KC - 1) // KC
+    rows = (n_in + blocks - 1) // blocks
+    return rows, min(columns, PANEL * max(1, _BLOCK // (rows * PANEL)))
+
+
+@kernel()
+def _multiply(first, last, padded, squares, places, mean, var, k0, k1, n0, n1, y, r, y_row, addresses):
+    """Images first..last of y[:, n0:n1] (+)= X @ theta, and of r (+)= X2 @ sigma^2, by a packed block of weights."""
     own_function()
     taps, positions, steps = places
-    n_in, n_positions, image = len(taps), len(positions), 4 * padded.shape[1]
+    n_positions, image, panel = len(positions), 4 * padded.shape[1], 4 * PANEL * (k1 - k0)
     rows1, rows2 = addresses[:MR], addresses[MR : 2 * MR]
-    for k in range(0, n_in, KC):
-        count = min(KC, n_in - k)
-        columns = PANEL * max(1, _BLOCK // (count * PANEL))
-        lists = address(taps) + 4 * k, address(steps) + 4 * k
-        for n in range(0, n_out, columns):
-            width, panel = min(columns, n_out - n), 4 * n * n_in
-            for b in range(first, last):
-                for p in range(0, n_positions, MR):
-                    rows = min(MR, n_positions - p)
-                    for i in range(rows):
-                        rows1[i] = address(padded) + b * image + positions[p + i]
-                        rows2[i] = address(squares) + b * image + positions[p + i]
-                    at = 4 * ((b * n_positions + p) * n_out + n)
-                    panels(rows, count, *lists, address(rows1), address(mean) + panel, 4 * PANEL * n_in, width,
-                           address(y) + at, n_out, k > 0)  # fmt: skip
-                    if r.size > 0:
-                        panels(rows, count, *lists, address(rows2), address(var) + panel, 4 * PANEL * n_in,
-                               width, address(r) + at, n_out, k > 0)  # fmt: skip
+    lists = address(taps) + 4 * k0, address(steps)
+    for m in range(first * n_positions, last * n_positions, MR):
+        rows = min(MR, last * n_positions - m)
+        b, p = divmod(m, n_positions)
+        for i in range(rows):
+            rows1[i] = address(padded) + b * image + positions[p]
+            rows2[i] = address(squares) + b * image + positions[p]
+            p += 1
+            if p == n_positions:  # a tile of rows may reach into the next image
+                b, p = b + 1, 0
+        at = 4 * (m * y_row + n0)
+        panels(rows, k1 - k0, *lists, address(rows1), address(mean), panel, n1 - n0, address(y) + at, y_row, k0 > 0)
+        if r.size > 0:
+            panels(rows, k1 - k0, *lists, address(rows2), address(var), panel, n1 - n0, address(r) + at, y_row, k0 > 0)
+
+
+@kernel()
+def convolve(first, last, n0, n1, padded, squares, places, theta, log_sigma2, keep, mirrored, y, r, y_row, scratch):
+    """Images first..last, columns n0..n1 of y = X @ theta, and of r = X2 @ sigma^2 unless r is empty.
+
+    X, X2 : im2col rows of `padded` and `squares`;  y, r : rows of `y_row` columns, one per image and position
+    """
+    mean, var, work = scratch_parts(scratch)
+    addresses, n_in = work[2 * TILE : 2 * TILE + 4 * MR].view(np.int64), len(places[0])
+    k_step, n_step = block_sizes(n_in, n1 - n0)
+    for k in range(0, n_in, k_step):
+        for n in range(n0, n1, n_step):
+            k_end, n_end = min(k + k_step, n_in), min(n + n_step, n1)
+            _pack(theta, log_sigma2, keep, mirrored, k, k_end, n, n_end, mean, var, work)
+            _multiply(first, last, padded, squares, places, mean, var, k, k_end, n, n_end, y, r, y_row, addresses)
+
+
+@kernel()
+def share(thread, threads, by_columns, batch, columns):
+    """Bounds of the images, and of the columns, that belong to one thread."""
+    if by_columns:
+        n_panels = (columns + PANEL - 1) // PANEL
+        return 0, batch, thread * n_panels // threads * PANEL, min((thread + 1) * n_panels // threads * PANEL, columns)
+    return thread * batch // threads, (thread + 1) * batch // threads, 0, columns
+
+
+@kernel()
+def _sample(first, last, bias, key, floor, y, r, noise):
+    """Add the bias to images first..last, and unless r is empty the noise; keep what backward needs in r."""
+    step, layer, first_sample, key0, key1 = key
+    units = y.shape[1]
+    for b in range(first, last):
+        if r.size > 0:
+            noise_row(noise, U(first_sample + b), step, layer, key0, key1)
+        for at in range(0, units, len(bias)):
+            end = min(at + len(bias), units)
+            if r.size > 0:
+                sample_row(y[b, at:end], r[b, at:end], bias, noise[at:end], floor)
+            else:
+                add(bias, y[b, at:end])
 
 
 @kernel(parallel=True)
-def conv_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, places, padding, padded, squares,
-                 mean, var, y, r, noise, scratch):  # fmt: skip
+def conv_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, places, padding, by_columns, padded, squares,
+                 y, r, noise, scratch):  # fmt: skip
     """Convolve images and add the bias; with log_sigma2 also sample, as `lrt_forward` does.
 
     bias : repeated until it fills a few vectors; padded, squares : (B, pixels) scratch that backward needs again
-    mean, var : scratch for the packed weights;  y, r : (B, P * O);  noise : (threads, P * O rounded up to 64)
+    by_columns : threads share out the outputs, not the images: for large weights
+    y, r : (B, P * O);  noise : (threads, P * O rounded up to 64)
     """
-    batch, n_out, units = len(x), theta.shape[1], y.shape[1]
-    step, layer, first_sample, key0, key1 = key
+    batch, n_in, n_out = len(x), theta.shape[0], theta.shape[1]
     floor = ZERO if relu == 1 else NO_FLOOR
     for thread in prange(threads):
-        _pack(theta, log_sigma2, keep, thread * len(theta) // threads, (thread + 1) * len(theta) // threads,
-              mean, var, scratch_parts(scratch[thread])[2])  # fmt: skip
+        prepare_images(x, thread * batch // threads, (thread + 1) * batch // threads, padding, padded, squares)
+    one_block = not by_columns and block_sizes(n_in, n_out) == (n_in, n_out)
     for thread in prange(threads):
-        first, last = thread * batch // threads, (thread + 1) * batch // threads
-        _prepare(x, first, last, padding, padded, squares)
-        addresses = scratch[thread, : 4 * MR].view(np.int64)
-        _convolve(first, last, padded, squares, places, mean, var, n_out, y, r, addresses)
-        for b in range(first, last):
-            if r.size > 0:
-                noise_row(noise[thread], U(first_sample + b), step, layer, key0, key1)
-            for at in range(0, units, len(bias)):
-                end = min(at + len(bias), units)
-                if r.size > 0:
-                    sample_row(y[b, at:end], r[b, at:end], bias, noise[thread, at:end], floor)
-                else:
-                    add(bias, y[b, at:end])
+        first, last, n0, n1 = share(thread, threads, by_columns, batch, n_out)
+        if one_block:  # sample some images at a time, while they are in the cache
+            mean, var, work = scratch_parts(scratch[thread])
+            addresses = work[2 * TILE : 2 * TILE + 4 * MR].view(np.int64)
+            _pack(theta, log_sigma2, keep, 0, 0, n_in, 0, n_out, mean, var, work)
+            some = max(1, _BLOCK // y.shape[1])
+            for b in range(first, last, some):
+                end = min(b + some, last)
+                _multiply(b, end, padded, squares, places, mean, var, 0, n_in, 0, n_out, y, r, n_out, addresses)
+                _sample(b, end, bias, key, floor, y, r, noise[thread] if r.size > 0 else bias)
+        else:
+            convolve(first, last, n0, n1, padded, squares, places, theta, log_sigma2, keep, 0, y, r, n_out,
+                     scratch[thread])  # fmt: skip
+    if not one_block:
+        for thread in prange(threads):
+            _sample(thread * batch // threads, (thread + 1) * batch // threads, bias, key, floor, y, r,
+                    noise[thread] if r.size > 0 else bias)  # fmt: skip
 
 
 @kernel()
@@ -188,94 +236,25 @@ def _bias_gradient(dy, first, last, begin, end, total):
         add(dy[b, begin:end], total[begin:end])
 
 
-@kernel()
-def _find_runs(taps, n0, count, runs):
-    """Bounds of the runs of taps that are neighbours in memory, among taps n0 .. n0 + count; return how many."""
-    found = 0
-    for n in range(count):
-        if n == 0 or taps[n0 + n] != taps[n0 + n - 1] + 4:
-            runs[found] = n
-            found += 1
-    runs[found] = count
-    return found
-
-
-@kernel()
-def _add_runs(rows, taps, runs, n_runs, offset, image):
-    """Sum a row of im2col gradients onto the image, run by run; `taps` belong to the row."""
-    for i in range(n_runs):
-        at = (offset + taps[runs[i]]) // 4
-        add(rows[runs[i] : runs[i + 1]], image[at : at + runs[i + 1] - runs[i]])
-
-
-@kernel()
-def _image_gradients(first, last, theta, log_sigma2, keep, places, dy, d_var, sums, sums_sq, scratch, pieces):
-    """Images first..last of the input gradient: of X into `sums`, of X^2 into `sums_sq` (unless it is empty)."""
-    own_function()
-    taps, positions, _ = places
-    mean, var, work = scratch_parts(scratch)
-    n_in, n_out = theta.shape
-    n_positions, both, half = len(positions), sums_sq.size > 0, _CHUNK * NC
-    runs = pieces[2 * half :].view(np.int32)
-    sums[first:last] = ZERO
-    sums_sq[first:last] = ZERO
-    for n in range(0, n_in, NC):
-        columns = min(NC, n_in - n)
-        n_runs, block_taps = _find_runs(taps, n, columns, runs), taps[n : n + columns]
-        for k in range(0, n_out, KC):
-            k_end = min(n_out, k + KC)
-            # A plain layer has no variance: whatever stands in its place is packed, but not used.
-            pack_weights_transposed(theta, log_sigma2 if both else theta, keep, k, k_end, n, n + columns,
-                                    mean, var, work)  # fmt: skip
-            for b in range(first, last):
-                for p in range(0, n_positions, _CHUNK):
-                    count = min(_CHUNK, n_positions - p)
-                    at = 4 * ((b * n_positions + p) * n_out + k)
-                    multiply(count, k_end - k, address(dy) + at, address(d_var) + at, n_out, _ONE,
-                             address(mean), address(var) if both else _ZERO, columns,
-                             address(pieces), address(pieces) + 4 * half, columns, False, work)  # fmt: skip
-                    for i in range(count):
-                        row = pieces[i * columns : (i + 1) * columns]
-                        _add_runs(row, block_taps, runs, n_runs, positions[p + i], sums[b])
-                        if both:
-                            row = pieces[half + i * columns : half + (i + 1) * columns]
-                            _add_runs(row, block_taps, runs, n_runs, positions[p + i], sums_sq[b])
-
-
-@kernel()
-def _finish_images(x, first, last, padding, sums, sums_sq, dx):
-    """dx = sums + 2 x sums_sq, without the padding."""
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
-    row = width * channels
-    padded_row = (width + 2 * padding[1]) * channels
-    for b in range(first, last):
-        for h in range(height):
-            at = (h + padding[0]) * padded_row + padding[1] * channels
-            out = dx[b, h].reshape(-1)
-            out[:] = sums[b, at : at + row]
-            if sums_sq.size > 0:
-                add_scaled(out, x[b, h].reshape(-1), sums_sq[b, at : at + row])
-
-
 @kernel(parallel=True)
-def conv_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, places, padding, padded, squares,
-                  d_theta, d_sigma2, d_bias, second, second_sq, bias_sums, dx, sums, sums_sq, pieces, scratch,
-                  ):  # fmt: skip
-    """Gradients of `conv_forward`; dy, rectified, r (becomes d/dvar) : (B, P * O).
+def conv_backward(threads, dy, rectified, r, places, padded, squares, d_theta, d_sigma2, d_bias, second, second_sq,
+                  bias_sums, scratch):  # fmt: skip
+    """Gradients of `conv_forward` for the weights; dy (in place), rectified, r (becomes d/dvar) : (B, P * O).
 
-    second, second_sq : scratch of d_theta's shape for the second half of the batch;  bias_sums : (2, P * O)
-    dx : wanted where dx.size > 0;  sums, sums_sq : (B, pixels of a padded image);  pieces : (threads, PIECES)
+    second, second_sq : scratch of d_theta's shape for the second half of the batch; empty: it is not halved
+    bias_sums : (2, P * O)
     """
-    batch, units, n_in, n_out = len(x), dy.shape[1], theta.shape[0], theta.shape[1]
-    parts = (threads + 1) // 2
+    batch, units, n_in, n_out = len(dy), dy.shape[1], d_theta.shape[0], d_theta.shape[1]
+    halves = 2 if second.size > 0 else 1
+    parts = (threads + halves - 1) // halves
     for thread in prange(threads):
         for b in range(thread * batch // threads, (thread + 1) * batch // threads):
             scale(dy[b], rectified[b] if rectified.size > 0 else rectified[:0].reshape(-1),
                   r[b] if r.size > 0 else r[:0].reshape(-1))  # fmt: skip
     for thread in prange(threads):
-        for task in range(thread * 2 * parts // threads, (thread + 1) * 2 * parts // threads):
-            part, half = task % parts, task // parts
-            first, last = half * batch // 2, (half + 1) * batch // 2
+        for task in range(thread * halves * parts // threads, (thread + 1) * halves * parts // threads):
+            half, part = task // parts, task % parts
+            first, last = half * batch // halves, (half + 1) * batch // halves
             k0, k1 = part * n_in // parts, (part + 1) * n_in // parts
             _bias_gradient(dy, first, last, part * units // parts, (part + 1) * units // parts, bias_sums[half])
             if half == 0:
@@ -284,18 +263,13 @@ def conv_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, places,
             else:
                 _weight_gradients(first, last, k0, k1, padded, squares, places, dy, r, second, second_sq,
                                   scratch[thread])  # fmt: skip
-        if dx.size > 0:
-            first, last = thread * batch // threads, (thread + 1) * batch // threads
-            _image_gradients(first, last, theta, log_sigma2, keep, places, dy, r, sums, sums_sq, scratch[thread],
-                             pieces[thread])  # fmt: skip
-            _finish_images(x, first, last, padding, sums, sums_sq, dx)
-    for thread in prange(threads):
-        first, last = thread * n_in // threads, (thread + 1) * n_in // threads
-        for k in range(first, last):
-            add(second[k], d_theta[k])
-            if d_sigma2.size > 0:
-                add(second_sq[k], d_sigma2[k])
+    if halves == 2:
+        for thread in prange(threads):
+            for k in range(thread * n_in // threads, (thread + 1) * n_in // threads):
+                add(second[k], d_theta[k])
+                if d_sigma2.size > 0:
+                    add(second_sq[k], d_sigma2[k])
     d_bias[:] = ZERO
-    for half in range(2):
+    for half in range(halves):
         for at in range(0, units, n_out):
             add(bias_sums[half, at : at + n_out], d_bias)

@@ -222,7 +222,7 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq
         n_end, k = min(n + NC, end), _ZERO
         while k < n_out:
             k_end = _k_block(k, _ZERO, n_out)
-            pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, mean, var, work)
+            pack_weights_transposed(theta, log_sigma2, keep, k, k_end, n, n_end, k_end - k, mean, var, work)
             multiply(rows, k_end - k, address(dy) + 4 * k, address(d_var) + 4 * k, n_out, _ONE,
                      address(mean), address(var), n_end - n,
                      address(dx) + 4 * n, address(dx_sq) + 4 * n, n_in, k > 0, work)  # fmt: skip

@@ -180,17 +180,26 @@ def pack_weights(theta, log_sigma2, keep, x, k0, k1, n0, n1, out_mean, out_var, 
 
 
 @kernel()
-def pack_weights_transposed(theta, log_sigma2, keep, k0, k1, n0, n1, out_mean, out_var, work):
-    """Pack theta.T and sigma^2.T for dy @ theta.T: k over outputs, n over inputs. Means are masked as above."""
+def pack_weights_transposed(theta, log_sigma2, keep, k0, k1, n0, n1, k_count, out_mean, out_var, work):
+    """Pack theta.T and sigma^2.T for dy @ theta.T: k over outputs, n over inputs. Means are masked as above.
+
+    k_count : rows of the packed panels, k1 - k0 or more
+    Where log_sigma2 is empty, theta is packed as it is and alone.
+    """
     own_function()
     mean, var = work[:TILE], work[TILE : 2 * TILE]  # LANES rows of theta and sigma^2
-    k_count = k1 - k0
+    both = log_sigma2.size > 0
     for j in range(0, n1 - n0, LANES):
         rows = min(LANES, n1 - n0 - j)
-        for r in range(rows):
-            i = n0 + j + r
-            weights_row(theta[i, k0:k1], log_sigma2[i, k0:k1], keep, mean[r * KC :], var[r * KC :])
-        for k in range(0, k_count, LANES):
-            columns, at = min(LANES, k_count - k), 4 * (PANEL * (j // PANEL * k_count + k) + j % PANEL)
-            transpose_tile(address(mean) + 4 * k, KC, rows, columns, address(out_mean) + at, PANEL)
-            transpose_tile(address(var) + 4 * k, KC, rows, columns, address(out_var) + at, PANEL)
+        if both:
+            for r in range(rows):
+                i = n0 + j + r
+                weights_row(theta[i, k0:k1], log_sigma2[i, k0:k1], keep, mean[r * KC :], var[r * KC :])
+        for k in range(0, k1 - k0, LANES):
+            columns, at = min(LANES, k1 - k0 - k), 4 * (PANEL * (j // PANEL * k_count + k) + j % PANEL)
+            if both:
+                transpose_tile(address(mean) + 4 * k, KC, rows, columns, address(out_mean) + at, PANEL)
+                transpose_tile(address(var) + 4 * k, KC, rows, columns, address(out_var) + at, PANEL)
+            else:
+                source = address(theta) + 4 * ((n0 + j) * theta.shape[1] + k0 + k)
+                transpose_tile(source, theta.shape[1], rows, columns, address(out_mean) + at, PANEL)
