@@ -1,10 +1,13 @@
-"""The results table: every recipe over several seeds, the paper's row, and a dense network trained as long.
+"""The results tables: one architecture's recipes over several seeds, the paper's row, networks to compare with.
 
-    python benchmarks/results.py --seeds 5 --jobs 2
+    python benchmarks/results.py --arch lenet-300-100 --seeds 5 --jobs 2
+    python benchmarks/results.py --arch lenet-5 --seeds 3 --jobs 2
+    python benchmarks/results.py --arch vgg-like --k 0.25 --seeds 1
 
 Each run is a folder of its own under `runs/results`; finished runs are read back, interrupted ones go on
-where they stopped. The test set is measured once, after the last epoch. `--table` only writes the table of
-what is finished.
+where they stopped. The test set is measured once, after the last epoch. Runs that stand in the table's JSON file
+already, from another day or machine, stay there and are not repeated. `--table` only writes the table of what is
+finished.
 """
 
 from __future__ import annotations
@@ -17,58 +20,112 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from machine import describe, one_line
 
 from svd_numpy import checkpoint
+from svd_numpy.experiments.cifar import train_cifar
 from svd_numpy.experiments.mnist import train_mnist
-from svd_numpy.experiments.recipes import PUBLISHED
+from svd_numpy.experiments.recipes import PUBLISHED, get_recipe, stretch
 
-ARCH = "lenet-300-100"
-CASES = (
-    ("mnist", "paper"),
-    ("mnist", "default"),
-    ("mnist", "dense"),
-    ("fashion-mnist", "default"),
-    ("fashion-mnist", "dense"),
-)
+Case = tuple[str, str]  # data set, and recipe or kind of network
+CASES: dict[str, tuple[Case, ...]] = {
+    "lenet-300-100": (
+        ("mnist", "paper"),
+        ("mnist", "default"),
+        ("mnist", "dense"),
+        ("fashion-mnist", "default"),
+        ("fashion-mnist", "dense"),
+    ),
+    "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "dense")),
+    "vgg-like": (("cifar10", "default"), ("cifar10", "dropout"), ("cifar10", "dense")),
+}
+TITLES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5-Caffe", "vgg-like": "VGG-like"}
+KINDS = ("dense", "dropout")  # every other case is a recipe of Sparse VD
 ROOT = Path("runs/results")
 OUT = Path(__file__).parent / "results"
 
 
-def run_one(dataset: str, recipe: str, seed: int) -> None:
+def folder(options: argparse.Namespace, case: Case, seed: int) -> Path:
+    """The run folder of one case and seed."""
+    width = f"-k{options.k:g}" if options.arch == "vgg-like" else ""
+    return ROOT / f"{options.arch}{width}-{case[0]}-{case[1]}-seed{seed}"
+
+
+def run_one(options: argparse.Namespace, case: Case, seed: int) -> None:
     """Do (or finish, or only recognise) one run."""
-    run_dir = ROOT / f"{dataset}-{recipe}-seed{seed}"
+    dataset, name = case
+    run_dir = folder(options, case, seed)
     if (run_dir / "result.json").exists():
         return
-    started = run_dir.exists() and checkpoint.latest(run_dir / "checkpoints") is not None
-    dense = recipe == "dense"  # as long and with the same learning rates as "default", without its fine-tuning
-    train_mnist(
-        ARCH,
-        "default" if dense else recipe,
-        kind="dense" if dense else "variational",
-        seed=seed,
-        dataset=dataset,
-        run_dir=run_dir,
-        resume=started,
-        progress=False,
-        eval_every=0,
-    )
+    kind = name if name in KINDS else "variational"
+    shared: dict[str, Any] = {
+        "recipe": "default" if name in KINDS else name,
+        "kind": kind,
+        "seed": seed,
+        "dataset": dataset,
+        "run_dir": run_dir,
+        "resume": any(checkpoint.latest(at / "checkpoints") is not None for at in (run_dir, run_dir / "pretrain")),
+        "progress": False,
+        "eval_every": 0,
+    }
+    if options.arch != "vgg-like":
+        train_mnist(options.arch, epochs=options.epochs, **shared)
+    elif kind == "variational":
+        stages = {"epochs": options.epochs, "pretrain_epochs": options.pretrain_epochs}
+        train_cifar(arch=options.arch, k=options.k, **stages, **shared)
+    else:
+        train_cifar(arch=options.arch, k=options.k, epochs=total_epochs(options), **shared)
 
 
-def run_all(seeds: int, jobs: int, threads: int) -> None:
-    """Run every case and seed, each in a process of its own."""
-    environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
+def total_epochs(options: argparse.Namespace) -> int:
+    """Epochs of both stages of vgg-like together, fine-tuning included."""
+    recipe = get_recipe(options.arch, "default")
+    assert recipe.pretrain is not None
+    sparse = recipe.config if options.epochs is None else stretch(recipe.config, options.epochs)
+    first = recipe.pretrain.epochs if options.pretrain_epochs is None else options.pretrain_epochs
+    return first + sparse.total_epochs
 
-    def start(case: tuple[str, str, int]) -> None:
-        command = [sys.executable, __file__, "--one", *map(str, case)]
+
+def load_runs(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Finished runs by case and seed: those in the JSON file, and those in run folders."""
+    path = out_path(options).with_suffix(".json")
+    known = json.loads(path.read_text())["runs"] if path.exists() else {}
+    runs = {case: {str(run["seed"]): run for run in rows} for case, rows in known.items()}
+    for case in CASES[options.arch]:
+        found = runs.setdefault(" ".join(case), {})
+        for at in sorted(ROOT.glob(f"{folder(options, case, 0).name[:-1]}*/result.json")):
+            run = json.loads(at.read_text())
+            run["seconds_per_epoch"] = seconds_per_epoch(at.parent)
+            found.setdefault(str(run["seed"]), run)
+    return runs
+
+
+def seconds_per_epoch(run_dir: Path) -> float:
+    """Median over the epochs before the fine-tuning."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    ends = [0.0, *(record["seconds"] for record in records if record["stage"] != "finetune")]
+    return statistics.median(end - start for start, end in pairwise(ends))
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Run every case and seed that is not finished, each in a process of its own."""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(options.threads)}
+    done = load_runs(options)
+    wanted = [case for case in CASES[options.arch] if not options.only or case[1] in options.only]
+    todo = [(case, seed) for case in wanted for seed in range(options.seeds) if str(seed) not in done[" ".join(case)]]
+
+    def start(task: tuple[Case, int]) -> None:
+        (dataset, name), seed = task
+        command = [sys.executable, __file__, *sys.argv[1:], "--one", dataset, name, str(seed)]
         subprocess.run(command, check=True, env=environment)
-        print("done:", *case, flush=True)
+        print("done:", dataset, name, seed, flush=True)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(start, [(*case, seed) for case in CASES for seed in range(seeds)]))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(start, todo))
 
 
 def mean_sd(values: list[float], digits: int) -> str:
@@ -77,56 +134,79 @@ def mean_sd(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def row(dataset: str, recipe: str, runs: list[dict[str, Any]]) -> str:
+def means(rows: list[list[float]], digits: int) -> str:
+    """Mean of each layer over the runs, as text."""
+    return " - ".join(f"{statistics.mean(layer):.{digits}f}" for layer in zip(*rows, strict=True))
+
+
+def row(case: str, runs: list[dict[str, Any]]) -> str:
     """One line of the table."""
-    sparsity = [[100 * share for share in run["layer_sparsity"].values()] for run in runs]
-    layers = " - ".join(f"{statistics.mean(layer):.1f}" for layer in zip(*sparsity, strict=True)) or "0"
+    dataset, name = case.split()
+    sparse = name not in KINDS
+    per_epoch = [run["seconds_per_epoch"] for run in runs if "seconds_per_epoch" in run]
     cells = [
         dataset,
-        recipe,
+        name,
         str(len(runs)),
         mean_sd([100 * run["test_error"] for run in runs], 2),
         mean_sd([run["test_nll"] for run in runs], 3),
-        layers,
-        mean_sd([run["compression"] for run in runs], 1) if recipe != "dense" else "1",
+        means([[100 * share for share in run["layer_sparsity"].values()] for run in runs], 1) or "0",
+        mean_sd([run["compression"] for run in runs], 1) if sparse else "1",
+        means([[live for live, _ in run["live_units"].values()] for run in runs if "live_units" in run], 0),
         f"{min(run['seconds'] for run in runs):.0f}",
+        f"{min(per_epoch):.1f}" if per_epoch else "",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def write_table(threads: int, jobs: int) -> None:
-    """Write results/lenet-300-100.md and .json from the finished runs."""
-    facts, kept, lines = describe(), {}, []
-    for dataset, recipe in CASES:
-        folders = sorted(ROOT.glob(f"{dataset}-{recipe}-seed*/result.json"))
-        runs = [json.loads(path.read_text()) for path in folders]
-        if runs:
-            kept[f"{dataset} {recipe}"] = runs
-            lines.append(row(dataset, recipe, runs))
-        if (dataset, recipe) == CASES[0]:
-            paper = PUBLISHED[ARCH]
-            shares = " - ".join(f"{100 * share:.1f}" for share in paper.layer_sparsity)
-            cells = f"{100 * paper.error:.2f} | | {shares} | {paper.compression:.0f} | |"
-            lines.append(f"| mnist | *published: {paper.source}* | | {cells}")
+def pretrained_row(case: str, runs: list[dict[str, Any]]) -> str:
+    """The line of the networks that these started from."""
+    dataset, name = case.split()
+    errors = mean_sd([100 * run["pretrained_test_error"] for run in runs], 2)
+    return f"| {dataset} | *{name}, before: dropout* | {len(runs)} | {errors} | | 0 | 1 | | | |"
+
+
+def out_path(options: argparse.Namespace) -> Path:
+    """Where the table goes, without its suffix."""
+    return OUT / (options.arch if options.arch != "vgg-like" else f"{options.arch}-k{options.k:g}".replace(".", "_"))
+
+
+def write_table(options: argparse.Namespace) -> None:
+    """Write results/ARCH.md and .json from the finished runs."""
+    facts, lines, runs = describe(), list[str](), load_runs(options)
+    kept = {case: [found[seed] for seed in sorted(found, key=int)] for case, found in runs.items() if found}
+    for case, rows in kept.items():
+        lines.append(row(case, rows))
+        if rows[0].get("pretrained_test_error") is not None:
+            lines.append(pretrained_row(case, rows))
+    if paper := PUBLISHED.get(options.arch):
+        shares = " - ".join(f"{100 * share:.1f}" for share in paper.layer_sparsity)
+        cells = f"{100 * paper.error:.2f} | | {shares} | {paper.compression:.0f} | | | |"
+        lines.append(f"| mnist | *published: {paper.source}* | | {cells}")
+    some = next(iter(kept.values()))[0]
     text = [
-        "# LeNet-300-100: error and sparsity",
+        f"# {TITLES[options.arch]}{f', width {options.k:g}' if options.arch == 'vgg-like' else ''}: error and sparsity",
         "",
         f"* Machine: {one_line(facts)}",
-        f"* Command: `python benchmarks/results.py --seeds 5 --jobs {jobs} --threads {threads}`, "
+        f"* Command: `python benchmarks/results.py {' '.join(arg for arg in sys.argv[1:] if arg != '--table')}`, "
         f"{datetime.date.today().isoformat()}",
-        "* All 60,000 training and 10,000 test images; the test set was measured once, after the last epoch.",
+        f"* All {some['n_train']:,} training and {some['n_test']:,} test images; the test set was measured once, after "
+        "the last epoch.",
         "* Recipes: `svd_numpy/experiments/recipes.py`. Threshold 3. Mean ± standard deviation over the seeds.",
-        "* Compression: all weights / weights kept, without biases or index bytes. NLL in nats per image.",
-        f"* Seconds: training on {threads} thread(s), {jobs} run(s) side by side.",
+        "* Compression: all weights / weights kept, without biases or index bytes. NLL in nats per image. Live units: "
+        "outputs of each layer with at least one weight left.",
+        f"* Seconds: training on {options.threads} thread(s), {options.jobs} run(s) side by side on a shared machine; "
+        "the fastest run, and the fastest run's median epoch (without pre-training and fine-tuning).",
         "",
-        "| data | recipe | seeds | test error % | test NLL | sparsity per layer % | compression | seconds, fastest |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | recipe | seeds | test error % | test NLL | sparsity per layer % | compression | live units "
+        "| seconds, fastest | per epoch |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *lines,
         "",
     ]
     OUT.mkdir(exist_ok=True)
-    (OUT / "lenet-300-100.md").write_text("\n".join(text))
-    (OUT / "lenet-300-100.json").write_text(json.dumps({"machine": facts, "runs": kept}, indent=1))
+    out_path(options).with_suffix(".md").write_text("\n".join(text))
+    out_path(options).with_suffix(".json").write_text(json.dumps({"machine": facts, "runs": kept}, indent=1))
     print("\n".join(text))
 
 
@@ -134,18 +214,23 @@ def main() -> None:
     """Read the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--arch", choices=CASES, default="lenet-300-100")
+    parser.add_argument("--k", type=float, default=0.25, help="width of vgg-like")
+    parser.add_argument("--epochs", type=int, help="in place of the recipe's")
+    parser.add_argument("--pretrain-epochs", type=int, help="in place of the recipe's (vgg-like)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument("--only", nargs="+", metavar="RECIPE", help="these rows only")
     parser.add_argument("--table", action="store_true", help="only write the table of the finished runs")
     parser.add_argument("--one", nargs=3, metavar=("DATASET", "RECIPE", "SEED"), help="one run only")
     options = parser.parse_args()
     if options.one:
-        run_one(options.one[0], options.one[1], int(options.one[2]))
+        run_one(options, (options.one[0], options.one[1]), int(options.one[2]))
         return
     if not options.table:
-        run_all(options.seeds, options.jobs, options.threads)
-    write_table(options.threads, options.jobs)
+        run_all(options)
+    write_table(options)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,8 @@ class TrainCifar(_Training):
         Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
     init_from : path, optional
         A saved network (model.safetensors) whose weights to start from, instead of pre-training.
+    kind : str
+        "variational" is Sparse VD; to compare with, in one stage: "dense", ordinary weights, or "dropout".
     random_labels : bool
         Replace the training labels by random ones: what a network still fits then, it has learned by heart.
     """
@@ -210,6 +212,7 @@ class TrainCifar(_Training):
     progress: bool = True
     eval_every: int = 1
     init_from: Path | None = None
+    kind: str = "variational"
     random_labels: bool = False
 
     word: ClassVar[str] = "train-cifar"
@@ -225,5 +228,6 @@ class TrainCifar(_Training):
         from svd_numpy.experiments.recipes import get_recipe
 
         get_recipe(self.arch, self.recipe)
+        kind = [] if self.kind == "variational" else [self.kind]
         name, labels = f"{self.arch}-k{self.k:g}", self.random_labels
-        return run_folder(name, self.dataset, random_labels=labels, recipe=self.recipe, seed=self.seed)
+        return run_folder(name, *kind, self.dataset, random_labels=labels, recipe=self.recipe, seed=self.seed)

@@ -90,7 +90,9 @@ def rates(model: svd.Sequential) -> list[tuple[str, float]]:
 def test_dropout_is_where_the_authors_have_it() -> None:
     inside = [1, *(3, 5, 6, 8, 9, 11, 12)]  # no convolution before a pooling
     expected = [(f"conv{number}", 0.3 if number == 1 else 0.4) for number in inside]
-    assert rates(make("vgg-like", "dropout", 0.05)) == [*expected, ("dense1", 0.5)]
+    assert rates(make("vgg-like", "dropout", 1.0)) == [*expected, ("dense1", 0.5)]
+    narrow = rates(make("vgg-like", "dropout", 0.05))  # which needs all it has
+    assert narrow == [(name, 0.05 * rate) for name, rate in [*expected, ("dense1", 0.5)]]
     assert rates(make("lenet-300-100", "dropout")) == [("dense1", 0.5), ("dense2", 0.5)]
     assert rates(make("lenet-5", "dropout")) == [("conv2", 0.5), ("dense1", 0.5)]
 

@@ -221,6 +221,17 @@ def test_random_labels_in_both_stages(tmp_path: Path, images: Dataset) -> None:
     np.testing.assert_array_equal(both.data.y_train, result.data.y_train)
 
 
+def test_the_networks_to_compare_with_have_one_stage(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"):
+        train(kind="dense", epochs=2, pretrain_epochs=None, run_dir=tmp_path, callbacks=[stop_in("dense")])
+    result = train(kind="dense", epochs=2, pretrain_epochs=None, run_dir=tmp_path, resume=True)
+    assert result.pretrained is None and (result.kind, result.compression) == ("dense", 1)
+    assert [record["epoch"] for record in result.history] == [1, 2] and not (tmp_path / "pretrain").exists()
+    assert not result.model.variational_layers and result.history[-1]["lr"] < result.history[0]["lr"]
+    whole = train(kind="dense", epochs=2, pretrain_epochs=None)
+    assert bits(whole.model) == bits(result.model)
+
+
 # ------------------------------------------------------------ errors
 
 
@@ -237,6 +248,8 @@ def test_random_labels_in_both_stages(tmp_path: Path, images: Dataset) -> None:
         ({"init_from": "x.safetensors"}, ValueError, "stands in for it; leave one of them out"),
         ({"init_from": "nowhere.safetensors", "pretrain_epochs": None}, CheckpointError, "nowhere.safetensors"),
         ({"batch_size": 39}, ValueError, "leaves one of 40 images over"),
+        ({"kind": "sparse"}, ValueError, "kind: got 'sparse'"),
+        ({"kind": "dense"}, ValueError, "pretrain_epochs: got 1, but kind 'dense' has one stage"),
         ({"random_labels": None}, TypeError, "random_labels: got None"),
         ({"resume": True}, ValueError, "holds no run to go on with"),
         ({"resume": True, "run_dir": None}, ValueError, "resume=True needs run_dir"),

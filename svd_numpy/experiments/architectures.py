@@ -97,22 +97,23 @@ def _vgg_like(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width:
 
     Each block ends in a max-pooling, which halves the sides. What is batch-normalised has no bias: beta is one.
     Dropout as in the authors' pre-training net: .3 inside the first block, .4 inside the others, .5 before the last
-    layer; none before a pooling.
+    layer; none before a pooling. In nets narrower than the authors' less in proportion: those need all they have.
     """
     channels, height, side = image_shape
     layers: list[Layer] = []
+    less = min(1.0, width)
     for block in _BLOCKS:
         for place, full in enumerate(block):
             filters = _scaled(full, width)
             conv = make.conv(channels, filters, 3, padding=1, bias=False)
             layers += [conv, BatchNorm(filters, _BATCH_NORM_EPS), ReLU()]
             if place < len(block) - 1:
-                layers += make.dropout(0.3 if block is _BLOCKS[0] else 0.4)
+                layers += make.dropout(less * (0.3 if block is _BLOCKS[0] else 0.4))
             channels = filters
         layers.append(MaxPool2d(2))
     units, after = _scaled(512, width), (height // 2 ** len(_BLOCKS)) * (side // 2 ** len(_BLOCKS))
     layers += [Flatten(), make.dense(max(1, channels * after), units, bias=False)]
-    layers += [BatchNorm(units, _BATCH_NORM_EPS), ReLU(), *make.dropout(0.5)]
+    layers += [BatchNorm(units, _BATCH_NORM_EPS), ReLU(), *make.dropout(less * 0.5)]
     return [*layers, make.dense(units, n_classes)]
 
 

@@ -10,7 +10,7 @@ from svd_numpy import checkpoint
 from svd_numpy.checks import check_choice, check_count, check_number
 from svd_numpy.console import TrainingInterrupted
 from svd_numpy.data import Dataset
-from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.architectures import KINDS, build
 from svd_numpy.experiments.recipes import Recipe, get_recipe
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import Options, Start, check_options, configure, load_images, run, start_from
@@ -37,13 +37,14 @@ def train_cifar(
     progress: bool = True,
     eval_every: int = 1,
     init_from: Start = None,
+    kind: str = "variational",
     random_labels: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train a convolutional network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017, §5).
 
     Two stages: the network with ordinary weights and Bernoulli dropout, then Sparse VD from those weights, with the
-    survivors fine-tuned at its end where the recipe says so.
+    survivors fine-tuned at its end where the recipe says so. Of the networks to compare it with, one stage.
 
     Parameters
     ----------
@@ -56,7 +57,8 @@ def train_cifar(
         See `svd_numpy.experiments.recipes`.
     epochs, pretrain_epochs : int, optional
         Of Sparse VD and of pre-training, in place of the recipe's; schedules, and the fine-tuning, stretch along.
-        pretrain_epochs=0: no pre-training, Sparse VD starts from random weights.
+        pretrain_epochs=0: no pre-training, Sparse VD starts from random weights. With another `kind` than
+        "variational" there is no pre-training, and `epochs` is by default what both stages would take together.
     batch_size : int, optional
         Of both stages.
     seed : int
@@ -74,7 +76,10 @@ def train_cifar(
         Measure the test error every so many epochs for the curve (0: only at the end of each stage). Nothing is
         chosen by it.
     init_from : Sequential, mapping of arrays, or path of a saved model, optional
-        Start Sparse VD from these weights, and do not pre-train.
+        Start from these weights, and do not pre-train.
+    kind : "variational", "dense" or "dropout"
+        Sparse VD; or, to compare with, the same network with ordinary weights, or those with Bernoulli dropout, trained
+        like the first stage.
     random_labels : bool
         Replace the training labels by random ones, drawn from the seed, in both stages.
     callbacks : functions (trainer, record), called after each epoch of both stages
@@ -91,10 +96,17 @@ def train_cifar(
     """
     plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
     check_choice("dataset", dataset, _DATASETS)
-    k = check_number("k", k, low=0.01, high=16)
+    k, kind = check_number("k", k, low=0.01, high=16), check_choice("kind", kind, KINDS)
     options = check_options(seed, backend, run_dir, resume, progress, eval_every, callbacks)
-    config = configure(plan.config, epochs, batch_size, options)
-    first = _first_stage(plan, pretrain_epochs, config.batch_size, init_from, options)
+    if kind == "variational":
+        config = configure(plan.config, epochs, batch_size, options)
+        first = _first_stage(plan, pretrain_epochs, config.batch_size, init_from, options)
+    elif pretrain_epochs:
+        raise ValueError(f"pretrain_epochs: got {pretrain_epochs}, but kind {kind!r} has one stage; give epochs alone")
+    else:
+        assert plan.pretrain is not None
+        both = plan.pretrain.total_epochs + plan.config.total_epochs
+        config, first = configure(plan.pretrain, both if epochs is None else epochs, batch_size, options), None
     started = _check_folder(options, first is not None)
     data = load_images(dataset, data_dir, random_labels, options)
     if len(data.x_train) % config.batch_size == 1:
@@ -102,13 +114,13 @@ def train_cifar(
             f"batch_size: got {config.batch_size}, which leaves one of {len(data.x_train)} images over, and a single "
             "image cannot be batch-normalised; choose another one"
         )
-    model = build(data, plan, options.seed, options.backend, "variational", k)
+    model = build(data, plan, options.seed, options.backend, kind, k)
     start_from(model, init_from)
     pretrained = None
     if first is not None:
         pretrained = _pretrain(data, plan, first, k, options)
         model.init_from(pretrained.model)
-    result = TrainResult(model, [], plan, data, {}, "variational", k, pretrained)
+    result = TrainResult(model, [], plan, data, {}, kind, k, pretrained)
     return run(result, config, replace(options, resume=started))
 
 
