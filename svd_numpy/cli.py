@@ -87,15 +87,19 @@ class Report:
         A run folder.
     last : int
         How many of the last epochs to print.
+    data_dir : path, optional
+        Folder of the data files, for one image; None looks in SVD_NUMPY_DATA, then in the user's cache.
     """
 
     run_dir: Path
     last: int = 5
+    data_dir: Path | None = None
 
     def run(self) -> int:
-        """Read files only: nothing is trained or measured again."""
+        """Read files only: nothing is trained, measured again or downloaded."""
         from svd_numpy.checks import check_count
-        from svd_numpy.run_files import epoch_table, need, run_figures
+        from svd_numpy.data import MissingDataError, load
+        from svd_numpy.run_files import epoch_table, need, recorded_dataset, run_figures
         from svd_numpy.runlog import read_log
 
         last = check_count("last", self.last)
@@ -107,7 +111,12 @@ class Report:
         print(epoch_table(history[-last:]))
         figures = self.run_dir / "figures"
         figures.mkdir(exist_ok=True)
-        for name, figure in run_figures(self.run_dir, history).items():
+        images = None
+        try:
+            images = load(recorded_dataset(self.run_dir), self.data_dir, download=False).x_test
+        except MissingDataError as error:
+            print(f"NOTE: without an image there are no feature maps. {error}")
+        for name, figure in run_figures(self.run_dir, history, images).items():
             figure.savefig(figures / f"{name}.png", dpi=100)
             print(f"written: {figures / name}.png")
         return 0
