@@ -89,7 +89,7 @@ def filters(
     rows, columns = grid(len(order), channels * width / height)
     ratio = rows * (height + 1) / (columns * (channels * width + 1))
     with style():
-        figure = new_figure(WIDTH, 1.45 + ratio * WIDTH / 3.15)
+        figure = new_figure(WIDTH, 1.15 + ratio * WIDTH / 3.15)
         first, noise, last = figure.subplots(1, 3)
         start, kept, dead = tiles(before), tiles(after), survivors[order] == 0
         _weights(first, start, np.zeros(len(order), bool), "weight $\\theta$")
@@ -101,7 +101,8 @@ def filters(
         first.set_title("Before training")
         noise.set_title("Noise after training")
         last.set_title("Weights after training")
-        return finish(figure, f"First layer: {live} of {len(survivors)} {units} live{shown}")
+        split = f"; {channels} channels side by side" if channels > 1 else ""
+        return finish(figure, f"First layer: {live} of {len(survivors)} {units} live{shown}{split}")
 
 
 def weight_matrix(before: Array, after: Array, size: int = 100, name: str = "") -> Figure:
@@ -151,7 +152,7 @@ def weight_matrix(before: Array, after: Array, size: int = 100, name: str = "") 
             for spine in ax.spines.values():
                 spine.set_visible(True)
             _bar(ax, image, r"weight $\theta$ (white: pruned)")
-        return finish(figure, f"{name or 'Weights'}, {inputs:,} x {units:,}: {share:.3g} % of the weights are left")
+        return finish(figure, f"{name or 'Weights'}, {inputs:,} by {units:,}: {share:.3g} % of the weights are left")
 
 
 def feature_maps(
@@ -191,9 +192,10 @@ def feature_maps(
     heights = []
     for maps in after.values():
         rows, columns = grid(len(maps), maps.shape[2] / maps.shape[1])
-        heights.append(0.55 + rows * (maps.shape[1] + 1) / (columns * (maps.shape[2] + 1)) * WIDTH / sum(shares))
+        ratio = rows * (maps.shape[1] + 1) / (columns * (maps.shape[2] + 1))
+        heights.append(0.3 + ratio * (WIDTH - 0.3) / sum(shares))
     with style():
-        figure = new_figure(WIDTH, 0.4 + sum(heights))
+        figure = new_figure(WIDTH, 0.35 + sum(heights))
         axes = figure.subplots(len(after), 3, width_ratios=shares, height_ratios=heights, squeeze=False)
         for row, (name, maps) in zip(axes, after.items(), strict=True):
             alive = np.asarray(live[name], dtype=bool)
@@ -202,7 +204,7 @@ def feature_maps(
                 high = float(np.percentile(seen, 99.5)) if seen.size else 1.0
                 low = min(0.0, float(seen.min())) if seen.size else 0.0
                 draw_tiles(ax, answers, dead=dead, cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
-            row[0].set_axis_off()
+            row[0].set_visible(row[0] is axes[0, 0])
             row[1].set_title(f"{name} before training")
             row[2].set_title(f"{name} after: {alive.sum()} of {len(alive)} filters live")
         _photograph(axes[0, 0], image)
@@ -276,3 +278,6 @@ def _photograph(ax: Axes, image: Array) -> None:
     stretched = (np.moveaxis(np.asarray(image, dtype=np.float64), 0, -1) - low) / max(high - low, 1e-12)
     ax.imshow(stretched if stretched.shape[-1] == 3 else stretched[..., 0], cmap="gray")
     ax.set_title("The image")
+    ax.set_xlabel("Bright: a strong answer.\nDark: none.\nCrossed out: a dead filter,\nwithout any weight.", fontsize=9)
+    ax.set(xticks=[], yticks=[])
+    ax.set_anchor("N")

@@ -91,7 +91,7 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
     ax.set(title=f"Weights pruned: 1 in {ratio:.3g} is left", ylabel="pruned (%)", ylim=(-3, 103))
     layers = len(history[0]["sparsity"])
     if 0 < layers <= 6:
-        ax.legend(loc="best")
+        ax.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none")  # readable where it must cover a curve
     elif layers:  # no free corner is large enough: make room above the curves
         ax.set(ylim=(-3, 106 + 12 * math.ceil(layers / 3)), yticks=range(0, 101, 20))
         ax.legend(loc="upper center", ncols=3, fontsize=6.5, handlelength=1.4, columnspacing=0.8)
@@ -215,7 +215,7 @@ def log_scale(ax: Axes, values: Array) -> None:
     high = steps[min(np.searchsorted(steps, positive.max() * 1.0001), len(steps) - 1)]
     ax.set_yscale("log")
     ax.set_ylim(0.93 * low, 1.07 * high)
-    wide = high / low > 1000
+    wide = high / low > 100
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=20))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.10g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -233,8 +233,11 @@ def histogram_edges(arrays: Iterable[Array], threshold: float) -> Array:
 
 
 def grid(count: int, aspect: float = 1.0) -> tuple[int, int]:
-    """Rows and columns of the most nearly square grid of `count` cells, each `aspect` times as wide as high."""
-    columns = math.ceil(math.sqrt(count / aspect))
+    """Rows and columns of `count` cells, each `aspect` times as wide as high: nearly a square, its last row full."""
+    side = math.sqrt(count / aspect)
+    least = math.ceil(side)
+    full = [columns for columns in range(least, math.ceil(1.6 * side) + 1) if count % columns == 0]
+    columns = full[0] if full else least
     return math.ceil(count / columns), columns
 
 
@@ -328,7 +331,10 @@ def _figure_class() -> type[Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    return _figure_class()(figsize=(width, height), layout="constrained")
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    # A little more height around each text than the default: the title of a page touches those of its panels else.
+    return _figure_class()(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07))
 
 
 def style() -> Any:

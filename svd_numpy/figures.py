@@ -92,8 +92,8 @@ def _filters(
     arrays = before, first.pruned_theta(model.keep), np.asarray(log_alpha, dtype=np.float32)
     before, after, log_alpha = (first.fields(array, image_shape)[0] for array in arrays)
     shape = first.fields(first.theta, image_shape)[1]
-    units = "hidden units" if first.window is None else "filters"
-    return plots.filters(before, after, log_alpha, threshold, shape, units=units)
+    n, units = (16, "hidden units") if first.window is None else (64, "filters")  # the former are whole images
+    return plots.filters(before, after, log_alpha, threshold, shape, n, units)
 
 
 def _feature_maps(model: Sequential, start: Sequential, image: Array, image_shape: tuple[int, ...]) -> Any:

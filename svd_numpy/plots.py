@@ -169,8 +169,9 @@ def receptive_fields(theta: Array, image_shape: Sequence[int], n: int = 64) -> F
     if n < 1:
         raise ValueError(f"n is {n}; expected the number of units to draw, at least 1")
     with style():
-        rows, columns = grid(min(n, len(images)))
-        figure = new_figure(WIDTH * 0.8, WIDTH * 0.8 * rows / columns)
+        aspect = images.shape[2] / images.shape[1]
+        rows, columns = grid(min(n, len(images)), aspect)
+        figure = new_figure(WIDTH * 0.8, WIDTH * 0.8 * rows / (columns * aspect))
         draw_mosaic(figure.subplots(), theta, images, n, "hidden units")
         return finish(figure, "")
 
