@@ -172,7 +172,7 @@ def feature_maps(
     Returns
     -------
     Figure
-        One row per layer. Brightness is on one scale within each mosaic, dark is none.
+        Axes: the image, then two per layer. Brightness is on one scale within each mosaic, dark is none.
 
     Raises
     ------
@@ -188,26 +188,25 @@ def feature_maps(
         if np.ndim(maps) != 3 or np.shape(before[name]) != np.shape(maps) or np.shape(live[name]) != (len(maps),):
             shapes = np.shape(before[name]), np.shape(maps), np.shape(live[name])
             raise ValueError(f"layer {name!r}: got shapes {shapes}, expected (O, h, w) twice and (O,)")
-    shares = [0.62, 1.0, 1.0]
+    side = WIDTH * np.array([0.24, 0.38])  # of the image, and of each mosaic
     heights = []
     for maps in after.values():
         rows, columns = grid(len(maps), maps.shape[2] / maps.shape[1])
-        ratio = rows * (maps.shape[1] + 1) / (columns * (maps.shape[2] + 1))
-        heights.append(0.3 + ratio * (WIDTH - 0.3) / sum(shares))
+        heights.append(0.4 + side[1] * rows * (maps.shape[1] + 1) / (columns * (maps.shape[2] + 1)))
     with style():
-        figure = new_figure(WIDTH, 0.35 + sum(heights))
-        axes = figure.subplots(len(after), 3, width_ratios=shares, height_ratios=heights, squeeze=False)
+        figure = new_figure(WIDTH, max(0.35 + sum(heights), 1.7 + side[0]))
+        parts: Any = figure.subfigures(1, 2, width_ratios=[side[0], 2 * side[1]])
+        _photograph(parts[0].subplots(), image)
+        axes = parts[1].subplots(len(after), 2, height_ratios=heights, squeeze=False)
         for row, (name, maps) in zip(axes, after.items(), strict=True):
             alive = np.asarray(live[name], dtype=bool)
-            for ax, answers, dead in ((row[1], before[name], np.zeros(len(maps), bool)), (row[2], maps, ~alive)):
+            for ax, answers, dead in ((row[0], before[name], np.zeros(len(maps), bool)), (row[1], maps, ~alive)):
                 seen = answers[~dead]
                 high = float(np.percentile(seen, 99.5)) if seen.size else 1.0
                 low = min(0.0, float(seen.min())) if seen.size else 0.0
                 draw_tiles(ax, answers, dead=dead, cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
-            row[0].set_visible(row[0] is axes[0, 0])
-            row[1].set_title(f"{name} before training")
-            row[2].set_title(f"{name} after: {alive.sum()} of {len(alive)} filters live")
-        _photograph(axes[0, 0], image)
+            row[0].set_title(f"{name} before training")
+            row[1].set_title(f"{name} after: {alive.sum()} of {len(alive)} filters live")
         return finish(figure, "What each filter answers to one image")
 
 

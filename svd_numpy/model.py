@@ -221,6 +221,7 @@ class Sequential:
         return self.likelihood.mean(self.predict(x))
 
     @_exclusive
+    @np.errstate(over="ignore", invalid="ignore")
     def activations(self, x: Any) -> dict[str, Array]:
         """Output of every layer of the pruned network, by its name: (B, O), or (B, C, H, W) of images."""
         out, run = self.prepare(x), Pass(self.backend, "pruned", self.keep, self.seed)
@@ -228,6 +229,7 @@ class Sequential:
         for layer in self.layers:
             out = layer.forward(out, run)
             outputs[layer.name] = (np.moveaxis(out, -1, 1) if out.ndim == 4 else out).copy()
+        _require_finite("the outputs", out)
         return outputs
 
     @_exclusive

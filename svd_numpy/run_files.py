@@ -6,7 +6,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,9 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
         raise ValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
 
 
-def run_figures(run_dir: Path, history: list[dict[str, Any]], images: NDArray[Any] | None = None) -> dict[str, Any]:
+def run_figures(
+    run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None]
+) -> dict[str, Any]:
     """Draw all figures for which the run has the files.
 
     Parameters
@@ -88,8 +90,8 @@ def run_figures(run_dir: Path, history: list[dict[str, Any]], images: NDArray[An
     run_dir : Path
     history : list of dict
         The records of its metrics.jsonl.
-    images : array (N, D), optional
-        Images of the run's data set; of the first one the feature maps are drawn.
+    find_image : function () -> array (D,) or None
+        Finds an image of the run's data set for the feature maps; called only where there are convolutions.
 
     Returns
     -------
@@ -117,13 +119,12 @@ def run_figures(run_dir: Path, history: list[dict[str, Any]], images: NDArray[An
     if first.window is None:
         if not frames.is_file():
             return figures
-        image_shape = load_frames(frames).image_shape
+        image_shape, image = load_frames(frames).image_shape, None
         theta = first.pruned_theta(model.keep)
         figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
         figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
     else:  # a kernel's taps are no pixels
-        image_shape = model.in_shape
-    image = None if images is None else images[0]
+        image_shape, image = model.in_shape, find_image()
     makers = network_figures(model, _weights_at_start(run_dir, model), log_alphas, threshold, image_shape, image)
     return figures | {name: draw() for name, draw in makers.items()}
 

@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 import svd_numpy as svd
-from svd_numpy import plots
+from svd_numpy import cli, plots
 from svd_numpy.data import load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe
@@ -134,18 +134,18 @@ def test_matrix_shows_its_middle_and_white_where_pruned() -> None:
 def test_feature_maps_cross_out_dead_filters_after_training_only() -> None:
     given = make_maps()
     figure = plots.feature_maps(**given)
-    rows = np.array(figure.axes).reshape(2, 3)
+    rows = np.array(figure.axes[1:]).reshape(2, 2)
     stretched = (given["image"][0] - given["image"].min()) / np.ptp(given["image"])
-    np.testing.assert_allclose(picture(rows[0, 0]), stretched)
+    np.testing.assert_allclose(picture(figure.axes[0]), stretched)
     for row, name in zip(rows, ("conv1", "conv2"), strict=True):
         maps = given["after"][name]
         size = maps.shape[1]
         for index, alive in enumerate(given["live"][name]):
             place = (*divmod(index, 3), size, size)
-            np.testing.assert_array_equal(tile(row[1], *place), given["before"][name][index])
-            np.testing.assert_array_equal(tile(row[2], *place), maps[index] if alive else np.full((size, size), np.nan))
-    assert [crossed_out(ax) for ax in rows[:, 1:].ravel()] == [0, 2, 0, 0]
-    assert "conv1 after: 3 of 5 filters live" in rows[0, 2].get_title("left")
+            np.testing.assert_array_equal(tile(row[0], *place), given["before"][name][index])
+            np.testing.assert_array_equal(tile(row[1], *place), maps[index] if alive else np.full((size, size), np.nan))
+    assert [crossed_out(ax) for ax in rows.ravel()] == [0, 2, 0, 0]
+    assert "conv1 after: 3 of 5 filters live" in rows[0, 1].get_title("left")
 
 
 def test_live_units_are_bars_in_percent_with_counts() -> None:
@@ -294,12 +294,16 @@ def test_feature_maps_of_a_batch_normalised_network_are_rectified() -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     figures = network_figures(model, at_start(model), {}, THRESHOLD, (3, 16, 16), image)
     assert set(figures) == {"live_units", "weight_matrix", "feature_maps"}  # without log_alpha no filters
-    rows = np.array(figures["feature_maps"]().axes).reshape(2, 3)
+    rows = np.array(figures["feature_maps"]().axes[1:]).reshape(2, 2)
     outputs = model.activations(image[None])
     assert outputs["conv1"].shape == (1, 4, 16, 16) and outputs["dense1"].shape == (1, 2)
-    np.testing.assert_array_equal(tile(rows[0, 2], 1, 1, 16, 16), outputs["relu1"][0, 3])
-    np.testing.assert_array_equal(tile(rows[1, 2], 1, 1, 6, 6), outputs["conv2"][0, 4])
+    np.testing.assert_array_equal(tile(rows[0, 1], 1, 1, 16, 16), outputs["relu1"][0, 3])
+    np.testing.assert_array_equal(tile(rows[1, 1], 1, 1, 6, 6), outputs["conv2"][0, 4])
     np.testing.assert_array_equal(outputs["dense1"], model.predict(image[None]))
+
+
+def figures_of(folder: Path, result: TrainResult, image: np.ndarray | None) -> dict[str, Any]:
+    return run_figures(folder, result.history, lambda: image)
 
 
 def test_report_draws_a_folder_of_a_convolutional_run(tmp_path: Path) -> None:
@@ -308,17 +312,48 @@ def test_report_draws_a_folder_of_a_convolutional_run(tmp_path: Path) -> None:
     result.model.save(model_file)
     result_file.write_text(json.dumps(result.to_dict()))
     always = {"training_curves", "live_units"}
-    assert set(run_figures(tmp_path, result.history)) == always | {"weight_matrix"}
+    assert set(figures_of(tmp_path, result, None)) == always | {"weight_matrix"}
     save_log_alphas(tmp_path / "log_alpha.npz", {"conv1": result.log_alphas["conv1"]}, 3.0)
-    figures = run_figures(tmp_path, result.history, result.data.x_test)
+    figures = figures_of(tmp_path, result, result.data.x_test[0])
     assert set(figures) == always | {"log_alpha", "filters", "weight_matrix", "feature_maps"}
     np.testing.assert_array_equal(picture(figures["filters"].axes[0]), picture(result.plot("filters").axes[0]))
 
     pretrained = build(result.data, result.recipe, 8, "numpy", "dropout")
     (tmp_path / "pretrain").mkdir()
     pretrained.save(tmp_path / "pretrain" / "model.safetensors")
-    first = run_figures(tmp_path, result.history)["filters"].axes[0]
+    first = figures_of(tmp_path, result, None)["filters"].axes[0]
     np.testing.assert_array_equal(tile(first, 0, 2, 5, 5), pretrained.parameters["conv1.theta"][:, :, 0, 2])
 
     result_file.write_text(json.dumps(make_result(init_from=True).to_dict()))
-    assert set(run_figures(tmp_path, result.history)) == always | {"log_alpha"}
+    assert set(figures_of(tmp_path, result, None)) == always | {"log_alpha"}
+
+
+def test_report_on_the_command_line_looks_for_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = make_result()
+    result.model.save(tmp_path / "model.safetensors")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"schema": 1, "non_finite": 0.0, **result.history[0]}) + "\n")
+    entries = result.to_dict()
+    (tmp_path / "result.json").write_text(json.dumps(entries))
+    assert cli.main(["report", str(tmp_path)]) == 0
+    drawn = tmp_path / "figures" / "feature_maps.png"
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    drawn.unlink()
+    (tmp_path / "result.json").write_text(json.dumps({**entries, "dataset": "mnist"}))
+    (tmp_path / "nothing").mkdir()
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path), "--data-dir", str(tmp_path / "nothing")]) == 0
+    assert "NOTE: no feature maps, for want of an image." in capsys.readouterr().out and not drawn.exists()
+
+
+def test_activations_agree_between_backends() -> None:
+    images = np.random.default_rng(4).random((3, 1, 12, 12), dtype=np.float32)
+    layers = svd.VariationalConv2d(1, 4, 5), svd.ReLU(), svd.MaxPool2d(2), svd.Flatten(), svd.VariationalDense(64, 3)
+    slow = svd.Sequential(*layers, input_shape=(1, 12, 12), backend="numpy")
+    expected = slow.activations(images)
+    assert list(expected) == ["conv1", "relu1", "max_pool1", "flatten1", "dense1"]
+    assert expected["conv1"].min() < 0 == expected["relu1"].min()  # the ReLU works in place, on a copy
+    for backend in svd.available_backends():
+        for name, outputs in slow.copy(backend=backend).activations(images).items():
+            np.testing.assert_allclose(outputs, expected[name], rtol=1e-4, atol=1e-5)
