@@ -90,11 +90,12 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
     ratio = history[-1]["compression"]
     ax.set(title=f"Weights pruned: 1 in {ratio:.3g} is left", ylabel="pruned (%)", ylim=(-3, 103))
     layers = len(history[0]["sparsity"])
-    if 0 < layers <= 6:
-        ax.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none")  # readable where it must cover a curve
+    if 0 < layers <= 3:
+        ax.legend(loc="best")
     elif layers:  # no free corner is large enough: make room above the curves
-        ax.set(ylim=(-3, 106 + 12 * math.ceil(layers / 3)), yticks=range(0, 101, 20))
-        ax.legend(loc="upper center", ncols=3, fontsize=6.5, handlelength=1.4, columnspacing=0.8)
+        columns, size, height = (2, 8.0, 17) if layers <= 6 else (3, 6.5, 12)
+        ax.set(ylim=(-3, 106 + height * math.ceil(layers / columns)), yticks=range(0, 101, 20))
+        ax.legend(loc="upper center", ncols=columns, fontsize=size, handlelength=1.4, columnspacing=0.8)
 
 
 def draw_compression(ax: Axes, history: Sequence[Record]) -> None:

@@ -104,7 +104,7 @@ def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
         across = (x, 1 - x - 14 * unit / width)
         top = _Panel(figure, frames.epochs, errors, "test", (head, panel_height), across, "error (%)")
         below = (height - 50 * unit - panel_height, panel_height)
-        bottom = _Panel(figure, frames.epochs, kept, "sparsity", below, across, "left (%)")
+        bottom = _Panel(figure, frames.epochs, kept, "sparsity", below, across, "weights (%)")
         top.ax.tick_params(labelbottom=False)
         bottom.ax.set_xlabel("epoch")
         canvas.draw()
