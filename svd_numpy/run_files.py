@@ -81,7 +81,7 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
 
 
 def run_figures(
-    run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None]
+    run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None] = lambda: None
 ) -> dict[str, Any]:
     """Draw all figures for which the run has the files.
 
@@ -90,7 +90,7 @@ def run_figures(
     run_dir : Path
     history : list of dict
         The records of its metrics.jsonl.
-    find_image : function () -> array (D,) or None
+    find_image : function () -> array (D,) or None, optional
         Finds an image of the run's data set for the feature maps; called only where there are convolutions.
 
     Returns
