@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Array = NDArray[Any]
 Record = Mapping[str, Any]
@@ -89,11 +90,12 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
     ratio = history[-1]["compression"]
     ax.set(title=f"Weights pruned: 1 in {ratio:.3g} is left", ylabel="pruned (%)", ylim=(-3, 103))
     layers = len(history[0]["sparsity"])
-    if 0 < layers <= 6:
+    if 0 < layers <= 3:
         ax.legend(loc="best")
     elif layers:  # no free corner is large enough: make room above the curves
-        ax.set(ylim=(-3, 106 + 12 * math.ceil(layers / 3)), yticks=range(0, 101, 20))
-        ax.legend(loc="upper center", ncols=3, fontsize=6.5, handlelength=1.4, columnspacing=0.8)
+        columns, size, height = (2, 8.0, 17) if layers <= 6 else (3, 6.5, 12)
+        ax.set(ylim=(-3, 106 + height * math.ceil(layers / columns)), yticks=range(0, 101, 20))
+        ax.legend(loc="upper center", ncols=columns, fontsize=size, handlelength=1.4, columnspacing=0.8)
 
 
 def draw_compression(ax: Axes, history: Sequence[Record]) -> None:
@@ -146,18 +148,16 @@ def draw_histogram(
         ax.set_ylabel("weights")
 
 
-def draw_mosaic(ax: Axes, theta: Array, images: Array, n: int) -> None:
+def draw_mosaic(ax: Axes, theta: Array, images: Array, n: int, units: str) -> None:
     survivors = np.count_nonzero(theta, axis=0)
     order = np.argsort(-survivors, kind="stable")[:n]
     tiles = np.where((survivors[order] > 0)[:, None, None], images[order], np.nan)
-    strength = np.abs(images[images != 0])
-    # A few huge weights would wash out all others, so the colours saturate at the last percent.
-    limit = float(np.percentile(strength, 99.0)) if strength.size else 1.0
+    limit = strength_limit(images)
     picture = ax.imshow(_mosaic(tiles), cmap=with_blank("RdBu_r"), vmin=-limit, vmax=limit)
     ax.set_axis_off()
     dead = int(np.sum(survivors == 0))
-    shown = f"{len(order)} of {len(survivors)} hidden units" if len(order) < len(survivors) else "Hidden units"
-    ax.set_title(f"{shown}, most weights first\ndead units: {dead} of {len(survivors)}")
+    shown = f"{len(order)} of {len(survivors)} {units}" if len(order) < len(survivors) else units.capitalize()
+    ax.set_title(f"{shown}, most weights first\ndead {units.split()[-1]}: {dead} of {len(survivors)}")
     ax.figure.colorbar(picture, ax=ax, orientation="horizontal", shrink=0.7, aspect=32, extend="both").set_label(
         r"weight $\theta$ (pruned = 0)"
     )
@@ -216,7 +216,7 @@ def log_scale(ax: Axes, values: Array) -> None:
     high = steps[min(np.searchsorted(steps, positive.max() * 1.0001), len(steps) - 1)]
     ax.set_yscale("log")
     ax.set_ylim(0.93 * low, 1.07 * high)
-    wide = high / low > 1000
+    wide = high / low > 100
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=20))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.10g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -233,21 +233,51 @@ def histogram_edges(arrays: Iterable[Array], threshold: float) -> Array:
     return threshold + width * np.arange(first, last + 1)
 
 
-def grid(count: int) -> tuple[int, int]:
-    """Rows and columns of the most nearly square grid of at least `count` cells."""
-    columns = math.ceil(math.sqrt(count))
+def grid(count: int, aspect: float = 1.0) -> tuple[int, int]:
+    """Rows and columns of `count` cells, each `aspect` times as wide as high: nearly a square, its last row full."""
+    side = math.sqrt(count / aspect)
+    least = math.ceil(side)
+    full = [columns for columns in range(least, math.ceil(1.6 * side) + 1) if count % columns == 0]
+    columns = full[0] if full else least
     return math.ceil(count / columns), columns
+
+
+def _corners(tiles: Array) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """Height and width of the mosaic of tiles (n, H, W), and the row and column where each begins."""
+    count, height, width = tiles.shape
+    rows, columns = grid(count, width / height)
+    places = [divmod(index, columns) for index in range(count)]
+    size = rows * (height + 1) + 1, columns * (width + 1) + 1
+    return size, [(row * (height + 1) + 1, column * (width + 1) + 1) for row, column in places]
 
 
 def _mosaic(tiles: Array) -> Array:
     """Tiles (n, H, W) side by side in one image, one pixel of NaN around each."""
-    count, height, width = tiles.shape
-    rows, columns = grid(count)
-    image = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
-    for index, tile in enumerate(tiles):
-        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
-        image[top : top + height, left : left + width] = tile
+    size, corners = _corners(tiles)
+    image = np.full(size, np.nan)
+    for (top, left), tile in zip(corners, tiles, strict=True):
+        image[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return image
+
+
+def draw_tiles(ax: Axes, tiles: Array, *, dead: Array, **colours: Any) -> AxesImage:
+    """Tiles (n, H, W) in frames, NaN left white; those of dead (n,) are crossed out. The rest goes to `imshow`."""
+    from matplotlib.collections import LineCollection, PatchCollection
+    from matplotlib.patches import Rectangle
+
+    _, height, width = tiles.shape
+    picture = ax.imshow(_mosaic(np.where(dead[:, None, None], np.nan, tiles)), **colours)
+    frames, crosses = [], []
+    for (top, left), crossed in zip(_corners(tiles)[1], dead, strict=True):
+        y, x = top - 0.5, left - 0.5
+        fill = COLOURS["dead"] if crossed else "none"
+        frames.append(Rectangle((x, y), width, height, facecolor=fill, edgecolor=COLOURS["pruned"], linewidth=0.7))
+        if crossed:
+            crosses += [[(x, y), (x + width, y + height)], [(x, y + height), (x + width, y)]]
+    ax.add_collection(PatchCollection(frames, match_original=True))
+    ax.add_collection(LineCollection(crosses, colors=COLOURS["pruned"], linewidths=0.7))
+    ax.set_axis_off()
+    return picture
 
 
 def unit_images(theta: Array, image_shape: Sequence[int]) -> Array:
@@ -255,6 +285,29 @@ def unit_images(theta: Array, image_shape: Sequence[int]) -> Array:
     shape = check_theta(theta, image_shape)
     images: Array = np.asarray(theta).T.reshape(-1, *shape).sum(axis=1)
     return images
+
+
+def strength_limit(weights: Array) -> float:
+    """Magnitude of the strongest colour; the last percent saturates: a few huge weights would wash out all others."""
+    strength = np.abs(weights[np.isfinite(weights) & (weights != 0)])
+    return float(np.percentile(strength, 99.0)) if strength.size else 1.0
+
+
+def weight_colours() -> Colormap:
+    """Blue to red with a grey middle, so that a small weight differs from a pruned one, which is white."""
+    from matplotlib import colormaps
+
+    return colormaps["coolwarm"].with_extremes(bad="white")
+
+
+def noise_colours(log_alpha: Array, threshold: float) -> tuple[Colormap, Normalize]:
+    """Blues for what is kept, the darker the less noise; greys from the threshold on."""
+    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+
+    low, high = np.percentile(log_alpha, [1.0, 99.0])
+    norm = TwoSlopeNorm(threshold, min(low, threshold - 1.0), max(high, threshold + 1.0))
+    steps = [(0.0, "#023858"), (0.5, "#A6CEE3"), (0.5, COLOURS["dead"]), (1.0, "#8A8F98")]
+    return LinearSegmentedColormap.from_list("noise", steps).with_extremes(bad="white"), norm
 
 
 def with_blank(name: str) -> Colormap:
@@ -279,7 +332,10 @@ def _figure_class() -> type[Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    return _figure_class()(figsize=(width, height), layout="constrained")
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    # A little more height around each text than the default: the title of a page touches those of its panels else.
+    return _figure_class()(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07))
 
 
 def style() -> Any:

@@ -104,7 +104,7 @@ def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
         across = (x, 1 - x - 14 * unit / width)
         top = _Panel(figure, frames.epochs, errors, "test", (head, panel_height), across, "error (%)")
         below = (height - 50 * unit - panel_height, panel_height)
-        bottom = _Panel(figure, frames.epochs, kept, "sparsity", below, across, "left (%)")
+        bottom = _Panel(figure, frames.epochs, kept, "sparsity", below, across, "weights (%)")
         top.ax.tick_params(labelbottom=False)
         bottom.ax.set_xlabel("epoch")
         canvas.draw()
@@ -112,7 +112,7 @@ def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
         pictures = []
         for index, epoch in enumerate(frames.epochs):
             canvas.restore_region(background)
-            caption.set_text(f"epoch {epoch}: {len(frames.codes[index])} units, black = pruned")
+            caption.set_text(f"epoch {epoch}: first layer, black = pruned")
             figure.draw_artist(caption)
             known = np.flatnonzero(np.isfinite(errors[: index + 1]))
             top.draw(index, f"test error: {errors[known[-1]]:.2f} %" if known.size else "test error")
@@ -162,7 +162,7 @@ class _Panel:
 
 def _left_text(sparsity: float) -> str:
     ratio = f" (1 in {1 / (1 - sparsity):.3g})" if sparsity < 1 else ""
-    return f"weights left: {100 * (1 - sparsity):.3g} %{ratio}"
+    return f"{100 * (1 - sparsity):.3g} % left{ratio}"
 
 
 def _common_scale(frames: FrameRecorder) -> float:
@@ -178,7 +178,7 @@ def _common_scale(frames: FrameRecorder) -> float:
 def _mosaic(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.uint8]:
     """Codes (U, H, W) of one frame as an RGB picture, units side by side, at most `target` pixels a side."""
     count, height, width = codes.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = math.isqrt(count)  # rather high than wide: the curves beside it need the width
     rows = math.ceil(count / columns)
     strength = np.clip(gain * (codes.astype(np.float64) - ZERO) / STEPS, -1.0, 1.0)
     tiles = np.where((codes == 0)[..., None], np.array(_DARK, dtype=np.uint8), _shades(strength))

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from svd_numpy.cli_train import PROGRAM, Train, TrainCifar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DEBUG = "SVD_NUMPY_DEBUG"
 DESCRIPTION = (
@@ -87,13 +90,16 @@ class Report:
         A run folder.
     last : int
         How many of the last epochs to print.
+    data_dir : path, optional
+        Folder of the data files, for one image; None looks in SVD_NUMPY_DATA, then in the user's cache.
     """
 
     run_dir: Path
     last: int = 5
+    data_dir: Path | None = None
 
     def run(self) -> int:
-        """Read files only: nothing is trained or measured again."""
+        """Read files only: nothing is trained, measured again or downloaded."""
         from svd_numpy.checks import check_count
         from svd_numpy.run_files import epoch_table, need, run_figures
         from svd_numpy.runlog import read_log
@@ -107,10 +113,22 @@ class Report:
         print(epoch_table(history[-last:]))
         figures = self.run_dir / "figures"
         figures.mkdir(exist_ok=True)
-        for name, figure in run_figures(self.run_dir, history).items():
+        for name, figure in run_figures(self.run_dir, history, self._find_image).items():
             figure.savefig(figures / f"{name}.png", dpi=100)
             print(f"written: {figures / name}.png")
         return 0
+
+    def _find_image(self) -> NDArray[Any] | None:
+        """Return the first test image; None, and say so, where the data set is not at hand."""
+        from svd_numpy.data import MissingDataError, load
+        from svd_numpy.run_files import recorded_dataset
+
+        try:
+            image: NDArray[Any] = load(recorded_dataset(self.run_dir), self.data_dir, download=False).x_test[0]
+        except MissingDataError as error:
+            print(f"NOTE: no feature maps, for want of an image. {error}")
+            return None
+        return image
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,18 @@ class Sequential:
         return self.likelihood.mean(self.predict(x))
 
     @_exclusive
+    @np.errstate(over="ignore", invalid="ignore")
+    def activations(self, x: Any) -> dict[str, Array]:
+        """Output of every layer of the pruned network, by its name: (B, O), or (B, C, H, W) of images."""
+        out, run = self.prepare(x), Pass(self.backend, "pruned", self.keep, self.seed)
+        outputs = dict[str, Array]()
+        for layer in self.layers:
+            out = layer.forward(out, run)
+            outputs[layer.name] = (np.moveaxis(out, -1, 1) if out.ndim == 4 else out).copy()
+        _require_finite("the outputs", out)
+        return outputs
+
+    @_exclusive
     def sample(self, x: Any, n: int) -> Array:
         """Outputs of n networks drawn from the posterior, array (n, B, O). Same model, same samples."""
         n = check_count("n", n, high=2**16)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svd_numpy._network_plots import feature_maps, filters, live_units, weight_matrix
 from svd_numpy._panels import (
     COLOURS,
     STYLE,
@@ -51,11 +52,15 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "STYLE",
+    "feature_maps",
+    "filters",
+    "live_units",
     "log_alpha_histogram",
     "pixel_importance",
     "receptive_fields",
     "summary_figure",
     "training_curves",
+    "weight_matrix",
 ]
 
 
@@ -164,9 +169,10 @@ def receptive_fields(theta: Array, image_shape: Sequence[int], n: int = 64) -> F
     if n < 1:
         raise ValueError(f"n is {n}; expected the number of units to draw, at least 1")
     with style():
-        rows, columns = grid(min(n, len(images)))
-        figure = new_figure(WIDTH * 0.8, WIDTH * 0.8 * rows / columns)
-        draw_mosaic(figure.subplots(), theta, images, n)
+        aspect = images.shape[2] / images.shape[1]
+        rows, columns = grid(min(n, len(images)), aspect)
+        figure = new_figure(WIDTH * 0.8, WIDTH * 0.8 * rows / (columns * aspect))
+        draw_mosaic(figure.subplots(), theta, images, n, "hidden units")
         return finish(figure, "")
 
 
@@ -214,6 +220,7 @@ def summary_figure(
     threshold: float,
     image_shape: Sequence[int],
     title: str = "",
+    units: str = "hidden units",
 ) -> Figure:
     """One picture of a run: the error stays, the weights go, and what the survivors look like.
 
@@ -231,6 +238,8 @@ def summary_figure(
         How the inputs of the first layer lie in an image.
     title : str
         Printed above the panels.
+    units : str
+        What the outputs of the first layer are called, such as "filters" of a convolution.
 
     Returns
     -------
@@ -265,7 +274,7 @@ def summary_figure(
         for ax in (error, sparsity):
             shade_finetune(ax, history)
             epoch_axis(ax, history, labelled=ax is sparsity)
-        draw_mosaic(right.subplots(), theta0, images, 64)
+        draw_mosaic(right.subplots(), theta0, images, 64, units)
         for index, (name, log_alpha) in enumerate(log_alphas.items()):
             ax = bottom.add_subplot(rows, columns, index + 1)
             draw_histogram(ax, name, log_alpha, threshold, edges, brief=True)

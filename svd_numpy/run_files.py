@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from svd_numpy._files import write_atomic
 
 if TYPE_CHECKING:
     from svd_numpy.frames import FrameRecorder
+    from svd_numpy.model import Sequential
 
 
 def need(path: Path) -> Path:
@@ -78,7 +80,9 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
         raise ValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
 
 
-def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
+def run_figures(
+    run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None] = lambda: None
+) -> dict[str, Any]:
     """Draw all figures for which the run has the files.
 
     Parameters
@@ -86,28 +90,52 @@ def run_figures(run_dir: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     run_dir : Path
     history : list of dict
         The records of its metrics.jsonl.
+    find_image : function () -> array (D,) or None, optional
+        Finds an image of the run's data set for the feature maps; called only where there are convolutions.
 
     Returns
     -------
     dict of str to matplotlib Figure
         "training_curves"; "log_alpha", as it was after the last variational epoch; once the run is finished also
-        "receptive_fields" and "pixel_importance".
+        those of `figures.network_figures` and, where the first layer is dense, "receptive_fields" and
+        "pixel_importance".
     """
     from svd_numpy import plots
+    from svd_numpy.figures import network_figures
     from svd_numpy.model import Sequential
 
     figures: dict[str, Any] = {"training_curves": plots.training_curves(history)}
-    file, frames, alphas = (run_dir / name for name in ("model.safetensors", "frames.npz", "log_alpha.npz"))
-    if alphas.is_file():
-        figures["log_alpha"] = plots.log_alpha_histogram(*load_log_alphas(alphas))
+    file, alphas = run_dir / "model.safetensors", run_dir / "log_alpha.npz"
+    log_alphas, threshold = load_log_alphas(alphas) if alphas.is_file() else ({}, math.nan)
+    if log_alphas:
+        figures["log_alpha"] = plots.log_alpha_histogram(log_alphas, threshold)
     if not file.is_file():
         return figures  # the network is written when a run is finished
     model = Sequential.load(file)
-    if frames.is_file():
-        image_shape = load_frames(frames).image_shape
-        first = model.variational_layers[0]
-        theta = first.fields(first.pruned_theta(model.keep), image_shape)[0]
+    frames = run_dir / "frames.npz"
+    if not model.variational_layers:
+        return figures
+    first = model.variational_layers[0]
+    if first.window is None:
+        if not frames.is_file():
+            return figures
+        image_shape, image = load_frames(frames).image_shape, None
+        theta = first.pruned_theta(model.keep)
         figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
-        if first.window is None:  # a kernel's taps are no pixels
-            figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
-    return figures
+        figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
+    else:  # a kernel's taps are no pixels
+        image_shape, image = model.in_shape, find_image()
+    makers = network_figures(model, _weights_at_start(run_dir, model), log_alphas, threshold, image_shape, image)
+    return figures | {name: draw() for name, draw in makers.items()}
+
+
+def _weights_at_start(run_dir: Path, model: Sequential) -> Sequential | None:
+    """Return the network before training; None where it began with weights that the run does not know."""
+    from svd_numpy.figures import at_start
+    from svd_numpy.model import Sequential
+
+    file = run_dir / "result.json"
+    if file.is_file() and json.loads(file.read_text()).get("init_from"):
+        return None
+    before = run_dir / "pretrain" / "model.safetensors"
+    return at_start(model, Sequential.load(before) if before.is_file() else None)

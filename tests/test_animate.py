@@ -104,9 +104,9 @@ def test_gif_paints_live_weights_by_sign_and_pruned_ones_dark(tmp_path: Path) ->
     with Image.open(tmp_path / "a.gif") as gif:
         gif.seek(1)
         pixels = np.asarray(gif.convert("RGB")).astype(int)
-    factor = 320 // 7  # 2 units of 2 pixels with seams are 7 wide, enlarged into half of 640
-    y = 64 + factor + factor // 2
-    red, blue, dark = (pixels[y, 12 + factor * k + factor // 2] for k in (1, 4, 5))
+    factor = 320 // 5  # 2 units of 1 pixel, one below the other, with seams are 5 high, enlarged into half of 640
+    places = ((1, 1), (3, 1), (3, 2))
+    red, blue, dark = (pixels[64 + factor * y + factor // 2, 12 + factor * x + factor // 2] for y, x in places)
     assert red[0] > red[2] + 40 and blue[2] > blue[0] + 40 and dark.max() < 60
 
 

@@ -189,7 +189,8 @@ def test_report_reads_the_run(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     epochs = re.findall(r"^ +(\d+) +(variational|finetune)", out, re.MULTILINE)
     assert epochs == [("2", "variational"), ("3", "finetune")]
     names = {path.name for path in (copy / "figures").iterdir()}
-    assert names == {f"{n}.png" for n in ("training_curves", "log_alpha", "receptive_fields", "pixel_importance")}
+    expected = "training_curves log_alpha receptive_fields pixel_importance live_units filters weight_matrix"
+    assert names == {f"{name}.png" for name in expected.split()}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (copy / "figures").iterdir())
 
 

@@ -33,7 +33,8 @@ ALLOWED = {
     "checkpoint": {"_files", "safe_arrays", "runlog"},
     "frames": {"_files"},
     "_panels": {"frames"},
-    "plots": {"_panels"},
+    "_network_plots": {"_panels"},
+    "plots": {"_network_plots", "_panels"},
     "animate": {"_files", "_panels", "frames", "plots"},
     "priors": {"checks"},
     "params": {"checks", "kernels"},
@@ -44,6 +45,7 @@ ALLOWED = {
     "objective": {"checks", "kernels"},
     "model": {"checks", "checkpoint", "kernels", "layers", "objective", "params", "priors"},
     "sparsity": {"checks", "model", "priors"},
+    "figures": {"layers", "model", "plots", "sparsity"},
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),
@@ -52,12 +54,12 @@ ALLOWED = {
         "sparsity",
     },
     "experiments": {
-        "_files", "animate", "checkpoint", "checks", "console", "data", "frames", "kernels", "layers", "model", "plots",
-        "priors", "run_files", "runlog", "sparsity", "train",
+        "_files", "animate", "checkpoint", "checks", "console", "data", "figures", "frames", "kernels", "layers",
+        "model", "plots", "priors", "run_files", "runlog", "sparsity", "train",
     },
     # the door
     "bench": set(),
-    "run_files": {"_files", "frames", "model", "plots"},
+    "run_files": {"_files", "figures", "frames", "model", "plots"},
     "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
     "cli_train": {"console", "data", "experiments"},
     "cli": {

@@ -199,6 +199,7 @@ def test_ctrl_c_while_pre_training_names_the_folder_of_the_run(
 def test_given_weights_take_the_place_of_pre_training(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
     start = whole[0] / "pretrain" / "model.safetensors"
     result = train(init_from=start, pretrain_epochs=None, run_dir=tmp_path)
+    assert result.init_from and result.to_dict()["init_from"]
     assert result.pretrained is None and bits(result.model) == bits(whole[1].model)  # the weights are the same ones
     assert not (tmp_path / "pretrain").exists() and "pre-trained" not in str(result)
     settings = {"pretrain_epochs": None, "run_dir": tmp_path, "resume": True}

@@ -89,4 +89,5 @@ def train_mnist(
     data = load_images(dataset, data_dir, random_labels, options)
     model = build(data, plan, options.seed, options.backend, kind)
     start_from(model, init_from)
-    return run(TrainResult(model, [], plan, data, {}, kind), config, options)
+    result = TrainResult(model, [], plan, data, {}, kind, init_from=init_from is not None)
+    return run(result, config, options)

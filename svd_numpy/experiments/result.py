@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from svd_numpy.checks import check_choice
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
@@ -50,6 +51,8 @@ class TrainResult:
         Widths of the layers, relative to the architecture's.
     pretrained : TrainResult or None
         The network that this one started from, where it was trained in the same run.
+    init_from : bool
+        Whether it started from given weights, which are not kept.
     """
 
     model: Sequential
@@ -60,6 +63,7 @@ class TrainResult:
     kind: str = "variational"
     width: float = 1.0
     pretrained: TrainResult | None = None
+    init_from: bool = False
 
     @property
     def report(self) -> Sparsity:
@@ -113,6 +117,7 @@ class TrainResult:
             "dataset": self.dataset,
             "warning": self.data.warning,
             "seed": self.model.seed,
+            "init_from": self.init_from,
             "backend": self.model.backend.name,
             "n_train": len(self.data.x_train),
             "n_test": len(self.data.x_test),
@@ -162,11 +167,34 @@ class TrainResult:
             )
         return "\n".join(lines)
 
-    def plot(self) -> Any:
-        """One figure: error and sparsity over the epochs, receptive fields, histogram of log alpha.
+    def plot(self, what: str = "summary") -> Any:
+        """Draw one figure.
 
-        Of a network that prunes nothing: the curves alone.
+        Parameters
+        ----------
+        what : str
+            "summary": error and sparsity over the epochs, receptive fields, histogram of log alpha; of a network that
+            prunes nothing, the curves alone. "live_units": what is left of each layer. Before training beside after
+            it: "filters" of the first layer, a piece of the largest "weight_matrix" between dense layers, and the
+            "feature_maps" of the first convolutions, of the first test image.
+
+        Returns
+        -------
+        Figure
+
+        Raises
+        ------
+        ValueError
+            If there is no such figure of this network: one that prunes nothing has the summary alone, one without
+            convolutions no feature maps, and one that began with weights given by `init_from` no "before".
         """
+        if what == "summary":
+            return self._summary()
+        figures = self._network_figures()
+        check_choice("what", what, ("summary", *figures))
+        return figures[what]()
+
+    def _summary(self) -> Any:
         from svd_numpy.plots import summary_figure, training_curves
 
         title = f"{self.title}: {100 * self.test_error:.2f} % error"
@@ -181,7 +209,19 @@ class TrainResult:
             pruning_threshold(self.model, self.recipe.config),
             shape,
             f"{title}, {self.compression:.0f}x",
+            "hidden units" if first.window is None else "filters",
         )
+
+    def _network_figures(self) -> dict[str, Any]:
+        from svd_numpy.figures import at_start, network_figures
+
+        if not self.model.variational_layers:
+            return {}
+        before = self.pretrained.model if self.pretrained else None
+        start = None if self.init_from else at_start(self.model, before)
+        threshold = pruning_threshold(self.model, self.recipe.config)
+        shape = self.data.image_shape or ()
+        return network_figures(self.model, start, self.log_alphas, threshold, shape, self.data.x_test[0])
 
     def save(self, run_dir: str | Path) -> None:
         """Write model.safetensors, result.json, result.txt and summary.png into `run_dir`."""
