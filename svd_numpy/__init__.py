@@ -43,7 +43,10 @@ _HOME = {
     "load": "data",
     "log_alpha": "sparsity",
     "measure_sparsity": "sparsity",
+    "select_threshold": "thresholds",
     "sparsify": "sparsity",
+    "threshold_curve": "thresholds",
+    "threshold_for_density": "thresholds",
     "train_cifar": "experiments.cifar",
     "train_mnist": "experiments.mnist",
 }
