@@ -29,6 +29,8 @@ _HOME = {
     "MaxPool2d": "layers",
     "ReLU": "layers",
     "Sequential": "model",
+    "SparseVDClassifier": "estimators",
+    "SparseVDRegressor": "estimators",
     "TrainConfig": "train",
     "TrainResult": "experiments.result",
     "TrainingInterrupted": "console",

@@ -1,8 +1,8 @@
 """Choosing the threshold: what pruning costs on validation data, and which threshold leaves a wanted density.
 
-The paper's threshold is 3 for every network. Where that is not the best trade, a curve over thresholds shows what others
-cost; it has to be measured on rows that are neither trained on nor reported (`Dataset.split`). Fine-tune the survivors
-afterwards by `fit` with `TrainConfig(epochs=0, finetune_epochs=..., finetune_threshold=...)`.
+The paper's threshold is 3 for every network. Where that is not the best trade, a curve over thresholds shows what
+others cost; it has to be measured on rows that are neither trained on nor reported (`Dataset.split`). Fine-tune the
+survivors afterwards by `fit` with `TrainConfig(epochs=0, finetune_epochs=..., finetune_threshold=...)`.
 """
 
 from __future__ import annotations
@@ -179,6 +179,6 @@ def _check_validation(data: Any) -> None:
     check_type("data", data, Dataset)
     if not data.validation:
         raise ValueError(
-            f"data {data.name!r}: got its test set, expected held-out training rows, since whatever is chosen on the test "
-            "set cannot be reported on it; train on data.split(n_valid), and pass that"
+            f"data {data.name!r}: got its test set, expected held-out training rows, since whatever is chosen on the "
+            "test set cannot be reported on it; train on data.split(n_valid), and pass that"
         )
