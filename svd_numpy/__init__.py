@@ -51,6 +51,7 @@ _HOME = {
     "threshold_for_density": "thresholds",
     "train_cifar": "experiments.cifar",
     "train_mnist": "experiments.mnist",
+    "train_regression": "experiments.regression",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

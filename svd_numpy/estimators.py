@@ -27,7 +27,10 @@ from svd_numpy.train import fit
 
 Array = NDArray[Any]
 
-_PARAMETERS = """
+
+class _SparseVD(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share: training, and what can be read off afterwards.
+
     Parameters
     ----------
     hidden_sizes : sequence of int
@@ -38,7 +41,8 @@ _PARAMETERS = """
     lr : float
         Adam's learning rate: flat for half of the epochs, then falling to 0.
     kl_weight : float
-        Weight of the KL term after its warm-up; 1 is the evidence lower bound, more is sparser.
+        Weight of the KL term after its warm-up; 1 is the evidence lower bound, more is sparser. A linear model keeps
+        inputs whose effect exceeds about one standard error at 1, about two at 4.
     prior : "log_uniform", "log_uniform_exact" or "ard"
     threshold : float
         A weight is pruned when its log_alpha exceeds this.
@@ -48,8 +52,7 @@ _PARAMETERS = """
         "auto" takes NumPy, in float64, for networks of less than 50,000 weights.
     random_state : int, RandomState or None
         Of first weights, order of examples and noise.
-"""
-_ATTRIBUTES = """
+
     Attributes
     ----------
     model_ : Sequential
@@ -67,11 +70,12 @@ _ATTRIBUTES = """
     scaler_ : StandardScaler
     n_features_in_, feature_names_in_
         As everywhere in scikit-learn.
-"""
+    """
 
-
-class _SparseVD(BaseEstimator):  # type: ignore[misc]
-    """What classifier and regressor share: parameters, training, and what can be read off afterwards."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Complete the docstring of a subclass: parameters and attributes are those above."""
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n{(_SparseVD.__doc__ or '').partition(chr(10))[2]}"
 
     def __init__(
         self,
@@ -120,7 +124,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         self.selected_features_ = used_inputs(model)
         self.n_iter_ = config.total_epochs
 
-    def _outputs(self, X: Any) -> Array:  # noqa: N803
+    def _outputs(self, X: Any) -> Array:
         """Outputs (B, O) of the pruned network in float64."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
@@ -144,12 +148,12 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
 
 
 class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
-    __doc__ = f"""Classifier that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
-{_PARAMETERS}{_ATTRIBUTES}    classes_ : array (n_classes,)
-        Labels of any kind.
+    """Classifier that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
+
+    `classes_`, array (n_classes,), holds the labels, of any kind.
     """
 
-    def fit(self, X: Any, y: Any) -> SparseVDClassifier:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> SparseVDClassifier:
         """Train on X (N, I) and labels y (N,)."""
         x, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -160,39 +164,38 @@ class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
         self._train(x, labels.astype(np.int64), n_classes, n_classes, "categorical")
         return self
 
-    def predict_proba(self, X: Any) -> Array:  # noqa: N803
+    def predict_proba(self, X: Any) -> Array:
         """Probabilities (N, n_classes) of the pruned network, columns as in `classes_`."""
         logits = self._outputs(X)
         return self.model_.likelihood.mean(logits)
 
-    def predict(self, X: Any) -> Array:  # noqa: N803
+    def predict(self, X: Any) -> Array:
         """Labels (N,): the most probable class."""
         best = self._outputs(X).argmax(axis=1)
         return self.classes_[best]
 
 
 class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
-    __doc__ = f"""Regressor that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
+    """Regressor that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
 
-    Targets are standardised inside; the std of their noise is estimated while training.
-{_PARAMETERS}{_ATTRIBUTES}    noise_std_ : array (n_targets,)
-        Estimated std of the noise, in the units of y.
+    Targets are standardised inside. The std of their noise is estimated while training; `noise_std_`, array
+    (n_targets,), holds it in the units of y.
     """
 
-    def fit(self, X: Any, y: Any) -> SparseVDRegressor:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> SparseVDRegressor:
         """Train on X (N, I) and targets y, (N,) or (N, n_targets)."""
-        x, y = validate_data(
-            self, X, y, dtype=np.float64, y_numeric=True, multi_output=True, ensure_min_samples=2
-        )  # fmt: skip
+        options = {"y_numeric": True, "multi_output": True, "ensure_min_samples": 2}
+        x, y = validate_data(self, X, y, dtype=np.float64, **options)
         self._flat = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64)
         self.target_scaler_ = StandardScaler().fit(targets)
         targets = self.target_scaler_.transform(targets)
         self._train(x, targets, 0, targets.shape[1], Gaussian(1.0))
+        assert isinstance(self.model_.likelihood, Gaussian)
         self.noise_std_ = self.model_.likelihood.std * self.target_scaler_.scale_
         return self
 
-    def predict(self, X: Any) -> Array:  # noqa: N803
+    def predict(self, X: Any) -> Array:
         """Targets in the shape that `fit` was given: (N,) or (N, n_targets)."""
         outputs = self._outputs(X)
         targets = self.target_scaler_.inverse_transform(outputs)
