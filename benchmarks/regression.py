@@ -108,11 +108,12 @@ def main() -> None:
         f"* Machine: {one_line(facts)}",
         f"* Command: `python benchmarks/regression.py --seeds {options.seeds}`, {datetime.date.today().isoformat()}",
         "* Networks: inputs - 150 - 1, ReLU; 1,500 steps of 50 rows, Adam 1e-2 falling to 0 from the middle; KL weight "
-        "from 0 to its final value between a tenth and half of the epochs; std of the target's noise estimated after each epoch.",
+        "from 0 to its final value between a tenth and half of the epochs; std of the noise estimated after each "
+        "epoch.",
         "* Each seed splits all rows anew, a fifth for testing; columns and target are standardised on the training "
         "rows. Nothing is chosen on test rows: every KL weight has its line. Mean ± standard deviation over the seeds.",
-        "* RMSE and noise in the units of the target: score of disease progression; 1,000 dollars. The prediction is that "
-        "of the pruned network, threshold 3. Inputs used: those that still reach the output.",
+        "* RMSE and noise in the units of the target: score of disease progression; 1,000 dollars. The prediction is "
+        "that of the pruned network, threshold 3. Inputs used: those that still reach the output.",
         f"* {PUBLISHED}",
         *[f"* **{warning}**" for warning in warnings],
         "",
