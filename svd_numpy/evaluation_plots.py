@@ -15,6 +15,8 @@ from svd_numpy._panels import COLOURS, WIDTH, Array, finish, layer_style, new_fi
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from svd_numpy.uncertainty import Calibration
+
 
 def trade_off(
     thresholds: Array,
@@ -63,4 +65,53 @@ def trade_off(
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
             ax.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:e}"[0] in "25" else ""))
+        return finish(figure, "")
+
+
+def uncertainty_figure(
+    reliability: Mapping[str, Calibration], entropies: Mapping[str, tuple[Array, Array]], inside: str, outside: str
+) -> Figure:
+    """Reliability above, predictive entropy of familiar and foreign inputs below, a column for each method.
+
+    Parameters
+    ----------
+    reliability : mapping {method: Calibration}
+    entropies : mapping {method: (array (B,), array (B',))}
+        In nats, of familiar and of foreign inputs.
+    inside, outside : str
+        What the inputs are called.
+
+    Returns
+    -------
+    Figure
+    """
+    with style():
+        figure = new_figure(WIDTH * 1.2, 5.6)
+        axes = figure.subplots(2, len(reliability), sharey="row", squeeze=False)
+        top = max(float(values.max()) for pair in entropies.values() for values in pair)
+        edges = np.linspace(0, max(top, 1e-3), 41)
+        for column, (method, measured) in enumerate(reliability.items()):
+            upper, lower = axes[:, column]
+            filled = measured.count > 0
+            width = np.diff(measured.edges)[filled]
+            upper.bar(
+                measured.edges[:-1][filled], measured.accuracy[filled], width, align="edge", color=COLOURS["pruned"],
+                edgecolor="white", label="accuracy in the bin",
+            )  # fmt: skip
+            upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.0)
+            upper.plot(
+                measured.confidence[filled], measured.accuracy[filled], "o", color=COLOURS["test"], markersize=4,
+                label="at its mean confidence",
+            )  # fmt: skip
+            upper.set(
+                title=f"{method}\nECE {100 * measured.error:.2f} %", xlabel="confidence", xlim=(0, 1), ylim=(0, 1)
+            )
+            for values, name, colour in zip(entropies[method], (inside, outside), ("train", "test"), strict=True):
+                share = np.full(len(values), 1 / len(values))
+                lower.hist(values, edges, weights=share, color=COLOURS[colour], alpha=0.6, label=name)
+            lower.set(xlabel="predictive entropy (nats)", yscale="log")
+        axes[0, 0].set_ylabel("share that is right")
+        axes[1, 0].set_ylabel("share of inputs")
+        axes[0, 0].legend(loc="upper left")
+        axes[1, -1].legend(loc="upper right")
         return finish(figure, "")
