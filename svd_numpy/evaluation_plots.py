@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svd_numpy._panels import COLOURS, WIDTH, Array, finish, layer_style, new_figure, style
+from svd_numpy._panels import COLOURS, WIDTH, Array, finish, layer_style, log_scale, new_figure, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from svd_numpy.uncertainty import Calibration
@@ -41,8 +42,6 @@ def trade_off(
     -------
     Figure
     """
-    from matplotlib.ticker import FuncFormatter
-
     with style():
         count = 3 if layer_error else 2
         figure = new_figure(WIDTH * (1.3 if count == 3 else 1.0), 3.4)
@@ -61,11 +60,25 @@ def trade_off(
                 ax.plot(100 * layer_density[name], layer_error[name], label=name, **layer_style(index))
             ax.set(title="One layer, the others whole", xlabel="its weights kept (%)")
             ax.legend()
-        for ax in (right, *more):
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-            ax.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:e}"[0] in "25" else ""))
+        for ax, shares in zip((right, *more), ([density], layer_density.values()), strict=False):
+            _share_axis(ax, np.concatenate([100 * share for share in shares]))
+        errors = np.concatenate([error, *layer_error.values()])
+        if errors.min() > 0:
+            log_scale(left, errors)
         return finish(figure, "")
+
+
+def _share_axis(ax: Axes, percent: Array) -> None:
+    """Log axis for shares in percent, with plain numbers; 2 and 5 are named as well where there is room."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    positive = percent[percent > 0]
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    if positive.size and positive.max() < 200 * positive.min():
+        ax.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:e}"[0] in "25" else ""))
+    else:
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def uncertainty_figure(
