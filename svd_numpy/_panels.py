@@ -84,9 +84,7 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
     epochs = column(history, "epoch")
     for index, name in enumerate(history[0]["sparsity"]):
         share = np.array([100.0 * record["sparsity"][name] for record in history])
-        dash = _LAYER_DASHES[(index // len(_LAYER_COLOURS)) % len(_LAYER_DASHES)]
-        colour = _LAYER_COLOURS[index % len(_LAYER_COLOURS)]
-        ax.plot(epochs, share, dash, color=colour, label=f"{name}  {share[-1]:.1f} %", **_marker(history))
+        ax.plot(epochs, share, label=f"{name}  {share[-1]:.1f} %", **layer_style(index), **_marker(history))
     ratio = history[-1]["compression"]
     ax.set(title=f"Weights pruned: 1 in {ratio:.3g} is left", ylabel="pruned (%)", ylim=(-3, 103))
     layers = len(history[0]["sparsity"])
@@ -96,6 +94,12 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
         columns, size, height = (2, 8.0, 17) if layers <= 6 else (3, 6.5, 12)
         ax.set(ylim=(-3, 106 + height * math.ceil(layers / columns)), yticks=range(0, 101, 20))
         ax.legend(loc="upper center", ncols=columns, fontsize=size, handlelength=1.4, columnspacing=0.8)
+
+
+def layer_style(index: int) -> dict[str, Any]:
+    """Colour and dashes of the line of layer number `index`, all different for many layers."""
+    dash = _LAYER_DASHES[(index // len(_LAYER_COLOURS)) % len(_LAYER_DASHES)]
+    return {"color": _LAYER_COLOURS[index % len(_LAYER_COLOURS)], "linestyle": dash}
 
 
 def draw_compression(ax: Axes, history: Sequence[Record]) -> None:

@@ -81,6 +81,44 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """Measure calibration of a saved network and its notice of foreign images; writes RUN/uncertainty.*.
+
+    The network must have its noise: train with a recipe that does not fine-tune, such as --recipe paper.
+
+    Attributes
+    ----------
+    run_dir : path
+        A run folder.
+    outside : str
+        The data set with the foreign images.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    samples : int
+        Networks drawn from the posterior.
+    """
+
+    run_dir: Path
+    outside: str = "fashion-mnist"
+    data_dir: Path | None = None
+    samples: int = 100
+
+    def run(self) -> int:
+        """Print one row per way to predict, and draw the picture."""
+        from svd_numpy.data import load
+        from svd_numpy.experiments.uncertainty import measure_uncertainty
+        from svd_numpy.run_files import need, recorded_dataset
+
+        need(self.run_dir / "model.safetensors")
+        inside = load(recorded_dataset(self.run_dir), self.data_dir)
+        report = measure_uncertainty(self.run_dir, inside, load(self.outside, self.data_dir), self.samples)
+        report.save(self.run_dir)
+        print(report)
+        print(f"written: {self.run_dir / 'uncertainty.png'}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Report:
     """Print the results and last epochs of a run, and draw its figures into RUN/figures.
 
@@ -285,6 +323,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "train-cifar": TrainCifar,
     "evaluate": Evaluate,
+    "uncertainty": Uncertainty,
     "report": Report,
     "animate": Animate,
     "bench": Bench,

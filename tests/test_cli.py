@@ -107,6 +107,7 @@ def test_a_command_line_is_written_as_it_is_read() -> None:
         (["train-cifar", "--arch", "lenet-5"], "arch: got 'lenet-5'"),
         (["train-cifar", "--k", "0", "--run-dir", "RUN"], "k: got 0.0"),
         (["evaluate", "RUN"], "RUN is not there"),
+        (["uncertainty", "RUN"], "model.safetensors is not there"),
         (["report", "RUN"], "metrics.jsonl is not there"),
         (["animate", "RUN"], "frames.npz is not there"),
         (["data", "fetch", "imagenet"], "unknown data set 'imagenet'"),

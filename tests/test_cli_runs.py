@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cli_tools import TINY, command, environment, plain_backend  # noqa: F401 - a fixture
 
+import svd_numpy as svd
 from svd_numpy import cli
 from svd_numpy.console import TrainingInterrupted
 from svd_numpy.experiments import mnist
@@ -178,6 +179,22 @@ def test_evaluate_at_several_thresholds(run_dir: Path, capsys: pytest.CaptureFix
     kept = [int(row[3]) for row in rows]
     assert kept[0] == 0 and kept == sorted(kept)
     assert float(rows[0][1]) > 80  # a network without weights guesses
+
+
+def test_uncertainty_draws_networks_and_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = svd.VariationalDense(784, 20), svd.ReLU(), svd.VariationalDense(20, 10)
+    svd.Sequential(*layers).save(tmp_path / "model.safetensors")
+    (tmp_path / "result.json").write_text('{"dataset": "digits, random labels"}')
+    assert cli.main(["uncertainty", str(tmp_path), "--outside", "digits", "--samples", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "Uncertainty on digits, 3 networks drawn" in out and "foreign images: digits" in out
+    assert (tmp_path / "uncertainty.txt").read_text() in out
+    assert {path.suffix for path in tmp_path.glob("uncertainty.*")} == {".json", ".txt", ".png"}
+
+
+def test_uncertainty_refuses_a_fine_tuned_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["uncertainty", str(run_dir), "--outside", "digits"]) == 2
+    assert "network without noise" in capsys.readouterr().err
 
 
 def test_report_reads_the_run(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,6 +175,7 @@ def test_split_partitions_the_training_rows() -> None:
     part = whole.split(12, seed=7)
     assert part.x_train.shape == (38, 4) and part.x_test.shape == (12, 4)
     assert part.name == "own" and "validation split" in part.source and "seed 7" in part.source
+    assert part.validation and not whole.validation
     rows = np.concatenate([part.x_train[:, 0], part.x_test[:, 0]]) // 4
     assert sorted(rows) == list(range(50))
     np.testing.assert_array_equal(part.y_train, (part.x_train[:, 0] // 4) % 3)

@@ -35,6 +35,7 @@ ALLOWED = {
     "_panels": {"frames"},
     "_network_plots": {"_panels"},
     "plots": {"_network_plots", "_panels"},
+    "evaluation_plots": {"_panels"},
     "animate": {"_files", "_panels", "frames", "plots"},
     "priors": {"checks"},
     "params": {"checks", "kernels"},
@@ -47,15 +48,20 @@ ALLOWED = {
     "sparsity": {"checks", "model", "priors"},
     "figures": {"layers", "model", "plots", "sparsity"},
     "grad_check": {"checks", "layers", "model", "priors"},
+    "uncertainty": {"checks", "model", "objective", "priors", "sparsity"},
     # training
     "console": set(),
     "train": {
         "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
         "sparsity",
     },
+    "thresholds": {"checks", "data", "evaluation_plots", "model", "sparsity", "train"},
+    "tabular": {"checks", "layers", "model", "objective", "train"},
+    "estimators": {"checks", "data", "model", "objective", "sparsity", "tabular", "train"},
     "experiments": {
-        "_files", "animate", "checkpoint", "checks", "console", "data", "figures", "frames", "kernels", "layers",
-        "model", "plots", "priors", "run_files", "runlog", "sparsity", "train",
+        "_files", "animate", "checkpoint", "checks", "console", "data", "evaluation_plots", "figures", "frames",
+        "kernels", "layers", "model", "objective", "plots", "priors", "run_files", "runlog", "sparsity", "tabular",
+        "train", "uncertainty",
     },
     # the door
     "bench": set(),
@@ -63,8 +69,8 @@ ALLOWED = {
     "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
     "cli_train": {"console", "data", "experiments"},
     "cli": {
-        "animate", "bench", "checks", "cli_train", "data", "doctor", "model", "run_files", "runlog", "sparsity",
-        "train",
+        "animate", "bench", "checks", "cli_train", "data", "doctor", "experiments", "model", "run_files", "runlog",
+        "sparsity", "train",
     },
     "__main__": {"cli"},
     "": set(),  # the package itself resolves its names on first use

@@ -39,6 +39,8 @@ class Dataset:
         Where the rows were read from, in words.
     warning : str
         Empty, or a note that must be shown to whoever reads the results.
+    validation : bool
+        Whether the test rows are held-out training rows (`split`): thresholds and recipes are chosen on such rows only.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class Dataset:
     n_classes: int
     source: str
     warning: str = ""
+    validation: bool = False
 
     def __post_init__(self) -> None:
         """Check that the arrays fit each other."""
@@ -127,4 +130,5 @@ class Dataset:
             x_test=self.x_train[valid],
             y_test=self.y_train[valid],
             source=f"{self.source}; validation split: {n_valid} of {n} training rows held out (seed {seed})",
+            validation=True,
         )

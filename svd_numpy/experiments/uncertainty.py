@@ -1,0 +1,167 @@
+"""`measure_uncertainty`: how well a trained network knows what it does not know, at home and on foreign images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svd_numpy._files import write_atomic
+from svd_numpy.checks import check_count, check_type
+from svd_numpy.data import Dataset
+from svd_numpy.model import Sequential
+from svd_numpy.run_files import need
+from svd_numpy.sparsity import measure_sparsity
+from svd_numpy.uncertainty import Calibration, Uncertainty, auroc, calibration, decompose, sample_probabilities
+
+METHODS = {
+    "pruned": "pruned network, one prediction",
+    "survivors": "pruned network, survivors sampled",
+    "posterior": "all weights sampled",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class UncertaintyRow:
+    """One way to predict.
+
+    Attributes
+    ----------
+    error, nll : float
+        On the test set: share of wrong guesses, nats per example, of the average probabilities.
+    calibration : Calibration
+    inside, outside : Uncertainty
+        Of the test images, and of the foreign ones.
+    """
+
+    error: float
+    nll: float
+    calibration: Calibration
+    inside: Uncertainty
+    outside: Uncertainty
+
+    def to_dict(self) -> dict[str, float]:
+        """The figures, JSON-ready."""
+        figures = {"error": self.error, "nll": self.nll, "ece": self.calibration.error}
+        for part in ("total", "data", "knowledge"):
+            inside, outside = getattr(self.inside, part), getattr(self.outside, part)
+            figures |= {f"{part}_inside": float(inside.mean()), f"{part}_outside": float(outside.mean())}
+            figures[f"auroc_{part}"] = auroc(inside, outside)
+        return figures
+
+
+@dataclass(frozen=True, eq=False)
+class UncertaintyReport:
+    """What `measure_uncertainty` found; `print` it for the table.
+
+    Attributes
+    ----------
+    rows : dict of method -> UncertaintyRow
+        See `METHODS`.
+    inside, outside : str
+        Names of the data sets.
+    n : int
+        Networks drawn.
+    sparsity : float
+        Share of weights pruned.
+    """
+
+    rows: dict[str, UncertaintyRow]
+    inside: str
+    outside: str
+    n: int
+    sparsity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, JSON-ready."""
+        facts = {"inside": self.inside, "outside": self.outside, "n": self.n, "sparsity": self.sparsity}
+        return {**facts, "methods": {name: row.to_dict() for name, row in self.rows.items()}}
+
+    def __str__(self) -> str:
+        lines = [
+            f"Uncertainty on {self.inside}, {self.n} networks drawn, {100 * self.sparsity:.1f} % of weights pruned; "
+            f"foreign images: {self.outside}",
+            f"{'':<36}{'error %':>8}{'nll':>9}{'ECE %':>8}   AUROC of {'entropy':>9}{'knowledge':>11}",
+        ]
+        for name, row in self.rows.items():
+            figures = row.to_dict()
+            knowledge = "" if name == "pruned" else f"{figures['auroc_knowledge']:.4f}"
+            lines.append(
+                f"{METHODS[name]:<36}{100 * row.error:>8.2f}{row.nll:>9.4f}{100 * figures['ece']:>8.2f}"
+                f"{'':>12}{figures['auroc_total']:>9.4f}{knowledge:>11}"
+            )
+        return "\n".join(lines)
+
+    def plot(self) -> Any:
+        """Reliability of each method, and the predictive entropies of familiar and foreign images; a Figure."""
+        from svd_numpy.evaluation_plots import uncertainty_figure
+
+        reliability = {METHODS[name]: row.calibration for name, row in self.rows.items()}
+        entropies = {METHODS[name]: (row.inside.total, row.outside.total) for name, row in self.rows.items()}
+        return uncertainty_figure(reliability, entropies, self.inside, self.outside)
+
+    def save(self, folder: str | Path) -> None:
+        """Write uncertainty.json, uncertainty.txt and uncertainty.png into `folder`."""
+        folder = Path(folder)
+        write_atomic(folder / "uncertainty.json", json.dumps(self.to_dict(), indent=1).encode())
+        write_atomic(folder / "uncertainty.txt", f"{self}\n".encode())
+        self.plot().savefig(folder / "uncertainty.png", dpi=100)
+
+
+def measure_uncertainty(
+    model: Sequential | str | Path, inside: Dataset, outside: Dataset, n: int = 100
+) -> UncertaintyReport:
+    """Measure calibration, and whether the network notices images of another kind.
+
+    Parameters
+    ----------
+    model : Sequential or path
+        A classifier with its noise (trained without fine-tuning), or the folder of such a run.
+    inside : Dataset
+        What it was trained on; its test rows are predicted.
+    outside : Dataset
+        Another one of the same shape; so are its test rows, whose labels are not used.
+    n : int
+        Networks to draw.
+
+    Returns
+    -------
+    UncertaintyReport
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a network without noise, or data that do not fit it.
+    """
+    if isinstance(model, str | Path):
+        model = Sequential.load(need(Path(model) / "model.safetensors"))
+    check_type("model", model, Sequential)
+    for name, data in (("inside", inside), ("outside", outside)):
+        check_type(name, data, Dataset)
+    if inside.x_test.shape[1] != outside.x_test.shape[1]:
+        raise ValueError(
+            f"outside: got {outside.x_test.shape[1]} inputs of {outside.name!r}, "
+            f"expected {inside.x_test.shape[1]} as in {inside.name!r}"
+        )
+    n = check_count("n", n, low=2)
+    rows = {}
+    for method in ("posterior", "survivors", "pruned"):  # the first one refuses a network without noise
+        parts = []
+        for x in (inside.x_test, outside.x_test):
+            if method == "pruned":
+                probabilities = model.predict_proba(x)[None]
+            else:
+                probabilities = sample_probabilities(model, x, n, survivors_only=method == "survivors")
+            parts.append(decompose(probabilities))
+        mean = parts[0].mean
+        labels = model.likelihood.check(inside.y_test, len(mean), model.n_outputs, model.dtype)
+        likelihood = np.maximum(mean[np.arange(len(mean)), labels], np.finfo(np.float64).tiny)
+        wrong = mean.argmax(axis=1) != labels
+        rows[method] = UncertaintyRow(
+            float(wrong.mean()), float(-np.log(likelihood).mean()), calibration(mean, labels), *parts
+        )
+    ordered = {method: rows[method] for method in METHODS}
+    return UncertaintyReport(ordered, inside.name, outside.name, n, measure_sparsity(model).overall)

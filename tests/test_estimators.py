@@ -1,0 +1,187 @@
+"""The estimators are scikit-learn's: its own checks, and what is read off a fitted one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, make_regression
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import svd_numpy as svd
+from svd_numpy.data import Dataset
+from svd_numpy.objective import Gaussian
+from svd_numpy.tabular import estimate_noise, make_network, used_inputs
+from svd_numpy.train import Trainer
+
+QUICK: dict[str, Any] = {"epochs": 60, "random_state": 0}
+
+
+@parametrize_with_checks([svd.SparseVDClassifier(epochs=60), svd.SparseVDRegressor(epochs=60)])
+def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([svd.SparseVDClassifier(), svd.SparseVDRegressor()])
+def test_the_checks_of_scikit_learn_with_the_default_budget(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def test_the_classifier_learns_prunes_and_says_which_inputs_it_uses() -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    rng = np.random.default_rng(0)
+    x = np.hstack([x, rng.standard_normal((len(x), 30))])  # thirty columns that say nothing
+    x_train, x_test, y_train, y_test = train_test_split(x, y, random_state=0)
+    model = svd.SparseVDClassifier(kl_weight=4.0, random_state=0).fit(x_train, y_train)
+    assert model.score(x_test, y_test) > 0.93
+    assert model.sparsity_ > 0.9 and model.compression_ == pytest.approx(1 / (1 - model.sparsity_))
+    used = model.selected_features_
+    assert used[:30].sum() >= 3 and used[30:].sum() <= 2
+    changed = x_test.copy()
+    changed[:, ~used] = 1e3 * rng.standard_normal((len(x_test), (~used).sum()))
+    np.testing.assert_array_equal(model.predict_proba(changed), model.predict_proba(x_test))
+
+
+def test_the_regressor_keeps_what_is_significant() -> None:
+    """The oracle is least squares with its standard errors: weight 4 keeps what lies about two of them from 0."""
+    x, y = make_regression(300, 20, n_informative=4, noise=20.0, random_state=1)
+    columns = np.column_stack([np.ones(300), x])
+    slopes, (squared,), *_ = np.linalg.lstsq(columns, y, rcond=None)
+    noise = np.sqrt(squared / (300 - 21))
+    errors = noise * np.sqrt(np.diag(np.linalg.inv(columns.T @ columns)))
+    t = np.abs(slopes / errors)[1:]
+    model = svd.SparseVDRegressor(hidden_sizes=(), kl_weight=4.0, random_state=0).fit(x, y)
+    assert (t > 3).sum() == 4 and (t < 1.5).sum() == 11  # the case is not trivial
+    assert model.selected_features_[t > 3].all() and not model.selected_features_[t < 1.5].any()
+    slope = model.coefs_[0][:, 0] * model.target_scaler_.scale_[0] / model.scaler_.scale_
+    np.testing.assert_allclose(slope[t > 3], slopes[1:][t > 3], atol=3 * errors[1:].max())
+    assert model.noise_std_[0] == pytest.approx(noise, rel=0.05)
+
+
+def test_coefs_are_the_network() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((120, 5))
+    y = np.column_stack([np.maximum(x[:, 0], 0), x[:, 1] - x[:, 2]])
+    model = svd.SparseVDRegressor(hidden_sizes=(12, 6), finetune_epochs=10, **QUICK).fit(x, y)
+    hidden = (x - x.mean(axis=0)) / x.std(axis=0)
+    for theta, bias in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
+        hidden = np.maximum(hidden @ theta + bias, 0)
+    outputs = hidden @ model.coefs_[-1] + model.intercepts_[-1]
+    np.testing.assert_allclose(model.predict(x), outputs * y.std(axis=0) + y.mean(axis=0), rtol=1e-9, atol=1e-9)
+    zeros = sum(np.count_nonzero(theta == 0) for theta in model.coefs_)
+    assert zeros > 0 and model.sparsity_ == pytest.approx(zeros / (5 * 12 + 12 * 6 + 6 * 2))
+    assert model.n_iter_ == 70 and model.noise_std_.shape == (2,)
+
+
+def test_an_input_behind_a_dead_unit_is_not_used() -> None:
+    network = svd.Sequential(svd.VariationalDense(3, 2), svd.ReLU(), svd.VariationalDense(2, 1), likelihood="gaussian")
+    network.parameters["dense1.theta"][...] = [[1, 0], [0, 1], [0, 0]]
+    network.parameters["dense2.theta"][...] = [[1], [0]]
+    np.testing.assert_array_equal(used_inputs(network), [True, False, False])
+
+
+@pytest.mark.parametrize("labels", [["no", "yes", "perhaps"], [-1.0, 0.5, 7.0], [True, False]])
+def test_labels_of_any_kind(labels: list[Any]) -> None:
+    rng = np.random.default_rng(0)
+    which = rng.integers(0, len(labels), 150)
+    x = rng.standard_normal((150, 3)) + 6 * np.eye(3)[which]
+    y = np.array(labels)[which]
+    if y.dtype.kind == "f":
+        with pytest.raises(ValueError, match="Unknown label type: continuous"):
+            svd.SparseVDClassifier(**QUICK).fit(x, y)
+        return
+    model = svd.SparseVDClassifier(**QUICK).fit(x, y)
+    assert model.score(x, y) > 0.97 and model.predict(x).dtype == y.dtype
+    np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(model.classes_[model.predict_proba(x).argmax(axis=1)], model.predict(x))
+
+
+def test_in_a_pipeline_and_a_grid_search() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((90, 3))
+    y = x[:, 0] * x[:, 1] + 0.1 * rng.standard_normal(90)
+    pipeline = make_pipeline(
+        PolynomialFeatures(2, include_bias=False), svd.SparseVDRegressor(hidden_sizes=(), epochs=150, random_state=0)
+    )
+    search = GridSearchCV(pipeline, {"sparsevdregressor__kl_weight": [8.0, 1e4]}, cv=3).fit(x, y)
+    assert search.best_params_ == {"sparsevdregressor__kl_weight": 8.0} and search.best_score_ > 0.9
+    names = search.best_estimator_[0].get_feature_names_out()
+    assert list(names[search.best_estimator_[-1].selected_features_]) == ["x0 x1"]
+
+
+def test_the_seed_decides() -> None:
+    x, y = make_regression(60, 5, random_state=0)
+    first, again, other = (
+        svd.SparseVDRegressor(epochs=20, random_state=seed).fit(x, y).predict(x) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_copy_predicts_the_same(backend: str) -> None:
+    x, y = make_regression(60, 5, random_state=0)
+    model = svd.SparseVDRegressor(epochs=10, backend=backend, random_state=1).fit(x, y)
+    twin = copy.deepcopy(model)
+    assert twin.model_ is not model.model_ and twin.model_.backend.name == backend
+    np.testing.assert_array_equal(twin.predict(x), model.predict(x))
+    twin.model_.parameters["dense1.theta"][...] = 0
+    assert not np.array_equal(twin.predict(x), model.predict(x))
+    assert not hasattr(clone(model), "model_")
+
+
+def test_large_networks_go_to_the_fast_backend() -> None:
+    small, large = (make_network(100, (units,), 1, "gaussian", 0) for units in (100, 1000))
+    assert (small.backend.name, small.dtype.name) == ("numpy", "float64")
+    assert large.backend.name == svd.Sequential(svd.VariationalDense(2, 2)).backend.name
+
+
+def test_the_noise_that_is_estimated_maximises_the_bound() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 4))
+    y = np.column_stack([x[:, 0], 0.5 * rng.standard_normal(50)])
+    data = Dataset("line", x, y, x, y, None, 0, "made here")
+    model = make_network(4, (), 2, Gaussian(3.0), 0)
+    trainer = Trainer(model, data, svd.TrainConfig(epochs=2, batch_size=50))
+    estimate_noise(trainer, {"stage": "variational", "train_error": 0.72})
+    std = model.likelihood.std
+    assert std == pytest.approx(0.6)  # 0.72 over two outputs: 0.36
+
+    def nll(std: float) -> float:
+        return float(0.72 / (2 * std**2) + 2 * np.log(std))
+
+    assert nll(std) < min(nll(0.99 * std), nll(1.01 * std))
+    estimate_noise(trainer, {"stage": "finetune", "train_error": 0.1})
+    assert model.likelihood.std == std
+    estimate_noise(trainer, {"stage": "variational", "train_error": 0.0})
+    assert model.likelihood.std == 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_sizes": (0,)}, ("hidden_sizes", "0", "expected")),
+        ({"hidden_sizes": (2.5,)}, ("hidden_sizes", "2.5", "expected")),
+        ({"epochs": 0}, ("epochs", "0", "expected")),
+        ({"batch_size": -1}, ("batch_size", "-1", "expected")),
+        ({"lr": "fast"}, ("lr", "'fast'", "expected")),
+        ({"kl_weight": -1.0}, ("kl_weight", "-1", "expected")),
+        ({"prior": "flat"}, ("'flat'", "expected")),
+        ({"threshold": 100.0}, ("threshold", "100", "expected")),
+        ({"finetune_epochs": -1}, ("finetune_epochs", "-1", "expected")),
+        ({"backend": "cuda"}, ("'cuda'", "expected")),
+    ],
+)
+def test_a_senseless_parameter_is_refused_by_fit(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    x, y = make_regression(20, 3, random_state=0)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        svd.SparseVDRegressor(**changes).fit(x, y)
+    for word in words:
+        assert word in str(caught.value)
