@@ -44,6 +44,9 @@ ALLOWED = {
     "objective": {"checks", "kernels"},
     "model": {"checks", "checkpoint", "kernels", "layers", "objective", "params", "priors"},
     "sparsity": {"checks", "model", "priors"},
+    "sparse": {
+        "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
+    },
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),

@@ -1,0 +1,118 @@
+"""SparseModel: a compact network that predicts; and compress, which makes one out of a trained network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.checks import check_inputs, check_threshold, check_type
+from svd_numpy.kernels import resolve_backend
+from svd_numpy.model import Sequential
+from svd_numpy.objective import Likelihood
+from svd_numpy.sparse.compaction import compact
+from svd_numpy.sparse.ops import Op, TakeOp, apply_ops
+from svd_numpy.sparse.stages import stages_of
+from svd_numpy.sparsity import sparsify
+
+Array = NDArray[Any]
+_TOLERANCE = 1e-5  # of the compact network's outputs, relative to the largest output
+_PROBES = 16
+_ROWS = 256  # examples per pass in NumPy
+
+
+class CompressionError(RuntimeError):
+    """A compact network does not do what the network it was made of does."""
+
+
+class SparseModel:
+    """A compact network: a list of ops (`svd_numpy.sparse.ops`), run by one compiled kernel, or by NumPy.
+
+    Made by `compress` or `SparseModel.load`.
+
+    Parameters
+    ----------
+    ops : sequence of Op
+        The first is a `TakeOp`.
+    likelihood : Likelihood
+    backend : "auto", "numba" or "numpy"
+
+    Attributes
+    ----------
+    ops : tuple of Op
+        Not to be written to.
+    """
+
+    def __init__(self, ops: list[Op] | tuple[Op, ...], likelihood: Likelihood, backend: str = "auto") -> None:
+        self.ops = tuple(ops)
+        take = self.ops[0]
+        assert isinstance(take, TakeOp)
+        self.in_shape = take.in_shape
+        self.n_outputs = math.prod(self.ops[-1].out_shape)
+        self.likelihood = likelihood
+        self.backend = resolve_backend(backend)
+
+    def predict(self, x: Any) -> Array:
+        """Outputs (B, O) in float32: those of the pruned network, up to rounding."""
+        rows = check_inputs("x", x, self.in_shape)
+        scale = np.float32(1 / 255 if rows.dtype == np.uint8 else 1)
+        out = np.empty((len(rows), self.n_outputs), np.float32)
+        for at in range(0, len(rows), _ROWS):
+            out[at : at + _ROWS] = apply_ops(self.ops, rows[at : at + _ROWS].astype(np.float32) * scale)
+        return out
+
+    def predict_proba(self, x: Any) -> Array:
+        """Class probabilities (B, C) (for regression: the predicted means)."""
+        return self.likelihood.mean(self.predict(x))
+
+
+def compress(model: Sequential, threshold: float | None = None, backend: str = "auto") -> SparseModel:
+    """Make the small network out of a trained one.
+
+    Weights above the threshold are gone; so is every unit, filter and input that then does nothing: constants have gone
+    into biases, batch normalisation into weights.
+
+    Parameters
+    ----------
+    model : Sequential
+        Variational, plain or fine-tuned; it is not changed.
+    threshold : float, optional
+        On log_alpha; default: the model's.
+    backend : "auto", "numba" or "numpy"
+        That the small network runs on.
+
+    Returns
+    -------
+    SparseModel
+
+    Raises
+    ------
+    TypeError
+        For a layer whose work at inference is unknown.
+    CompressionError
+        When the outputs on 16 random inputs are not those of `model.predict` with this threshold to 1e-5 of
+        the largest output.
+    """
+    check_type("model", model, Sequential)
+    threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
+    stages = stages_of(model, math.exp(-threshold))
+    ops = compact(stages, model.in_shape, model.inner_shape, model.input_mean)
+    small = SparseModel(ops, model.likelihood, backend)
+    _check_outputs(model, threshold, small)
+    return small
+
+
+def _check_outputs(model: Sequential, threshold: float, small: SparseModel) -> None:
+    """Compare a compact network with the pruned one, on random inputs around the mean."""
+    noise = np.random.default_rng(0).standard_normal((_PROBES, model.input_mean.size))
+    probes = (noise + model.input_mean).astype(np.float32)
+    wanted = sparsify(model, threshold).predict(probes)
+    error, largest = np.abs(small.predict(probes) - wanted).max(), np.abs(wanted).max()
+    if not error <= _TOLERANCE * largest:
+        raise CompressionError(
+            f"the compact network is wrong by {error:.3g}, with outputs up to {largest:.3g}; expected at most "
+            f"{_TOLERANCE:g} of that: weights of very different sizes cancel each other, or this is a fault of svd_numpy; "
+            "use the network itself, and please report it"
+        )
