@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,23 @@ from svd_numpy.sparse.ops import Op, TakeOp, apply_ops
 from svd_numpy.sparse.stages import stages_of
 from svd_numpy.sparsity import sparsify
 
+if TYPE_CHECKING:
+    from svd_numpy.sparse.runtime import Runtime
+
 Array = NDArray[Any]
 _TOLERANCE = 1e-5  # of the compact network's outputs, relative to the largest output
 _PROBES = 16
 _ROWS = 256  # examples per pass in NumPy
+
+
+def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
+    """Return x as a C-contiguous matrix (B, I) of uint8 or float32; the numbers themselves are not looked at."""
+    x = np.asarray(x)
+    size = math.prod(in_shape)
+    fits = x.shape[1:] in (in_shape, (size,)) and len(x) > 0
+    if not fits or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
+        check_inputs("x", x, in_shape)  # says what is wrong
+    return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32).reshape(len(x), size)
 
 
 class CompressionError(RuntimeError):
@@ -53,15 +66,36 @@ class SparseModel:
         self.n_outputs = math.prod(self.ops[-1].out_shape)
         self.likelihood = likelihood
         self.backend = resolve_backend(backend)
+        self._runtime: Runtime | None = None
+        if self.backend == "numba":
+            from svd_numpy.sparse.plan import plan  # late: these import Numba
+            from svd_numpy.sparse.runtime import Runtime
+
+            self._runtime = Runtime(plan(self.ops))
 
     def predict(self, x: Any) -> Array:
-        """Outputs (B, O) in float32: those of the pruned network, up to rounding."""
-        rows = check_inputs("x", x, self.in_shape)
-        scale = np.float32(1 / 255 if rows.dtype == np.uint8 else 1)
+        """Outputs (B, O) in float32: those of the pruned network, up to rounding. Same bits on any number of threads.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `Sequential.predict`. Inputs that the network does not read may hold anything.
+        """
+        rows = _rows(x, self.in_shape)
         out = np.empty((len(rows), self.n_outputs), np.float32)
-        for at in range(0, len(rows), _ROWS):
-            out[at : at + _ROWS] = apply_ops(self.ops, rows[at : at + _ROWS].astype(np.float32) * scale)
+        finite = self._runtime.run(rows, out) if self._runtime is not None else self._run_numpy(rows, out)
+        if not finite:
+            check_inputs("x", x, self.in_shape)
+            raise ValueError("the outputs overflowed, expected finite numbers; scale the inputs to about 1")
         return out
+
+    def _run_numpy(self, rows: Array, out: Array) -> bool:
+        check_inputs("x", rows, self.in_shape)
+        scale = np.float32(1 / 255 if rows.dtype == np.uint8 else 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+            for at in range(0, len(rows), _ROWS):
+                out[at : at + _ROWS] = apply_ops(self.ops, rows[at : at + _ROWS].astype(np.float32) * scale)
+        return bool(np.isfinite(out).all())
 
     def predict_proba(self, x: Any) -> Array:
         """Class probabilities (B, C) (for regression: the predicted means)."""
