@@ -18,7 +18,7 @@ from svd_numpy.kernels.list_tiles import MOST, list_tile, pooled_tile, single_ti
 from svd_numpy.kernels.simd import F, address, max32, own_function, wide_vectors
 from svd_numpy.kernels.tiles import LANES
 
-# Kinds of operations, and the columns of the table. Places are counted within the memory, starts within lists and values.
+# Kinds of operations, and the columns of the table. Places are counted in the memory, starts in lists and values.
 TAKE, WEIGH, POOL, SCALE, GIVE = range(5)
 (
     KIND, IN, OUT,  # first place read, first place written

@@ -13,6 +13,7 @@ Addresses are integers, steps are in bytes, lists are int32 and count units of `
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -47,7 +48,9 @@ def _plain_load(builder: ir.IRBuilder, address: Any) -> Any:
     return builder.load(_at(builder, address, _constant(0), _VEC), align=4)
 
 
-def _looped(builder: ir.IRBuilder, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+def _looped(
+    builder: ir.IRBuilder, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
     """Emit a loop over entries 0 to count - 1 that carries vectors: step(entry, vectors) emits the next ones."""
     before = builder.block
     loop, done = builder.append_basic_block("entries"), builder.append_basic_block("entries_done")
@@ -103,7 +106,9 @@ def _emit_tile(builder: ir.IRBuilder, outputs: int, positions: int, args: Any) -
     for r in range(outputs):
         at = builder.add(y, builder.mul(y_output, _constant(r)))
         for p in range(positions):
-            _store(builder, _larger(builder, low, sums[r][p]), builder.add(at, builder.mul(y_step, _constant(p))), masks[p])
+            _store(
+                builder, _larger(builder, low, sums[r][p]), builder.add(at, builder.mul(y_step, _constant(p))), masks[p]
+            )
 
 
 def _emit_pooled(builder: ir.IRBuilder, outputs: int, pairs: int, args: Any) -> None:
@@ -175,7 +180,7 @@ def list_tile(
         cases = [(1, p) for p in range(1, MOST + 1)] + [(GROUP, p) for p in range(1, MOST // 2 + 1)]
         _choose(
             builder, key,
-            [(16 * o + p, lambda o=o, p=p: _emit_tile(builder, o, p, others)) for o, p in cases],
+            [(16 * o + p, partial(_emit_tile, builder, o, p, others)) for o, p in cases],
         )  # fmt: skip
         return context.get_dummy_value()
 
@@ -206,7 +211,7 @@ def pooled_tile(
         cases += [(o, p, 8, _emit_pooled_row) for o, most in ((1, 4), (GROUP, 2)) for p in range(1, most + 1)]
         _choose(
             builder, key,
-            [(16 * o + row + p, lambda o=o, p=p, emit=emit: emit(builder, o, p, others)) for o, p, row, emit in cases],
+            [(16 * o + row + p, partial(emit, builder, o, p, others)) for o, p, row, emit in cases],
         )  # fmt: skip
         return context.get_dummy_value()
 
@@ -246,7 +251,7 @@ def _take_tile(pixels: bool) -> Any:
         typing_context: Any, x: Any, x_row: Any, rows: Any, columns: Any, scale: Any, minus_mean: Any,
         places: Any, target: Any, unit: Any, lanes: Any,
     ) -> Any:  # fmt: skip
-        """Transpose a tile of raw inputs into places of the network's memory; return the bits of columns with a bad one.
+        """Transpose a tile of raw inputs into places of the memory; return not 0 where one is no fit number.
 
         x, x_row : address of the tile, bytes from one example to the next
         rows, columns : examples and inputs in it, at most LANES each
@@ -290,9 +295,7 @@ def _emit_gathered(builder: ir.IRBuilder, args: Any) -> None:
     count, indices, weights, _, x, bias, floor, y, lanes = args
     fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
     pointers, places = ir.VectorType(_F32.as_pointer(), LANES), ir.VectorType(_I64, LANES)
-    gather = _declare(
-        builder, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0", _VEC, [pointers, _I32, _MASK, _VEC]
-    )
+    gather = _declare(builder, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0", _VEC, [pointers, _I32, _MASK, _VEC])
     base, size = _splat(builder, x, places), ir.Constant(places, [_FLOAT_BYTES] * LANES)
 
     def entry(number: Any, totals: list[Any]) -> list[Any]:
@@ -343,8 +346,8 @@ def single_tile(
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         vectors, *others = args
-        cases = [(0, lambda: _emit_gathered(builder, others))]
-        cases += [(v, lambda v=v: _emit_broadcast(builder, v, others)) for v in range(1, MOST + 1)]
+        cases = [(0, partial(_emit_gathered, builder, others))]
+        cases += [(v, partial(_emit_broadcast, builder, v, others)) for v in range(1, MOST + 1)]
         _choose(builder, vectors, cases)
         return context.get_dummy_value()
 

@@ -11,6 +11,7 @@ All constant channels together then become one that is 1 everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def compact(
         first.bias, mean = first.bias - mean @ first.theta, np.zeros_like(mean)
     kept = _propagate(stages, inner_shape)
     start = max((n for n, channels in enumerate(kept) if not channels.size), default=0)
-    for number, (stage, following) in enumerate(zip(stages, stages[1:], strict=False), start=1):
+    for number, (stage, following) in enumerate(pairwise(stages), start=1):
         if isinstance(stage, Product) and isinstance(following, Product) and len(stage.out_shape) == 1:
             kept[number] = _by_weights(stage, kept[number])
     # Behind a boundary where nothing is kept there are only constants, and what comes before it is not needed.

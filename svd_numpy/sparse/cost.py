@@ -16,4 +16,4 @@ DENSE_SHARE = 0.6
 
 def choose_form(matrix: NDArray[Any]) -> Form:
     """Return "dense" or "sparse", whichever is estimated to be faster for a compacted matrix (I, O)."""
-    return "dense" if matrix.size * DENSE_SHARE <= np.count_nonzero(matrix) else "sparse"
+    return "dense" if matrix.size * DENSE_SHARE < np.count_nonzero(matrix) else "sparse"

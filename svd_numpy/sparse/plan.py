@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from svd_numpy.kernels import cpu_sparse as kernel
 from svd_numpy.kernels.list_tiles import GROUP
 from svd_numpy.kernels.tiles import LANES
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights, WeightedOp
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
 Array = NDArray[Any]
 _SLACK = 2 * LANES  # floats that a vector may read behind the last place
@@ -237,8 +237,10 @@ def _groups(write: _Writer, weights: Weights, places: Array) -> list[tuple[int, 
 def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
     """List the weights once more, for one example: by vectors of outputs."""
     inputs, outputs = weights.shape
-    vectors = -(-outputs // LANES)
+    vectors, most = -(-outputs // LANES), 4 * weights.values.size + 256 * LANES  # numbers that this may take
     if weights.rows is None or weights.starts is None:
+        if inputs * vectors * LANES > most:
+            return {}
         matrix = np.zeros((inputs, vectors * LANES), np.float32)
         matrix[:, :outputs] = weights.values
         start, values = write.list_of(places), write.values_of(matrix)
@@ -246,11 +248,13 @@ def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
     entries = np.zeros(vectors * LANES, np.int64)
     entries[:outputs] = np.diff(weights.starts)
     counts = entries.reshape(vectors, LANES).max(axis=1)
+    if counts.sum() * LANES > most:
+        return {}
     output = np.repeat(np.arange(outputs), entries[:outputs])
     step = np.arange(len(weights.values)) - weights.starts[output]
     at = (np.cumsum(counts) - counts)[output // LANES] + step, output % LANES
-    index, values = np.zeros((counts.sum(), LANES), np.int32), np.zeros((counts.sum(), LANES), np.float32)
-    index[at], values[at] = places[weights.rows], weights.values  # what is left over weighs nothing
+    index, numbers = np.zeros((counts.sum(), LANES), np.int32), np.zeros((counts.sum(), LANES), np.float32)
+    index[at], numbers[at] = places[weights.rows], weights.values  # what is left over weighs nothing
     start = write.list_of(counts)
     write.list_of(index)
-    return {"single_count": vectors, "single_lists": start, "single_values": write.values_of(values)}
+    return {"single_count": vectors, "single_lists": start, "single_values": write.values_of(numbers)}
