@@ -126,10 +126,12 @@ def _restore(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> Op:
     """Make an op from its parts; whether it makes sense is `check_ops`' business."""
     rest = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
     given: dict[str, Any] = {**arrays, **rest}
+    if len(given) < len(arrays) + len(rest):
+        raise ValueError("an op has a field twice")
     kind = _TYPES[given.pop("type")]
     if "window" in given:
         parts: list[Any] = [tuple(part) if isinstance(part, list) else part for part in given["window"]]
-        given["window"] = Window(*parts)
+        given["window"] = Window._make(parts)
     if "shape" in given:
         names = ("values", "rows", "starts")
         given["weights"] = Weights(given.pop("shape"), *(given.pop(name, None) for name in names))

@@ -55,4 +55,4 @@ def load(path):
 
 
 if __name__ == "__main__":
-    print(*load(sys.argv[1])(np.load(sys.argv[2])).argmax(axis=1), sep="\n")
+    print(*load(sys.argv[1])(np.load(sys.argv[2], allow_pickle=False)).argmax(axis=1), sep="\n")
