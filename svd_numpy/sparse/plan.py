@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from svd_numpy.kernels import cpu_sparse as kernel
 from svd_numpy.kernels.list_tiles import GROUP
 from svd_numpy.kernels.tiles import LANES
+from svd_numpy.sparse.cost import shares_inputs
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
 Array = NDArray[Any]
@@ -235,26 +236,27 @@ def _groups(write: _Writer, weights: Weights, places: Array) -> list[tuple[int, 
 
 
 def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
-    """List the weights once more, for one example: by vectors of outputs."""
+    """List the weights once more, for one example alone: by vectors of outputs."""
     inputs, outputs = weights.shape
     vectors, most = -(-outputs // LANES), 4 * weights.values.size + 256 * LANES  # numbers that this may take
-    if weights.rows is None or weights.starts is None:
-        if inputs * vectors * LANES > most:
-            return {}
+    lists = Weights.from_matrix(weights.matrix(), "sparse")
+    assert lists.rows is not None and lists.starts is not None
+    entries = np.zeros(vectors * LANES, np.int64)
+    entries[:outputs] = np.diff(lists.starts)
+    counts = entries.reshape(vectors, LANES).max(axis=1)
+    total = int(counts.sum())
+    if shares_inputs(total, inputs, vectors) and inputs * vectors * LANES <= most:
         matrix = np.zeros((inputs, vectors * LANES), np.float32)
-        matrix[:, :outputs] = weights.values
+        matrix[:, :outputs] = weights.matrix()
         start, values = write.list_of(places), write.values_of(matrix)
         return {"single_count": inputs, "single_lists": start, "single_values": values, "single_shared": 1}
-    entries = np.zeros(vectors * LANES, np.int64)
-    entries[:outputs] = np.diff(weights.starts)
-    counts = entries.reshape(vectors, LANES).max(axis=1)
-    if counts.sum() * LANES > most:
+    if total * LANES > most:
         return {}
     output = np.repeat(np.arange(outputs), entries[:outputs])
-    step = np.arange(len(weights.values)) - weights.starts[output]
+    step = np.arange(len(lists.values)) - lists.starts[output]
     at = (np.cumsum(counts) - counts)[output // LANES] + step, output % LANES
-    index, numbers = np.zeros((counts.sum(), LANES), np.int32), np.zeros((counts.sum(), LANES), np.float32)
-    index[at], numbers[at] = places[weights.rows], weights.values  # what is left over weighs nothing
+    index, numbers = np.zeros((total, LANES), np.int32), np.zeros((total, LANES), np.float32)
+    index[at], numbers[at] = places[lists.rows], lists.values  # what is left over weighs nothing
     start = write.list_of(counts)
     write.list_of(index)
     return {"single_count": vectors, "single_lists": start, "single_values": write.values_of(numbers)}
