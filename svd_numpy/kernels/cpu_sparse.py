@@ -15,7 +15,7 @@ import numpy as np
 
 from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.list_tiles import MOST, list_tile, pooled_tile, single_tile, take_floats, take_pixels
-from svd_numpy.kernels.simd import F, address, max32, own_function, wide_vectors
+from svd_numpy.kernels.simd import F, address, max32, own_function, prefetch, wide_vectors
 from svd_numpy.kernels.tiles import LANES
 
 # Kinds of operations, and the columns of the table. Places are counted in the memory, starts in lists and values.
@@ -52,6 +52,8 @@ def _take(op, lists, values, x, first, rows, scale, memory, lanes):
         at, means = op[LISTS] + tile * TILE, address(values) + 4 * (op[VALUES] + tile * LANES)
         column = np.int64(lists[at])
         columns, places = min(LANES, width - column), address(lists) + 4 * (at + 1)
+        for row in range(min(lanes, len(x) - first - lanes)):  # the next block's: rows apart, no hardware foresees them
+            prefetch(source + (lanes + row) * x_row + column * x.itemsize, x.itemsize * LANES)
         for lane in range(0, lanes, LANES):
             here, few, stored = source + lane * x_row + column * x.itemsize, rows - lane, min(LANES, lanes - lane)
             if x.itemsize == 1:
