@@ -47,6 +47,9 @@ ALLOWED = {
     "model": {"checks", "checkpoint", "kernels", "layers", "objective", "params", "priors"},
     "sparsity": {"checks", "model", "priors"},
     "figures": {"layers", "model", "plots", "sparsity"},
+    "sparse": {
+        "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
+    },
     "grad_check": {"checks", "layers", "model", "priors"},
     "uncertainty": {"checks", "model", "objective", "priors", "sparsity"},
     # training

@@ -27,7 +27,7 @@ _EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.flo
 _NO_NOISE = NoiseKey(0, 0, 0)
 _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 # Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
-_LOCK = threading.Lock()
+KERNEL_LOCK = threading.Lock()
 
 
 class NumbaBackend:
@@ -45,7 +45,7 @@ class NumbaBackend:
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""
-        with _LOCK:
+        with KERNEL_LOCK:
             kernel(numba.get_num_threads(), *args, self._scratch)
 
     def gather_rows(  # noqa: D102

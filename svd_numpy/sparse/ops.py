@@ -1,0 +1,253 @@
+"""The operations of a compact network, as data, and each one's meaning in plain NumPy.
+
+A compact network is a list of these: a `TakeOp`, then any of the others, each on what the one before it gives. Rows
+are (B, F), images (B, H, W, C), channels last. A `DenseOp` behind images sees them flattened in that order, and so
+does whoever reads the last op. All arrays are float32 or int32; nothing in here is ever written to.
+
+Where a layer's name says so, an op is the remains of that layer: batch normalisation has gone into weights and
+biases, dropout is nothing at inference, constants have gone into the biases behind them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.kernels.window import Window, im2col
+
+Array = NDArray[Any]
+Form = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A matrix (I, O) in one of two forms.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Inputs I (of a convolution: taps), outputs O.
+    values : array
+        In the dense form (I, O), zeros included. In the sparse one (nnz,): the nonzeros of output 0 by rising input,
+        then those of output 1, and so on.
+    rows : array (nnz,) of int32, or None in the dense form
+        The input of each value.
+    starts : array (O + 1,) of int32, or None in the dense form
+        The values of output o are those from starts[o] up to starts[o + 1].
+    """
+
+    shape: tuple[int, int]
+    values: Array
+    rows: Array | None = None
+    starts: Array | None = None
+
+    @classmethod
+    def from_matrix(cls, matrix: Array, form: Form) -> Weights:
+        """Store a matrix (I, O) in the given form."""
+        matrix = np.ascontiguousarray(matrix, np.float32)
+        if form == "dense":
+            return cls(matrix.shape, matrix)
+        outputs, rows = np.nonzero(matrix.T)
+        starts = np.searchsorted(outputs, np.arange(matrix.shape[1] + 1))
+        return cls(matrix.shape, matrix[rows, outputs], rows.astype(np.int32), starts.astype(np.int32))
+
+    @property
+    def form(self) -> Form:
+        """Which of the two forms this is."""
+        return "dense" if self.rows is None else "sparse"
+
+    @property
+    def kept(self) -> int:
+        """Weights that are not zero."""
+        return int(np.count_nonzero(self.values))
+
+    def matrix(self) -> Array:
+        """The matrix (I, O), zeros included."""
+        if self.rows is None or self.starts is None:
+            return self.values
+        matrix = np.zeros(self.shape, np.float32)
+        matrix[self.rows, np.repeat(np.arange(self.shape[1]), np.diff(self.starts))] = self.values
+        return matrix
+
+
+def _rectified(y: Array, relu: bool) -> Array:
+    return np.maximum(y, y.dtype.type(0)) if relu else y
+
+
+@dataclass(frozen=True, eq=False)
+class TakeOp:
+    """Take those inputs that the network reads out of a raw example.
+
+    Attributes
+    ----------
+    name : str
+        "input".
+    in_shape : tuple of int
+        Shape of a raw example, (I,) or (C, H, W): channels first, as the user gives it.
+    out_shape : tuple of int
+        Shape of what is taken: (n,), or (H, W, C) with the channels that are read.
+    index : array (n,) of int32
+        Where each number of the result lies in a flattened raw example.
+    mean : array (n,) or None
+        Subtracted; None where nothing is, or where it has gone into the biases of the first layer.
+    """
+
+    name: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    index: Array
+    mean: Array | None
+
+    def apply(self, x: Array) -> Array:
+        """x (B, prod(in_shape)), uint8 pixels already divided by 255 -> (B, *out_shape)."""
+        taken = x[:, self.index]
+        return (taken if self.mean is None else taken - self.mean).reshape(len(x), *self.out_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseOp:
+    """y = x[inputs] @ weights + bias, then ReLU where `relu`.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer that it was.
+    before : (int, int)
+        Inputs and outputs of that layer.
+    inputs : array (I,) of int32
+        Which numbers of the (flattened) activations before this op are read, ascending.
+    weights : Weights (I, O)
+    bias : array (O,)
+    relu : bool
+    """
+
+    name: str
+    before: tuple[int, ...]
+    inputs: Array
+    weights: Weights
+    bias: Array
+    relu: bool
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of one result, (O,)."""
+        return (self.weights.shape[1],)
+
+    def apply(self, x: Array) -> Array:
+        """x (B, ...) -> y (B, O)."""
+        rows = x.reshape(len(x), math.prod(x.shape[1:]))[:, self.inputs]
+        return _rectified(rows @ self.weights.matrix() + self.bias, self.relu)
+
+
+@dataclass(frozen=True, eq=False)
+class ConvOp:
+    """Convolution of the live channels with the live filters, then ReLU where `relu`.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer that it was.
+    before : (int, int, int, int)
+        Kernel height, kernel width, channels and filters of that layer.
+    window : Window
+        Geometry over the live channels. Padding is zeros.
+    weights : Weights (KH * KW * C, O)
+        Taps as `Window` numbers them: (ky * KW + kx) * C + c.
+    bias : array (O,)
+    relu : bool
+    """
+
+    name: str
+    before: tuple[int, ...]
+    window: Window
+    weights: Weights
+    bias: Array
+    relu: bool
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of one result, (OH, OW, O)."""
+        return (*self.window.out, self.weights.shape[1])
+
+    def apply(self, x: Array) -> Array:
+        """x (B, H, W, C) -> y (B, OH, OW, O)."""
+        y = im2col(x, self.window) @ self.weights.matrix() + self.bias
+        return _rectified(y, self.relu).reshape(len(x), *self.out_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class PoolOp:
+    """The maximum or the mean of each window, channel by channel.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer that it was.
+    kind : "max" or "avg"
+        What is outside the image counts as minus infinity, or as 0 and is counted.
+    window : Window
+        Geometry over the live channels.
+    """
+
+    name: str
+    kind: Literal["max", "avg"]
+    window: Window
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of one result, (OH, OW, C)."""
+        return (*self.window.out, self.window.channels)
+
+    def apply(self, x: Array) -> Array:
+        """x (B, H, W, C) -> y (B, OH, OW, C)."""
+        if self.kind == "max":
+            views = self.window.views(self.window.pad(x, -np.inf))
+            y = next(views).copy()
+            for view in views:
+                np.maximum(y, view, out=y)
+            return y
+        total = sum(self.window.views(self.window.pad(x)))
+        return np.asarray(total) * x.dtype.type(1 / math.prod(self.window.kernel))
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleOp:
+    """y = x * scale + shift, channel by channel, then ReLU where `relu`.
+
+    What is left of a batch normalisation, or of a ReLU, that no layer with weights could take in.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer that it was.
+    out_shape : tuple of int
+        (F,) or (H, W, C): of an example afterwards, and before, where images may still have to be flattened.
+    scale, shift : array (out_shape[-1],)
+    relu : bool
+    """
+
+    name: str
+    out_shape: tuple[int, ...]
+    scale: Array
+    shift: Array
+    relu: bool
+
+    def apply(self, x: Array) -> Array:
+        """x (B, ...) -> y (B, *out_shape)."""
+        return _rectified(x.reshape(len(x), *self.out_shape) * self.scale + self.shift, self.relu)
+
+
+Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp
+WeightedOp = DenseOp | ConvOp
+
+
+def apply_ops(ops: tuple[Op, ...], x: Array) -> Array:
+    """Run rows x (B, I) of floats through all ops, in NumPy, in the dtype of x; returns (B, outputs)."""
+    rows = len(x)
+    for op in ops:
+        x = op.apply(x)
+    return x.reshape(rows, math.prod(x.shape[1:]))

@@ -1,0 +1,185 @@
+"""A trained network as a list of stages: pruned, batch normalisation folded, ReLUs attached; nothing compacted yet.
+
+Stages are what `compaction` works on: mutable, in float64, with all channels. Only what a network does at inference is
+in them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.kernels.window import Window
+from svd_numpy.layers import (
+    AvgPool2d,
+    BatchNorm,
+    Dropout,
+    Flatten,
+    GaussianDropout,
+    MaxPool2d,
+    ReLU,
+)
+from svd_numpy.layers.base import Layer
+from svd_numpy.layers.weighted import Variational, Weighted
+from svd_numpy.model import Sequential
+
+Array = NDArray[Any]
+
+
+@dataclass(eq=False)
+class Stage:
+    """What all stages have: the shape of an example before and behind it, and whether a ReLU ends it."""
+
+    name: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    relu: bool = field(default=False, kw_only=True)
+
+
+@dataclass(eq=False)
+class Product(Stage):
+    """A dense layer (`window` is None) or a convolution: theta (I, O), bias (O,), in float64."""
+
+    theta: Array
+    bias: Array
+    window: Window | None
+    before: tuple[int, ...]
+
+    @property
+    def by_channel(self) -> Array:
+        """View (positions or taps, C, O) of theta: the weights by channel of the stage's input."""
+        return self.theta.reshape(-1, self.in_shape[-1], self.theta.shape[1])
+
+    @property
+    def padded(self) -> bool:
+        """Whether this is a convolution that sees zeros around its images."""
+        return self.window is not None and self.window.padding != (0, 0)
+
+
+@dataclass(eq=False)
+class Pooling(Stage):
+    """A pooling, "max" or "avg"."""
+
+    kind: str
+    window: Window
+
+
+@dataclass(eq=False)
+class Scaling(Stage):
+    """y = x * scale + shift by channel."""
+
+    scale: Array
+    shift: Array
+
+    @property
+    def rectifies_only(self) -> bool:
+        """Whether this is a ReLU and nothing else."""
+        return self.relu and bool((self.scale == 1).all() and (self.shift == 0).all())
+
+
+AnyStage = Product | Pooling | Scaling
+
+
+def stages_of(model: Sequential, keep: float) -> list[AnyStage]:
+    """Translate a network pruned at keep = exp(-threshold).
+
+    Raises
+    ------
+    TypeError
+        For a layer whose work at inference is unknown here.
+    """
+    stages: list[AnyStage] = []
+    shape = model.inner_shape
+    for layer in model.layers:
+        stages += _translated(layer, shape, keep)
+        shape = _out_shape(layer, shape)
+    merged = _merge(stages)
+    while merged != stages:  # what has moved up may meet the next one
+        stages, merged = merged, _merge(merged)
+    shape = model.inner_shape
+    for stage in stages:
+        if isinstance(stage, Product) and stage.window is None:
+            stage.in_shape = shape  # flattening moves nothing: the rows of theta are still grouped by position
+        shape = stage.out_shape
+    return stages
+
+
+def _out_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(layer, Weighted):
+        return layer.out_shape
+    if isinstance(layer, MaxPool2d | AvgPool2d):
+        return (*layer.window.out, layer.window.channels)
+    return (math.prod(shape),) if isinstance(layer, Flatten) else shape
+
+
+def _translated(layer: Layer, shape: tuple[int, ...], keep: float) -> list[AnyStage]:
+    """The stage of one layer; dropout and flattening have none."""
+    out_shape = _out_shape(layer, shape)
+    if isinstance(layer, Weighted):
+        theta = layer.pruned_theta(keep) if isinstance(layer, Variational) else layer.theta
+        weights, bias = theta.astype(np.float64), layer.bias.astype(np.float64)
+        return [Product(layer.name, shape, out_shape, weights, bias, layer.window, layer.theta_shape)]
+    if isinstance(layer, BatchNorm):
+        scale = layer.gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
+        return [Scaling(layer.name, shape, shape, scale, layer.beta - layer.running_mean * scale)]
+    if isinstance(layer, ReLU):
+        return [_rectifier(layer.name, shape)]
+    if isinstance(layer, MaxPool2d | AvgPool2d):
+        return [Pooling(layer.name, shape, out_shape, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
+    if isinstance(layer, Dropout | GaussianDropout | Flatten):
+        return []
+    raise TypeError(
+        f"compress: layer {layer.name!r} is a {type(layer).__name__}, which the compact network does not know; "
+        "expected dense and convolutional layers, BatchNorm, ReLU, poolings, dropout and Flatten"
+    )
+
+
+def _rectifier(name: str, shape: tuple[int, ...]) -> Scaling:
+    return Scaling(name, shape, shape, np.ones(shape[-1]), np.zeros(shape[-1]), relu=True)
+
+
+def _merge(stages: list[AnyStage]) -> list[AnyStage]:
+    """Let stages with weights take in the scalings next to them, wherever that is exact."""
+    merged: list[AnyStage] = []
+    for stage in stages:
+        before = merged[-1] if merged else None
+        if isinstance(stage, Scaling) and before is not None and _take_in(before, stage):
+            continue
+        if isinstance(stage, Scaling) and stage.rectifies_only and isinstance(before, Pooling) and before.kind == "max":
+            # max(0, .) rises, so it may as well come before the maximum of a window
+            merged[-1:] = [_rectifier(stage.name, before.in_shape), before]
+            continue
+        if isinstance(stage, Product) and isinstance(before, Scaling) and _feed(before, stage):
+            merged.pop()
+        merged.append(stage)
+    return merged
+
+
+def _take_in(before: AnyStage, stage: Scaling) -> bool:
+    """Do a scaling within the stage before it; False where that cannot be."""
+    if isinstance(before, Pooling):
+        return False
+    if not stage.rectifies_only:
+        if before.relu or before.out_shape != stage.in_shape:  # of another shape: a flattening lies between
+            return False
+        if isinstance(before, Product):
+            before.theta *= stage.scale
+            before.bias = before.bias * stage.scale + stage.shift
+        else:
+            before.scale, before.shift = before.scale * stage.scale, before.shift * stage.scale + stage.shift
+    before.relu |= stage.relu
+    return True
+
+
+def _feed(before: Scaling, stage: Product) -> bool:
+    """Do a scaling within the weights behind it; False where that cannot be."""
+    if before.relu or before.out_shape != stage.in_shape or (stage.padded and before.shift.any()):
+        return False
+    weights = stage.by_channel
+    stage.bias = stage.bias + np.einsum("pco,c->o", weights, before.shift)
+    weights *= before.scale[:, None]
+    return True
