@@ -47,6 +47,7 @@ ALLOWED = {
     "sparse": {
         "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
     },
+    "storage": {"_files", "checks", "kernels", "layers", "model", "objective", "safe_arrays", "sparse", "sparsity"},
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),
