@@ -51,6 +51,7 @@ _HOME = {
     "quantise": "storage",
     "save_packed": "storage",
     "search_bits": "storage",
+    "sizes": "storage",
     "sparsify": "sparsity",
     "train_cifar": "experiments.cifar",
     "train_mnist": "experiments.mnist",

@@ -47,7 +47,7 @@ ALLOWED = {
     "sparse": {
         "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
     },
-    "storage": {"_files", "checks", "kernels", "layers", "model", "objective", "safe_arrays", "sparse", "sparsity"},
+    "storage": {"_files", "checks", "kernels", "layers", "model", "objective", "plots", "safe_arrays", "sparse"},
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),
