@@ -48,6 +48,7 @@ ALLOWED = {
         "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
     },
     "storage": {"_files", "checks", "kernels", "layers", "model", "objective", "plots", "safe_arrays", "sparse"},
+    "exchange": {"_files", "checks", "kernels", "layers", "model", "safe_arrays", "sparse", "sparsity"},
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),
@@ -134,7 +135,9 @@ def test_requirements_are_the_dependencies_and_the_notebook_extra() -> None:
 def test_every_outside_import_is_declared() -> None:
     project = pyproject()["project"]
     assert isinstance(project["dependencies"], list)
-    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    assert isinstance(extras, dict)
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"] + extras["export"]}
     distribution = {
         "sklearn": "scikit-learn",
         "PIL": "matplotlib",
