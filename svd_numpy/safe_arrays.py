@@ -24,7 +24,7 @@ MODEL_FORMAT = "svd_numpy model"
 VERSION = 1
 MAX_JSON_BYTES = 2 * 2**20  # of a manifest or header: parsed, at most about 60 MiB of memory
 
-_DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8", "BOOL": "bool"}
+_DTYPES = {"F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool"}
 
 
 class CheckpointError(ValueError):

@@ -14,11 +14,11 @@ import numba
 import numpy as np
 
 from svd_numpy.kernels.jit import kernel
-from svd_numpy.kernels.list_tiles import MOST, list_tile, pooled_tile, take_floats, take_pixels
-from svd_numpy.kernels.simd import F, address, max32, own_function, wide_vectors
+from svd_numpy.kernels.list_tiles import MOST, list_tile, pooled_tile, single_tile, take_floats, take_pixels
+from svd_numpy.kernels.simd import F, address, max32, own_function, prefetch, wide_vectors
 from svd_numpy.kernels.tiles import LANES
 
-# Kinds of operations, and the columns of the table. Places are counted within the memory, starts within lists and values.
+# Kinds of operations, and the columns of the table. Places are counted in the memory, starts in lists and values.
 TAKE, WEIGH, POOL, SCALE, GIVE = range(5)
 (
     KIND, IN, OUT,  # first place read, first place written
@@ -29,12 +29,14 @@ TAKE, WEIGH, POOL, SCALE, GIVE = range(5)
     LOWEST,  # whether its padding is minus infinity, else 0
     FUSED,  # WEIGH: whether the next operation is a 2 x 2 pooling to be done at once
     IN_PLANE, IN_ROW, KERNEL_HEIGHT, KERNEL_WIDTH, MAXIMUM,  # POOL
-) = range(22)  # fmt: skip
-COLUMNS = 22
+    # How one example alone is done, TAKE and dense WEIGH: numbers or groups of outputs, where lists and values start,
+    # and whether the outputs of a group share a list.
+    SINGLE_COUNT, SINGLE_LISTS, SINGLE_VALUES, SINGLE_SHARED,
+) = range(26)  # fmt: skip
+COLUMNS = 26
 GROUP_COLUMNS = 4  # of a group of outputs that share a list: outputs, entries, where its indices and its weights start
 TILE = LANES + 1  # of a tile of inputs: the first column, and LANES places
 BAD_INPUT, BAD_OUTPUT = 1, 2
-_LEAST_TILED = 4  # examples for which a tile is transposed in registers
 _INFINITY = F(np.inf)
 _LARGEST_INPUT = F(1e15)
 
@@ -47,24 +49,31 @@ def _take(op, lists, values, x, first, rows, scale, memory, lanes):
     source, target = address(x) + first * x_row, address(memory) + unit * op[OUT]
     bad = np.int64(0)
     for tile in range(op[COUNT]):
-        at, offset = op[LISTS] + tile * TILE, op[VALUES] + tile * LANES
+        at, means = op[LISTS] + tile * TILE, address(values) + 4 * (op[VALUES] + tile * LANES)
         column = np.int64(lists[at])
-        columns = min(LANES, width - column)
-        if lanes < _LEAST_TILED:
-            for row in range(rows):
-                for c in range(columns):
-                    raw = F(x[first + row, column + c])
-                    bad |= not abs(raw) <= _LARGEST_INPUT
-                    memory[(op[OUT] + lists[at + 1 + c]) * lanes + row] = raw * scale + values[offset + c]
-            continue
+        columns, places = min(LANES, width - column), address(lists) + 4 * (at + 1)
+        for row in range(min(lanes, len(x) - first - lanes)):  # the next block's: rows apart, no hardware foresees them
+            prefetch(source + (lanes + row) * x_row + column * x.itemsize, x.itemsize * LANES)
         for lane in range(0, lanes, LANES):
             here, few, stored = source + lane * x_row + column * x.itemsize, rows - lane, min(LANES, lanes - lane)
-            arguments = (address(lists) + 4 * (at + 1), target + 4 * lane, unit, stored)
             if x.itemsize == 1:
-                take_pixels(here, x_row, few, columns, scale, address(values) + 4 * offset, *arguments)
+                take_pixels(here, x_row, few, columns, scale, means, places, target + 4 * lane, unit, stored)
             else:
-                bad |= take_floats(here, x_row, few, columns, scale, address(values) + 4 * offset, *arguments)
+                bad |= take_floats(here, x_row, few, columns, scale, means, places, target + 4 * lane, unit, stored)
     return bad != 0
+
+
+@kernel()
+def _take_single(op, lists, values, x, row, scale, memory):
+    """`_take` of one example: number by number."""
+    own_function()
+    bad = False
+    for number in range(op[SINGLE_COUNT]):
+        at = op[SINGLE_LISTS] + 2 * number
+        raw = F(x[row, lists[at]])
+        bad |= not abs(raw) <= _LARGEST_INPUT
+        memory[op[OUT] + lists[at + 1]] = raw * scale + values[op[SINGLE_VALUES] + number]
+    return bad
 
 
 @kernel()
@@ -138,6 +147,33 @@ def _weigh_and_pool(op, pool, lists, values, memory, lanes):
                         )  # fmt: skip
                     bias += 4 * outputs
                     y += outputs * plane
+
+
+@kernel()
+def _weigh_single(op, lists, values, memory):
+    """Do a dense layer for one example: vectors of outputs."""
+    own_function()
+    floor = F(0) if op[RELU] else -_INFINITY
+    numbers, places = address(values), address(lists)
+    x, y, bias = address(memory) + 4 * op[IN], address(memory) + 4 * op[OUT], numbers + 4 * op[VALUES]
+    indices, weights = places + 4 * op[SINGLE_LISTS], numbers + 4 * op[SINGLE_VALUES]
+    left = op[CHANNELS]
+    if op[SINGLE_SHARED]:
+        row = 4 * LANES * ((left + LANES - 1) // LANES)
+        while left > 0:
+            vectors = min(MOST, (left + LANES - 1) // LANES)
+            last = min(left - (vectors - 1) * LANES, LANES)
+            single_tile(vectors, op[SINGLE_COUNT], indices, weights, row, x, bias, floor, y, last)
+            step = 4 * LANES * vectors
+            weights, bias, y, left = weights + step, bias + step, y + step, left - LANES * vectors
+        return
+    start = indices + 4 * op[SINGLE_COUNT]  # behind the numbers of entries of all groups
+    for group in range(op[SINGLE_COUNT]):
+        count = np.int64(lists[op[SINGLE_LISTS] + group])
+        entries = 4 * LANES * count
+        single_tile(0, count, start, weights, 0, x, bias, floor, y, min(left, LANES))
+        start, weights, bias, y = start + entries, weights + entries, bias + 4 * LANES, y + 4 * LANES
+        left -= LANES
 
 
 @kernel()
@@ -237,8 +273,14 @@ def _run_block(table, lists, values, x, first, rows, scale, memory, lanes, out):
         if op[PLANE] > op[HEIGHT] * op[WIDTH]:
             _surround(op, memory, lanes)
         if op[KIND] == TAKE:
-            if _take(op, lists, values, x, first, rows, scale, memory, lanes):
+            if lanes == 1:
+                bad = _take_single(op, lists, values, x, first, scale, memory)
+            else:
+                bad = _take(op, lists, values, x, first, rows, scale, memory, lanes)
+            if bad:
                 faults |= BAD_INPUT
+        elif op[KIND] == WEIGH and op[SINGLE_LISTS] and lanes == 1:
+            _weigh_single(op, lists, values, memory)
         elif op[KIND] == WEIGH:
             _weigh(op, lists, values, memory, lanes, rows)
         elif op[KIND] == POOL:

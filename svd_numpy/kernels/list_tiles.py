@@ -12,6 +12,8 @@ Addresses are integers, steps are in bytes, lists are int32 and count units of `
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -46,45 +48,48 @@ def _plain_load(builder: ir.IRBuilder, address: Any) -> Any:
     return builder.load(_at(builder, address, _constant(0), _VEC), align=4)
 
 
+def _looped(
+    builder: ir.IRBuilder, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Emit a loop over entries 0 to count - 1 that carries vectors: step(entry, vectors) emits the next ones."""
+    before = builder.block
+    loop, done = builder.append_basic_block("entries"), builder.append_basic_block("entries_done")
+    builder.cbranch(builder.icmp_signed(">", count, _constant(0)), loop, done)
+    builder.position_at_end(loop)
+    entry, totals = builder.phi(_I64), [builder.phi(_VEC) for _ in first]
+    later = step(entry, totals)
+    following = builder.add(entry, _constant(1))
+    entry.add_incoming(_constant(0), before)
+    entry.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
+    builder.position_at_end(done)
+    results = [builder.phi(_VEC) for _ in first]
+    for total, result, start, end in zip(totals, results, first, later, strict=True):
+        for phi in (total, result):
+            phi.add_incoming(start, before)
+            phi.add_incoming(end, loop)
+    return results
+
+
 def _sums(builder: ir.IRBuilder, outputs: int, offsets: list[Any], args: Any) -> list[list[Any]]:
     """Emit the sums of one tile: a vector for each output and each of the byte offsets of its positions."""
     count, indices, weights, x, unit, bias = args
     fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
-    first = [
-        _splat(builder, builder.load(_at(builder, bias, _constant(_FLOAT_BYTES * r), _F32)), _VEC)
-        for r in range(outputs)
-    ]
-    before = builder.block
-    loop = builder.append_basic_block("entries")
-    done = builder.append_basic_block("entries_done")
-    builder.cbranch(builder.icmp_signed(">", count, _constant(0)), loop, done)
-    builder.position_at_end(loop)
-    entry = builder.phi(_I64)
-    tile = [[builder.phi(_VEC) for _ in offsets] for _ in range(outputs)]
-    index = builder.sext(builder.load(_at(builder, indices, builder.mul(entry, _constant(4)), _I32)), _I64)
-    at = builder.add(x, builder.mul(index, unit))
-    seen = [_plain_load(builder, builder.add(at, offset)) for offset in offsets]
-    here = builder.add(weights, builder.mul(entry, _constant(_FLOAT_BYTES * outputs)))
-    sums = []
-    for r in range(outputs):
-        weight = _splat(builder, builder.load(_at(builder, here, _constant(_FLOAT_BYTES * r), _F32)), _VEC)
-        sums.append([builder.call(fma, [weight, vector, total]) for vector, total in zip(seen, tile[r], strict=True)])
-    following = builder.add(entry, _constant(1))
-    entry.add_incoming(_constant(0), before)
-    entry.add_incoming(following, loop)
-    for r in range(outputs):
-        for total, later in zip(tile[r], sums[r], strict=True):
-            total.add_incoming(first[r], before)
-            total.add_incoming(later, loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
-    results = []
-    for r in range(outputs):
-        results.append([builder.phi(_VEC) for _ in offsets])
-        for result, later in zip(results[r], sums[r], strict=True):
-            result.add_incoming(first[r], before)
-            result.add_incoming(later, loop)
-    return results
+
+    def scalar(address: Any, number: int) -> Any:
+        return _splat(builder, builder.load(_at(builder, address, _constant(_FLOAT_BYTES * number), _F32)), _VEC)
+
+    def entry(number: Any, totals: list[Any]) -> list[Any]:
+        index = builder.sext(builder.load(_at(builder, indices, builder.mul(number, _constant(4)), _I32)), _I64)
+        at = builder.add(x, builder.mul(index, unit))
+        seen = [_plain_load(builder, builder.add(at, offset)) for offset in offsets]
+        here = builder.add(weights, builder.mul(number, _constant(_FLOAT_BYTES * outputs)))
+        scalars = [scalar(here, r) for r in range(outputs)]
+        pairs = [(weight, vector) for weight in scalars for vector in seen]
+        return [builder.call(fma, [*pair, total]) for pair, total in zip(pairs, totals, strict=True)]
+
+    sums = _looped(builder, count, [scalar(bias, r) for r in range(outputs) for _ in offsets], entry)
+    return [sums[r * len(offsets) : (r + 1) * len(offsets)] for r in range(outputs)]
 
 
 def _larger(builder: ir.IRBuilder, x: Any, y: Any) -> Any:
@@ -101,7 +106,9 @@ def _emit_tile(builder: ir.IRBuilder, outputs: int, positions: int, args: Any) -
     for r in range(outputs):
         at = builder.add(y, builder.mul(y_output, _constant(r)))
         for p in range(positions):
-            _store(builder, _larger(builder, low, sums[r][p]), builder.add(at, builder.mul(y_step, _constant(p))), masks[p])
+            _store(
+                builder, _larger(builder, low, sums[r][p]), builder.add(at, builder.mul(y_step, _constant(p))), masks[p]
+            )
 
 
 def _emit_pooled(builder: ir.IRBuilder, outputs: int, pairs: int, args: Any) -> None:
@@ -173,7 +180,7 @@ def list_tile(
         cases = [(1, p) for p in range(1, MOST + 1)] + [(GROUP, p) for p in range(1, MOST // 2 + 1)]
         _choose(
             builder, key,
-            [(16 * o + p, lambda o=o, p=p: _emit_tile(builder, o, p, others)) for o, p in cases],
+            [(16 * o + p, partial(_emit_tile, builder, o, p, others)) for o, p in cases],
         )  # fmt: skip
         return context.get_dummy_value()
 
@@ -204,7 +211,7 @@ def pooled_tile(
         cases += [(o, p, 8, _emit_pooled_row) for o, most in ((1, 4), (GROUP, 2)) for p in range(1, most + 1)]
         _choose(
             builder, key,
-            [(16 * o + row + p, lambda o=o, p=p, emit=emit: emit(builder, o, p, others)) for o, p, row, emit in cases],
+            [(16 * o + row + p, partial(emit, builder, o, p, others)) for o, p, row, emit in cases],
         )  # fmt: skip
         return context.get_dummy_value()
 
@@ -244,7 +251,7 @@ def _take_tile(pixels: bool) -> Any:
         typing_context: Any, x: Any, x_row: Any, rows: Any, columns: Any, scale: Any, minus_mean: Any,
         places: Any, target: Any, unit: Any, lanes: Any,
     ) -> Any:  # fmt: skip
-        """Transpose a tile of raw inputs into places of the network's memory; return the bits of columns with a bad one.
+        """Transpose a tile of raw inputs into places of the memory; return not 0 where one is no fit number.
 
         x, x_row : address of the tile, bytes from one example to the next
         rows, columns : examples and inputs in it, at most LANES each
@@ -281,3 +288,68 @@ def _take_tile(pixels: bool) -> Any:
 
 
 take_floats, take_pixels = _take_tile(False), _take_tile(True)
+
+
+def _emit_gathered(builder: ir.IRBuilder, args: Any) -> None:
+    """Sums of LANES outputs of one example, each with a list of its own: entry e of all of them side by side."""
+    count, indices, weights, _, x, bias, floor, y, lanes = args
+    fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
+    pointers, places = ir.VectorType(_F32.as_pointer(), LANES), ir.VectorType(_I64, LANES)
+    gather = _declare(builder, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0", _VEC, [pointers, _I32, _MASK, _VEC])
+    base, size = _splat(builder, x, places), ir.Constant(places, [_FLOAT_BYTES] * LANES)
+
+    def entry(number: Any, totals: list[Any]) -> list[Any]:
+        at = builder.mul(number, _constant(_FLOAT_BYTES * LANES))
+        index = builder.load(_at(builder, builder.add(indices, at), _constant(0), _INDEX), align=4)
+        where = builder.inttoptr(builder.add(base, builder.mul(builder.sext(index, places), size)), pointers)
+        seen = builder.call(gather, [where, ir.Constant(_I32, 4), _EVERYWHERE, ir.Constant(_VEC, [0.0] * LANES)])
+        return [builder.call(fma, [_plain_load(builder, builder.add(weights, at)), seen, totals[0]])]
+
+    (total,) = _looped(builder, count, [_plain_load(builder, bias)], entry)
+    _store(builder, _larger(builder, _splat(builder, floor, _VEC), total), y, _first_lanes(builder, lanes))
+
+
+def _emit_broadcast(builder: ir.IRBuilder, vectors: int, args: Any) -> None:
+    """Sums of `vectors` * LANES outputs of one example, which share one list: each input meets a row of weights."""
+    count, indices, weights, row, x, bias, floor, y, lanes = args
+    fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
+    offsets = [_constant(_FLOAT_BYTES * LANES * v) for v in range(vectors)]
+
+    def entry(number: Any, totals: list[Any]) -> list[Any]:
+        place = builder.load(_at(builder, indices, builder.mul(number, _constant(4)), _I32))
+        at = builder.mul(builder.sext(place, _I64), _constant(_FLOAT_BYTES))
+        seen = _splat(builder, builder.load(_at(builder, x, at, _F32)), _VEC)
+        here = builder.add(weights, builder.mul(number, row))
+        return [
+            builder.call(fma, [_plain_load(builder, builder.add(here, offset)), seen, total])
+            for offset, total in zip(offsets, totals, strict=True)
+        ]
+
+    first = [_plain_load(builder, builder.add(bias, offset)) for offset in offsets]
+    masks = [_EVERYWHERE] * (vectors - 1) + [_first_lanes(builder, lanes)]
+    for total, offset, mask in zip(_looped(builder, count, first, entry), offsets, masks, strict=True):
+        _store(builder, _larger(builder, _splat(builder, floor, _VEC), total), builder.add(y, offset), mask)
+
+
+@intrinsic
+def single_tile(
+    typing_context: Any, vectors: Any, count: Any, indices: Any, weights: Any, row: Any, x: Any, bias: Any, floor: Any,
+    y: Any, lanes: Any,
+) -> Any:  # fmt: skip
+    """Compute neighbouring outputs of one example: the lanes are outputs, and a place holds one float.
+
+    vectors : 0: LANES outputs, each with its own list; indices and weights are (count, LANES)
+        1 to MOST: so many times LANES outputs with one list; indices (count,), weights (count, ...)
+    row : bytes from one entry's weights to the next, of the second kind
+    lanes : outputs stored of the last vector
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        vectors, *others = args
+        cases = [(0, partial(_emit_gathered, builder, others))]
+        cases += [(v, partial(_emit_broadcast, builder, v, others)) for v in range(1, MOST + 1)]
+        _choose(builder, vectors, cases)
+        return context.get_dummy_value()
+
+    i64, f32 = types.int64, types.float32
+    return types.void(*[i64] * 7, f32, *[i64] * 2), codegen

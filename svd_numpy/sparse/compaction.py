@@ -11,6 +11,7 @@ All constant channels together then become one that is 1 everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,9 @@ def compact(
         first.bias, mean = first.bias - mean @ first.theta, np.zeros_like(mean)
     kept = _propagate(stages, inner_shape)
     start = max((n for n, channels in enumerate(kept) if not channels.size), default=0)
+    for number, (stage, following) in enumerate(pairwise(stages), start=1):
+        if isinstance(stage, Product) and isinstance(following, Product) and len(stage.out_shape) == 1:
+            kept[number] = _by_weights(stage, kept[number])
     # Behind a boundary where nothing is kept there are only constants, and what comes before it is not needed.
     ops = [_cut(*piece) for piece in zip(stages[start:], kept[start:], kept[start + 1 :], strict=False)]
     taken = kept[0] if not start else kept[start]
@@ -165,6 +169,11 @@ def _cut(stage: AnyStage, before: Array, behind: Array) -> Op:
     inputs = np.flatnonzero(theta.any(axis=1)).astype(np.int32)
     weights = Weights.from_matrix(theta[inputs], choose_form(theta[inputs]))
     return DenseOp(stage.name, stage.before, inputs, weights, bias, stage.relu)
+
+
+def _by_weights(stage: Product, channels: Array) -> Array:
+    """Hidden units with their inputs' number falling: vectors of neighbours then have lists of like length."""
+    return channels[np.argsort(-np.count_nonzero(stage.theta[:, channels], axis=0), kind="stable")]
 
 
 def _float(array: Array) -> Array:

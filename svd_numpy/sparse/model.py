@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_inputs, check_threshold, check_type
+from svd_numpy.checks import LARGEST_INPUT, check_inputs, check_threshold, check_type
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.model import Sequential
 from svd_numpy.objective import Likelihood
 from svd_numpy.sparse.compaction import compact
+from svd_numpy.sparse.files import export_numpy, load_ops, save_ops
+from svd_numpy.sparse.op_checks import check_ops
 from svd_numpy.sparse.ops import Op, TakeOp, apply_ops
 from svd_numpy.sparse.stages import stages_of
 from svd_numpy.sparsity import sparsify
@@ -22,18 +26,22 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 _TOLERANCE = 1e-5  # of the compact network's outputs, relative to the largest output
+_FLOAT = np.dtype(np.float32)
 _PROBES = 16
 _ROWS = 256  # examples per pass in NumPy
 
 
 def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
     """Return x as a C-contiguous matrix (B, I) of uint8 or float32; the numbers themselves are not looked at."""
+    if type(x) is np.ndarray and x.dtype is _FLOAT and x.shape[1:] == in_shape and x.flags.c_contiguous and x.size:
+        return x if x.ndim == 2 else x.reshape(len(x), -1)  # the usual case, in no time
     x = np.asarray(x)
     size = math.prod(in_shape)
-    fits = x.shape[1:] in (in_shape, (size,)) and len(x) > 0
+    fits = x.shape[1:] in (in_shape, (size,)) and x.size > 0
     if not fits or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
         check_inputs("x", x, in_shape)  # says what is wrong
-    return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32).reshape(len(x), size)
+    with np.errstate(over="ignore"):  # infinity is refused, where it is read
+        return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32).reshape(len(x), size)
 
 
 class CompressionError(RuntimeError):
@@ -56,16 +64,22 @@ class SparseModel:
     ----------
     ops : tuple of Op
         Not to be written to.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For ops that are no network.
     """
 
-    def __init__(self, ops: list[Op] | tuple[Op, ...], likelihood: Likelihood, backend: str = "auto") -> None:
+    def __init__(self, ops: Sequence[Op], likelihood: Likelihood, backend: str = "auto") -> None:
+        self.backend = resolve_backend(backend)
+        check_ops(ops)
         self.ops = tuple(ops)
         take = self.ops[0]
         assert isinstance(take, TakeOp)
         self.in_shape = take.in_shape
         self.n_outputs = math.prod(self.ops[-1].out_shape)
         self.likelihood = likelihood
-        self.backend = resolve_backend(backend)
         self._runtime: Runtime | None = None
         if self.backend == "numba":
             from svd_numpy.sparse.plan import plan  # late: these import Numba
@@ -76,30 +90,64 @@ class SparseModel:
     def predict(self, x: Any) -> Array:
         """Outputs (B, O) in float32: those of the pruned network, up to rounding. Same bits on any number of threads.
 
+        Parameters
+        ----------
+        x : array (B, *in_shape) or (B, prod(in_shape))
+            uint8 pixels, which are divided by 255, or floats.
+
         Raises
         ------
         TypeError, ValueError
-            As in `Sequential.predict`. Inputs that the network does not read may hold anything.
+            As in `Sequential.predict`; but inputs that the network does not read may hold anything.
         """
         rows = _rows(x, self.in_shape)
         out = np.empty((len(rows), self.n_outputs), np.float32)
-        finite = self._runtime.run(rows, out) if self._runtime is not None else self._run_numpy(rows, out)
+        finite = self._run_numpy(rows, out) if self._runtime is None else self._runtime.run(rows, out)
         if not finite:
             check_inputs("x", x, self.in_shape)
             raise ValueError("the outputs overflowed, expected finite numbers; scale the inputs to about 1")
         return out
 
     def _run_numpy(self, rows: Array, out: Array) -> bool:
-        check_inputs("x", rows, self.in_shape)
+        """Write the outputs of rows (B, I); return whether inputs and outputs are fit numbers."""
         scale = np.float32(1 / 255 if rows.dtype == np.uint8 else 1)
+        read = self.ops[0].index if isinstance(self.ops[0], TakeOp) else slice(None)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
             for at in range(0, len(rows), _ROWS):
-                out[at : at + _ROWS] = apply_ops(self.ops, rows[at : at + _ROWS].astype(np.float32) * scale)
+                piece = rows[at : at + _ROWS]
+                if not (np.abs(piece[:, read]) <= LARGEST_INPUT).all():
+                    return False
+                out[at : at + _ROWS] = apply_ops(self.ops, piece.astype(np.float32) * scale)
         return bool(np.isfinite(out).all())
 
     def predict_proba(self, x: Any) -> Array:
         """Class probabilities (B, C) (for regression: the predicted means)."""
         return self.likelihood.mean(self.predict(x))
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one self-contained, checksummed `.safetensors` file, atomically."""
+        save_ops(path, self.ops, self.likelihood)
+
+    @classmethod
+    def load(cls, path: str | Path, backend: str = "auto") -> SparseModel:
+        """Read a network written by `save`; a damaged file, or another kind, raises `CheckpointError`."""
+        backend = resolve_backend(backend)
+        return cls(*load_ops(path), backend)
+
+    def export_numpy(self, path: str | Path) -> Path:
+        """Write the network to `path` (.npz), and beside it `net_reader.py`, which runs it with nothing but NumPy.
+
+        Returns
+        -------
+        Path
+            The reader: `python net_reader.py net.npz images.npy` prints the class of each image.
+        """
+        return export_numpy(path, self.ops)
+
+    def __str__(self) -> str:
+        from svd_numpy.sparse.report import table
+
+        return table(self.ops)
 
 
 def compress(model: Sequential, threshold: float | None = None, backend: str = "auto") -> SparseModel:
@@ -147,6 +195,6 @@ def _check_outputs(model: Sequential, threshold: float, small: SparseModel) -> N
     if not error <= _TOLERANCE * largest:
         raise CompressionError(
             f"the compact network is wrong by {error:.3g}, with outputs up to {largest:.3g}; expected at most "
-            f"{_TOLERANCE:g} of that: weights of very different sizes cancel each other, or this is a fault of svd_numpy; "
+            f"{_TOLERANCE:g} of that. Weights of very different sizes cancel each other, or this is a fault: "
             "use the network itself, and please report it"
         )

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from svd_numpy.kernels import cpu_sparse as kernel
 from svd_numpy.kernels.list_tiles import GROUP
 from svd_numpy.kernels.tiles import LANES
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights, WeightedOp
+from svd_numpy.sparse.cost import shares_inputs
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
 Array = NDArray[Any]
 _SLACK = 2 * LANES  # floats that a vector may read behind the last place
@@ -95,6 +96,7 @@ class _Writer:
         self._lists: list[Array] = [np.zeros(0, np.int32)]
         self._values: list[Array] = [np.zeros(0, np.float32)]
         self._n_lists = self._n_values = 0
+        self.list_of([0])  # so that no list starts at 0, which says that there is none
 
     def list_of(self, numbers: Any) -> int:
         """Append int32 numbers; return where they start."""
@@ -188,7 +190,9 @@ def _take(write: _Writer, op: TakeOp, target: Region, trash: int) -> None:
         tiles.append(np.concatenate([[first], tile]))
         offsets.append(offset)
         at = end
-    write.row(kernel.TAKE, None, target, count=len(tiles), lists=write.list_of(tiles), values=write.values_of(offsets))
+    singles = write.list_of(np.stack([columns, places], axis=1))
+    write.row(kernel.TAKE, None, target, count=len(tiles), lists=write.list_of(tiles), values=write.values_of(offsets),
+              single_count=len(columns), single_lists=singles, single_values=write.values_of(means))  # fmt: skip
 
 
 def _scale(write: _Writer, op: ScaleOp, source: Region, target: Region) -> None:
@@ -210,8 +214,9 @@ def _weigh(write: _Writer, op: WeightedOp, source: Region, target: Region, fused
         places = (rows + columns + source.plane * np.arange(window.channels)).ravel()
         down, right = window.stride[0] * source.row, window.stride[1]
     groups = _groups(write, op.weights, places)
+    single = _single(write, op.weights, places) if isinstance(op, DenseOp) else {}
     write.row(kernel.WEIGH, source, target, count=len(groups), lists=write.list_of(groups),
-              values=write.values_of(op.bias), relu=op.relu, down=down, right=right, fused=fused)  # fmt: skip
+              values=write.values_of(op.bias), relu=op.relu, down=down, right=right, fused=fused, **single)  # fmt: skip
 
 
 def _groups(write: _Writer, weights: Weights, places: Array) -> list[tuple[int, int, int, int]]:
@@ -228,3 +233,30 @@ def _groups(write: _Writer, weights: Weights, places: Array) -> list[tuple[int, 
         groups.append((size, inputs, start, values))
         output += size
     return groups
+
+
+def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
+    """List the weights once more, for one example alone: by vectors of outputs."""
+    inputs, outputs = weights.shape
+    vectors, most = -(-outputs // LANES), 4 * weights.values.size + 256 * LANES  # numbers that this may take
+    lists = Weights.from_matrix(weights.matrix(), "sparse")
+    assert lists.rows is not None and lists.starts is not None
+    entries = np.zeros(vectors * LANES, np.int64)
+    entries[:outputs] = np.diff(lists.starts)
+    counts = entries.reshape(vectors, LANES).max(axis=1)
+    total = int(counts.sum())
+    if shares_inputs(total, inputs, vectors) and inputs * vectors * LANES <= most:
+        matrix = np.zeros((inputs, vectors * LANES), np.float32)
+        matrix[:, :outputs] = weights.matrix()
+        start, values = write.list_of(places), write.values_of(matrix)
+        return {"single_count": inputs, "single_lists": start, "single_values": values, "single_shared": 1}
+    if total * LANES > most:
+        return {}
+    output = np.repeat(np.arange(outputs), entries[:outputs])
+    step = np.arange(len(lists.values)) - lists.starts[output]
+    at = (np.cumsum(counts) - counts)[output // LANES] + step, output % LANES
+    index, numbers = np.zeros((total, LANES), np.int32), np.zeros((total, LANES), np.float32)
+    index[at], numbers[at] = places[lists.rows], lists.values  # what is left over weighs nothing
+    start = write.list_of(counts)
+    write.list_of(index)
+    return {"single_count": vectors, "single_lists": start, "single_values": write.values_of(numbers)}

@@ -1,0 +1,138 @@
+"""Compact networks as files: one checksummed safetensors file, read back only if it describes a network exactly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy._files import write_atomic
+from svd_numpy.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.kernels.window import Window
+from svd_numpy.objective import Likelihood, make_likelihood
+from svd_numpy.sparse.op_checks import check_ops
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+
+Array = NDArray[Any]
+_KIND = "compact network"
+_TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)}
+
+
+def save_ops(path: str | Path, ops: Sequence[Op], likelihood: Likelihood) -> None:
+    """Write a network atomically to a `.safetensors` file: arrays by name `<number of the op>.<field>`."""
+    described = [_describe(op) for op in ops]
+    arrays = {f"{number}.{name}": array for number, (own, _) in enumerate(described) for name, array in own.items()}
+    state = {
+        "kind": _KIND,
+        "likelihood": {"name": likelihood.name, **asdict(likelihood)},
+        "ops": [rest for _, rest in described],
+    }
+    save_model(path, arrays, state)
+
+
+def load_ops(path: str | Path) -> tuple[list[Op], Likelihood]:
+    """Read what `save_ops` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is missing, damaged, of another kind, or describes no network.
+    """
+    arrays, state = load_model(path)
+    try:
+        if state.get("kind") != _KIND or set(state) != {"kind", "likelihood", "ops"}:
+            raise ValueError("it is not a compact network; a trained one is read by Sequential.load")
+        ops = [_restore(entry, _own(arrays, number)) for number, entry in enumerate(state["ops"])]
+        if len(arrays) != sum(len(_own(arrays, number)) for number in range(len(ops))):
+            raise ValueError("it holds arrays that belong to no op")
+        check_ops(ops)
+        return ops, make_likelihood(**state["likelihood"])
+    except (ArithmeticError, AttributeError, KeyError, MemoryError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} holds no network that SparseModel.save wrote: {error}") from error
+
+
+def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
+    """Write a network as `.npz`, and beside it the reader that needs nothing but NumPy; return the reader's path.
+
+    The arrays are those of the ops, under the names `<number>.<field>`; all weights are in the sparse form.
+
+    Raises
+    ------
+    ValueError
+        For a file name that does not end in .npz.
+    OSError
+        For a disk fault; both files are whole then, old or new.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"export_numpy: got {path.name!r}, expected a name ending in .npz")
+    arrays: dict[str, Array] = {"kinds": np.array([_plain_kind(op) for op in ops])}
+    for number, op in enumerate(ops):
+        own, rest = _describe(op if not isinstance(op, DenseOp | ConvOp) else _sparse(op))
+        own |= {name: np.array(rest[name]) for name in ("shape", "out_shape") if name in rest}
+        own["relu"] = np.array(rest.get("relu", False))
+        if isinstance(op, TakeOp) and op.mean is None:
+            own["mean"] = np.zeros(len(op.index), np.float32)
+        if "window" in rest:
+            own["window"] = np.array(rest["window"][3:])  # kernel, stride, padding, dilation
+        arrays |= {f"{number}.{name}": array for name, array in own.items()}
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    source = Path(__file__).with_name("net_reader.py")
+    reader = path.with_name(source.name)
+    write_atomic(reader, source.read_bytes())
+    write_atomic(path, packed.getvalue())
+    return reader
+
+
+def _plain_kind(op: Op) -> str:
+    return op.kind if isinstance(op, PoolOp) else type(op).__name__.removesuffix("Op").lower()
+
+
+def _sparse(op: DenseOp | ConvOp) -> Op:
+    return replace(op, weights=Weights.from_matrix(op.weights.matrix(), "sparse"))
+
+
+def _describe(op: Op) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Split an op into arrays and JSON."""
+    arrays, rest = dict[str, Array](), dict[str, Any]({"type": type(op).__name__})
+    for field in fields(op):
+        value = getattr(op, field.name)
+        if isinstance(value, Weights):
+            rest["shape"] = list(value.shape)
+            own = {"values": value.values, "rows": value.rows, "starts": value.starts}
+            arrays |= {name: array for name, array in own.items() if array is not None}
+        elif isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        elif isinstance(value, Window):
+            rest["window"] = [list(part) if isinstance(part, tuple) else part for part in value]
+        else:
+            rest[field.name] = list(value) if isinstance(value, tuple) else value
+    return arrays, rest
+
+
+def _own(arrays: Mapping[str, Array], number: int) -> dict[str, Array]:
+    """The arrays of one op, by field."""
+    prefix = f"{number}."
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _restore(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> Op:
+    """Make an op from its parts; whether it makes sense is `check_ops`' business."""
+    rest = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
+    given: dict[str, Any] = {**arrays, **rest}
+    if len(given) < len(arrays) + len(rest):
+        raise ValueError("an op has a field twice")
+    kind = _TYPES[given.pop("type")]
+    if "window" in given:
+        parts: list[Any] = [tuple(part) if isinstance(part, list) else part for part in given["window"]]
+        given["window"] = Window._make(parts)
+    if "shape" in given:
+        names = ("values", "rows", "starts")
+        given["weights"] = Weights(given.pop("shape"), *(given.pop(name, None) for name in names))
+    return kind(**given)
