@@ -18,8 +18,8 @@ def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
 
     `scipy.sparse.load_npz` reads its matrix (O, I), one row per output: y = matrix @ inputs + bias. `numpy.load` shows
     what else is in the file: `bias` (O,), and of a dense layer `inputs` (I,), the places of what is read among the
-    (flattened, channels last) numbers before it. The columns of a convolution are its taps by kernel row, kernel column,
-    channel.
+    (flattened, channels last) numbers before it. The columns of a convolution are its taps, by kernel row, then kernel
+    column, then channel.
 
     Parameters
     ----------

@@ -175,9 +175,9 @@ class _Graph:
 
     def _pool(self, op: PoolOp) -> None:
         if op.kind == "max":
-            self._node("MaxPool", dilations=op.window.dilation, **_geometry(op.window))
+            self._node("MaxPool", **_geometry(op.window))
         else:
-            self._node("AveragePool", count_include_pad=1, dilations=op.window.dilation, **_geometry(op.window))
+            self._node("AveragePool", count_include_pad=1, **_geometry(op.window))
 
     def _scale(self, op: ScaleOp) -> None:
         shape = (1, -1)

@@ -164,7 +164,7 @@ def sizes(
     """
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)
-        small = compress(network, threshold)
+        small = compress(network, threshold, "numpy")
         counted = [_of_layer(layer, threshold, small) for layer in network.layers if isinstance(layer, Weighted)]
     elif isinstance(network, SparseModel):
         small = network

@@ -2,8 +2,8 @@
 
 Every function takes what is to be written, or None when reading, and returns what was written or read. Everything is
 whole numbers in the end. Places are gaps between neighbours; numbers are multiples of a power of two where they can be,
-raw float32 elsewhere. What is read is checked on the spot, so that no file, whoever made it, asks for more memory than
-`Budget` allows or describes a network that cannot be.
+raw float32 elsewhere. What is read is bounded on the spot, so that no file, whoever made it, asks for more memory than
+`Budget` allows; whether it is a network is for `SparseModel` to say.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.window import Window
 from svd_numpy.objective import Gaussian, Likelihood, make_likelihood
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.op_checks import MAX_WEIGHTS
 from svd_numpy.storage.coder import Coder, Context, Numbers, number
 
 Array = NDArray[Any]
 MOST_NAME, MOST_OPS, MOST_SIDE, MOST_WINDOW = 200, 1000, 2**20, 2**10
-MOST_CELLS = 2**26  # of a weight matrix, zeros included
-MOST_ACTIVATIONS = 2**24  # of one example, all ops together, padding included
 _MOST_CODE = 2**24  # multiples of a step up to this are exact in float32
 _STEP_BIAS = 160  # steps go from 2^-160 to 2^160
 _KINDS: tuple[type[Op], ...] = (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)
@@ -82,10 +81,7 @@ class Layout:
         given = value.encode() if value is not None else None
         length = self.whole("name length", None if given is None else len(given), MOST_NAME)
         letters = (self.whole("letter", None if given is None else given[at], 255) for at in range(length))
-        name = bytes(letters).decode()
-        if not name.isprintable():
-            raise ValueError(f"the name {name!r} is not printable text")
-        return name
+        return bytes(letters).decode()
 
     def size(self, value: int | None, high: int = MOST_SIDE) -> int:
         """Code one length of a shape."""
@@ -131,10 +127,7 @@ class Layout:
             return self._multiples(kind, values, count, step)
         bits = None if values is None else np.ascontiguousarray(values, np.float32).view(np.uint32).tolist()
         found = np.array([self.raw(None if bits is None else bits[n], 32) for n in range(count)], np.uint32)
-        result = found.view(np.float32)
-        if not np.isfinite(result).all():
-            raise ValueError(f"{kind} holds NaN or infinity")
-        return result
+        return found.view(np.float32)
 
     def _multiples(self, kind: str, values: Array | None, count: int, step: int | None) -> Array:
         codes = None if values is None or step is None else np.ldexp(values.astype(np.float64), -step).tolist()
@@ -144,16 +137,13 @@ class Layout:
             code = None if codes is None else int(codes[n])
             size = self.whole(kind, None if code is None else abs(code), _MOST_CODE)
             found[n] = -size if size and self.flag(f"{kind} sign", None if code is None else code < 0) else size
-        with np.errstate(over="ignore"):
-            result = np.ldexp(found.astype(np.float64), exponent).astype(np.float32)
-        if not np.isfinite(result).all():
-            raise ValueError(f"{kind} holds numbers beyond float32")
-        return result
+        with np.errstate(over="ignore"):  # infinity is no weight of a network, and is refused as such
+            return np.ldexp(found.astype(np.float64), exponent).astype(np.float32)
 
     def weights(self, value: Weights | None, inputs: int, outputs: int) -> Weights:
         """Code a matrix (I, O), in the form that it has."""
-        if inputs * outputs > MOST_CELLS:
-            raise ValueError(f"a weight matrix of {inputs} x {outputs}, where at most {MOST_CELLS} cells may be")
+        if inputs * outputs > MAX_WEIGHTS:
+            raise ValueError(f"a weight matrix of {inputs} x {outputs}, where at most {MAX_WEIGHTS} cells may be")
         if self.flag("dense", None if value is None else value.form == "dense"):
             cells = self.numbers("weight", None if value is None else value.values.ravel(), inputs * outputs)
             return Weights((inputs, outputs), cells.reshape(inputs, outputs))
@@ -178,16 +168,9 @@ class Layout:
             if (kind is TakeOp) != (n == 0):
                 raise ValueError("the first op, and no other, must take the inputs")
             found.append(self._op(kind, op, found[-1].out_shape if found else ()))
-            self._check_activations(found)
         if not found:
             raise ValueError("there is no op")
         return found
-
-    def _check_activations(self, ops: list[Op]) -> None:
-        padded = (op.window for op in ops if isinstance(op, ConvOp | PoolOp))
-        total = sum(math.prod(op.out_shape) for op in ops) + sum(math.prod(w.padded) * w.channels for w in padded)
-        if total > MOST_ACTIVATIONS:
-            raise ValueError(f"an example with {total} activations, where at most {MOST_ACTIVATIONS} may be")
 
     def _op(self, kind: type[Op], op: Any, shape: tuple[int, ...]) -> Op:
         name = self.text(op and op.name)
@@ -208,8 +191,6 @@ class Layout:
         in_shape = self._shape(op and op.in_shape)
         out_shape = self._shape(op and op.out_shape)
         count = math.prod(out_shape)
-        if max(count, math.prod(in_shape)) > MOST_ACTIVATIONS:
-            raise ValueError(f"inputs of shape {in_shape}, where at most {MOST_ACTIVATIONS} numbers may be")
         # Images lie channels last in the op and channels first in the example: so turned, most places are neighbours.
         index = self.jumps(op and _turned(op.index, out_shape), count, math.prod(in_shape))
         mean = None
@@ -286,7 +267,7 @@ def find_step(values: Array) -> int | None:
     if not mantissas.size:
         return 0
     codes = np.ldexp(mantissas, 24).astype(np.int64)  # whole numbers: float32 has 24 digits
-    zeros = np.log2(codes & -codes).astype(int)  # at the end of each
+    zeros = np.frexp((codes & -codes).astype(np.float64))[1] - 1  # at the end of each
     step = int((exponents - 24 + zeros).min())
     reaches = float(np.abs(values).max()) <= math.ldexp(_MOST_CODE, step)
     return step if reaches and abs(step) <= _STEP_BIAS else None
