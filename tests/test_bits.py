@@ -157,7 +157,7 @@ def test_wrong_calls() -> None:
     small = svd.compress(kill(lenet_5(), 0.3), backend="numpy")
     with pytest.raises(TypeError, match="expected a SparseModel"):
         svd.quantise(lenet_5(), 4)
-    with pytest.raises(ValueError, match="got 1 for conv1.theta, expected 2 to 24"):
+    with pytest.raises(ValueError, match=r"got 1 for conv1\.theta, expected 2 to 24"):
         svd.quantise(small, {"conv1.theta": 1})
     with pytest.raises(ValueError, match="expected names of"):
         svd.quantise(small, {"conv9.theta": 4})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from svd_numpy.storage.accounts import csr_bytes, gap_bits, zipped
 def lenet_300_100_with(kept: tuple[int, ...]) -> svd.Sequential:
     """784 - 300 - 100 - 10 with so many weights left in each layer, at random places."""
     sizes = (784, 300, 100, 10)
-    layers = [svd.Dense(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
+    layers = [svd.Dense(i, o) for i, o in pairwise(sizes)]
     model = svd.Sequential(layers[0], svd.ReLU(), layers[1], svd.ReLU(), layers[2])
     rng = np.random.default_rng(0)
     for layer, count in zip(layers, kept, strict=True):
@@ -32,7 +33,7 @@ def lenet_300_100_with(kept: tuple[int, ...]) -> svd.Sequential:
 
 
 def test_the_published_lenet_300_100_counted_in_many_ways() -> None:
-    """98.9 - 97.2 - 62.0 % zeros (Molchanov et al. 2017, table 1) are 3807 weights: 68 in the paper, 33 with indices."""
+    """98.9 - 97.2 - 62.0 % zeros (Molchanov et al. 2017, table 1) are 3807 weights: 68 times there, 33 with indices."""
     report = svd.sizes(lenet_300_100_with((2587, 840, 380)))
     assert report["weights"].ratio == pytest.approx(266_200 / 3807)
     assert report["weights and biases"].ratio == pytest.approx(266_610 / (3807 + 410))
@@ -49,7 +50,7 @@ def test_the_published_lenet_300_100_counted_in_many_ways() -> None:
 def test_multiplications_of_structured_bayesian_pruning() -> None:
     """784-500-300-10 with 245-160-55 live: 11.23 times fewer (Neklyudov et al. 2017, table 1)."""
     sizes, live = (784, 500, 300, 10), (245, 160, 55, 10)
-    layers = [svd.Dense(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
+    layers = [svd.Dense(i, o) for i, o in pairwise(sizes)]
     model = svd.Sequential(layers[0], svd.ReLU(), layers[1], svd.ReLU(), layers[2])
     for layer, n_in, n_out in zip(layers, live, live[1:], strict=False):
         layer.theta[n_in:] = 0

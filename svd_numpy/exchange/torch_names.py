@@ -14,6 +14,7 @@ there. PyTorch itself is not needed: its state dict is a mapping of arrays, and 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ def from_torch_state_dict(
     source : path of a .safetensors file, or mapping of name to array
         Such as `torch_model.state_dict()`; tensors on the processor are taken, too.
     names : mapping of layer name to module name, optional
-        {"dense1": "encoder.fc1", ...}. Default: the modules with arrays, in their order, are those of the layers with
-        arrays, in theirs.
+        {"dense1": "encoder.fc1", ...}. Default: the modules of a mapping, in their order, are those of the layers with
+        arrays, in theirs. A file keeps no order: there each layer takes the module of its shapes, of several such the
+        one with the lowest number in its name.
 
     Returns
     -------
@@ -66,14 +68,18 @@ def from_torch_state_dict(
         For a damaged file.
     """
     check_type("model", model, Sequential)
-    arrays = source if isinstance(source, Mapping) else _read(source)
-    layers = {layer.name: layer for layer in model.layers if _names_in(layer)}
-    modules = _modules(arrays)
-    pairs = _pair(layers, modules, names)
+    ordered = isinstance(source, Mapping)
+    modules = _modules(source if isinstance(source, Mapping) else _read(source))
+    wanted = {layer.name: _wanted(model, layer) for layer in model.layers if _names_in(layer)}
+    if names is not None:
+        pairs = _named(wanted, modules, names)
+    else:
+        pairs = _in_order(wanted, modules) if ordered else _by_shape(wanted, modules)
     found = dict[str, Array]()
-    for layer, module in pairs:
-        order = _order_behind_flatten(model, layers[layer])
-        found |= _translated(layers[layer], module, modules[module], order, model)
+    for layer in model.layers:
+        if layer.name in pairs:
+            module = pairs[layer.name]
+            found |= _translated(model, layer, wanted[layer.name], module, modules[module])
     return found
 
 
@@ -148,53 +154,80 @@ def _modules(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return modules
 
 
-def _pair(layers: Mapping[str, Any], modules: Mapping[str, Any], names: Any) -> list[tuple[str, str]]:
-    if names is None:
-        if len(layers) != len(modules):
-            raise ValueError(
-                f"source: got {len(modules)} modules with arrays, {list(modules)}, expected one for each of the layers "
-                f"{list(layers)}; say which is which: names={{layer: module}}"
-            )
-        return list(zip(layers, modules, strict=True))
-    check_type("names", names, Mapping)
-    for layer, module in names.items():
-        if layer not in layers or module not in modules:
-            raise ValueError(
-                f"names: got {layer!r}: {module!r}, expected layers of {list(layers)} and modules of {list(modules)}"
-            )
-    return list(names.items())
-
-
 def _names_in(layer: Layer) -> dict[str, str]:
     if isinstance(layer, Weighted):
         return _WEIGHTED
     return _BATCH_NORM if isinstance(layer, BatchNorm) else {}
 
 
+def _wanted(model: Sequential, layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Shapes that the arrays of a layer have in PyTorch, by their names there."""
+    known = {**model.parameters, **model.state}
+    shapes = {theirs: np.shape(known.get(f"{layer.name}.{ours}", 0)) for theirs, ours in _names_in(layer).items()}
+    return {theirs: _torch_shape(shape) for theirs, shape in shapes.items() if shape}
+
+
+def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) -> dict[str, str]:
+    """Pair layers with modules as the user says."""
+    check_type("names", names, Mapping)
+    for layer, module in names.items():
+        if layer not in wanted or module not in modules:
+            raise ValueError(
+                f"names: got {layer!r}: {module!r}, expected layers of {list(wanted)} and modules of {list(modules)}"
+            )
+    return dict(names)
+
+
+def _in_order(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
+    """Pair the first layer with the first module, and so on."""
+    if len(wanted) != len(modules):
+        raise ValueError(
+            f"source: got {len(modules)} modules with arrays, {list(modules)}, expected one for each of the layers "
+            f"{list(wanted)}; say which is which: names={{layer: module}}"
+        )
+    return dict(zip(wanted, modules, strict=True))
+
+
+def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
+    """Pair every layer with a module of its shapes; of several such, numbers in the names must tell the order."""
+    left = sorted(modules, key=lambda name: [int(part) if part.isdigit() else 0 for part in re.split(r"(\d+)", name)])
+    pairs = dict[str, str]()
+    for layer, shapes in wanted.items():
+        fitting = [module for module in left if {kind: np.shape(a) for kind, a in modules[module].items()} == shapes]
+        if not fitting or len({re.sub(r"\d+", "", module) for module in fitting}) > 1:
+            raise ValueError(
+                f"source: modules {fitting} of {left} have the shapes {shapes} of layer {layer!r}, expected one, or "
+                "several that differ by numbers only; say which is which: names={layer: module}"
+            )
+        pairs[layer] = fitting[0]
+        left.remove(fitting[0])
+    if left:
+        raise ValueError(f"source: modules {left} belong to no layer of {list(wanted)}; give names={{layer: module}}")
+    return pairs
+
+
 def _translated(
-    layer: Layer, module: str, arrays: Mapping[str, Any], order: Array | None, model: Sequential
+    model: Sequential, layer: Layer, wanted: Mapping[str, tuple[int, ...]], module: str, arrays: Mapping[str, Any]
 ) -> dict[str, Array]:
     """Arrays of one module, by our names."""
-    known, names = {**model.parameters, **model.state}, _names_in(layer)
-    wanted = {theirs for theirs, ours in names.items() if f"{layer.name}.{ours}" in known}
-    if set(arrays) != wanted:
+    if set(arrays) != set(wanted):
         raise ValueError(
             f"source: module {module!r} has {sorted(arrays)}, expected {sorted(wanted)} for layer {layer.name!r}, "
             f"a {type(layer).__name__}"
         )
-    found = dict[str, Array]()
-    for theirs, ours in names.items():
-        if theirs not in arrays:
-            continue
-        shape = known[f"{layer.name}.{ours}"].shape
-        if ours == "theta":
-            shape = (shape[-1], *([shape[-2], *shape[:-2]] if len(shape) == 4 else shape[:-1]))
-        array = check_finite(f"source: {module}.{theirs}", arrays[theirs], shape)
-        found[f"{layer.name}.{ours}"] = np.array(_from_torch(ours, array, order), order="C")
+    order, found = _order_behind_flatten(model, layer), dict[str, Array]()
+    for theirs, ours in _names_in(layer).items():
+        if theirs in wanted:
+            array = check_finite(f"source: {module}.{theirs}", arrays[theirs], wanted[theirs])
+            found[f"{layer.name}.{ours}"] = np.array(_from_torch(ours, array, order), order="C")
     return found
 
 
 # ---- layouts ----
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def _from_torch(name: str, array: Array, order: Array | None) -> Array:
