@@ -20,6 +20,7 @@ import svd_numpy as svd
 from svd_numpy.kernels.window import Window
 from svd_numpy.safe_arrays import CheckpointError
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, SparseModel, TakeOp, Weights
+from svd_numpy.storage import packed
 from svd_numpy.storage.coder import Context, Numbers, Reader, Writer, number
 from svd_numpy.storage.layout import Budget, Layout, find_step
 
@@ -306,6 +307,13 @@ def test_a_few_bytes_do_not_ask_for_much() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1e6
     finally:
         tracemalloc.stop()
+
+
+def test_what_no_reader_would_believe_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = hand_made()
+    monkeypatch.setattr(packed, "_most_elements", lambda length: length)
+    with pytest.raises(ValueError, match=r"in only \d+ bytes, which no reader would believe"):
+        svd.pack(small)
 
 
 def test_wrong_calls(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import json
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from sparse_tools import NETWORKS, kill, lenet_5, vgg_like
 import svd_numpy as svd
 from svd_numpy.plots import compression_accounts
 from svd_numpy.sparse import ConvOp, DenseOp
+from svd_numpy.sparsity import freeze
 from svd_numpy.storage.accounts import csr_bytes, gap_bits, zipped
 
 
@@ -177,6 +181,32 @@ def test_the_picture_has_a_bar_for_every_account() -> None:
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [f"{account.what}\n{account.source}" for account in report.accounts]
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_table_of_finished_runs(frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/sizes.py over two runs, with and without a posterior."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    script = importlib.import_module("sizes")
+    monkeypatch.setattr(script, "OUT", tmp_path / "results")
+    for seed in range(2):
+        layers = svd.VariationalDense(784, 12), svd.ReLU(), svd.VariationalDense(12, 10)
+        model = svd.Sequential(*layers, backend="numpy", seed=seed)
+        svd.fit(model, svd.load("digits"), svd.TrainConfig(epochs=3, batch_size=100, lr=0.01, kl_schedule=((0, 0.0),)))
+        if frozen:
+            freeze(model, 3)
+        folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        model.save(folder / "model.safetensors")
+        facts = {"arch": "tiny", "dataset": "digits", "recipe": "none"}
+        (folder / "result.json").write_text(json.dumps(facts))
+    script.write([script.measure(tmp_path / f"run{seed}", None, 0.01) for seed in range(2)], 0.01)
+    found = json.loads((tmp_path / "results" / "sizes.json").read_text())["runs"]
+    assert [set(run["posterior_bits"]) for run in found] == [set() if frozen else {"deviation", "variance"}] * 2
+    ratios = [run["rounded"]["accounts"]["packed file"]["ratio"] for run in found]
+    text = (tmp_path / "results" / "sizes.md").read_text()
+    cell = f"{np.mean(ratios):.1f} ± {np.std(ratios, ddof=1):.1f}x"
+    assert re.search(rf"^\| packed file \| [^|]+ \| {cell} \| every byte of a file \|$", text, re.MULTILINE)
 
 
 def test_wrong_calls() -> None:

@@ -29,8 +29,7 @@ class Context:
 
     def chance(self) -> int:
         """Chance of a 1, in units of 2^-16, never 0 or 1."""
-        share = ((2 * self.ones + 1) << _SCALE) // (2 * self.all + 2)
-        return min(max(share, 1), (1 << _SCALE) - 1)
+        return ((2 * self.ones + 1) << _SCALE) // (2 * self.all + 2) or 1
 
     def learn(self, bit: int) -> None:
         """Count one more bit."""

@@ -28,9 +28,9 @@ MOST_BYTES = 2**28
 _HEAD = len(MAGIC) + 5
 
 
-def _budget(length: int) -> Budget:
-    """Elements that a file of so many bytes may hold: a million, and 64 a byte, which no trained network comes near."""
-    return Budget(2**20 + 64 * length)
+def _most_elements(length: int) -> int:
+    """Array elements that a file of so many bytes may hold: a million, and 64 a byte, far more than trained ones do."""
+    return 2**20 + 64 * length
 
 
 def pack(small: SparseModel) -> bytes:
@@ -39,16 +39,21 @@ def pack(small: SparseModel) -> bytes:
     Raises
     ------
     ValueError
-        For a network larger than a packed file may be.
+        For a network larger than a packed file may be: more than a thousand ops, say.
     """
     check_type("small", small, SparseModel)
     writer = Writer()
-    layout = Layout(writer, Budget(2**62))
+    budget = Budget(endless := 2**62)
+    layout = Layout(writer, budget)
     layout.likelihood(small.likelihood)
     layout.network(small.ops)
     body = writer.finish()
-    unpack(content := MAGIC + bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "big") + body, "numpy")
-    return content
+    if endless - budget.left > _most_elements(len(body)):
+        raise ValueError(
+            f"pack: {endless - budget.left} array elements in only {len(body)} bytes, which no reader would believe; "
+            "expected a trained network: use small.save"
+        )
+    return MAGIC + bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def unpack(content: bytes, backend: str = "auto") -> SparseModel:
@@ -76,7 +81,7 @@ def unpack(content: bytes, backend: str = "auto") -> SparseModel:
         )
         body = content[_HEAD:]
         require(zlib.crc32(body) == int.from_bytes(content[_HEAD - 4 : _HEAD], "big"), "CRC-32 differs: damaged")
-        layout = Layout(Reader(body), _budget(len(body)))
+        layout = Layout(Reader(body), Budget(_most_elements(len(body))))
         likelihood = layout.likelihood(None)
         return SparseModel(layout.network(None), likelihood, backend)
 
