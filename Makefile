@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench bench-conv results finite clean
+.PHONY: help train test test-slow bench bench-conv bench-inference results finite clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,10 @@ bench: $(VENV)/.bench  ## milliseconds per training step against PyTorch (ARGS="
 bench-conv: $(VENV)/.bench  ## the same for LeNet-5 and VGG-like, and the memory of a step
 	$(BIN)/python benchmarks/step.py --arch lenet-5 $(ARGS)
 	$(BIN)/python benchmarks/step.py --arch vgg-like $(ARGS)
+
+bench-inference: $(VENV)/.bench  ## microseconds per prediction of pruned networks against PyTorch; where sparsity does not pay
+	$(BIN)/python benchmarks/inference.py $(ARGS)
+	$(BIN)/python benchmarks/break_even.py
 
 results: $(VENV)/.base  ## the table of results: every recipe, five seeds; goes on where it stopped
 	$(BIN)/python benchmarks/results.py $(ARGS)

@@ -1,6 +1,9 @@
 """Compact networks: what is left of a pruned network, and its fast inference."""
 
-from svd_numpy.sparse.model import SparseModel, compress
+from svd_numpy.sparse.model import CompressionError, SparseModel, compress
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
-__all__ = ["ConvOp", "DenseOp", "Op", "PoolOp", "ScaleOp", "SparseModel", "TakeOp", "Weights", "compress"]
+__all__ = [
+    "CompressionError", "ConvOp", "DenseOp", "Op", "PoolOp", "ScaleOp", "SparseModel", "TakeOp", "Weights",
+    "compress",
+]  # fmt: skip

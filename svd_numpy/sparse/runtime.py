@@ -17,8 +17,8 @@ from svd_numpy.sparse.plan import Plan
 
 Array = NDArray[Any]
 _ROW_LANES, _IMAGE_LANES = 64, 16  # examples of a full block: four vectors share a weight, or positions of an image do
-_LEAST_PARALLEL = 3e5  # multiplications of a whole batch from which a second thread pays
-
+# Multiplications of a batch, about 0.1 ms, from which other threads are woken: on a busy machine that can take long.
+_LEAST_PARALLEL = 1e6
 _UNIT, _PIXEL = np.float32(1), np.float32(1 / 255)
 
 
@@ -28,6 +28,7 @@ class Runtime:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._lock = threading.Lock()
+        self._floats = np.zeros(0, np.float32)
         self._memories: dict[tuple[int, int], Array] = {}
         self._block = _IMAGE_LANES if plan.images else _ROW_LANES
 
@@ -50,8 +51,12 @@ class Runtime:
             return not faults.any()
 
     def _memory(self, threads: int, lanes: int) -> Array:
-        """Memory (threads, floats) for blocks of `lanes` examples."""
+        """Memory (threads, floats) for blocks of `lanes` examples: a view of one array, however batches change."""
         memory = self._memories.get((threads, lanes))
         if memory is None:
-            memory = self._memories[threads, lanes] = aligned_zeros(threads, self._plan.floats(lanes), np.float32)
+            floats = -(-self._plan.floats(lanes) // LANES) * LANES
+            if threads * floats > self._floats.size:
+                self._floats = aligned_zeros(1, threads * floats, np.float32)[0]
+                self._memories.clear()
+            memory = self._memories[threads, lanes] = self._floats[: threads * floats].reshape(threads, floats)
         return memory
