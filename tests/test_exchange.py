@@ -247,3 +247,11 @@ def test_scipy_reads_convolutions(tmp_path: Path) -> None:
         if hasattr(op, "weights"):
             matrix = scipy.sparse.load_npz(tmp_path / f"{op.name}.npz")
             assert np.array_equal(matrix.toarray(), op.weights.matrix().T)
+
+
+@pytest.mark.parametrize("name", ["../dense1", "a/b", "/dense1"])
+def test_no_layer_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    model = svd.Sequential(svd.Dense(4, 3), svd.ReLU(), svd.Dense(3, 2, name=name))
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        svd.export_csr(svd.compress(model, backend="numpy"), tmp_path / "csr")
+    assert not list(tmp_path.iterdir())

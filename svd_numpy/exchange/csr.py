@@ -26,18 +26,23 @@ def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
     small : SparseModel
     folder : path
         Made where it is not there; files of these names are replaced.
+
+    Raises
+    ------
+    ValueError
+        When the name of a layer is no file name; nothing is written then.
     """
     check_type("small", small, SparseModel)
     target = check_path("folder", folder)
     if target is None:
         raise TypeError("folder: got None, expected a path")
-    written = []
-    for op in small.ops:
-        if isinstance(op, DenseOp | ConvOp):
-            path = target / f"{op.name}.npz"
-            write_atomic(path, _csr_file(op))
-            written.append(path)
-    return written
+    ops = {target / f"{op.name}.npz": op for op in small.ops if isinstance(op, DenseOp | ConvOp)}
+    for path, op in ops.items():
+        if path.parent != target:  # a file made by somebody else may name a layer ../../anything
+            raise ValueError(f"export_csr: layer {op.name!r} cannot be the name of a file; rename it")
+    for path, op in ops.items():
+        write_atomic(path, _csr_file(op))
+    return list(ops)
 
 
 def _csr_file(op: DenseOp | ConvOp) -> bytes:

@@ -112,7 +112,7 @@ class Sizes:
 
     def __getitem__(self, what: str) -> Account:
         """Look an account up by what it counts."""
-        return next(account for account in self.accounts if account.what == what)
+        return {account.what: account for account in self.accounts}[what]
 
     def __str__(self) -> str:
         """Two tables: layers, and accounts."""
@@ -123,10 +123,10 @@ class Sizes:
             shape = " x ".join(map(str, layer.before))
             lines.append(form(layer.name, shape, f"{layer.kept:,}", share, live, layer.bits))
         width = 2 + max(len(account.what) for account in self.accounts)
-        lines += ["", f"{'counted':<{width}}{'before':>12}{'after':>10}  {'unit':<9}{'ratio':>8}  as in"]
+        lines += ["", f"{'counted':<{width}}{'before':>13}{'after':>13}  {'unit':<9}{'ratio':>8}  as in"]
         for a in self.accounts:
             lines.append(
-                f"{a.what:<{width}}{a.before:>12,.0f}{a.after:>10,.0f}  {a.unit:<9}{a.ratio:>7.1f}x  {a.source}"
+                f"{a.what:<{width}}{a.before:>13,.0f}{a.after:>13,.0f}  {a.unit:<9}{a.ratio:>7.1f}x  {a.source}"
             )
         return "\n".join(lines)
 
@@ -219,7 +219,7 @@ def _accounts(layers: list[LayerSize], matrices: list[Array], width: list[int], 
         Account("weights and biases", "the same, with biases", "numbers", weights + biases, kept + left),
         Account("CSR, 32-bit indices", "SciPy", "bytes", plain, sum(csr_bytes(m, 4) for m in matrices)),
         Account("CSR, 16-bit indices", "SciPy's layout, half the index", "bytes", plain,
-                sum(csr_bytes(m, 2) for m in matrices)),
+                sum(csr_bytes(m, 2 if len(m) <= 2**16 else 4) for m in matrices)),
         Account(f"gaps, {widths}", HAN, "bytes", plain,
                 sum(min(gap_bits(m, gap, _FLOAT) for gap in range(2, 17)) for m in matrices) / 8),
         Account("gaps, 5 bits dense and 8 convolutional", HAN, "bytes", plain,

@@ -68,6 +68,11 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
     ------
     ValueError
         For a network without a posterior: a plain one, or one that was fine-tuned.
+
+    Notes
+    -----
+    The posterior is that of the weights as trained. Where `compress` folds batch normalisation into them, their sizes
+    change by channel: look at the error afterwards, or take the bits as the start of `search_bits`.
     """
     check_type("model", model, Sequential)
     check_choice("rule", rule, ("deviation", "variance"))
