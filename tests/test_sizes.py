@@ -212,6 +212,11 @@ def test_the_table_of_finished_runs(frozen: bool, tmp_path: Path, monkeypatch: p
 def test_wrong_calls() -> None:
     with pytest.raises(TypeError, match="expected a Sequential or a SparseModel"):
         svd.sizes("net.svdz")  # type: ignore[arg-type]
+    small = svd.compress(kill(lenet_5(), 0.3), backend="numpy")
+    with pytest.raises(ValueError, match="pruned already"):
+        svd.sizes(small, threshold=3.0)
+    with pytest.raises(ValueError, match=r"got \['dense7\.theta'\], expected names of"):
+        svd.sizes(small, bits={"dense7.theta": 4, "dense1.bias": 3})
     for accounts in ([], [("weights", "a paper", 0.0)], [("weights", "a paper", float("nan"))]):
         with pytest.raises(ValueError, match="finite ratios above 0"):
             compression_accounts(accounts)

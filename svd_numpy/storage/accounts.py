@@ -22,7 +22,7 @@ from svd_numpy.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
 from svd_numpy.storage.layout import find_step
 from svd_numpy.storage.packed import pack
-from svd_numpy.storage.precision import code_bits
+from svd_numpy.storage.precision import check_bits, code_bits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,10 +148,10 @@ def sizes(
         A `Sequential` is counted as pruned at the threshold, a `SparseModel` as it is: weights that no output depends
         on are gone there.
     threshold : float, optional
-        On log_alpha; default: the model's. Of a `Sequential` only.
+        On log_alpha; default: the model's. Of a `Sequential` only: a `SparseModel` is pruned already.
     bits : mapping of array name to int, optional
-        Bits of weights ("conv1.theta"), such as `posterior_bits`. Default: those that the weights need as they are; 32
-        unless they were rounded (`quantise`).
+        Bits of weights ("conv1.theta"), such as `posterior_bits`; those of other arrays do not matter. Default: what the
+        weights need as they are, 32 unless they were rounded (`quantise`).
 
     Returns
     -------
@@ -160,19 +160,23 @@ def sizes(
     Raises
     ------
     TypeError, ValueError
-        For another kind of network, or one that `compress` or `pack` does not take.
+        For another kind of network, one that `compress` or `pack` does not take, or bits of layers that are not there.
     """
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)
         small = compress(network, threshold, "numpy")
         counted = [_of_layer(layer, threshold, small) for layer in network.layers if isinstance(layer, Weighted)]
     elif isinstance(network, SparseModel):
+        if threshold is not None:
+            raise ValueError(f"threshold: got {threshold} for a SparseModel, which is pruned already; leave it out")
         small = network
         counted = [_of_op(op) for op in network.ops if isinstance(op, DenseOp | ConvOp)]
     else:
         raise TypeError(f"network: got a {type(network).__name__}, expected a Sequential or a SparseModel")
     layers, matrices = [layer for layer, _ in counted], [matrix for _, matrix in counted]
-    width = [(bits or {}).get(f"{layer.name}.theta", layer.bits) for layer in layers]
+    given = {name: value for name, value in (bits or {}).items() if name.endswith(".theta")}
+    given = check_bits(given, [f"{layer.name}.theta" for layer in layers])
+    width = [given.get(f"{layer.name}.theta", layer.bits) for layer in layers]
     return Sizes(tuple(layers), tuple(_accounts(layers, matrices, width, small)))
 
 
