@@ -160,7 +160,8 @@ def sizes(
     Raises
     ------
     TypeError, ValueError
-        For another kind of network, one that `compress` or `pack` does not take, or bits of layers that are not there.
+        For another kind of network, one that `compress` or `pack` does not take, or bits of layers that are not
+        there.
     """
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)

@@ -116,7 +116,9 @@ def search_bits(
             f"search_bits: with {bits} bits the error is already more than {tolerance:g} above that of float32; start "
             f"from more, at most {MOST_BITS}, or allow a larger tolerance"
         )
-    while max(bits.values()) > 2 and fits(fewer := {name: max(2, old - 1) for name, old in bits.items()}):
+    while any(old > 2 for old in bits.values()) and fits(
+        fewer := {name: max(2, old - 1) for name, old in bits.items()}
+    ):
         bits = fewer
     for name in sorted(sizes, key=lambda name: -sizes[name]):
         while bits[name] > 2 and fits(fewer := bits | {name: bits[name] - 1}):
