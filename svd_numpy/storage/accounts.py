@@ -150,8 +150,8 @@ def sizes(
     threshold : float, optional
         On log_alpha; default: the model's. Of a `Sequential` only: a `SparseModel` is pruned already.
     bits : mapping of array name to int, optional
-        Bits of weights ("conv1.theta"), such as `posterior_bits`; those of other arrays do not matter. Default: what the
-        weights need as they are, 32 unless they were rounded (`quantise`).
+        Bits of weights ("conv1.theta"), such as `posterior_bits`; those of other arrays do not matter. Default: what
+        the weights need as they are, 32 unless they were rounded (`quantise`).
 
     Returns
     -------
