@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "STYLE",
+    "compression_accounts",
     "feature_maps",
     "filters",
     "live_units",
@@ -282,4 +283,38 @@ def summary_figure(
             if index + columns >= len(log_alphas):
                 ax.set_xlabel(r"$\log\,\alpha$")
         bottom.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return finish(figure, title)
+
+
+def compression_accounts(accounts: Sequence[tuple[str, str, float]], *, title: str = "") -> Figure:
+    """Bars of the compression of one network, counted in several ways.
+
+    Parameters
+    ----------
+    accounts : sequence of (what is counted, who counts so, ratio)
+        From top to bottom. Ratios are finite and above 0.
+    title : str
+        Printed above the bars.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no account, or a ratio is not finite and above 0.
+    """
+    if not accounts or not all(math.isfinite(ratio) and ratio > 0 for _, _, ratio in accounts):
+        raise ValueError(f"accounts are {list(accounts)}; expected at least one, with finite ratios above 0")
+    ratios = [ratio for _, _, ratio in accounts]
+    with style():
+        figure = new_figure(WIDTH, 1.0 + 0.42 * len(accounts))
+        ax = figure.subplots()
+        bars = ax.barh(range(len(accounts)), ratios, color=COLOURS["kept"], height=0.62)
+        ax.bar_label(bars, [f"{ratio:,.1f}x" for ratio in ratios], padding=4)
+        ax.set_yticks(range(len(accounts)), [f"{what}\n{source}" for what, source, _ in accounts], fontsize=8)
+        ax.invert_yaxis()
+        ax.set(xscale="log", xlim=(min(1.0, *ratios) * 0.9, max(ratios) * 3), xlabel="times smaller")
+        ax.grid(visible=False, axis="y")
         return finish(figure, title)

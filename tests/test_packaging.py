@@ -50,6 +50,8 @@ ALLOWED = {
     "sparse": {
         "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
     },
+    "storage": {"_files", "checks", "kernels", "layers", "model", "objective", "plots", "safe_arrays", "sparse"},
+    "exchange": {"_files", "checks", "kernels", "layers", "model", "safe_arrays", "sparse", "sparsity"},
     "grad_check": {"checks", "layers", "model", "priors"},
     "uncertainty": {"checks", "model", "objective", "priors", "sparsity"},
     # training
@@ -141,7 +143,9 @@ def test_requirements_are_the_dependencies_and_the_notebook_extra() -> None:
 def test_every_outside_import_is_declared() -> None:
     project = pyproject()["project"]
     assert isinstance(project["dependencies"], list)
-    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    assert isinstance(extras, dict)
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"] + extras["export"]}
     distribution = {
         "sklearn": "scikit-learn",
         "PIL": "matplotlib",

@@ -1,0 +1,58 @@
+"""A compact network's matrices for SciPy: one compressed sparse row file per layer."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svd_numpy._files import write_atomic
+from svd_numpy.checks import check_path, check_type
+from svd_numpy.sparse import ConvOp, DenseOp, SparseModel
+
+
+def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
+    """Write `<layer>.npz` for every layer with weights; return the paths.
+
+    `scipy.sparse.load_npz` reads its matrix (O, I), one row per output: y = matrix @ inputs + bias. `numpy.load` shows
+    what else is in the file: `bias` (O,), and of a dense layer `inputs` (I,), the places of what is read among the
+    (flattened, channels last) numbers before it. The columns of a convolution are its taps, by kernel row, then kernel
+    column, then channel.
+
+    Parameters
+    ----------
+    small : SparseModel
+    folder : path
+        Made where it is not there; files of these names are replaced.
+
+    Raises
+    ------
+    ValueError
+        When the name of a layer is no file name; nothing is written then.
+    """
+    check_type("small", small, SparseModel)
+    target = check_path("folder", folder)
+    if target is None:
+        raise TypeError("folder: got None, expected a path")
+    ops = {target / f"{op.name}.npz": op for op in small.ops if isinstance(op, DenseOp | ConvOp)}
+    for path, op in ops.items():
+        if path.parent != target:  # a file made by somebody else may name a layer ../../anything
+            raise ValueError(f"export_csr: layer {op.name!r} cannot be the name of a file; rename it")
+    for path, op in ops.items():
+        write_atomic(path, _csr_file(op))
+    return list(ops)
+
+
+def _csr_file(op: DenseOp | ConvOp) -> bytes:
+    from scipy.sparse import csr_matrix
+
+    matrix = csr_matrix(op.weights.matrix().T)
+    arrays: dict[str, Any] = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    arrays |= {"format": np.array(b"csr"), "shape": np.array(matrix.shape), "bias": op.bias}
+    if isinstance(op, DenseOp):
+        arrays["inputs"] = op.inputs
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

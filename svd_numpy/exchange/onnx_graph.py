@@ -1,0 +1,194 @@
+"""A compact network as an ONNX file, which most runtimes read.
+
+ONNX lies channels first and a compact network channels last; the graph works channels first and turns images round only
+where they are flattened.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy._files import write_atomic
+from svd_numpy.checks import check_flag, check_path, check_type
+from svd_numpy.kernels.window import Window
+from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
+
+Array = NDArray[Any]
+OPSET, IR_VERSION = 19, 9  # of the year 2023; every runtime since then reads them
+
+
+def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> None:
+    """Write a compact network as ONNX.
+
+    The graph takes "x", float32 (B, I) or (B, C, H, W), and gives "outputs", float32 (B, O), as `small.predict` does.
+    Pixels of uint8 are to be divided by 255 first.
+
+    Parameters
+    ----------
+    small : SparseModel
+    path : path
+        Ending in .onnx.
+    sparse : bool
+        Store matrices of the sparse form as sparse initialisers: a smaller file. onnxruntime reads it; the checker of
+        `onnx` refuses it, since it does not know that a `Gemm` or `Conv` may take one, and so may other runtimes.
+
+    Raises
+    ------
+    ImportError
+        Without `onnx`.
+    """
+    check_type("small", small, SparseModel)
+    sparse = check_flag("sparse", sparse)
+    target = check_path("path", path)
+    if target is None or target.suffix != ".onnx":
+        raise ValueError(f"path: got {path!r}, expected a name ending in .onnx")
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("export_onnx needs onnx; install it with: pip install svd-numpy[export]") from error
+    model = _Graph(small, sparse).model()
+    if not sparse:
+        onnx.checker.check_model(model, full_check=True)
+    write_atomic(target, model.SerializeToString())
+
+
+class _Graph:
+    """The nodes and initialisers of a network, added one after the other; `_now` names the latest result."""
+
+    def __init__(self, small: SparseModel, sparse: bool) -> None:
+        self._small, self._sparse = small, sparse
+        self._nodes: list[Any] = []
+        self._arrays: list[Any] = []
+        self._sparse_arrays: list[Any] = []
+        self._now, self._shape = "x", small.in_shape
+        for op in small.ops:
+            if isinstance(op, TakeOp):
+                self._take(op)
+            elif isinstance(op, DenseOp):
+                self._dense(op)
+            elif isinstance(op, ConvOp):
+                self._conv(op)
+            elif isinstance(op, PoolOp):
+                self._pool(op)
+            else:
+                self._scale(op)
+            self._shape = op.out_shape
+        self._flatten()
+
+    def model(self) -> Any:
+        """Return the whole as a ModelProto."""
+        from onnx import TensorProto, helper
+
+        self._nodes[-1].output[0] = "outputs"
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", *self._small.in_shape])
+        y = helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["B", self._small.n_outputs])
+        graph = helper.make_graph(
+            self._nodes, "svd_numpy", [x], [y], self._arrays, sparse_initializer=self._sparse_arrays
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="svd_numpy")
+
+    # ---- pieces ----
+
+    def _node(self, kind: str, *inputs: str, **attributes: Any) -> None:
+        """Add a node that takes the latest result and other inputs."""
+        from onnx import helper
+
+        output = f"{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, [self._now, *inputs], [output], **attributes))
+        self._now = output
+
+    def _array(self, name: str, array: Array) -> str:
+        """Add an initialiser; return its name."""
+        from onnx import numpy_helper
+
+        self._arrays.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def _weights(self, name: str, array: Array, sparse: bool) -> str:
+        """Add weights, sparse or dense."""
+        from onnx import helper, numpy_helper
+
+        places = np.flatnonzero(array)
+        if not (sparse and places.size):
+            return self._array(name, array)
+        values = numpy_helper.from_array(array.ravel()[places], name)  # the values carry the name
+        indices = numpy_helper.from_array(places.astype(np.int64), f"{name}_indices")
+        self._sparse_arrays.append(helper.make_sparse_tensor(values, indices, array.shape))
+        return name
+
+    def _reshape(self, *shape: int) -> None:
+        self._node("Reshape", self._array(f"shape_{len(self._nodes)}", np.array([-1, *shape])), allowzero=1)
+
+    def _flatten(self) -> None:
+        """Turn images into rows, channels last, as compact networks number them."""
+        if len(self._shape) == 3:
+            self._node("Transpose", perm=[0, 2, 3, 1])
+            self._rows(math.prod(self._shape))
+
+    def _rows(self, width: int) -> None:
+        if width:
+            self._reshape(width)
+        else:  # of no width, -1 rows could be any number
+            self._node("Flatten", axis=1)
+
+    def _rectify(self, relu: bool) -> None:
+        if relu:
+            self._node("Relu")
+
+    # ---- ops ----
+
+    def _take(self, op: TakeOp) -> None:
+        index, mean, shape = op.index.astype(np.int64), op.mean, op.out_shape
+        if len(op.in_shape) == 3:
+            self._rows(math.prod(op.in_shape))
+        if len(shape) == 3:  # channels first from here on
+            index = index.reshape(shape).transpose(2, 0, 1).ravel()
+            mean = None if mean is None else mean.reshape(shape).transpose(2, 0, 1).ravel()
+        self._node("Gather", self._array("input_index", index), axis=1)
+        if mean is not None:
+            self._node("Sub", self._array("input_mean", mean))
+        if len(shape) == 3:
+            self._reshape(shape[2], shape[0], shape[1])
+
+    def _dense(self, op: DenseOp) -> None:
+        self._flatten()
+        if len(op.inputs) != math.prod(self._shape):
+            self._node("Gather", self._array(f"{op.name}_inputs", op.inputs.astype(np.int64)), axis=1)
+        sparse = self._sparse and op.weights.form == "sparse"
+        theta = self._weights(f"{op.name}_theta", op.weights.matrix(), sparse)
+        self._node("Gemm", theta, self._array(f"{op.name}_bias", op.bias))
+        self._rectify(op.relu)
+
+    def _conv(self, op: ConvOp) -> None:
+        window = op.window
+        theta = op.weights.matrix().reshape(*window.kernel, window.channels, -1).transpose(3, 2, 0, 1)
+        sparse = self._sparse and op.weights.form == "sparse"
+        names = self._weights(f"{op.name}_theta", theta, sparse), self._array(f"{op.name}_bias", op.bias)
+        self._node("Conv", *names, dilations=window.dilation, **_geometry(window))
+        self._rectify(op.relu)
+
+    def _pool(self, op: PoolOp) -> None:
+        if op.kind == "max":
+            self._node("MaxPool", **_geometry(op.window))
+        else:
+            self._node("AveragePool", count_include_pad=1, **_geometry(op.window))
+
+    def _scale(self, op: ScaleOp) -> None:
+        shape = (1, -1)
+        if len(op.out_shape) == 3:
+            shape = (1, -1, 1, 1)  # type: ignore[assignment]
+        else:
+            self._flatten()
+        self._node("Mul", self._array(f"{op.name}_scale", op.scale.reshape(shape)))
+        self._node("Add", self._array(f"{op.name}_shift", op.shift.reshape(shape)))
+        self._rectify(op.relu)
+
+
+def _geometry(window: Window) -> dict[str, Any]:
+    return {"kernel_shape": window.kernel, "strides": window.stride, "pads": (*window.padding, *window.padding)}

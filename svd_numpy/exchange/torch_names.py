@@ -1,0 +1,262 @@
+"""Weights from PyTorch, and for PyTorch: names, layouts, and the order behind a flattening.
+
+    ours                          PyTorch
+    dense1.theta (I, O)           <module>.weight (O, I)
+    conv1.theta (KH, KW, C, O)    <module>.weight (O, C, KH, KW)
+    dense1.bias                   <module>.bias
+    batch_norm1.gamma, .beta      <module>.weight, <module>.bias
+    batch_norm1.running_mean      <module>.running_mean; likewise running_var
+
+Behind a flattening the inputs of a dense layer are numbered by row, column, channel here and by channel, row, column
+there. PyTorch itself is not needed: its state dict is a mapping of arrays, and is best kept as safetensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy._files import write_atomic
+from svd_numpy.checks import check_finite, check_path, check_type
+from svd_numpy.layers import AvgPool2d, BatchNorm, Flatten, MaxPool2d
+from svd_numpy.layers.base import Layer
+from svd_numpy.layers.weighted import Weighted
+from svd_numpy.model import Sequential
+from svd_numpy.safe_arrays import open_regular, reading, require, serialise
+from svd_numpy.sparsity import sparsify
+
+Array = NDArray[Any]
+# What a module of PyTorch calls its arrays -> what a layer here does.
+_WEIGHTED = {"weight": "theta", "bias": "bias"}
+_BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+_IGNORED = "num_batches_tracked"
+_MOST_BYTES = 2**34
+
+
+def from_torch_state_dict(
+    model: Sequential, source: str | Path | Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> dict[str, Array]:
+    """Read a PyTorch state dict as arrays for `model.init_from`.
+
+    Parameters
+    ----------
+    model : Sequential
+        Says which layers there are; it is not changed.
+    source : path of a .safetensors file, or mapping of name to array
+        Such as `torch_model.state_dict()`; tensors on the processor are taken, too.
+    names : mapping of layer name to module name, optional
+        {"dense1": "encoder.fc1", ...}. Default: the modules of a mapping, in their order, are those of the layers with
+        arrays, in theirs. A file keeps no order: there each layer takes the module of its shapes, of several such the
+        one with the lowest number in its name.
+
+    Returns
+    -------
+    dict of str to array
+        By our names and in our layout. `init_from` takes it; so does `init_from=` of the experiments.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When layers and modules do not fit together; the message lists both.
+    CheckpointError
+        For a damaged file.
+    """
+    check_type("model", model, Sequential)
+    ordered = isinstance(source, Mapping)
+    modules = _modules(source if isinstance(source, Mapping) else _read(source))
+    wanted = {layer.name: _wanted(model, layer) for layer in model.layers if _names_in(layer)}
+    if names is not None:
+        pairs = _named(wanted, modules, names)
+    else:
+        pairs = _in_order(wanted, modules) if ordered else _by_shape(wanted, modules)
+    found = dict[str, Array]()
+    for layer in model.layers:
+        if layer.name in pairs:
+            module = pairs[layer.name]
+            found |= _translated(model, layer, wanted[layer.name], module, modules[module])
+    return found
+
+
+def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[str, Array]:
+    """Return the pruned network as a state dict of the same layers in `torch.nn.Sequential`.
+
+    Parameters
+    ----------
+    model : Sequential
+    threshold : float, optional
+        On log_alpha; default: the model's.
+
+    Returns
+    -------
+    dict of str to array
+        "0.weight", "0.bias", ...: the number is the place of the layer. Weights above the threshold are 0.
+        `input_mean` is not in it: subtract it from the inputs.
+    """
+    check_type("model", model, Sequential)
+    pruned = sparsify(model, model.threshold if threshold is None else threshold)
+    arrays, found = pruned.arrays(), dict[str, Array]()
+    for place, layer in enumerate(pruned.layers):
+        for theirs, ours in _names_in(layer).items():
+            array = arrays.get(f"{layer.name}.{ours}")
+            if array is None:  # no bias
+                continue
+            array = _to_torch(ours, array, _order_behind_flatten(pruned, layer))
+            found[f"{place}.{theirs}"] = np.array(array, order="C")
+    return found
+
+
+def save_torch_state_dict(path: str | Path, model: Sequential, threshold: float | None = None) -> None:
+    """Write `torch_state_dict` as a .safetensors file, which `safetensors.torch.load_file` reads."""
+    target = check_path("path", path)
+    if target is None or target.suffix != ".safetensors":
+        raise ValueError(f"path: got {path!r}, expected a name ending in .safetensors")
+    write_atomic(target, serialise(torch_state_dict(model, threshold)))
+
+
+# ---- reading ----
+
+
+def _read(path: Any) -> dict[str, Array]:
+    """Arrays of a safetensors file, whoever wrote it."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    file = check_path("source", path)
+    assert file is not None
+    if file.suffix in (".pt", ".pth", ".bin"):
+        raise ValueError(
+            f"source: got {file.name}, a pickle, which may run any code; expected .safetensors: write one with "
+            "safetensors.torch.save_file(model.state_dict(), ...), or give the state dict itself"
+        )
+    with reading(file), open_regular(file.resolve()) as (opened, size):
+        require(size <= _MOST_BYTES, f"it has {size} bytes, more than {_MOST_BYTES}")
+        try:
+            return from_bytes(opened.read())
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+
+
+def _modules(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Group the arrays of a state dict by module, in order."""
+    modules = dict[str, dict[str, Any]]()
+    for name, array in arrays.items():
+        if not isinstance(name, str):
+            raise TypeError(f"source: got the name {name!r}, expected text such as 'fc1.weight'")
+        module, _, kind = name.rpartition(".")
+        if kind != _IGNORED:
+            modules.setdefault(module, {})[kind] = array
+    return modules
+
+
+def _names_in(layer: Layer) -> dict[str, str]:
+    if isinstance(layer, Weighted):
+        return _WEIGHTED
+    return _BATCH_NORM if isinstance(layer, BatchNorm) else {}
+
+
+def _wanted(model: Sequential, layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Shapes that the arrays of a layer have in PyTorch, by their names there."""
+    known = {**model.parameters, **model.state}
+    shapes = {theirs: np.shape(known.get(f"{layer.name}.{ours}", 0)) for theirs, ours in _names_in(layer).items()}
+    return {theirs: _torch_shape(shape) for theirs, shape in shapes.items() if shape}
+
+
+def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) -> dict[str, str]:
+    """Pair layers with modules as the user says."""
+    check_type("names", names, Mapping)
+    for layer, module in names.items():
+        if layer not in wanted or module not in modules:
+            raise ValueError(
+                f"names: got {layer!r}: {module!r}, expected layers of {list(wanted)} and modules of {list(modules)}"
+            )
+    return dict(names)
+
+
+def _in_order(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
+    """Pair the first layer with the first module, and so on."""
+    if len(wanted) != len(modules):
+        raise ValueError(
+            f"source: got {len(modules)} modules with arrays, {list(modules)}, expected one for each of the layers "
+            f"{list(wanted)}; say which is which: names={{layer: module}}"
+        )
+    return dict(zip(wanted, modules, strict=True))
+
+
+def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
+    """Pair every layer with a module of its shapes; of several such, numbers in the names must tell the order."""
+    left = sorted(modules, key=lambda name: [int(part) if part.isdigit() else 0 for part in re.split(r"(\d+)", name)])
+    pairs = dict[str, str]()
+    for layer, shapes in wanted.items():
+        fitting = [module for module in left if {kind: np.shape(a) for kind, a in modules[module].items()} == shapes]
+        if not fitting or len({re.sub(r"\d+", "", module) for module in fitting}) > 1:
+            raise ValueError(
+                f"source: modules {fitting} of {left} have the shapes {shapes} of layer {layer!r}, expected one, or "
+                "several that differ by numbers only; say which is which: names={layer: module}"
+            )
+        pairs[layer] = fitting[0]
+        left.remove(fitting[0])
+    if left:
+        raise ValueError(f"source: modules {left} belong to no layer of {list(wanted)}; give names={{layer: module}}")
+    return pairs
+
+
+def _translated(
+    model: Sequential, layer: Layer, wanted: Mapping[str, tuple[int, ...]], module: str, arrays: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Arrays of one module, by our names."""
+    if set(arrays) != set(wanted):
+        raise ValueError(
+            f"source: module {module!r} has {sorted(arrays)}, expected {sorted(wanted)} for layer {layer.name!r}, "
+            f"a {type(layer).__name__}"
+        )
+    order, found = _order_behind_flatten(model, layer), dict[str, Array]()
+    for theirs, ours in _names_in(layer).items():
+        if theirs in wanted:
+            array = check_finite(f"source: {module}.{theirs}", arrays[theirs], wanted[theirs])
+            found[f"{layer.name}.{ours}"] = np.array(_from_torch(ours, array, order), order="C")
+    return found
+
+
+# ---- layouts ----
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def _from_torch(name: str, array: Array, order: Array | None) -> Array:
+    """(O, I) -> (I, O), (O, C, KH, KW) -> (KH, KW, C, O); numbers of inputs as `order` says."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    inputs_first = array.T  # of one axis: itself
+    return inputs_first if order is None or name == "bias" else inputs_first[order]
+
+
+def _to_torch(name: str, array: Array, order: Array | None) -> Array:
+    """Undo `_from_torch`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    return (array if order is None or name == "bias" else array[np.argsort(order)]).T
+
+
+def _order_behind_flatten(model: Sequential, wanted: Layer) -> Array | None:
+    """For each input of a layer its number in PyTorch; None where images were not flattened just before."""
+    shape, order = model.inner_shape, None
+    for layer in model.layers:
+        if layer is wanted:
+            return order
+        if isinstance(layer, Flatten) and len(shape) == 3:
+            height, width, channels = shape
+            order = np.arange(math.prod(shape)).reshape(channels, height, width).transpose(1, 2, 0).ravel()
+            shape = (math.prod(shape),)
+        elif isinstance(layer, Weighted):
+            shape, order = layer.out_shape, None
+        elif isinstance(layer, MaxPool2d | AvgPool2d):
+            shape = (*layer.window.out, layer.window.channels)
+    return None
