@@ -11,19 +11,17 @@
 # ([notebook 1](01_price_a_weight.ipynb)). About 30 minutes.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
-# Binder and Colab: installs the package where it is missing; anywhere else this does nothing.
-import importlib.util
+# On Binder and Colab this installs the package; anywhere else it does nothing.
+import os
 import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("svd_numpy") is None:
+if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
     package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %%
-import os
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
