@@ -285,9 +285,9 @@ noisy = {kind: train_layer(kind, 0.0, epochs) for kind in COLOUR}
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.1))
 for kind, colour in COLOUR.items():
-    axes[0].semilogy(1 + np.arange(epochs), noisy[kind][:, 0], color=colour, label=kind)
+    axes[0].semilogy(1 + np.arange(epochs), noisy[kind][:, 0], color=colour)
     axes[1].plot(1 + np.arange(epochs), quiet[kind][:, 0], color=colour)
-    axes[2].plot(1 + np.arange(epochs), 100 * quiet[kind][:, 1], color=colour)
+    axes[2].plot(1 + np.arange(epochs), 100 * quiet[kind][:, 1], color=colour, label=kind)
 axes[0].set(xlabel="epoch", ylabel="NLL under noise (nats)", title="Start in noise (σ = 1)")
 axes[1].set(xlabel="epoch", ylabel="NLL under noise (nats)", title="Start quiet")
 axes[2].set(xlabel="epoch", ylabel="weights pruned (%)", title="Start quiet")

@@ -294,7 +294,7 @@ for label, results in runs.items():
 # %% [markdown]
 # With the full KL from the first step, some nine tenths of the weights die within ten epochs, before the network has
 # learned which ones it needs. It ends a little sparser than with warm-up, and with more errors. A trained start also ends sparser, with an
-# error in between. Do not over-read this: one percentage point is four images, and the ranges of three seeds overlap. What is
+# error in between. Do not over-read this: one percentage point is four images, and the ranges of three seeds touch. What is
 # clear is the beginning: with warm-up or a trained start, the network never passes through a phase of being both sparse and bad. In
 # deeper networks that phase can be for ever: a layer whose weights are all gone passes nothing on, and has little to recover by.
 #
@@ -331,8 +331,9 @@ for t in (0, 1, 3, 6):
 
 # %% [markdown]
 # From 0 upwards the error is all but the same; below −1 it climbs steeply. So 3 is a cautious choice here: a threshold of 0 or 1 would have removed
-# another part of what is left, at no cost. The curve also says why nobody worries much: between the living and the dead there are few weights
-# to dispute. But note the way to find out: a sweep on data that you do not report.
+# another part of what is left, at no cost. Between the thresholds 0
+# and 6 lies a tenth of all weights, and the network does not notice whether they are there. But note the way to find out: a sweep on data that
+# you do not report.
 #
 # Move through the epochs yourself (this needs a running kernel):
 

@@ -306,7 +306,7 @@ fig, ax = plt.subplots(figsize=(7, 2.8))
 ax.bar(np.arange(5) - 0.2, data_part, width=0.35, color=COLOURS["train"], label="NLL")
 ax.bar(np.arange(5) + 0.2, kl_part, width=0.35, color=COLOURS["accent"], label="KL / N")
 ax.axhline(0, color=COLOURS["ink"], linewidth=0.8)
-ax.set(xlabel="input", ylabel="derivative for log σ² (mean of 4 weights)", title="Input 4 has nobody to speak for it")
+ax.set(xlabel="input", ylabel="mean derivative for log σ²", title="Input 4 has nobody to speak for it")
 ax.legend()
 plt.show()
 assert np.all(data_part[4] == 0) and kl_part[4] < 0
