@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench bench-conv results finite notebooks clean
+.PHONY: help train test test-slow bench bench-conv results finite notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,8 +45,11 @@ finite: $(VENV)/.base  ## the campaign "never a NaN": 50,000 steps at each of si
 notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
 	$(BIN)/python notebooks/make_notebooks.py $(ARGS)
 
+site: $(VENV)/.site  ## tutorials and API reference as pages that open from disk: site/index.html
+	$(BIN)/python docs/make_site.py $(ARGS)
+
 clean:  ## remove .venv, caches and build products; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find svd_numpy tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -69,4 +72,8 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 
 $(VENV)/.notebook: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[notebook]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.site: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[site]'
 	@touch $@ $(VENV)/.base

@@ -2,9 +2,11 @@
 
     python notebooks/make_notebooks.py                     all of them, in full, into notebooks/
     python notebooks/make_notebooks.py --short 01 04       these two on little data, writing nothing
+    python notebooks/make_notebooks.py --text              only the words have changed: keep all outputs
 
 A notebook learns which of the two it is from the environment variable SVD_NUMPY_NOTEBOOKS, "full" or "short". A cell
-that raises an error or writes to stderr, a warning for example, fails the run.
+that raises an error or writes to stderr, a warning for example, fails the run. The picture of the cell tagged "cover"
+goes to pictures/, for the map in README.md.
 """
 
 from __future__ import annotations
@@ -69,6 +71,28 @@ def execute(source: Path, mode: str) -> Any:
     return notebook
 
 
+def with_new_text(source: Path) -> Any:
+    """The notebook as it is, with the words of its source; an error if code has changed as well."""
+    import nbformat
+
+    old, new = nbformat.read(HERE / f"{source.stem}.ipynb", as_version=4), read_source(source)
+    done = [cell for cell in old.cells if cell.cell_type == "code"]
+    wanted = [cell for cell in new.cells if cell.cell_type == "code"]
+    if [(cell.source, cell.metadata) for cell in done] != [(cell.source, cell.metadata) for cell in wanted]:
+        raise SystemExit(f"{source.name}: code has changed since it was run, too; leave out --text")
+    for ran, cell in zip(done, wanted, strict=True):
+        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    return new
+
+
+def write_cover(notebook: Any, stem: str) -> None:
+    """Write the picture of the cell tagged "cover" to pictures/."""
+    for cell in notebook.cells:
+        if "cover" in cell.metadata.get("tags", []):
+            (png,) = [output["data"]["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+            (HERE / "pictures" / f"{stem}.png").write_bytes(base64.b64decode(png))
+
+
 def main() -> None:
     """Read the command line and run."""
     import nbformat
@@ -76,16 +100,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of names, such as 04; all when left out")
     parser.add_argument("--short", action="store_true", help="little data, few epochs, and nothing is written")
+    parser.add_argument("--text", action="store_true", help="run nothing: take over words that have changed")
     options = parser.parse_args()
     chosen = [source for source in SOURCES if not options.names or source.name.startswith(tuple(options.names))]
     if not chosen:
         raise SystemExit(f"no source begins with {options.names}; there are {[source.stem for source in SOURCES]}")
     for source in chosen:
         start = time.perf_counter()
-        notebook = execute(source, "short" if options.short else "full")
+        notebook = with_new_text(source) if options.text else execute(source, "short" if options.short else "full")
         print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
         if not options.short:
             nbformat.write(notebook, HERE / f"{source.stem}.ipynb")
+            write_cover(notebook, source.stem)
 
 
 if __name__ == "__main__":

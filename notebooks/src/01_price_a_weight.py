@@ -202,7 +202,7 @@ for name, paper, own in zip(("k1", "k2", "k3"), PAPER, yours, strict=True):
 # %% [markdown]
 # **Predict.** The curve spans five nats. How far off is the fit, at most: 0.5, 0.05 or 0.005 nats?
 
-# %%
+# %% tags=["cover"]
 fig, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=(2, 1.4))
 top.plot(fine, kl_exact(fine), color=COLOURS["train"], linewidth=5, alpha=0.4, label="exact")
 top.plot(fine, kl_fit(fine, *PAPER), color=COLOURS["test"], label="fit of the paper")

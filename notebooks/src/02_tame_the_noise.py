@@ -156,7 +156,7 @@ def variance(kind, log_alpha, rows):
 #
 # One batch of 100 images, many draws of the noise. Every weight has the same $\alpha$.
 
-# %%
+# %% tags=["cover"]
 log_alphas = np.arange(-8, 9)
 measured = {kind: np.array([variance(kind, la, train[:100]) for la in log_alphas]) for kind in COLOUR}
 

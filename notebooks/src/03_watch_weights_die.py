@@ -188,7 +188,7 @@ plt.close(fig)
 #
 # Call the first epoch after which a weight stays above the threshold for good its epoch of death.
 
-# %%
+# %% tags=["cover"]
 last_alive = np.where(alive.any(axis=0), EPOCHS - np.argmax(alive[::-1], axis=0), 0)  # (64, 100), 0: never alive
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(8.6, 2.9))
 panels = (
@@ -225,7 +225,8 @@ late = (alive[EPOCHS // 2 + 1 :] & ~alive[EPOCHS // 2 : -1]).any(axis=0)
 print(f"revived at some time: {revived.sum()} of {revived.size}; in the second half: {late.sum()}")
 came_back = alive[-1] & revived
 print(f"alive at the end: {came_back.sum()} of the {revived.sum()} revived, among {alive[-1].sum()} survivors in all")
-assert revived.mean() > 0.1 and came_back.any()
+if FULL:
+    assert revived.mean() > 0.1 and came_back.any()
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.4))

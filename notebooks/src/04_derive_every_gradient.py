@@ -385,6 +385,7 @@ def gradient_check(code):
     return abs(stepped / 1e-30 - by_hand) < 1e-9
 
 
+# %%
 def moments_check(code):
     """Mean and variance of outputs against those of weights drawn one by one."""
     theta, log_sigma2, bias = PARTS
@@ -426,7 +427,7 @@ with np.errstate(invalid="ignore"):  # one of the bugs takes the root of a negat
 assert not caught[0].any()  # the correct layer passes every test
 assert caught[1:].any(axis=1).all()  # and no bug passes all of them
 
-# %%
+# %% tags=["cover"]
 fig, ax = plt.subplots(figsize=(7, 3.8))
 ax.imshow(caught, cmap=ListedColormap([COLOURS["dead"], COLOURS["test"]]), aspect="auto")
 names = [test.__name__.replace("_check", "") for test in TESTS]

@@ -102,7 +102,7 @@ colour_images, filters = rng.normal(size=(2, 6, 7, 3)), rng.normal(size=(3, 2, 3
 assert np.allclose(conv(colour_images, filters), conv_loops(colour_images, filters))
 print("loops and product agree; rows of im2col for one digit:", im2col(images[:1], 3, 3).shape)
 
-# %%
+# %% tags=["cover"]
 stops, shades = [(0, 0), (2, 3), (5, 5)], ("test", "train", "sparsity")
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 4.6), width_ratios=(1.6, 1))
 left.imshow(images[0, :, :, 0], cmap="Greys")
@@ -238,12 +238,12 @@ plt.show()
 # %%
 def forward(net, cols, step):
     """Logits, and what backward needs. `cols` are the rows of im2col of a batch."""
-    tape = []
-    for number, layer in enumerate(net):
-        if number == 1:
+    tape, y = [], None
+    for layer in net:
+        if y is not None:
             cols = np.maximum(y, 0).reshape(-1, 192)  # ReLU; (stops, 12) to (examples, 192)
         mean, std = cols @ layer["theta"] + layer["bias"], np.sqrt(cols**2 @ np.exp(layer["log_sigma2"]))
-        noise = micro.normals(0, number, step, *mean.shape)
+        noise = micro.normals(0, len(tape), step, *mean.shape)
         y = mean + std * noise
         tape.append((cols, std, noise))
     return y, tape
@@ -285,6 +285,7 @@ def nll(net, rows, step):
     return loss, backward(net, tape, d_logits)
 
 
+# %%
 net = fresh_net()
 for layer in net:
     layer["log_sigma2"] += 7  # more noise, so that it matters
