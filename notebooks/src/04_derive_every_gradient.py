@@ -165,13 +165,13 @@ def scoreboard():
     marks = []
     for name in NAMES:
         if name not in d:
-            marks.append(f"⬜ {name}")
+            marks.append(f"⬜ to do  {name}")
         elif d[name].shape != TRUTH[name].shape:
-            marks.append(f"🟥 {name}: shape {d[name].shape}, expected {TRUTH[name].shape}")
+            marks.append(f"🟥 wrong  {name}: shape {d[name].shape}, expected {TRUTH[name].shape}")
         else:
             error = np.abs(d[name] - TRUTH[name]).max()
-            marks.append(f"{'🟩' if error < 1e-12 else '🟥'} {name}: largest error {error:.0e}")
-    print("\n".join(marks[:8]), "\n" + "\n".join(marks[8:]))
+            marks.append(f"{'🟩 right' if error < 1e-12 else '🟥 wrong'}  {name}: largest error {error:.0e}")
+    print("\n".join(marks))
 
 
 scoreboard()
@@ -199,7 +199,7 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Each example pushes its true class up and the others down, by what is missing. The bars of one example sum to 0.
+# Each example pushes its true class up and the others down, by what is missing. The orange bars of one example sum to 0.
 #
 # ## Through the noise
 #

@@ -136,11 +136,9 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Note what does *not* change: the number of multiplications. Six loops and one product do the same arithmetic; the product does it in an
-# order that keeps the processor busy.
-#
 # Not quite 25, since windows do not hang over the border. That is the price of the simple way. Fast libraries form these rows tile by
-# tile in the cache and never store them; the mathematics is the same.
+# tile in the cache and never store them; the mathematics is the same. What does *not* change is the number of multiplications: six loops and one
+# product do the same arithmetic, and the product does it in an order that keeps the processor busy.
 #
 # ## Backwards: the transpose of a copy is a sum
 #
