@@ -154,6 +154,7 @@ def judge(name):
     return result
 
 
+# %%
 NAMES = ["y2", "mean2", "std2", "var2", "theta2", "log_sigma2_2", "bias2", "h"]
 NAMES += ["y1", "mean1", "std1", "var1", "theta1", "log_sigma2_1", "bias1", "x"]
 TRUTH = {name: judge(name) for name in NAMES}
