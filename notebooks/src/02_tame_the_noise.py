@@ -183,7 +183,7 @@ assert np.all(np.abs(np.log(ratio / (1 + np.exp(log_alphas)))) < 0.5)
 # over fifty times the variance of the additive one, and it grows without bound. **The additive gradient levels off.** It must: no entry
 # of softmax minus target exceeds 1, whatever the noise does, and nothing multiplies it afterwards.
 #
-# Local reparametrisation then takes off one to one and a half orders of magnitude more, for both parameters. Why so much?
+# Local reparametrisation then takes off another order of magnitude and more for both parameters, wherever there is much noise. Why so much?
 #
 # ## Why one noise per example is better
 #
