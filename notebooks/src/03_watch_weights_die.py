@@ -380,6 +380,9 @@ print(
 log_alpha_histogram(svd.log_alpha(model), 3.0)
 
 # %% [markdown]
+# Bars at the far right, where there are any, are weights whose mean has become exactly 0, so that $\log\alpha$ is as large as a number can make
+# it. Nothing went wrong: no formula of the package divides by a weight or takes its logarithm.
+#
 # ## Exercises
 #
 # **Exercise 1.** Whole hidden units can die, too: when all their incoming or all their outgoing weights are gone. Count the living ones.
