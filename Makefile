@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench bench-conv bench-inference results finite clean
+.PHONY: help train test test-slow bench bench-conv bench-inference results finite notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,8 +46,14 @@ results: $(VENV)/.base  ## the table of results: every recipe, five seeds; goes 
 finite: $(VENV)/.base  ## the campaign "never a NaN": 50,000 steps at each of six settings; skips finished ones
 	$(BIN)/python campaigns/finite.py $(ARGS)
 
+notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
+	$(BIN)/python notebooks/make_notebooks.py $(ARGS)
+
+site: $(VENV)/.site  ## tutorials and API reference as pages that open from disk: site/index.html
+	$(BIN)/python docs/make_site.py $(ARGS)
+
 clean:  ## remove .venv, caches and build products; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find svd_numpy tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -66,4 +72,12 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[bench]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.notebook: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[notebook]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.site: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[site]'
 	@touch $@ $(VENV)/.base

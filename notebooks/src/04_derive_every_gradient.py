@@ -1,0 +1,523 @@
+# %% [markdown]
+# # Can you do it without autograd?
+#
+# **What you'll do.** Write the backward pass of a Sparse VD network by hand, line by line, while a scoreboard turns green. Then hunt bugs that real
+# implementations of this method have had, and find out which test catches which.
+#
+# **What you'll learn.** The gradient through sampled noise, the gradient of the KL without a logarithm of a weight, how to check gradients
+# to fifteen digits, and why a gradient check alone is not enough.
+#
+# **What you'll need.** NumPy, the chain rule for matrices, and local reparametrisation ([notebook 2](02_tame_the_noise.ipynb)). About 45
+# minutes.
+
+# %% jupyter={"source_hidden": true} tags=["setup"]
+# On Binder and Colab this installs the package; anywhere else it does nothing.
+import os
+import pathlib
+import subprocess
+import sys
+
+if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
+    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+from scipy.special import dawsn
+
+from svd_numpy import micro
+from svd_numpy.plots import COLOURS, STYLE
+
+plt.rcParams.update(STYLE)
+FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests run with fewer draws
+K1, K2, K3 = 0.63576, 1.87320, 1.48695
+
+# %% [markdown]
+# ## The chain
+#
+# Two noisy layers with a ReLU between, softmax, and the negative log likelihood (NLL). Blue runs forward, orange is what we want: the derivative
+# of the loss for everything on the way.
+
+# %%
+boxes = ["x", "mean, var", "std", "y", "h", "mean, var", "std", "logits", "NLL"]
+labels = ["θ, σ², bias", "√", "+ noise", "ReLU", "θ, σ², bias", "√", "+ noise", "softmax"]
+fig, ax = plt.subplots(figsize=(8.6, 1.9))
+for i, box in enumerate(boxes):
+    frame = {"boxstyle": "round,pad=0.35", "facecolor": "#DCE9F5", "edgecolor": COLOURS["train"]}
+    ax.text(i, 0, box, ha="center", va="center", fontsize=8.5, bbox=frame)
+for i, label in enumerate(labels):
+    for start, end, height, colour in ((i + 0.3, i + 0.75, 0.32, "train"), (i + 0.75, i + 0.3, -0.32, "test")):
+        arrow = {"arrowstyle": "->", "color": COLOURS[colour], "linewidth": 1.6}
+        ax.annotate("", (end, height), (start, height), arrowprops=arrow)
+    ax.text(i + 0.52, 0.5, label, ha="center", fontsize=8, color=COLOURS["train"])
+ax.text(4, -0.72, "d_x  ...  d_var, d_std, d_y, d_h  ...  d_logits", ha="center", fontsize=9, color=COLOURS["test"])
+ax.set(xlim=(-0.5, 8.6), ylim=(-0.9, 0.8))
+ax.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# The numbers are few, so that you can look at each: 6 examples, 5 inputs, 4 hidden units, 3 classes. The noise is drawn once and then held:
+# **with fixed noise the loss is an ordinary function**, and that is what we differentiate.
+
+# %%
+rng = np.random.default_rng(0)
+x, classes = rng.normal(size=(6, 5)), np.array([0, 1, 2, 0, 1, 2])
+x[:, 4] = 0  # an input that is always 0: remember it
+parameters = {}
+for n, (inputs, outputs) in enumerate(((5, 4), (4, 3)), start=1):
+    parameters[f"theta{n}"] = rng.normal(size=(inputs, outputs))
+    parameters[f"log_sigma2_{n}"] = rng.normal(-2, 1, (inputs, outputs))
+    parameters[f"bias{n}"] = rng.normal(size=outputs)
+noise1, noise2 = micro.normals(0, 0, 0, 6, 4), micro.normals(0, 2, 0, 6, 3)
+
+
+def forward(p, x, nudge=None):
+    """The mean NLL; `nudge` maps names of steps to small numbers that are added there."""
+    value = {}
+
+    def keep(name, number):
+        value[name] = number + (nudge or {}).get(name, 0)
+        return value[name]
+
+    h = keep("x", x)
+    for n, noise in ((1, noise1), (2, noise2)):
+        mean = keep(f"mean{n}", h @ p[f"theta{n}"] + p[f"bias{n}"])
+        var = keep(f"var{n}", h**2 @ np.exp(p[f"log_sigma2_{n}"]))
+        std = keep(f"std{n}", np.sqrt(var))
+        y = keep(f"y{n}", mean + std * noise)
+        h = keep("h", y * (y.real > 0)) if n == 1 else y
+    log_p = y - np.log(np.exp(y).sum(axis=1, keepdims=True))
+    return -log_p[np.arange(6), classes].mean(), value
+
+
+loss, value = forward(parameters, x)
+print(f"NLL {loss:.6f} nats; shapes: " + ", ".join(f"{name} {array.shape}" for name, array in value.items()))
+
+# %% [markdown]
+# ## A judge that can be trusted
+#
+# To check a derivative one usually takes a difference: $(L(w + h) - L(w - h)) / 2h$. There is a better way for functions such as ours. Take
+# an *imaginary* step: $L(w + ih) = L(w) + ih\,L'(w) + O(h^2)$, so
+#
+# $$L'(w) \approx \frac{\operatorname{Im} L(w + ih)}{h} .$$
+#
+# **Predict.** Three ways: one-sided differences, central differences, imaginary steps. Which $h$ is best for each, and how many digits does it give?
+
+# %%
+steps = 10.0 ** np.arange(-20, 0)
+
+
+def loss_at(shift):
+    """The loss with one weight moved."""
+    moved = parameters["theta1"].astype(complex)
+    moved[0, 1] += shift
+    return forward({**parameters, "theta1": moved}, x)[0]
+
+
+exact = loss_at(1e-30j).imag / 1e-30
+ways = {
+    "one-sided": np.array([(loss_at(h) - loss_at(0)).real / h for h in steps]),
+    "central": np.array([(loss_at(h) - loss_at(-h)).real / 2 / h for h in steps]),
+    "imaginary": np.array([loss_at(1j * h).imag / h for h in steps]),
+}
+fig, ax = plt.subplots(figsize=(7, 3.2))
+for colour, (way, derivative) in zip(("test", "train", "sparsity"), ways.items(), strict=True):
+    ax.loglog(
+        steps, np.maximum(np.abs(derivative / exact - 1), 1e-17), "o-", color=COLOURS[colour], markersize=3, label=way
+    )
+ax.set(xlabel="step h", ylabel="relative error", title="Differences lose digits, imaginary steps do not")
+ax.legend()
+plt.show()
+for way, derivative in ways.items():
+    print(f"{way:10} best relative error {np.abs(derivative / exact - 1).min():.0e}")
+
+# %% [markdown]
+# A difference subtracts two nearly equal numbers: small steps lose digits to rounding, large ones to curvature, and the best compromise
+# leaves half of them, or two thirds. The imaginary step subtracts nothing. So here is a judge for **every** step of the chain.
+
+
+# %%
+def judge(name):
+    """The derivative of the loss for the step or parameter `name`, entry by entry, by imaginary steps."""
+    array = parameters[name] if name in parameters else value[name]
+    result = np.empty(array.shape)
+    for entry in np.ndindex(array.shape):
+        step = np.zeros(array.shape, complex)
+        step[entry] = 1e-30j
+        if name in parameters:
+            loss, _ = forward({**parameters, name: array + step}, x)
+        else:
+            loss, _ = forward(parameters, x, {name: step})
+        result[entry] = loss.imag / 1e-30
+    return result
+
+
+# %%
+NAMES = ["y2", "mean2", "std2", "var2", "theta2", "log_sigma2_2", "bias2", "h"]
+NAMES += ["y1", "mean1", "std1", "var1", "theta1", "log_sigma2_1", "bias1", "x"]
+TRUTH = {name: judge(name) for name in NAMES}
+d = {}  # our derivatives: d["theta1"] is that of the loss for theta1
+
+
+def scoreboard():
+    """Which derivatives are right, wrong, or not there yet."""
+    marks = []
+    for name in NAMES:
+        if name not in d:
+            marks.append(f"⬜ to do  {name}")
+        elif d[name].shape != TRUTH[name].shape:
+            marks.append(f"🟥 wrong  {name}: shape {d[name].shape}, expected {TRUTH[name].shape}")
+        else:
+            error = np.abs(d[name] - TRUTH[name]).max()
+            marks.append(f"{'🟩 right' if error < 1e-12 else '🟥 wrong'}  {name}: largest error {error:.0e}")
+    print("\n".join(marks))
+
+
+scoreboard()
+
+# %% [markdown]
+# ## From the loss to the logits
+#
+# With $p$ the softmax of the logits, $-\log p_c = -y_c + \log\sum_k e^{y_k}$. Its derivative for $y_k$ is $p_k$, less 1 for the true class. The mean over
+# the batch adds the factor $1/B$.
+
+# %%
+logits = value["y2"]
+p = np.exp(logits - logits.max(axis=1, keepdims=True))
+p /= p.sum(axis=1, keepdims=True)
+d["y2"] = (p - np.eye(3)[classes]) / len(x)
+
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.2), sharey=True)
+for b, ax in enumerate(axes):
+    ax.bar(range(3), p[b], color=COLOURS["train"], label="p", width=0.35)
+    ax.bar(np.arange(3) + 0.35, len(x) * d["y2"][b], color=COLOURS["test"], width=0.35, label="B · d_logits")
+    ax.axhline(0, color=COLOURS["ink"], linewidth=0.8)
+    ax.set(title=f"example {b}, true class {classes[b]}", xticks=range(3), xlabel="class")
+axes[0].legend()
+fig.tight_layout()
+plt.show()
+
+# %% [markdown]
+# Each example pushes its true class up and the others down, by what is missing. The orange bars of one example sum to 0.
+#
+# ## Through the noise
+#
+# $y = \text{mean} + \text{std}\cdot\text{noise}$ and $\text{std} = \sqrt{\text{var}}$. Noise is a constant now, like any input:
+#
+# $$d_\text{mean} = d_y, \qquad d_\text{std} = d_y\cdot\text{noise}, \qquad d_\text{var} = \frac{d_\text{std}}{2\,\text{std}} .$$
+
+# %%
+d["mean2"] = d["y2"]
+d["std2"] = d["y2"] * noise2
+d["var2"] = d["std2"] / (2 * value["std2"])
+scoreboard()
+
+# %% [markdown]
+# ## Into the weights
+#
+# $\text{mean} = h\,\theta + b$ and $\text{var} = h^2\sigma^2$ are two matrix products with the same rule: **input transposed times what comes back.** The bias is in the
+# mean only. And $\sigma^2 = e^{\log\sigma^2}$, so the last factor is $\sigma^2$ itself:
+#
+# $$d_\theta = h^\top d_\text{mean}, \qquad d_b = \sum_\text{batch} d_\text{mean}, \qquad d_{\log\sigma^2} = \big((h^2)^\top d_\text{var}\big)\cdot\sigma^2 .$$
+
+# %%
+h, sigma2 = value["h"], np.exp(parameters["log_sigma2_2"])
+d["theta2"] = h.T @ d["mean2"]
+d["bias2"] = d["mean2"].sum(axis=0)
+d["log_sigma2_2"] = ((h**2).T @ d["var2"]) * sigma2
+
+# %% [markdown]
+# ## Back to the input
+#
+# $h$ is used twice, once as it is and once squared. Two uses, two terms:
+#
+# $$d_h = d_\text{mean}\,\theta^\top + 2h\cdot\big(d_\text{var}\,(\sigma^2)^\top\big) .$$
+
+# %%
+d["h"] = d["mean2"] @ parameters["theta2"].T + 2 * h * (d["var2"] @ sigma2.T)
+scoreboard()
+
+# %% [markdown]
+# The upper half is green. The second half holds nothing new: a ReLU, which lets the derivative pass where its input was positive, and the same six
+# lines again.
+
+# %%
+d["y1"] = d["h"] * (value["y1"] > 0)
+sigma2 = np.exp(parameters["log_sigma2_1"])
+d["mean1"] = d["y1"]
+d["std1"] = d["y1"] * noise1
+d["var1"] = d["std1"] / (2 * value["std1"])
+d["theta1"] = x.T @ d["mean1"]
+d["bias1"] = d["mean1"].sum(axis=0)
+d["log_sigma2_1"] = ((x**2).T @ d["var1"]) * sigma2
+d["x"] = d["mean1"] @ parameters["theta1"].T + 2 * x * (d["var1"] @ sigma2.T)
+scoreboard()
+assert all(np.abs(d[name] - TRUTH[name]).max() < 1e-12 for name in NAMES)
+
+# %% [markdown]
+# All green: sixteen derivatives, to the last digits, in some twenty lines.
+#
+# ## The KL, without a logarithm of a weight
+#
+# The paper writes the KL with $\log\alpha = \log\sigma^2 - \log\theta^2$. At $\theta = 0$ that is infinite, and with it all that follows. Write it
+# with $s = \theta^2/\sigma^2$ and $t = e^{-k_2}s^{k_3}$ instead:
+#
+# $$\mathrm{KL} = \tfrac12\log(1+s) + k_1\frac{t}{1+t}, \qquad v := 2\,\frac{d\,\mathrm{KL}}{ds} = \frac{1}{1+s} + \frac{2k_1k_3\,e^{-k_2}s^{k_3-1}}{(1+t)^2}.$$
+#
+# The chain rule does the rest: $\partial s/\partial\theta = 2\theta/\sigma^2$ and $\partial s/\partial\log\sigma^2 = -s$, hence
+#
+# $$\frac{\partial\,\mathrm{KL}}{\partial\theta} = v\,\frac{\theta}{\sigma^2}, \qquad \frac{\partial\,\mathrm{KL}}{\partial\log\sigma^2} = -\tfrac12\,s\,v .$$
+
+
+# %%
+def kl(theta, log_sigma2):
+    """KL of each weight in nats."""
+    s = theta**2 * np.exp(-log_sigma2)
+    t = np.exp(-K2) * s**K3
+    return 0.5 * np.log1p(s) + K1 * t / (1 + t)
+
+
+def kl_backward(theta, log_sigma2):
+    """Its derivatives for theta and log_sigma2."""
+    s = theta**2 * np.exp(-log_sigma2)
+    t = np.exp(-K2) * s**K3
+    v = 1 / (1 + s) + 2 * K1 * K3 * np.exp(-K2) * s ** (K3 - 1) / (1 + t) ** 2
+    return v * theta * np.exp(-log_sigma2), -0.5 * s * v
+
+
+theta, log_sigma2 = parameters["theta1"], parameters["log_sigma2_1"]
+by_hand = kl_backward(theta, log_sigma2)
+by_steps = kl(theta + 1e-30j, log_sigma2).imag / 1e-30, kl(theta, log_sigma2 + 1e-30j).imag / 1e-30
+for name, hand, step in zip(("theta", "log_sigma2"), by_hand, by_steps, strict=True):
+    print(f"KL, {name:10}: largest error {np.abs(hand - step).max():.0e}")
+    assert np.allclose(hand, step, atol=1e-12)
+print("at theta = 0:", kl(np.zeros(1), np.zeros(1)), *kl_backward(np.zeros(1), np.zeros(1)))
+
+# %% [markdown]
+# Finite at 0, and nothing was added or clipped to make it so.
+#
+# **Predict.** Input 4 is 0 in every example. What is the sign of the loss's derivative for its $\log\sigma^2$? Where will its four weights go?
+
+# %%
+n_train = 6
+data_part, kl_part = d["log_sigma2_1"].mean(axis=1), by_hand[1].mean(axis=1) / n_train
+fig, ax = plt.subplots(figsize=(7, 2.8))
+ax.bar(np.arange(5) - 0.2, data_part, width=0.35, color=COLOURS["train"], label="NLL")
+ax.bar(np.arange(5) + 0.2, kl_part, width=0.35, color=COLOURS["accent"], label="KL / N")
+ax.axhline(0, color=COLOURS["ink"], linewidth=0.8)
+ax.set(xlabel="input", ylabel="mean derivative for log σ²", title="Input 4 has nobody to speak for it")
+ax.legend()
+plt.show()
+assert np.all(data_part[4] == 0) and kl_part[4] < 0
+
+# %% [markdown]
+# The data say nothing about a useless input, and the KL's derivative is negative: descent raises the noise, without resistance, until the
+# weight is pruned. That is sparsity in one bar.
+#
+# ## The hunt
+#
+# Of eleven re-implementations of this method that we read, six had a wrong KL, a wrong scale of the KL, or noise of a wrong variance; none of
+# the six had a test that would have noticed. Here are seven such bugs. First a correct layer, in pieces that can be swapped:
+
+
+# %%
+def layer(x, theta, log_sigma2, bias, noise):
+    """Sampled outputs."""
+    return x @ theta + bias + np.sqrt(x**2 @ np.exp(log_sigma2)) * noise
+
+
+def layer_backward(x, theta, log_sigma2, bias, noise, dy):
+    """Derivatives for theta, log_sigma2 and bias."""
+    d_var = dy * noise / (2 * np.sqrt(x**2 @ np.exp(log_sigma2)))
+    return x.T @ dy, (x**2).T @ d_var * np.exp(log_sigma2), dy.sum(axis=0)
+
+
+def draw(rng, shape):
+    """One noise per example and output."""
+    return rng.standard_normal(shape)
+
+
+CORRECT = {"layer": layer, "layer_backward": layer_backward, "draw": draw, "kl": kl, "kl_backward": kl_backward}
+CORRECT["kl_scale"] = lambda n_train: 1 / n_train
+
+# %% [markdown]
+# Read each variant and find what is wrong before you look at the table.
+
+# %%
+BUGS = {
+    "A": {"layer_backward": lambda x, t, ls, b, n, dy: (x.T @ dy, (x**2).T @ (dy * n) * np.exp(ls), dy.sum(axis=0))},
+    "B": {
+        "layer": lambda x, t, ls, b, n: x @ t + b + x**2 @ np.exp(ls) * n,
+        "layer_backward": lambda x, t, ls, b, n, dy: (x.T @ dy, (x**2).T @ (dy * n) * np.exp(ls), dy.sum(axis=0)),
+    },
+    "C": {"layer": lambda x, t, ls, b, n: x @ t + b + np.sqrt(x**2 @ np.exp(ls) + b) * n},
+    "D": {"draw": lambda rng, shape: np.broadcast_to(rng.standard_normal(shape[1]), shape)},
+    "E": {
+        "kl": lambda theta, log_sigma2: kl(log_sigma2, theta),
+        "kl_backward": lambda theta, log_sigma2: kl_backward(log_sigma2, theta)[::-1],
+    },
+    "F": {
+        "kl_backward": lambda theta, log_sigma2: (kl_backward(theta, log_sigma2)[0], -kl_backward(theta, log_sigma2)[1])
+    },
+    "G": {"kl_scale": lambda n_train: 1.0},
+}
+
+# %% [markdown]
+# And five tests, each a few lines: do the derivatives belong to the function? Do mean and variance of the outputs agree with those
+# of sampled weights? Are two equal examples independent? Is the KL the integral of [notebook 1](01_price_a_weight.ipynb)? Does its share per
+# example halve when there is twice as much data?
+#
+# **Predict.** The gradient check is the most famous of these tests. How many of the seven bugs does it catch?
+
+# %%
+PARTS = parameters["theta1"], parameters["log_sigma2_1"], parameters["bias1"]
+
+
+def gradient_check(code):
+    """Derivatives by hand against imaginary steps, of layer and KL, in random directions."""
+    rng = np.random.default_rng(1)
+    dy, way = rng.normal(size=(6, 4)), [rng.normal(size=p.shape) for p in PARTS]
+    moved = [p + 1e-30j * w for p, w in zip(PARTS, way, strict=True)]
+    stepped = (dy * code["layer"](x, *moved, noise1)).sum().imag + code["kl"](*moved[:2]).sum().imag
+    pieces = [*code["layer_backward"](x, *PARTS, noise1, dy)], [*code["kl_backward"](*PARTS[:2])]
+    by_hand = sum((g * w).sum() for part in pieces for g, w in zip(part, way, strict=False))
+    return abs(stepped / 1e-30 - by_hand) < 1e-9
+
+
+# %%
+def moments_check(code):
+    """Mean and variance of outputs against those of weights drawn one by one."""
+    theta, log_sigma2, bias = PARTS
+    draws = 20_000 if FULL else 4_000
+    rows = np.repeat(x[:1], draws, axis=0)
+    y = code["layer"](rows, *PARTS, np.random.default_rng(2).standard_normal((draws, 4)))
+    w = theta + np.exp(log_sigma2 / 2) * np.random.default_rng(3).standard_normal((draws, 5, 4))
+    truth = x[0] @ w + bias
+    spread = np.abs(np.log(y.var(axis=0) / truth.var(axis=0)))
+    return np.all(np.abs(y.mean(axis=0) - truth.mean(axis=0)) < 6 * truth.std(axis=0) / np.sqrt(draws)) and np.all(
+        spread < 0.15
+    )
+
+
+# %%
+def independence_check(code):
+    """Two copies of one example must not get the same output."""
+    y = code["layer"](np.repeat(x[:1], 2, axis=0), *PARTS, code["draw"](np.random.default_rng(4), (2, 4)))
+    return not np.allclose(y[0], y[1])
+
+
+def integral_check(code):
+    """KL against the integral of Dawson's function, at log α = -4, 0, 4, to the accuracy of the fit."""
+    nodes, weights = np.polynomial.legendre.leggauss(100)
+    log_sigma2 = np.array([-4.0, 0.0, 4.0])
+    upper = np.exp(-log_sigma2 / 2)[:, None] / np.sqrt(2)
+    truth = (upper * weights * dawsn(upper * (nodes + 1) / 2)).sum(axis=1)
+    return np.allclose(code["kl"](np.ones(3), log_sigma2), truth, atol=0.0095)
+
+
+def scale_check(code):
+    """Twice the data, half the KL for each example."""
+    return np.isclose(code["kl_scale"](12), code["kl_scale"](6) / 2)
+
+
+TESTS = [gradient_check, moments_check, independence_check, integral_check, scale_check]
+with np.errstate(invalid="ignore"):  # one of the bugs takes the root of a negative number
+    caught = np.array([[not test({**CORRECT, **bug}) for test in TESTS] for bug in [{}, *BUGS.values()]])
+assert not caught[0].any()  # the correct layer passes every test
+assert caught[1:].any(axis=1).all()  # and no bug passes all of them
+
+# %% tags=["cover"]
+fig, ax = plt.subplots(figsize=(7, 3.8))
+ax.imshow(caught, cmap=ListedColormap([COLOURS["dead"], COLOURS["test"]]), aspect="auto")
+names = [test.__name__.replace("_check", "") for test in TESTS]
+ax.set(
+    xticks=range(5),
+    xticklabels=names,
+    yticks=range(8),
+    yticklabels=["correct", *BUGS],
+    title="Orange: this test catches this bug",
+)
+ax.grid(visible=False)
+ax.tick_params(length=0)
+for row, column in zip(*np.nonzero(caught), strict=True):
+    ax.text(column, row, "caught", ha="center", va="center", color="white", fontsize=9)
+plt.show()
+print(f"caught by the gradient check: {caught[1:, 0].sum()} of {len(BUGS)}")
+
+# %% [markdown]
+# - **A** forgot $1/(2\,\text{std})$, a plain slip of the backward pass.
+# - **B** scales noise by the variance instead of its root. Forward and backward agree, so the derivatives are right: *of the wrong function*.
+# - **C** adds the bias to the variance. Where that turns negative, the result is NaN; one author's answer was to forbid biases.
+# - **D** gives the whole batch one noise. Every single output is right. Notebook 2 shows what it costs.
+# - **E** passes $(\log\sigma^2, \theta)$ where $(\theta, \log\sigma^2)$ is expected. Shapes agree, derivatives agree, the price is nonsense.
+# - **F** has the sign of one KL derivative wrong: precision is rewarded.
+# - **G** forgets to divide the KL by the number of examples: 600 or 60,000 times too strong, and everything is pruned.
+#
+# The gradient check catches slips of the pen. It cannot catch a wrong *model*, because it only compares a function with itself. Each of the other tests
+# compares it with something from outside: another way to sample, an integral, a law of scale.
+#
+# ## The same with the package
+#
+# Its noise is that of `micro.normals`, which we used, so the package must give our sixteen derivatives, digit by digit.
+
+# %%
+import svd_numpy as svd
+
+model = svd.Sequential(
+    svd.VariationalDense(5, 4), svd.ReLU(), svd.VariationalDense(4, 3), backend="numpy", dtype="float64"
+)
+names = {"theta": "theta{}", "log_sigma2": "log_sigma2_{}", "bias": "bias{}"}
+for key, array in model.parameters.items():
+    array[...] = parameters[names[key.split(".")[1]].format(key[5])]  # "dense1.theta" -> "theta1"
+package_loss, gradients = model.loss_and_grads(x, classes, n_train=6, kl_weight=0.0)
+print(f"loss {package_loss:.12f}, ours {loss:.12f}")
+for key, gradient in gradients.items():
+    ours = d[names[key.split(".")[1]].format(key[5])]
+    assert np.allclose(gradient, ours, atol=1e-12), key
+print(svd.gradcheck(model, x, classes))
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** Put a `tanh` in place of the ReLU. Which line of the backward pass changes, and how?
+#
+# **Exercise 2.** Many programs clip $\log\alpha$ to $[-8, 8]$ before they compute the variance as $e^{\log\alpha}\theta^2$. What is the derivative for $\theta$ of that
+# variance outside the clip, and what was the additive parametrisation for?
+#
+# **Exercise 3.** Where an example's inputs are all 0, std is 0 and $d_\text{var}$ divides by 0. Show that the derivative for $\log\sigma^2$ is 0 all the
+# same, and mend the code.
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 1. Only the line of the ReLU: d_y1 = d_h * (1 - h²), since tanh' = 1 - tanh².
+y = value["y1"]
+print(np.abs(np.tanh(y + 1e-30j).imag / 1e-30 - (1 - np.tanh(y) ** 2)).max() < 1e-15)
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 2. Outside the clip var = e^{±8} θ² depends on θ (derivative 2 e^{±8} θ) and no longer on log σ². The noise is multiplicative there: θ
+# gets the gradient noise that notebook 2 measures, and log σ² gets none at all, so the weight cannot find its way back.
+theta, log_sigma2 = np.array([0.01 + 1e-30j]), np.array([2.0])
+clipped = np.exp(np.clip((log_sigma2 - np.log(theta**2)).real, -8, 8)) * theta**2
+print(f"d var / d theta: {clipped.imag[0] / 1e-30:.1f} with the clip (expected {2 * np.exp(8) * 0.01:.1f}), 0 without")
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 3. The factor x² is 0 there, whatever d_var is; so any finite number will do in its place.
+silent = x.copy()
+silent[2] = 0
+std = np.sqrt(silent**2 @ np.exp(parameters["log_sigma2_1"]))
+d_var = d["y1"] * noise1 / np.maximum(2 * std, 1e-15)
+print("finite:", np.isfinite((silent**2).T @ d_var).all())
+
+# %% [markdown]
+# ## In practice
+#
+# Use autograd where you have it; derive by hand where speed or understanding is the point. Check in float64, with fixed noise, at a point where no two
+# numbers are equal by accident: many slips are invisible where all biases are 0. Use imaginary steps if your code takes complex numbers, central differences
+# if not. And test against something that is not your own code.
+#
+# ## Further reading
+#
+# - `svd_numpy/micro.py`, functions [`backward` and `kl_divergence`](../svd_numpy/micro.py): this notebook in forty lines.
+# - Martins, Sturdza, Alonso: [The Complex-Step Derivative Approximation](https://doi.org/10.1145/838250.838251), 2003.
+# - Molchanov, Ashukha, Vetrov: [Variational Dropout Sparsifies Deep Neural Networks](https://arxiv.org/abs/1701.05369), 2017.
