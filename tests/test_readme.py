@@ -126,7 +126,9 @@ def test_the_plan_shows_the_house_that_stands() -> None:
     assert sorted(missing) == [], "CONTRIBUTING.md does not name these files"
 
 
-@pytest.mark.parametrize(("name", "pattern"), [("results", "lenet-*.md"), ("speed", "step*.md"), ("inference", "inference.md")])
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("results", "lenet-*.md"), ("speed", "step*.md"), ("inference", "inference.md")]
+)
 def test_tables_are_those_that_the_scripts_wrote(name: str, pattern: str) -> None:
     rows = [line for line in section(name).splitlines() if line.startswith("|") and re.search(r"\d", line)]
     written = sorted((ROOT / "benchmarks" / "results").glob(pattern))
