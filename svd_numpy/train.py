@@ -169,6 +169,9 @@ class Trainer:
         self.scale = 1 / 255 if data.x_train.dtype == np.uint8 else 1.0
         self.progress = Progress()
         self._order_epoch = -1
+        self._on_device = False  # where the truth about parameters, moments and states is
+        self._x_train = np.ascontiguousarray(data.x_train)
+        model.backend.to_device(self._x_train)
         rows = min(config.batch_size, self.n_train)
         self._x = np.empty((rows, *model.inner_shape), model.dtype)
         self._d_outputs = np.empty((rows, model.n_outputs), model.dtype)
@@ -197,8 +200,14 @@ class Trainer:
         if self._order_epoch != self.epoch:
             self._order_epoch = self.epoch
             self._order = np.random.default_rng([self.config.seed, self.epoch]).permutation(self.n_train)
+            self._ordered_labels = self.labels[self._order]
         start = self.progress.step % self.steps_per_epoch * self.config.batch_size
         return self._order[start : start + self.config.batch_size]
+
+    def batch_labels(self) -> Array:
+        """Labels or targets of the batch that `batch_index` named."""
+        start = self.progress.step % self.steps_per_epoch * self.config.batch_size
+        return self._ordered_labels[start : start + self.config.batch_size]
 
     def moves(self, rows: int) -> NDArray[np.int32] | None:
         """(down, right, mirror) of each image of the next batch, array (rows, 3), a function of (seed, epoch, step)."""
@@ -209,6 +218,20 @@ class Trainer:
         moved = rng.integers(-shift, shift, (rows, 2), np.int32, endpoint=True)
         return np.hstack([moved, rng.integers(0, 2 if mirror else 1, (rows, 1), np.int32)])
 
+    def to_device(self) -> None:
+        """Let the steps that follow see what the host wrote; they leave what they write on the backend's device."""
+        if not self._on_device:
+            self.model.to_device()
+            self.model.backend.to_device(self.model.arena.m, self.model.arena.v)
+            self._on_device = True
+
+    def to_host(self) -> None:
+        """Let the host see what the steps wrote into parameters, moments and states."""
+        if self._on_device:
+            arena = self.model.arena
+            self.model.backend.to_host(arena.params, arena.m, arena.v, *self.model.state.values())
+            self._on_device = False
+
     # The loss is checked below, the weights at the end of an epoch.
     @np.errstate(over="ignore", invalid="ignore")
     def step(self) -> None:
@@ -216,16 +239,18 @@ class Trainer:
         model, config, p = self.model, self.config, self.progress
         lr, kl_weight, finetune = self.schedule()
         if finetune and p.step == config.epochs * self.steps_per_epoch:
+            self.to_host()
             freeze(model, config.finetune_threshold)
             model.arena.reset_moments()
+        self.to_device()
         index = self.batch_index()
         keep = model.keep if config.train_mask and not finetune else 0.0
         run = Pass(model.backend, "mean" if finetune else "sample", keep, model.seed, p.step, training=True, learn=True)
         x, d_outputs = self._x[: len(index)], self._d_outputs[: len(index)]
 
-        model.backend.gather_rows(self.data.x_train, index, self.scale, model.input_mean, x, self.moves(len(x)))
+        model.backend.gather_rows(self._x_train, index, self.scale, model.input_mean, x, self.moves(len(x)))
         outputs = model.forward(x, run)
-        nll, error = model.likelihood.loss(model.backend, outputs, self.labels[index], d_outputs)
+        nll, error = model.likelihood.loss(model.backend, outputs, self.batch_labels(), d_outputs)
         if not math.isfinite(nll):
             raise ValueError(f"step {p.step}: the loss is {nll}, expected a finite one; {DIVERGED}")
         model.backward(d_outputs, run)
@@ -241,6 +266,7 @@ class Trainer:
     def end_epoch(self, seconds: float, measure_test: bool) -> Record:
         """Summarise the epoch just finished in one record and start the next one's sums."""
         p, model = self.progress, self.model
+        self.to_host()
         if (non_finite := model.arena.share_non_finite()) > 0:
             raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
         if lost := [name for name, array in model.state.items() if not np.isfinite(array).all()]:
@@ -282,6 +308,7 @@ class Trainer:
 
     def save(self, run_dir: Path, seconds: float) -> Path:
         """Write a checkpoint from which `restore` continues to the same bits."""
+        self.to_host()
         arena = self.model.arena
         arrays = {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": self.model.input_mean}
         arrays |= self.model.state
@@ -412,6 +439,7 @@ def fit(
                 trainer.save(folder, now - started)
                 saved = now
             if stop.requested and not trainer.done:
+                trainer.to_host()
                 raise TrainingInterrupted(stop.number, folder)
     return log.records
 

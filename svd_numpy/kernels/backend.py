@@ -1,7 +1,7 @@
 """The contract: every numerical operation of the package, written down once.
 
-Three modules can implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu.py` (Numba,
-float32, fused and parallel) and, where there is one, a GPU. A model picks its backend when it is built and hands it to
+Three modules implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu.py` (Numba,
+float32, fused and parallel) and `cuda/backend.py` (a GPU, through numba.cuda). A model picks its backend when it is built and hands it to
 its layers; nothing else in the package knows which one it is.
 
 Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless said otherwise.
@@ -92,11 +92,46 @@ class Arena(Protocol):
     v: Array
 
 
+class HostMemory:
+    """The part of the contract about memory, for backends whose arrays lie in the host's."""
+
+    def to_device(self, *arrays: Array) -> None:
+        """See `Backend.to_device`."""
+
+    def to_host(self, *arrays: Array) -> None:
+        """See `Backend.to_host`."""
+
+    def clear(self, array: Array) -> None:
+        """See `Backend.clear`."""
+        array[...] = 0
+
+    def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
+        """See `Backend.blend`."""
+        target[:] = (1 - rate) * target + rate * source * scale
+
+
 class Backend(Protocol):
-    """Operations on arrays, by equation."""
+    """Operations on arrays, by equation.
+
+    Where operations run on a device with memory of its own, an array stands for a copy there: an operation reads and
+    writes the copy alone. The host's side is brought over when an operation first meets an array; from then on the two
+    come together only by `to_device` and `to_host`, which do nothing where there is one memory.
+    """
 
     name: str
     dtype: np.dtype[Any]
+
+    def to_device(self, *arrays: Array) -> None:
+        """Let later operations see what the host wrote into these arrays."""
+
+    def to_host(self, *arrays: Array) -> None:
+        """Let the host see what operations wrote into these arrays."""
+
+    def clear(self, array: Array) -> None:
+        """array = 0."""
+
+    def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
+        """target = (1 - rate) target + rate scale source.  target (C,); source (C,) in float64."""
 
     def gather_rows(
         self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array,

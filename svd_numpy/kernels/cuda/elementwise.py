@@ -42,7 +42,7 @@ def relu_forward(count, y):
     """y = max(y, 0); one thread an entry."""
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
         e = U(i)
-        y[e] = max(y[e], ZERO)
+        y[e] = ZERO if y[e] <= ZERO else y[e]  # a NaN stays one
 
 
 @kernel("uFF")

@@ -53,7 +53,8 @@ def max_pool_forward(images, g, x, y, chosen):
             row, column = seen(pixel % positions, I(tap), g)
             if row >= I(0) and row < g[0] and column >= I(0) and column < g[1]:
                 value = x[((pixel // positions * U(g[0]) + U(row)) * U(g[1]) + U(column)) * channels + channel]
-                if winner < I(0) or value > best:
+                first_nan = value != value and best == best
+                if winner < I(0) or value > best or first_nan:
                     best, winner = value, I(tap)
         y[e] = best
         chosen[e] = winner

@@ -112,7 +112,7 @@ def sampled(mean, var, noise):
 def settle(at, noise, relu, y, r):
     """Turn a mean in y and a variance in r into a sample and what backward needs."""
     value, r[at] = sampled(y[at], r[at], noise)
-    y[at] = max(value, ZERO) if relu else value
+    y[at] = ZERO if relu and value <= ZERO else value  # a NaN stays one
 
 
 @device
@@ -345,8 +345,8 @@ def make_finish(role: str, pair: bool) -> Kernel:
                 if pair:
                     drawn = normal_at(m // positions, (m % positions) * n_total + n, key, clock[0])
                     one, out2[at] = sampled(one, two, drawn)
-                    if relu:
-                        one = max(one, ZERO)
+                    if relu and one <= ZERO:
+                        one = ZERO
                 out1[at] = one
             elif inputs:
                 if pair:
