@@ -80,7 +80,7 @@ class Sequential:
         Shapes are checked here, not in a kernel.
     prior : "log_uniform", "log_uniform_exact" or "ard"
         See `svd_numpy.priors`.
-    backend : "auto", "numba" or "numpy"
+    backend : "auto", "cuda", "numba" or "numpy"
     dtype : "float32" or "float64"
         float64 needs backend "numpy".
     seed : int

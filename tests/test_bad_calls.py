@@ -199,7 +199,7 @@ CASES += [
      ("'a'", "expected all different")),
     ("prior", lambda w: net(prior="horseshoe"), ("'horseshoe'", "expected one of", "'ard'")),
     ("prior type", lambda w: net(prior=3), ("3", "expected one of")),
-    ("backend", lambda w: net(backend="cuda"), ("'cuda'", "expected one of", "numba")),
+    ("backend", lambda w: net(backend="tpu"), ("'tpu'", "expected one of", "numba")),
     ("backend type", lambda w: net(backend=None), ("None", "expected one of")),
     ("dtype", lambda w: net(dtype="float16"), ("float16", "expected float32 or float64")),
     ("dtype word", lambda w: net(dtype="single float"), ("'single float'", "expected float32 or float64")),

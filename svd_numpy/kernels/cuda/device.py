@@ -8,6 +8,7 @@ having one.
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +97,24 @@ def blocks_for(count: int, threads: int = 0) -> int:
     return max(1, min(GRID, math.ceil(count / (threads or THREADS))))
 
 
+def description() -> str:
+    """Device, compute capability and memory, driver, and versions of the packages that compile for it."""
+    if SIMULATED:
+        return "none: Numba's simulator (NUMBA_ENABLE_CUDASIM)"
+    versions = []
+    for package in ("numpy", "numba", "numba-cuda", "cuda-core", "cuda-bindings", "nvidia-nvvm", "nvidia-cuda-nvcc"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    here = cuda.get_current_device()
+    name = here.name.decode() if isinstance(here.name, bytes) else here.name
+    _, memory = cuda.current_context().get_memory_info()
+    capability = ".".join(map(str, here.compute_capability))
+    return f"{name}, compute capability {capability}, {memory / 2**30:.0f} GiB; {', '.join(versions)}"
+
+
 __all__ = [
     "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "U",
-    "blocks_for", "cuda", "device", "kernel",
+    "blocks_for", "cuda", "description", "device", "kernel",
 ]  # fmt: skip

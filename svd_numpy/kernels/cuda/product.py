@@ -64,8 +64,8 @@ class Tile(NamedTuple):
 
 
 # Few blocks and short sums want the small one; large products the large one.
-SMALL = Tile(8, 64, 4, 4, 4) if SIMULATED else Tile(32, 64, 16, 4, 4)
-LARGE = Tile(16, 64, 4, 8, 4) if SIMULATED else Tile(128, 64, 16, 8, 4)
+SMALL = Tile(4, 64, 8, 4, 4) if SIMULATED else Tile(32, 64, 16, 4, 4)
+LARGE = Tile(16, 64, 8, 8, 4) if SIMULATED else Tile(128, 64, 16, 8, 4)
 TILES = {"small": SMALL, "large": LARGE}
 
 
