@@ -47,8 +47,9 @@ ALLOWED = {
     "grad_check": {"checks", "layers", "model", "priors"},
     # training
     "console": set(),
+    "ahead": {"kernels", "layers"},
     "train": {
-        "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
+        "ahead", "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
         "sparsity",
     },
     "experiments": {

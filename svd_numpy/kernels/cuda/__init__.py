@@ -1,1 +1,1 @@
-"""The CUDA backend: the contract on a GPU, through `numba.cuda`. Start with `backend.py`; `detect.py` says whether it can be used."""
+"""The CUDA backend: the contract on a GPU, through `numba.cuda`. Start with `backend.py`."""

@@ -1,7 +1,7 @@
-"""The CUDA backend: float32, fused, the same bits from run to run. Equations: `kernels/backend.py`; plain: `reference.py`.
+"""The CUDA backend: float32, fused, the same bits from run to run. Equations: `kernels/backend.py`.
 
-This file only prepares arguments and launches kernels. The arrays that it is given are NumPy's and stand for their twins
-on the device (`twins.py`); what an operation writes, it writes there, and the host sees it after `to_host`.
+This file only prepares arguments and launches kernels. The arrays that it is given are NumPy's and stand for their
+twins on the device (`twins.py`); what an operation writes, it writes there, and the host sees it after `to_host`.
 
 Kernels: `product.py` (the layers), `sweep.py` (the pass over all parameters), `philox.py` (noise), `elementwise.py`,
 `images.py`, `norm.py`, `losses.py`, `sums.py`.
@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
 from svd_numpy.kernels.cuda import elementwise, images, losses, norm, philox, sums, sweep, tables
-from svd_numpy.kernels.cuda.device import SIMULATED, THREADS, D, F, I, Kernel, U, blocks_for, cuda
+from svd_numpy.kernels.cuda.device import SIMULATED, THREADS, D, F, I, Kernel, U, blocks_for, cuda, recorded_graph
 from svd_numpy.kernels.cuda.product import FINISH, FORWARD, INPUTS, PRODUCTS, TILES, WEIGHTS, plan
+from svd_numpy.kernels.cuda.recording import Recording, dial_row
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
 from svd_numpy.kernels.window import Window
 from svd_numpy.priors import PRIORS
 
+Result = TypeVar("Result")
 _NO_NOISE = NoiseKey(0, 0, 0)
 _KL_PARTS = 8 if SIMULATED else 8192
 _LOCK = threading.Lock()  # Numba's simulator runs one kernel at a time
@@ -39,8 +43,11 @@ class CudaBackend:
         self._stream: Any = 0
         # What changes from step to step is looked up in tables by this counter; it stands still at 0 unless a step is
         # recorded, and then tables of one row are all there is.
-        self._clock = cuda.to_device(np.zeros(1, np.uint32))
-        self._dials = cuda.to_device(np.zeros(sweep.DIALS, np.float32))
+        self._clock = cuda.to_device(np.zeros(2, np.uint32))  # row of the tables; steps to add to those of noise keys
+        self._still = cuda.to_device(np.zeros(2, np.uint32))
+        self._totals = cuda.device_array(2, np.float64)
+        self._recording: Recording | None = None
+        self._dials: Any = cuda.to_device(np.zeros(sweep.DIALS, np.float32))
         self._no_moves = cuda.to_device(np.zeros(3, np.int32))
 
     # ------------------------------------------------------------ memory
@@ -58,10 +65,39 @@ class CudaBackend:
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
         self._each(elementwise.blend, target.size, U(target.size), target, source, F(rate), F(scale))
 
+    def record(self, work: Callable[[], None], rows: int) -> Recording | None:  # noqa: D102
+        self._dials, self._totals = (
+            cuda.to_device(np.zeros(rows * width, dtype))
+            for width, dtype in ((sweep.DIALS, np.float32), (2, np.float64))
+        )
+        recording = Recording(self._clock, self._dials, self._totals)
+
+        def step() -> None:
+            self._recording = recording
+            try:
+                work()
+                self._launch(elementwise.tick, 1, 2, U(1), self._clock)
+            finally:
+                self._recording = None
+
+        try:
+            recording.play = step if SIMULATED else recorded_graph(step, self._on_stream)
+        except Exception as error:  # a driver or its Python packages of another age; ordinary steps do the same
+            warnings.warn(f"steps cannot be recorded as a CUDA graph and will be slower: {error!r}", stacklevel=2)
+            return None
+        finally:
+            self._stream = 0
+        return recording
+
+    def _on_stream(self, stream: Any) -> None:
+        self._stream = stream
+
     # ------------------------------------------------------------ launching
     def _launch(self, kernel: Kernel, blocks: int | tuple[int, ...], threads: int, *args: Any) -> None:
         """Launch with device arrays in the place of host arrays."""
         ready = tuple(self._twins.of(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
+        if self._recording:
+            self._recording.kept.append(ready)
         with _LOCK:
             kernel.launch(blocks, threads, ready, self._stream)
 
@@ -70,9 +106,19 @@ class CudaBackend:
         if count:
             self._launch(kernel, blocks_for(count), THREADS, *args)
 
-    def _fold(self, kernel: Kernel, count: int, width: int, parts: Any, out: Any) -> None:
-        """Add parts (count, width) down to out (width,)."""
-        self._launch(kernel, width, sums.FOLDERS, U(count), U(width), parts, out)
+    def _fold(self, kernel: Kernel, count: int, width: int, parts: Any, out: Any, clock: Any = None) -> None:
+        """Add parts (count, width) down to out (width,), or to the row of out that a clock shows."""
+        clock = self._still if clock is None else clock
+        self._launch(kernel, width, sums.FOLDERS, U(count), U(width), parts, clock, out)
+
+    def _summed(self, terms: Any, count: int, width: int, result: Callable[[float, float], Result]) -> Result:
+        """Add a loss's terms (count, width) and make its result of the sums; a recorded step is asked for it later."""
+        self._fold(sums.fold_to_exact, count, width, terms, self._totals, self._clock)
+        if self._recording:
+            self._recording.result = result
+            return result(0.0, 0.0)
+        first, second = self._totals[:2].copy_to_host()
+        return result(float(first), float(second))
 
     def _multiply(
         self, role: str, at: tables.Addresses, a: Array, a2: Array | None, b: Array, b2: Array | None, keep: float,
@@ -186,24 +232,21 @@ class CudaBackend:
 
     # ------------------------------------------------------------ losses
     def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
-        (rows, classes), totals = logits.shape, self._scratch.get("totals", 2, np.float64)
+        rows, classes = logits.shape
         terms = self._scratch.get("terms", 2 * rows)
         self._each(losses.softmax_cross_entropy, rows, U(rows), U(classes), logits, labels, self._clock, d_logits,
                    terms)  # fmt: skip
-        self._fold(sums.fold_to_exact, rows, 2, terms, totals)
-        nll, correct = totals.copy_to_host()[:2]
-        return float(nll), int(correct)
+        return self._summed(terms, rows, 2, lambda nll, correct: (nll, int(correct)))
 
     def gaussian_nll(  # noqa: D102
         self, prediction: Array, target: Array, std: float, d_prediction: Array
     ) -> tuple[float, float]:
-        count, totals = prediction.size, self._scratch.get("totals", 2, np.float64)
-        terms, scale = self._scratch.get("terms", count), 1 / (std**2 * len(prediction))
+        count = prediction.size
+        terms, scale = self._scratch.get("terms", 2 * count), 1 / (std**2 * len(prediction))
         self._each(losses.gaussian_nll, count, U(count), prediction, target, self._clock, F(scale), d_prediction,
                    terms)  # fmt: skip
-        self._fold(sums.fold_to_exact, count, 1, terms, totals)
-        squared = float(totals.copy_to_host()[0])
-        return squared / (2 * std**2) + count * math.log(std * math.sqrt(2 * math.pi)), squared
+        constant = count * math.log(std * math.sqrt(2 * math.pi))
+        return self._summed(terms, count, 2, lambda squared, _: (squared / (2 * std**2) + constant, squared))
 
     # ------------------------------------------------------------ the pass over all parameters
     def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
@@ -221,7 +264,8 @@ class CudaBackend:
     def adam_step(  # noqa: D102
         self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
-        self._dials.copy_to_device(dial_row(kl_scale, keep, adam))
+        if not self._recording:  # a recorded step finds its row in the table
+            self._dials[: sweep.DIALS].copy_to_device(dial_row(kl_scale, keep, adam))
         n, plain = arena.n_weights, arena.params.size - 2 * arena.n_weights
         self._each(sweep.adam_sweep, n + plain, U(n), U(plain), arena.params, arena.grads, arena.m, arena.v,
                    U(PRIORS[prior].code), U(fixed_mask), self._dials, self._clock)  # fmt: skip
@@ -287,12 +331,6 @@ class CudaBackend:
 
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._each(elementwise.multiply, x.size, U(x.size), x, factors, y)
-
-
-def dial_row(kl_scale: float, keep: float, adam: AdamSettings) -> Array:
-    """Settings of one step as the sweep reads them (`sweep.DIALS`)."""
-    rate, correction2 = adam.lr / (1 - adam.beta1**adam.step), 1 / (1 - adam.beta2**adam.step)
-    return np.array([kl_scale, keep, rate, correction2, adam.beta1, adam.beta2, adam.epsilon, 0], np.float32)
 
 
 def _words(key: NoiseKey) -> tuple[np.uint32, ...]:

@@ -18,14 +18,14 @@ import numpy as np
 from svd_numpy.kernels.cuda.detect import simulated
 
 if not hasattr(np, "row_stack"):
-    np.row_stack = np.vstack  # type: ignore[attr-defined]  # gone from NumPy 2.5, but numba-cuda 0.30 names it
+    np.row_stack = np.vstack  # type: ignore[attr-defined, unused-ignore]  # gone from NumPy 2.5, but numba-cuda 0.30 names it
 
 from numba import cuda
 
 SIMULATED = simulated()
 ALIGNED = not SIMULATED  # shared arrays on 16 bytes become 128-bit loads; the simulator does not know the option
 
-F, U, I, D = np.float32, np.uint32, np.int32, np.float64  # casts inside kernels
+F, U, I, D = np.float32, np.uint32, np.int32, np.float64  # noqa: E741  (casts inside kernels)
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 
 # Threads of a block, and of a whole grid: constants, so that sums have the same order on every device. In the
@@ -97,6 +97,26 @@ def blocks_for(count: int, threads: int = 0) -> int:
     return max(1, min(GRID, math.ceil(count / (threads or THREADS))))
 
 
+def recorded_graph(work: Callable[[], None], on_stream: Callable[[Any], None]) -> Callable[[], None]:
+    """Record what `work` launches, on the stream told to `on_stream`, as a CUDA graph; return what plays it."""
+    from cuda.core import Device
+
+    here = Device()
+    here.set_current()
+    builder, stream = here.create_graph_builder(), here.create_stream()
+    cuda.synchronize()
+    builder.begin_building()
+    on_stream(builder)
+    work()
+    graph = builder.end_building().complete()
+    graph.upload(stream)
+
+    def play() -> None:
+        graph.launch(stream)
+
+    return play
+
+
 def description() -> str:
     """Device, compute capability and memory, driver, and versions of the packages that compile for it."""
     if SIMULATED:
@@ -117,4 +137,5 @@ def description() -> str:
 __all__ = [
     "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "U",
     "blocks_for", "cuda", "description", "device", "kernel",
+    "recorded_graph",
 ]  # fmt: skip

@@ -91,6 +91,6 @@ def blend(count, target, source, rate, scale):
 
 @kernel("uU")
 def tick(count, clock):
-    """Let the clock go on by `count`: the last kernel of a recorded step; one thread."""
-    if cuda.grid(1) == 0:
-        clock[0] += count
+    """Let both hands of the clock go on by `count`: the last kernel of a recorded step; a thread a hand."""
+    if cuda.grid(1) < 2:
+        clock[U(cuda.grid(1))] += count

@@ -34,9 +34,10 @@ def softmax_cross_entropy(rows, classes, logits, labels, clock, d_logits, terms)
 
 @kernel("uFFUfFF")
 def gaussian_nll(count, prediction, target, clock, scale, d_prediction, terms):
-    """d_prediction = (prediction - target) * scale; terms = squared errors; one thread an entry."""
+    """d_prediction = (prediction - target) * scale; terms (count, 2) = squared error, 0; one thread an entry."""
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
         e = U(i)
         error = prediction[e] - target[e + clock[0] * count]
         d_prediction[e] = error * scale
-        terms[e] = error * error
+        terms[U(2) * e] = error * error
+        terms[U(2) * e + U(1)] = ZERO

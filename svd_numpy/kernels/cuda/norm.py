@@ -1,4 +1,4 @@
-"""Batch normalisation on the device: sums over each channel (`sums.py`), a few numbers a channel, one pass over the entries.
+"""Batch normalisation on the device: sums over each channel (`sums.py`), a few numbers for it, one pass over entries.
 
 What is done once a channel is done in float64, as the contract asks; the passes over all entries are float32.
 """

@@ -34,7 +34,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 @device
 def block_of(sample, block, key, tick):
-    """The four words of one block. key = (step, layer, first sample, seed low, seed high); tick counts further steps."""
+    """The four words of one block; key = (step, layer, first sample, seed low, seed high), tick: further steps."""
     return philox4x32(block, U(key[2] + sample), U(key[0] + tick), key[1], key[3], key[4])
 
 
@@ -90,7 +90,7 @@ def gaussian(rows, units, key, clock, out):
     """out[b, u] = noise(key)[b, u]; one thread an entry."""
     first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
     for i in range(first, rows * units, step):
-        out[i] = normal_at(U(i) // units, U(i) % units, key, clock[0])
+        out[i] = normal_at(U(i) // units, U(i) % units, key, clock[1])
 
 
 @kernel("uuwUfF")
@@ -98,16 +98,16 @@ def gaussian_factors(rows, units, key, clock, std, out):
     """out[b, u] = 1 + std * noise(key)[b, u]; one thread an entry."""
     first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
     for i in range(first, rows * units, step):
-        out[i] = ONE + std * normal_at(U(i) // units, U(i) % units, key, clock[0])
+        out[i] = ONE + std * normal_at(U(i) // units, U(i) % units, key, clock[1])
 
 
 @kernel("uuwUufF")
 def dropout_factors(rows, units, key, clock, least, kept, out):
-    """out[b, u] = kept where the unit's word, without its last 8 bits, is at least `least`, else 0; one thread an entry."""
+    """out[b, u] = kept where the unit's word without its last 8 bits is at least `least`, else 0; a thread an entry."""
     first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
     for i in range(first, rows * units, step):
         sample, unit = U(i) // units, U(i) % units
-        w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), key, clock[0])
+        w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), key, clock[1])
         word = (unit // U(16)) % U(4)
         drawn = w0
         if word == U(1):
@@ -117,5 +117,3 @@ def dropout_factors(rows, units, key, clock, least, kept, out):
         elif word == U(3):
             drawn = w3
         out[i] = kept if (drawn >> _8) >= least else ZERO
-
-

@@ -20,13 +20,13 @@ multiply-adds, which is what keeps the arithmetic units and not the shared memor
 next one is on its way from global memory into registers.
 
 - Strips of A lie as [k][m], with 4 numbers of padding, so that threads that write a column do not collide in a bank.
-- Columns of B lie permuted: thread x (of 16) owns the columns x, x + 16, x + 32, x + 48 of every 64, and finds them side
-  by side. It reads them as one 128-bit load, stores results that are neighbours of its neighbours', and one Philox
+- Columns of B lie permuted: thread x (of 16) owns the columns x, x + 16, x + 32, x + 48 of every 64, and finds them
+  side by side. It reads them as one 128-bit load, stores results that are neighbours of its neighbours', and one Philox
   block is exactly the noise it needs.
 - Indices are uint32: a signed index might be negative, Python then counts from the end, and loads do not become wide.
 
-**Convolutions** are the same kernel. Where A(m, k) lies is row_table[m] + column_table[k]: for a dense layer multiples of
-its inputs, for a convolution the corner of a window in the padded image and the distance of a tap from it. No im2col
+**Convolutions** are the same kernel. Where A(m, k) lies is row_table[m] + column_table[k]: for a dense layer multiples
+of its inputs, for a convolution the corner of a window in the padded image and the distance of a tap from it. No im2col
 row is ever written.
 
 **Few rows, many k** would leave most of the device idle. The sum over k is then cut in slices (the grid's z axis), each
@@ -120,7 +120,7 @@ def draw_four(m, n, n_total, y, r, positions, relu, key, clock):
     """Sample columns n, n + 16, n + 32, n + 48 of row m, of which y and r hold means and variances."""
     example, unit, at = m // positions, (m % positions) * n_total + n, m * n_total + n
     if (unit - n) % U(64) == U(0):  # then these are the four units of one Philox block
-        n0, n1, n2, n3 = normals(example, U(16) * (unit // U(64)) + n % U(16), key, clock[0])
+        n0, n1, n2, n3 = normals(example, U(16) * (unit // U(64)) + n % U(16), key, clock[1])
         if n < n_total:
             settle(at, n0, relu, y, r)
         if n + U(16) < n_total:
@@ -133,7 +133,7 @@ def draw_four(m, n, n_total, y, r, positions, relu, key, clock):
         for j in range(4):
             beyond = U(16) * U(j)
             if n + beyond < n_total:
-                settle(at + beyond, normal_at(example, unit + beyond, key, clock[0]), relu, y, r)
+                settle(at + beyond, normal_at(example, unit + beyond, key, clock[1]), relu, y, r)
 
 
 # a1 a2 row_table column_table b1 b2 b_table b_step keep | M N K slice | out1 out2 extra positions relu key clock
@@ -207,9 +207,9 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
             first[i] = ZERO
             if pair:
                 second[i] = ZERO
-        for e in range(t, bm, threads):
-            m = m0 + U(e)
-            rows[U(e)] = row_table[m] if m < m_total else U(0)
+        for row in range(t, bm, threads):
+            m = m0 + U(row)
+            rows[U(row)] = row_table[m] if m < m_total else U(0)
         cuda.syncthreads()
 
         coming = True  # the first strip is fetched before anything can be multiplied
@@ -225,16 +225,16 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
                 for i in range(b_loads):
                     e = t + U(i * threads)
                     kk, c = (e % U(bk), e // U(bk)) if b_along_k else (e // U(bn), e % U(bn))
-                    at = place(c)
+                    at_c = place(c)
                     if masks:
                         sigma2 = F(math.exp(next_b2[i])) if k0 + kk < k_end else ZERO
                         theta = next_b[i]
-                        strip_b[kk, at] = theta if theta * theta >= keep * sigma2 else ZERO
-                        strip_b2[kk, at] = sigma2
+                        strip_b[kk, at_c] = theta if theta * theta >= keep * sigma2 else ZERO
+                        strip_b2[kk, at_c] = sigma2
                     else:
-                        strip_b[kk, at] = next_b[i]
+                        strip_b[kk, at_c] = next_b[i]
                         if pair:
-                            strip_b2[kk, at] = next_b2[i]
+                            strip_b2[kk, at_c] = next_b2[i]
                 cuda.syncthreads()
             k_next = k0 if coming else k0 + U(bk)
             # The next strips on their way into registers.
@@ -325,7 +325,7 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
 
 
 def make_finish(role: str, pair: bool) -> Kernel:
-    """Make the kernel that adds the parts of `make_product` in order and turns them into the result; one thread an entry."""
+    """Make the kernel that adds the parts of `make_product` in order and ends as it does; one thread an entry."""
     forward, inputs, _ = (role == wanted for wanted in PASSES)
 
     def finish(parts, slices, m_total, n_total, out1, out2, extra, positions, relu, key, clock):
@@ -343,7 +343,7 @@ def make_finish(role: str, pair: bool) -> Kernel:
             if forward:
                 one += extra[n]
                 if pair:
-                    drawn = normal_at(m // positions, (m % positions) * n_total + n, key, clock[0])
+                    drawn = normal_at(m // positions, (m % positions) * n_total + n, key, clock[1])
                     one, out2[at] = sampled(one, two, drawn)
                     if relu and one <= ZERO:
                         one = ZERO

@@ -1,4 +1,4 @@
-"""Sums in a fixed order: many threads add parts, then one block adds the parts. No atomics, so the same bits every time.
+"""Sums in a fixed order: many threads add parts, then one block adds the parts. The same bits every time.
 
 Atomic additions of floats would be simpler, but they add in the order in which threads happen to arrive, and float
 addition is not associative: two runs would differ. Here the parts are cut by shape alone, and a block adds them in a
@@ -24,10 +24,13 @@ def parts_of(rows: int) -> int:
 
 
 def make_fold(name: str, signature: str, exact: bool) -> Kernel:
-    """Make a kernel that adds parts (count, width) down to (width,): one block a column, a tree in shared memory."""
+    """Make a kernel that adds parts (count, width) down to (width,): one block a column, a tree in shared memory.
+
+    The sums go to row `clock` of `out`.
+    """
     cast, kind = (D, np.float64) if exact else (F, np.float32)
 
-    def fold(count, width, parts, out):
+    def fold(count, width, parts, clock, out):
         column, t = U(cuda.blockIdx.x), U(cuda.threadIdx.x)
         tree = cuda.shared.array(FOLDERS, kind)
         total = cast(0)
@@ -42,14 +45,14 @@ def make_fold(name: str, signature: str, exact: bool) -> Kernel:
             cuda.syncthreads()
             reach //= 2
         if t == 0:
-            out[column] = tree[U(0)]
+            out[clock[0] * width + column] = tree[U(0)]
 
     return kernel(signature, name)(fold)
 
 
-fold = make_fold("fold", "uuFF", exact=False)
-fold_exact = make_fold("fold_exact", "uuDD", exact=True)
-fold_to_exact = make_fold("fold_to_exact", "uuFD", exact=True)
+fold = make_fold("fold", "uuFUF", exact=False)
+fold_exact = make_fold("fold_exact", "uuDUD", exact=True)
+fold_to_exact = make_fold("fold_to_exact", "uuFUD", exact=True)
 
 
 @kernel("uuuFF")

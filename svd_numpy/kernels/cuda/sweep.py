@@ -21,6 +21,9 @@ from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
     _K1,
     _K3,
     _LARGE_GRADIENT,
+    _P,
+    _Q,
+    _R,
     _R_FAR_0,
     _R_FAR_1,
     _S_MAX,
@@ -33,9 +36,6 @@ from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
     _UP,
     LOG_SIGMA2_MAX,
     LOG_SIGMA2_MIN,
-    _P,
-    _Q,
-    _R,
 )
 
 DIALS = 8  # numbers of a row: kl_scale, keep, rate, correction2, beta1, beta2, epsilon, and one that is not used

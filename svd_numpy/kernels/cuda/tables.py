@@ -1,6 +1,6 @@
 """Tables of addresses: where the entries of a product's two matrices lie, for dense layers and for convolutions.
 
-A(m, k) of `product.py` lies at row[m] + column[k], B(k, n) at b[k] + n * b_step. The tables are made once for each shape.
+A(m, k) of `product.py` lies at row[m] + column[k], B(k, n) at b[k] + n * b_step. A table is made once for each shape.
 """
 
 from __future__ import annotations
