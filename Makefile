@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench bench-conv results finite clean
+.PHONY: help train test test-slow bench bench-conv gpu-check results finite clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +36,9 @@ bench-conv: $(VENV)/.bench  ## the same for LeNet-5 and VGG-like, and the memory
 	$(BIN)/python benchmarks/step.py --arch lenet-5 $(ARGS)
 	$(BIN)/python benchmarks/step.py --arch vgg-like $(ARGS)
 
+gpu-check: $(VENV)/.gpu  ## check and time the CUDA backend on the device at hand; writes benchmarks/results/gpu.md
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
 results: $(VENV)/.base  ## the table of results: every recipe, five seeds; goes on where it stopped
 	$(BIN)/python benchmarks/results.py $(ARGS)
 
@@ -58,6 +61,10 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[cuda]'
 	@touch $@ $(VENV)/.base
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python

@@ -131,11 +131,14 @@ def test_requirements_are_the_dependencies_and_the_notebook_extra() -> None:
 def test_every_outside_import_is_declared() -> None:
     project = pyproject()["project"]
     assert isinstance(project["dependencies"], list)
-    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    assert isinstance(extras, dict)
+    declared = {re.split(r"[\[<>=]", requirement)[0] for requirement in [*project["dependencies"], *extras["cuda"]]}
     distribution = {
         "sklearn": "scikit-learn",
         "PIL": "matplotlib",
         "llvmlite": "numba",
+        "cuda": "numba-cuda",
     }  # the latter bring the former
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

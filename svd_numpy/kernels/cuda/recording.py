@@ -26,7 +26,8 @@ from svd_numpy.kernels.cuda.sweep import DIALS
 def dial_row(kl_scale: float, keep: float, adam: AdamSettings) -> NDArray[np.float32]:
     """Settings of one step as the sweep reads them (`sweep.DIALS`)."""
     rate, correction2 = adam.lr / (1 - adam.beta1**adam.step), 1 / (1 - adam.beta2**adam.step)
-    return np.array([kl_scale, keep, rate, correction2, adam.beta1, adam.beta2, adam.epsilon, 0], np.float32)
+    betas = adam.beta1, 1 - adam.beta1, adam.beta2, 1 - adam.beta2  # in float32, 1 - 0.999 would be off by 1e-5
+    return np.array([kl_scale, keep, rate, correction2, *betas, adam.epsilon], np.float32)
 
 
 class Recording:

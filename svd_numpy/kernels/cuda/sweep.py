@@ -38,7 +38,7 @@ from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
     LOG_SIGMA2_MIN,
 )
 
-DIALS = 8  # numbers of a row: kl_scale, keep, rate, correction2, beta1, beta2, epsilon, and one that is not used
+DIALS = 9  # numbers of a row: kl_scale, keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
 _EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)
 _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
 
@@ -111,11 +111,12 @@ def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
 def adam(at, gradient, params, m, v, dials, row, low, high):
     """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]."""
     rate, correction2 = dials[row + U(2)], dials[row + U(3)]
-    beta1, beta2, epsilon = dials[row + U(4)], dials[row + U(5)], dials[row + U(6)]
+    beta1, rest1, beta2, rest2 = dials[row + U(4)], dials[row + U(5)], dials[row + U(6)], dials[row + U(7)]
+    epsilon = dials[row + U(8)]
     g = min(max(gradient, -_LARGE_GRADIENT), _LARGE_GRADIENT)  # its square must stay finite
     g = g if abs(g) > _SMALL_GRADIENT else ZERO
-    m1 = beta1 * m[at] + (ONE - beta1) * g
-    v1 = beta2 * v[at] + (ONE - beta2) * (g * g)
+    m1 = beta1 * m[at] + rest1 * g
+    v1 = beta2 * v[at] + rest2 * (g * g)
     m1 = m1 if abs(m1) > _SMALL_M else ZERO
     v1 = v1 if v1 > _SMALL_V else ZERO
     m[at] = m1
