@@ -71,6 +71,7 @@ class CudaBackend:
             for width, dtype in ((sweep.DIALS, np.float32), (2, np.float64))
         )
         recording = Recording(self._clock, self._dials, self._totals)
+        self._launch(elementwise.tick, 1, 2, U(0), self._clock)  # compiled before anything is recorded
 
         def step() -> None:
             self._recording = recording
@@ -154,6 +155,9 @@ class CudaBackend:
 
     def _column_sums(self, x: Array, columns: int, out: Array) -> None:
         rows = x.size // columns
+        if rows <= sums.FEW_ROWS:
+            self._fold(sums.fold, rows, columns, x, out)
+            return
         parts = sums.parts_of(rows)
         scratch = self._scratch.get("sums", parts * columns)
         self._each(sums.column_sums, parts * columns, U(rows), U(columns), U(parts), x, scratch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ from svd_numpy.kernels.cuda.detect import simulated
 
 if not hasattr(np, "row_stack"):
     np.row_stack = np.vstack  # type: ignore[attr-defined, unused-ignore]  # gone from NumPy 2.5, but numba-cuda 0.30 names it
+
+# Numba warns of every grid that does not fill the device; most of those of a small network cannot.
+os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 
 from numba import cuda
 
@@ -105,10 +109,11 @@ def recorded_graph(work: Callable[[], None], on_stream: Callable[[Any], None]) -
     here.set_current()
     builder, stream = here.create_graph_builder(), here.create_stream()
     cuda.synchronize()
-    builder.begin_building()
-    on_stream(builder)
-    work()
-    graph = builder.end_building().complete()
+    with cuda.defer_cleanup():  # memory must not be freed while launches are recorded
+        builder.begin_building()
+        on_stream(builder)
+        work()
+        graph = builder.end_building().complete()
     graph.upload(stream)
 
     def play() -> None:

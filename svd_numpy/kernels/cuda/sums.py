@@ -14,6 +14,7 @@ import numpy as np
 from svd_numpy.kernels.cuda.device import SIMULATED, D, F, Kernel, U, cuda, kernel
 
 FOLDERS = 4 if SIMULATED else 128  # threads that fold the parts of one column
+FEW_ROWS = 8 if SIMULATED else 1024  # that one block a column adds at once
 MOST_PARTS = 1024
 FEWEST_ROWS = 4 if SIMULATED else 16  # of one part
 
