@@ -289,11 +289,13 @@ def training(report: Report) -> dict[str, Any]:
     found = {
         "epochs": epochs,
         "seconds": seconds,
+        "seconds_after_the_first_epoch": last["seconds"] - result.history[0]["seconds"],
         "data": result.data.name,
         **{name: last[name] for name in ("nll", "test_error", "compression", "sparsity")},
     }
     report.lines.append(
-        f"{epochs} epochs on {found['data']}: {seconds:.1f} s with compiling and loading, test error "
+        f"{epochs} epochs on {found['data']}: {seconds:.1f} s with compiling and loading, "
+        f"{found['seconds_after_the_first_epoch']:.1f} s after the first epoch; test error "
         f"{100 * found['test_error']:.2f} %, compression {found['compression']:.1f}."
     )
     return found

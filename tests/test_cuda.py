@@ -104,7 +104,7 @@ def assembled(file: Path, target: str) -> str:
 def test_who_has_no_device_never_imports_cuda() -> None:
     code = (
         "import sys, svd_numpy as svd;"
-        "model = svd.Sequential(svd.VariationalDense(3, 2), backend='numba'); model.predict([[1, 2, 3]]);"
+        "model = svd.Sequential(svd.VariationalDense(3, 2), backend='numba'); model.predict([[1.0, 2.0, 3.0]]);"
         "svd.Sequential(svd.VariationalDense(3, 2)) if sys.argv[1] == 'auto' else None;"
         "print(sorted(name for name in sys.modules if name.startswith(('numba.cuda', 'numba_cuda'))))"
     )
