@@ -63,7 +63,8 @@ class Twins:
         twin = self._twins.get(id(root))
         if fresh := twin is None:
             twin = self._twins[id(root)] = _Twin(root)
-            weakref.finalize(root, self._twins.pop, id(root), None)  # before its id can be another's
+            forget = weakref.finalize(root, self._twins.pop, id(root), None)  # before its id can be another's
+            forget.atexit = False
         return twin, (array.ctypes.data - twin.start) // array.itemsize, fresh
 
     def of(self, array: Array) -> Any:
