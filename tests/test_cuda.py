@@ -35,10 +35,9 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 @needs_numba
-@pytest.mark.parametrize("part", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_in_the_simulator(part: str) -> None:
+def test_in_the_simulator() -> None:
     """Numba decides at its import whether CUDA is simulated, so these tests have a process of their own."""
-    done = run_python("-m", "pytest", "cuda_backend.py", "-q", "-m", part, NUMBA_ENABLE_CUDASIM="1")
+    done = run_python("-m", "pytest", "cuda_backend.py", "-q", NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
