@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench bench-conv bench-inference results finite notebooks site clean
+.PHONY: help train test test-slow bench bench-conv bench-inference gpu-check results finite notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,6 +40,9 @@ bench-inference: $(VENV)/.bench  ## microseconds per prediction of pruned networ
 	$(BIN)/python benchmarks/inference.py $(ARGS)
 	$(BIN)/python benchmarks/break_even.py
 
+gpu-check: $(VENV)/.gpu  ## check and time the CUDA backend on the device at hand; writes benchmarks/results/gpu.md
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
 results: $(VENV)/.base  ## the table of results: every recipe, five seeds; goes on where it stopped
 	$(BIN)/python benchmarks/results.py $(ARGS)
 
@@ -68,6 +71,10 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[cuda]'
 	@touch $@ $(VENV)/.base
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python

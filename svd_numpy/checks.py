@@ -150,3 +150,14 @@ def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.fl
         at = int(np.argmax(~(np.abs(y) <= LARGEST_INPUT).all(axis=1)))
         raise ValueError(f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets")
     return y
+
+
+def check_moves(shift: int, mirror: bool, in_shape: tuple[int, ...]) -> None:
+    """Raise a ValueError where images are to be moved that are none, or out of the picture."""
+    if (shift or mirror) and len(in_shape) != 3:
+        raise ValueError(
+            f"shift={shift}, mirror={mirror} move images, but the model's inputs have shape {in_shape}; "
+            "give Sequential input_shape=(C, H, W), or leave shift and mirror out"
+        )
+    if shift and shift >= min(in_shape[1:]):
+        raise ValueError(f"shift: got {shift}, expected less than the sides of the images, {in_shape[1:]}")

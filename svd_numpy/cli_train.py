@@ -96,7 +96,7 @@ class Train(_Training):
     seed : int
         Seed of first weights, order of the images, and noise.
     backend : str
-        "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
     dataset : str
         "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
     data_dir : path, optional
@@ -178,7 +178,7 @@ class TrainCifar(_Training):
     seed : int
         Seed of first weights, order and shifts of the images, and noise.
     backend : str
-        "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
     data_dir : path, optional
         Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache.
     run_dir : path, optional

@@ -53,8 +53,8 @@ class StopSignal:
 class Reporter:
     """Reports nothing."""
 
-    def step(self) -> None:
-        """Note one more step."""
+    def step(self, count: int) -> None:
+        """Note so many more steps."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Show an epoch's record."""
@@ -84,9 +84,9 @@ class BarReporter(Reporter):
         total = trainer.steps_per_epoch * trainer.config.total_epochs
         self._bar = tqdm(total=total, initial=trainer.progress.step, unit="step", dynamic_ncols=True)
 
-    def step(self) -> None:
+    def step(self, count: int) -> None:
         """Move the bar."""
-        self._bar.update()
+        self._bar.update(count)
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Show the epoch's numbers behind the bar."""

@@ -65,7 +65,7 @@ def backends() -> Iterator[Finding]:
 
     usable = available_backends()
     for name, reason in usable.items():
-        yield Finding(f"backend {name}", reason or "usable", ok=not reason)
+        yield Finding(f"backend {name}", reason or "usable", ok=not reason or name == "cuda")  # no GPU is no fault
     yield Finding("backend auto", f"means {resolve_backend('auto')}")
     for name in [name for name, reason in usable.items() if not reason]:
         yield from guarded(f"self-check {name}", lambda name=name: self_check(name))  # type: ignore[misc]
@@ -92,6 +92,16 @@ def _loss_and_grads(backend: str, dtype: str) -> tuple[float, dict[str, Any]]:
     model = Sequential(*layers, backend=backend, dtype=dtype, seed=1)
     x, y = rng.standard_normal((32, 20)).astype(np.float32), rng.integers(0, 5, 32)
     return model.loss_and_grads(x, y, n_train=100)
+
+
+def cuda_device() -> Iterator[Finding]:
+    """Name the CUDA device and what compiles for it, where that backend can be used."""
+    from svd_numpy.kernels import available_backends
+
+    if not available_backends()["cuda"]:
+        from svd_numpy.kernels.cuda.device import description
+
+        yield Finding("cuda device", description())
 
 
 def compiled_kernels() -> Iterator[Finding]:
@@ -136,7 +146,7 @@ def doctor() -> int:
     """
     wrong = 0
     print("Compiling the kernels the first time takes up to a minute.", flush=True)
-    for examine in (versions, processor, backends, compiled_kernels, data_files):
+    for examine in (versions, processor, backends, cuda_device, compiled_kernels, data_files):
         for finding in guarded(examine.__name__.replace("_", " "), examine):
             wrong += not finding.ok
             print(f"{'ok   ' if finding.ok else 'WRONG'} {finding.name:<18} {finding.text}", flush=True)

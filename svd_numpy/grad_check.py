@@ -246,15 +246,16 @@ def _clone(model: Sequential, backend: str, dtype: Any) -> Sequential:
 def _analytic(model: Sequential, batch: Array, y: Any, kl_scale: float, step: int) -> dict[str, Array]:
     """Run `backward`: gradients by name, those for the inputs as "x"."""
     run = Pass(model.backend, seed=model.seed, step=step, training=True)
+    model.to_device()
     outputs = model.forward(batch.copy(), run)
     d_outputs = np.empty_like(outputs)
     targets = model.likelihood.check(y, len(batch), model.n_outputs, model.dtype)
     model.likelihood.loss(model.backend, outputs, targets, d_outputs)
     dx = model.backward(d_outputs, run, want_dx=True)
     assert dx is not None
-    dx = dx.copy()
     model.backend.finish_gradients(model.arena, model.prior, kl_scale, 0.0)
-    return {**{name: grad.copy() for name, grad in model.arena.grad_views.items()}, "x": dx}
+    model.backend.to_host(model.arena.grads, dx)
+    return {**{name: grad.copy() for name, grad in model.arena.grad_views.items()}, "x": dx.copy()}
 
 
 def _probes(array: Array, samples: int) -> Iterator[Array]:

@@ -80,7 +80,7 @@ class Sequential:
         Shapes are checked here, not in a kernel.
     prior : "log_uniform", "log_uniform_exact" or "ard"
         See `svd_numpy.priors`.
-    backend : "auto", "numba" or "numpy"
+    backend : "auto", "cuda", "numba" or "numpy"
     dtype : "float32" or "float64"
         float64 needs backend "numpy".
     seed : int
@@ -187,6 +187,10 @@ class Sequential:
         return math.exp(-self.threshold)
 
     # ------------------------------------------------------------ passes, used by the training loop
+    def to_device(self) -> None:
+        """Let the backend see what the host wrote into `arrays()`; every public method begins with this."""
+        self.backend.to_device(self.arena.params, self.input_mean, *self.state.values())
+
     def forward(self, x: Array, run: Pass) -> Array:
         """Run prepared inputs (B, *inner_shape) of the model's dtype through all layers; x may be overwritten."""
         for layer in self.layers:
@@ -244,10 +248,13 @@ class Sequential:
         x = check_inputs("x", x, self.in_shape)
         out = np.empty((len(x), self.n_outputs), self.dtype)
         keep = self.keep if mode == "pruned" else 0.0
+        self.to_device()
         for start in range(0, len(x), _EVAL_ROWS):
             run = Pass(self.backend, mode, keep, self.seed, step, start)
             batch = self.prepare(x[start : start + _EVAL_ROWS])
-            out[start : start + len(batch)] = self.forward(batch, run)
+            outputs = self.forward(batch, run)
+            self.backend.to_host(outputs)
+            out[start : start + len(batch)] = outputs
         _require_finite("the outputs", out)
         return out
 
@@ -278,11 +285,13 @@ class Sequential:
         batch = self.prepare(x)
         targets = self.likelihood.check(y, len(batch), self.n_outputs, self.dtype)
         run = Pass(self.backend, "sample", 0.0, self.seed, step, training=True)
+        self.to_device()
         outputs = self.forward(batch, run)
         d_outputs = np.empty_like(outputs)
         nll, _ = self.likelihood.loss(self.backend, outputs, targets, d_outputs)
         self.backward(d_outputs, run)
         self.backend.finish_gradients(self.arena, self.prior, kl_weight / n_train, 0.0)
+        self.backend.to_host(self.arena.grads)
         _require_finite("the loss or its gradient", nll, self.arena.grads)
         grads = {name: grad.copy() for name, grad in self.arena.grad_views.items()}
         return nll / len(batch) + kl_weight * self.kl() / n_train, grads
@@ -290,6 +299,7 @@ class Sequential:
     def kl(self) -> float:
         """KL of all weights from the prior, in nats."""
         layers = self.variational_layers
+        self.to_device()
         return sum(self.backend.kl(layer.theta, layer.log_sigma2, self.prior) for layer in layers)
 
     def init_from(self, source: Mapping[str, Any] | Sequential) -> Sequential:

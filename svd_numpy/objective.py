@@ -31,8 +31,12 @@ class Categorical:
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, number of wrong guesses); d_outputs = d(mean NLL)/d(outputs)."""
-        nll, correct = backend.softmax_cross_entropy(outputs, y, d_outputs)
-        return nll, float(len(y) - correct)
+        return self.outcome(backend.softmax_cross_entropy(outputs, y, d_outputs), len(y))
+
+    def outcome(self, found: tuple[float, float], rows: int) -> tuple[float, float]:
+        """Turn what the backend's operation returned for so many rows into what `loss` returns."""
+        nll, correct = found
+        return nll, float(rows - correct)
 
     def mean(self, outputs: Array) -> Array:
         """Class probabilities (B, C) of logits."""
@@ -56,7 +60,11 @@ class Gaussian:
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, summed squared error); d_outputs = d(mean NLL)/d(outputs)."""
-        return backend.gaussian_nll(outputs, y, self.std, d_outputs)
+        return self.outcome(backend.gaussian_nll(outputs, y, self.std, d_outputs), len(y))
+
+    def outcome(self, found: tuple[float, float], rows: int) -> tuple[float, float]:
+        """See `Categorical.outcome`."""
+        return found
 
     def mean(self, outputs: Array) -> Array:
         """The predicted mean: the outputs themselves."""

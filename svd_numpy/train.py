@@ -17,19 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy import checkpoint
+from svd_numpy.ahead import Ahead
 from svd_numpy.checks import (
     check_callbacks,
     check_count,
     check_flag,
     check_inputs,
+    check_moves,
     check_number,
     check_path,
     check_threshold,
     check_type,
 )
 from svd_numpy.data import Dataset
-from svd_numpy.kernels.backend import AdamSettings
-from svd_numpy.layers.base import Pass
+from svd_numpy.kernels.backend import AdamSettings, StepSettings
+from svd_numpy.layers.base import Mode, Pass
 from svd_numpy.model import Sequential
 from svd_numpy.optim import Knots, at_epoch, check_knots
 from svd_numpy.runlog import RunLog
@@ -157,7 +159,7 @@ class Trainer:
             raise ValueError(
                 f"data {data.name!r} has images of shape {data.image_shape}, but the model expects {model.in_shape}"
             )
-        _check_moves(config, model.in_shape)
+        check_moves(config.shift, config.mirror, model.in_shape)
         rows, test_rows = (
             len(check_inputs(name, getattr(data, name), model.in_shape)) for name in ("x_train", "x_test")
         )
@@ -169,9 +171,13 @@ class Trainer:
         self.scale = 1 / 255 if data.x_train.dtype == np.uint8 else 1.0
         self.progress = Progress()
         self._order_epoch = -1
+        self.order, self.ordered_labels = np.empty(self.n_train, np.int64), np.empty_like(self.labels)
+        self._on_device = False  # where the truth about parameters, moments and states is
+        self.x_train = np.ascontiguousarray(data.x_train)
+        model.backend.to_device(self.x_train)
         rows = min(config.batch_size, self.n_train)
-        self._x = np.empty((rows, *model.inner_shape), model.dtype)
-        self._d_outputs = np.empty((rows, model.n_outputs), model.dtype)
+        sizes = (model.inner_shape, (model.n_outputs,))  # of a batch's inputs, and of the gradient of its outputs
+        self.buffers = tuple(np.empty((rows, *size), model.dtype) for size in sizes)
 
     @property
     def epoch(self) -> int:
@@ -196,9 +202,11 @@ class Trainer:
         """Rows of the next batch: a slice of the epoch's permutation, a function of (seed, epoch) alone."""
         if self._order_epoch != self.epoch:
             self._order_epoch = self.epoch
-            self._order = np.random.default_rng([self.config.seed, self.epoch]).permutation(self.n_train)
+            self.order[:] = np.random.default_rng([self.config.seed, self.epoch]).permutation(self.n_train)
+            self.ordered_labels[:] = self.labels[self.order]
+            self.model.backend.to_device(self.order, self.ordered_labels)
         start = self.progress.step % self.steps_per_epoch * self.config.batch_size
-        return self._order[start : start + self.config.batch_size]
+        return self.order[start : start + self.config.batch_size]
 
     def moves(self, rows: int) -> NDArray[np.int32] | None:
         """(down, right, mirror) of each image of the next batch, array (rows, 3), a function of (seed, epoch, step)."""
@@ -209,38 +217,65 @@ class Trainer:
         moved = rng.integers(-shift, shift, (rows, 2), np.int32, endpoint=True)
         return np.hstack([moved, rng.integers(0, 2 if mirror else 1, (rows, 1), np.int32)])
 
+    def to_device(self) -> None:
+        """Let the steps that follow see what the host wrote; they leave what they write on the backend's device."""
+        if not self._on_device:
+            self.model.to_device()
+            self.model.backend.to_device(self.model.arena.m, self.model.arena.v)
+            self._on_device = True
+
+    def to_host(self) -> None:
+        """Let the host see what the steps wrote into parameters, moments and states."""
+        if self._on_device:
+            arena = self.model.arena
+            self.model.backend.to_host(arena.params, arena.m, arena.v, *self.model.state.values())
+            self._on_device = False
+
     # The loss is checked below, the weights at the end of an epoch.
     @np.errstate(over="ignore", invalid="ignore")
     def step(self) -> None:
         """Do one optimisation step."""
         model, config, p = self.model, self.config, self.progress
-        lr, kl_weight, finetune = self.schedule()
+        finetune = self.schedule()[2]
         if finetune and p.step == config.epochs * self.steps_per_epoch:
+            self.to_host()
             freeze(model, config.finetune_threshold)
             model.arena.reset_moments()
-        index = self.batch_index()
-        keep = model.keep if config.train_mask and not finetune else 0.0
-        run = Pass(model.backend, "mean" if finetune else "sample", keep, model.seed, p.step, training=True, learn=True)
-        x, d_outputs = self._x[: len(index)], self._d_outputs[: len(index)]
+        self.to_device()
+        index, settings, start = self.batch_index(), self.settings(), p.step % self.steps_per_epoch * config.batch_size
+        mode: Mode = "mean" if finetune else "sample"
+        run = Pass(model.backend, mode, settings.keep, model.seed, p.step, training=True, learn=True)
+        x, d_outputs = (buffer[: len(index)] for buffer in self.buffers)
 
-        model.backend.gather_rows(self.data.x_train, index, self.scale, model.input_mean, x, self.moves(len(x)))
+        model.backend.gather_rows(self.x_train, index, self.scale, model.input_mean, x, self.moves(len(x)))
         outputs = model.forward(x, run)
-        nll, error = model.likelihood.loss(model.backend, outputs, self.labels[index], d_outputs)
+        nll, error = model.likelihood.loss(model.backend, outputs, self.ordered_labels[start:][: len(index)], d_outputs)
+        self.count(nll, error, len(index))
+        model.backward(d_outputs, run)
+        model.backend.adam_step(model.arena, model.prior, *settings, finetune)
+
+    def settings(self) -> StepSettings:
+        """What the next step tells `adam_step`."""
+        config, (lr, kl_weight, finetune) = self.config, self.schedule()
+        first = config.epochs * self.steps_per_epoch if finetune else 0
+        adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, self.progress.step - first + 1)
+        keep = self.model.keep if config.train_mask and not finetune else 0.0
+        return StepSettings(kl_weight / self.n_train, keep, adam)
+
+    def count(self, nll: float, error: float, examples: int) -> None:
+        """Enter a step, or say that its loss is not finite."""
+        p = self.progress
         if not math.isfinite(nll):
             raise ValueError(f"step {p.step}: the loss is {nll}, expected a finite one; {DIVERGED}")
-        model.backward(d_outputs, run)
-        first = config.epochs * self.steps_per_epoch if finetune else 0
-        adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, p.step - first + 1)
-        model.backend.adam_step(model.arena, model.prior, kl_weight / self.n_train, keep, adam, finetune)
-
         p.step += 1
         p.nll_sum += nll
         p.error_sum += error
-        p.examples += len(index)
+        p.examples += examples
 
     def end_epoch(self, seconds: float, measure_test: bool) -> Record:
         """Summarise the epoch just finished in one record and start the next one's sums."""
         p, model = self.progress, self.model
+        self.to_host()
         if (non_finite := model.arena.share_non_finite()) > 0:
             raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
         if lost := [name for name, array in model.state.items() if not np.isfinite(array).all()]:
@@ -282,6 +317,7 @@ class Trainer:
 
     def save(self, run_dir: Path, seconds: float) -> Path:
         """Write a checkpoint from which `restore` continues to the same bits."""
+        self.to_host()
         arena = self.model.arena
         arrays = {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": self.model.input_mean}
         arrays |= self.model.state
@@ -309,17 +345,6 @@ class Trainer:
         for name, array in {"input_mean": self.model.input_mean, **self.model.state}.items():
             array[...] = found.arrays[name]
         self.progress = Progress(**found.state["progress"])
-
-
-def _check_moves(config: TrainConfig, in_shape: tuple[int, ...]) -> None:
-    """Raise a ValueError where images are to be moved that are none, or out of the picture."""
-    if (config.shift or config.mirror) and len(in_shape) != 3:
-        raise ValueError(
-            f"shift={config.shift}, mirror={config.mirror} move images, but the model's inputs have shape {in_shape}; "
-            "give Sequential input_shape=(C, H, W), or leave shift and mirror out"
-        )
-    if config.shift and config.shift >= min(in_shape[1:]):
-        raise ValueError(f"shift: got {config.shift}, expected less than the sides of the images, {in_shape[1:]}")
 
 
 def _json_config(config: TrainConfig) -> dict[str, Any]:
@@ -388,6 +413,7 @@ def fit(
         trainer.restore(folder)
     elif folder is not None and checkpoint.latest(folder / "checkpoints"):
         raise ValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
+    ahead = Ahead(trainer)
     log = RunLog(None if folder is None else folder / "metrics.jsonl", trainer.epoch if resume else None)
     started = time.perf_counter() - trainer.progress.seconds
     saved = time.perf_counter()
@@ -395,7 +421,8 @@ def fit(
         trainer.save(folder, 0.0)  # so that a run that is killed early can be resumed, too
     with StopSignal() as stop, make_reporter(trainer, progress) as report:
         while not trainer.done:
-            trainer.step()
+            before = trainer.progress.step
+            ahead.advance()
             epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
             if epoch_ended:
                 every = trainer.config.eval_every
@@ -405,13 +432,14 @@ def fit(
                 for callback in callbacks:
                     callback(trainer, record)
                 report.epoch(record)
-            report.step()
+            report.step(trainer.progress.step - before)
             now = time.perf_counter()
             due = stop.requested or trainer.done or (epoch_ended and now - saved > SAVE_SECONDS)
             if folder is not None and due:
                 trainer.save(folder, now - started)
                 saved = now
             if stop.requested and not trainer.done:
+                trainer.to_host()
                 raise TrainingInterrupted(stop.number, folder)
     return log.records
 

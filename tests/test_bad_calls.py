@@ -199,7 +199,7 @@ CASES += [
      ("'a'", "expected all different")),
     ("prior", lambda w: net(prior="horseshoe"), ("'horseshoe'", "expected one of", "'ard'")),
     ("prior type", lambda w: net(prior=3), ("3", "expected one of")),
-    ("backend", lambda w: net(backend="cuda"), ("'cuda'", "expected one of", "numba")),
+    ("backend", lambda w: net(backend="tpu"), ("'tpu'", "expected one of", "numba")),
     ("backend type", lambda w: net(backend=None), ("None", "expected one of")),
     ("dtype", lambda w: net(dtype="float16"), ("float16", "expected float32 or float64")),
     ("dtype word", lambda w: net(dtype="single float"), ("'single float'", "expected float32 or float64")),
@@ -323,7 +323,7 @@ CASES += [
     ("dataset", lambda w: w.train_mnist(dataset="imagenet"), ("'imagenet'", "expected one of", "'digits'")),
     ("dataset table", lambda w: w.train_mnist(dataset="diabetes"), ("'diabetes'", "expected images")),
     ("data_dir", lambda w: w.train_mnist(data_dir="/nowhere/at/all"), ("/nowhere/at/all", "not a folder")),
-    ("train backend", lambda w: w.train_mnist(backend="cuda"), ("'cuda'", "expected one of")),
+    ("train backend", lambda w: w.train_mnist(backend="tpu"), ("'tpu'", "expected one of")),
     ("train resume", lambda w: w.train_mnist(resume=1), ("resume", "got 1", "expected True or False")),
     ("train resume nowhere", lambda w: w.train_mnist(resume=True, run_dir=None),
      ("resume=True", "needs run_dir")),
@@ -351,7 +351,7 @@ CASES += [
      ("a.npz", "expected a name ending in .safetensors")),
     ("load missing", lambda w: svd.Sequential.load(w.run_dir / "a.safetensors"),
      ("a.safetensors", "No such file")),
-    ("load backend", lambda w: svd.Sequential.load(w.run_dir, backend="cuda"), ("'cuda'", "expected one of")),
+    ("load backend", lambda w: svd.Sequential.load(w.run_dir, backend="tpu"), ("'tpu'", "expected one of")),
 ]  # fmt: skip
 
 
@@ -391,8 +391,8 @@ def test_a_file_of_something_else_is_no_network(world: World) -> None:
 
 
 def test_the_backend_named_in_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SVD_NUMPY_BACKEND", "cuda")
-    with pytest.raises(ValueError, match="'cuda', expected one of"):
+    monkeypatch.setenv("SVD_NUMPY_BACKEND", "tpu")
+    with pytest.raises(ValueError, match="'tpu', expected one of"):
         net(backend="auto")
     monkeypatch.setenv("SVD_NUMPY_BACKEND", "numpy")
     assert net(backend="auto").backend.name == "numpy"

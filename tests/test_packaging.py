@@ -56,8 +56,9 @@ ALLOWED = {
     "uncertainty": {"checks", "model", "objective", "priors", "sparsity"},
     # training
     "console": set(),
+    "ahead": {"kernels", "layers"},
     "train": {
-        "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
+        "ahead", "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
         "sparsity",
     },
     "thresholds": {"checks", "data", "evaluation_plots", "model", "sparsity", "train"},
@@ -145,11 +146,13 @@ def test_every_outside_import_is_declared() -> None:
     assert isinstance(project["dependencies"], list)
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"] + extras["export"]}
+    requirements = [*project["dependencies"], *extras["cuda"], *extras["export"]]
+    declared = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
     distribution = {
         "sklearn": "scikit-learn",
         "PIL": "matplotlib",
         "llvmlite": "numba",
+        "cuda": "numba-cuda",
     }  # the latter bring the former
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

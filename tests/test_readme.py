@@ -107,13 +107,14 @@ def plan_of_the_house() -> set[str]:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     found = re.search(r"```text\nsvd_numpy/\n((?:  .*\n)*)", text)
     assert found, "CONTRIBUTING.md: the tree that begins with svd_numpy/ is missing"
-    names, folder = set(), ""
+    names, folders = set(), list[str]()
     for line in found[1].splitlines():
-        entry = line.split()[0]
+        entry, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2 - 1
+        folders = folders[:depth]
         if entry.endswith("/"):
-            folder = entry
+            folders.append(entry)
         else:
-            names.add(folder + entry if line.startswith("    ") else entry)
+            names.add("".join(folders) + entry)
     return names
 
 

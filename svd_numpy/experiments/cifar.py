@@ -63,7 +63,7 @@ def train_cifar(
         Of both stages.
     seed : int
         Of first weights, order of examples, their shifts, dropout and noise.
-    backend : "auto", "numba" or "numpy"
+    backend : "auto", "cuda", "numba" or "numpy"
     data_dir : path, optional
         Where the data files are; default `SVD_NUMPY_DATA`, then the user's cache.
     run_dir : path, optional

@@ -47,7 +47,7 @@ def train_mnist(
     batch_size : int, optional
     seed : int
         Of first weights, order of examples and noise.
-    backend : "auto", "numba" or "numpy"
+    backend : "auto", "cuda", "numba" or "numpy"
     dataset : "auto", "mnist", "fashion-mnist" or "digits"
         "auto" is MNIST where it can be had, else scikit-learn's small embedded digits, said loudly.
     data_dir : path, optional

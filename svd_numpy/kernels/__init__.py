@@ -1,4 +1,4 @@
-"""Backends: the same operations (`backend.py`) in plain NumPy and in Numba."""
+"""Backends: the same operations (`backend.py`) in plain NumPy, in Numba, and on a GPU."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.kernels.backend import Backend
+from svd_numpy.kernels.cuda import detect
 
-NAMES = ("numpy", "numba")
-_PREFERENCE = ("numba", "numpy")  # what "auto" picks from, best first
+NAMES = ("numpy", "numba", "cuda")
+# What "auto" picks from, best first. "cuda" has been simulated and compiled, but not run on a device: it joins when
+# `make gpu-check` has passed on one.
+_PREFERENCE = ("numba", "numpy")
 
 
 def available_backends() -> dict[str, str]:
@@ -23,7 +26,7 @@ def available_backends() -> dict[str, str]:
         Name of each backend -> "" where it can be used, else the reason why not.
     """
     missing = "" if importlib.util.find_spec("numba") else "the package numba is not installed: pip install numba"
-    return {"numpy": "", "numba": missing}
+    return {"numpy": "", "numba": missing, "cuda": detect.why_not()}
 
 
 def resolve_backend(name: str) -> str:
@@ -55,7 +58,7 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
 
     Parameters
     ----------
-    name : "auto", "numpy" or "numba"
+    name : "auto", "numpy", "numba" or "cuda"
     dtype : optional
         float32 or float64; the default is float32. Only "numpy" computes in float64.
 
@@ -77,8 +80,12 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
         return ReferenceBackend(wanted)
     if wanted != np.float32:
         raise ValueError(
-            f"dtype: got {wanted}, but backend 'numba' computes in float32; use backend='numpy' for float64"
+            f"dtype: got {wanted}, but backend {name!r} computes in float32; use backend='numpy' for float64"
         )
+    if name == "cuda":
+        from svd_numpy.kernels.cuda.backend import CudaBackend
+
+        return CudaBackend()
     from svd_numpy.kernels.cpu import NumbaBackend
 
     return NumbaBackend()

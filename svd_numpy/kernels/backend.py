@@ -1,8 +1,8 @@
 """The contract: every numerical operation of the package, written down once.
 
-Three modules can implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu.py` (Numba,
-float32, fused and parallel) and, where there is one, a GPU. A model picks its backend when it is built and hands it to
-its layers; nothing else in the package knows which one it is.
+Three modules implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu.py` (Numba,
+float32, fused and parallel) and `cuda/backend.py` (a GPU, through numba.cuda). A model picks its backend when it is
+built and hands it to its layers; nothing else in the package knows which one it is.
 
 Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless said otherwise.
 Outputs are written into arrays that the caller gives; nothing is allocated and nothing is checked here, that is done
@@ -17,6 +17,7 @@ The noise of example b then has P * O units: unit p * O + o is that of output o 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -81,6 +82,24 @@ class AdamSettings(NamedTuple):
     step: int
 
 
+class StepSettings(NamedTuple):
+    """What `adam_step` is told anew at every step."""
+
+    kl_scale: float
+    keep: float
+    adam: AdamSettings
+
+
+class Recording(Protocol):
+    """A step that a device can do again without the host (`Backend.record`)."""
+
+    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[tuple[float, float]]:
+        """Do one step for each of the settings, on batches row, row + 1, ... of the tables; what each loss returned.
+
+        `step` is added to the step in the noise keys of the first.
+        """
+
+
 class Arena(Protocol):
     """What `adam_step` sees of `svd_numpy.params.Arena`: flat buffers [theta | log_sigma2 | everything else]."""
 
@@ -92,11 +111,58 @@ class Arena(Protocol):
     v: Array
 
 
+class HostMemory:
+    """The part of the contract about memory, for backends whose arrays lie in the host's."""
+
+    def to_device(self, *arrays: Array) -> None:
+        """See `Backend.to_device`."""
+
+    def to_host(self, *arrays: Array) -> None:
+        """See `Backend.to_host`."""
+
+    def record(self, work: Callable[[], None], rows: int) -> Recording | None:
+        """See `Backend.record`."""
+        return None
+
+    def clear(self, array: Array) -> None:
+        """See `Backend.clear`."""
+        array[...] = 0
+
+    def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
+        """See `Backend.blend`."""
+        target[:] = (1 - rate) * target + rate * source * scale
+
+
 class Backend(Protocol):
-    """Operations on arrays, by equation."""
+    """Operations on arrays, by equation.
+
+    Where operations run on a device with memory of its own, an array stands for a copy there: an operation reads and
+    writes the copy alone. The host's side is brought over when an operation first meets an array; from then on the two
+    come together only by `to_device` and `to_host`, which do nothing where there is one memory.
+    """
 
     name: str
     dtype: np.dtype[Any]
+
+    def to_device(self, *arrays: Array) -> None:
+        """Let later operations see what the host wrote into these arrays."""
+
+    def to_host(self, *arrays: Array) -> None:
+        """Let the host see what operations wrote into these arrays."""
+
+    def record(self, work: Callable[[], None], rows: int) -> Recording | None:
+        """Record a step, so that it can be done again without the host; None where that gains nothing.
+
+        `work` calls operations only, each of them done before with arrays of the same shapes. Where a step takes its
+        batch, `work` gives the whole epoch: `index`, `moves`, labels or targets of `rows` batches, one after the other.
+        Noise keys have step 0, and what `adam_step` is told but `fixed_mask` is without effect.
+        """
+
+    def clear(self, array: Array) -> None:
+        """array = 0."""
+
+    def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
+        """target = (1 - rate) target + rate scale source.  target (C,); source (C,) in float64."""
 
     def gather_rows(
         self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array,

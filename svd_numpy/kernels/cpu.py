@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from svd_numpy.kernels import cpu_conv, cpu_conv_inputs, cpu_gather, cpu_images, cpu_layers, sweep
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, aligned_zeros
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey, aligned_zeros
 from svd_numpy.kernels.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.simd import noise_row
 from svd_numpy.kernels.tiles import PANEL
@@ -30,7 +30,7 @@ _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 KERNEL_LOCK = threading.Lock()
 
 
-class NumbaBackend:
+class NumbaBackend(HostMemory):
     """Numba implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays.
 
     It runs on `numba.get_num_threads()` threads; results have the same bits on any number of them.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 from svd_numpy.priors import kl_grad, kl_value
@@ -15,7 +15,7 @@ TINY_VAR = 1e-30
 LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20.0, 10.0
 
 
-class ReferenceBackend:
+class ReferenceBackend(HostMemory):
     """NumPy implementation of `svd_numpy.kernels.backend.Backend`, where the equations are documented."""
 
     name = "numpy"

@@ -96,6 +96,7 @@ class BatchNorm(Layer):
             run.backend.batch_moments(x, mean, var, self.memory)
         else:
             mean[:], var[:] = self.running_mean, self.running_var
+            run.backend.to_device(mean, var)
         y = self.memory.get("y", x.shape, x.dtype)
         run.backend.batch_norm_forward(x, mean, var, self.eps, self.gamma, self.beta, y)
         self._x, self._mean, self._var = x, mean, var
@@ -110,7 +111,7 @@ class BatchNorm(Layer):
             self.d_gamma, self.d_beta, dx, self.memory,
         )  # fmt: skip
         if run.learn:
-            count, rate = math.prod(x.shape[:-1]), self.momentum
-            self.running_mean[:] = (1 - rate) * self.running_mean + rate * self._mean
-            self.running_var[:] = (1 - rate) * self.running_var + rate * self._var * (count / (count - 1))
+            count = math.prod(x.shape[:-1])
+            run.backend.blend(self.running_mean, self._mean, self.momentum)
+            run.backend.blend(self.running_var, self._var, self.momentum, count / (count - 1))
         return dx

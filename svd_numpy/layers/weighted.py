@@ -133,7 +133,7 @@ class Variational(Weighted):
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, *out_shape) -> dx (B, *in_shape)."""
         if run.mode == "mean":
-            self.d_log_sigma2[...] = 0  # without noise nothing depends on it
+            run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
             return super().backward(dy, run, want_dx)
         x = self._x
         dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None

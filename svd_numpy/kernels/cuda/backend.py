@@ -1,0 +1,343 @@
+"""The CUDA backend: float32, fused, the same bits from run to run. Equations: `kernels/backend.py`.
+
+This file only prepares arguments and launches kernels. The arrays that it is given are NumPy's and stand for their
+twins on the device (`twins.py`); what an operation writes, it writes there, and the host sees it after `to_host`.
+
+Kernels: `product.py` (the layers), `sweep.py` (the pass over all parameters), `philox.py` (noise), `elementwise.py`,
+`images.py`, `norm.py`, `losses.py`, `sums.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
+from svd_numpy.kernels.cuda import elementwise, images, losses, norm, philox, sums, sweep, tables
+from svd_numpy.kernels.cuda.device import SIMULATED, THREADS, D, F, I, Kernel, U, blocks_for, cuda, recorded_graph
+from svd_numpy.kernels.cuda.product import FINISH, FORWARD, INPUTS, PRODUCTS, TILES, WEIGHTS, plan
+from svd_numpy.kernels.cuda.recording import Recording, dial_row
+from svd_numpy.kernels.cuda.twins import Scratch, Twins
+from svd_numpy.kernels.window import Window
+from svd_numpy.priors import PRIORS
+
+Result = TypeVar("Result")
+_NO_NOISE = NoiseKey(0, 0, 0)
+_KL_PARTS = 8 if SIMULATED else 8192
+_LOCK = threading.Lock()  # Numba's simulator runs one kernel at a time
+
+
+class CudaBackend:
+    """CUDA implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays."""
+
+    name = "cuda"
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def __init__(self) -> None:
+        self._twins, self._scratch = Twins(), Scratch()
+        self._stream: Any = 0
+        # What changes from step to step is looked up in tables by this counter; it stands still at 0 unless a step is
+        # recorded, and then tables of one row are all there is.
+        self._clock = cuda.to_device(np.zeros(2, np.uint32))  # row of the tables; steps to add to those of noise keys
+        self._still = cuda.to_device(np.zeros(2, np.uint32))
+        self._totals = cuda.device_array(2, np.float64)
+        self._recording: Recording | None = None
+        self._dials: Any = cuda.to_device(np.zeros(sweep.DIALS, np.float32))
+        self._no_moves = cuda.to_device(np.zeros(3, np.int32))
+
+    # ------------------------------------------------------------ memory
+    def to_device(self, *arrays: Array) -> None:  # noqa: D102
+        for array in arrays:
+            self._twins.push(array)
+
+    def to_host(self, *arrays: Array) -> None:  # noqa: D102
+        for array in arrays:
+            self._twins.pull(array)
+
+    def clear(self, array: Array) -> None:  # noqa: D102
+        self._each(elementwise.clear, array.size, U(array.size), array)
+
+    def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
+        self._each(elementwise.blend, target.size, U(target.size), target, source, F(rate), F(scale))
+
+    def record(self, work: Callable[[], None], rows: int) -> Recording | None:  # noqa: D102
+        self._dials, self._totals = (
+            cuda.to_device(np.zeros(rows * width, dtype))
+            for width, dtype in ((sweep.DIALS, np.float32), (2, np.float64))
+        )
+        recording = Recording(self._clock, self._dials, self._totals)
+        self._launch(elementwise.tick, 1, 2, U(0), self._clock)  # compiled before anything is recorded
+
+        def step() -> None:
+            self._recording = recording
+            try:
+                work()
+                self._launch(elementwise.tick, 1, 2, U(1), self._clock)
+            finally:
+                self._recording = None
+
+        try:
+            recording.play = step if SIMULATED else recorded_graph(step, self._on_stream)
+        except Exception as error:  # a driver or its Python packages of another age; ordinary steps do the same
+            warnings.warn(f"steps cannot be recorded as a CUDA graph and will be slower: {error!r}", stacklevel=2)
+            return None
+        finally:
+            self._stream = 0
+        return recording
+
+    def _on_stream(self, stream: Any) -> None:
+        self._stream = stream
+
+    # ------------------------------------------------------------ launching
+    def _launch(self, kernel: Kernel, blocks: int | tuple[int, ...], threads: int, *args: Any) -> None:
+        """Launch with device arrays in the place of host arrays."""
+        ready = tuple(self._twins.of(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
+        if self._recording:
+            self._recording.kept.append(ready)
+        with _LOCK:
+            kernel.launch(blocks, threads, ready, self._stream)
+
+    def _each(self, kernel: Kernel, count: int, *args: Any) -> None:
+        """Launch a kernel that strides over `count` entries."""
+        if count:
+            self._launch(kernel, blocks_for(count), THREADS, *args)
+
+    def _fold(self, kernel: Kernel, count: int, width: int, parts: Any, out: Any, clock: Any = None) -> None:
+        """Add parts (count, width) down to out (width,), or to the row of out that a clock shows."""
+        clock = self._still if clock is None else clock
+        self._launch(kernel, width, sums.FOLDERS, U(count), U(width), parts, clock, out)
+
+    def _summed(self, terms: Any, count: int, width: int, result: Callable[[float, float], Result]) -> Result:
+        """Add a loss's terms (count, width) and make its result of the sums; a recorded step is asked for it later."""
+        self._fold(sums.fold_to_exact, count, width, terms, self._totals, self._clock)
+        if self._recording:
+            self._recording.result = result
+            return result(0.0, 0.0)
+        first, second = self._totals[:2].copy_to_host()
+        return result(float(first), float(second))
+
+    def _multiply(
+        self, role: str, at: tables.Addresses, a: Array, a2: Array | None, b: Array, b2: Array | None, keep: float,
+        out: Array, out2: Array | None, extra: Array, positions: int = 1, relu: bool = False, key: NoiseKey = _NO_NOISE,
+    ) -> None:  # fmt: skip
+        """Run one pass of a layer (`product.py`); without b2 it is a plain one."""
+        pair, (tile, slices, length) = b2 is not None, plan(at.m, at.n, at.k)
+        second_a, second_b, second_out = (
+            x if y is None else y for x, y in ((a, a2), (b, b2), (out, out2))
+        )  # what is not there is not touched either
+        size, parts = TILES[tile], slices > 1
+        targets = (out, second_out)
+        if parts:
+            targets = (self._scratch.get("parts", slices * (1 + pair) * at.m * at.n),) * 2
+        grid = math.ceil(at.m / size.bm), math.ceil(at.n / size.bn), slices
+        sampling = U(positions), U(relu), _words(key), self._clock
+        self._launch(
+            PRODUCTS[role, pair, parts, tile], grid, size.threads, a, second_a, at.row, at.column, b, second_b, at.b,
+            U(at.b_step), F(keep), U(at.m), U(at.n), U(at.k), U(length), *targets, extra, *sampling,
+        )  # fmt: skip
+        if parts:
+            self._each(FINISH[role, pair], at.m * at.n, targets[0], U(slices), U(at.m), U(at.n), out, second_out,
+                       extra, *sampling)  # fmt: skip
+
+    def _spread(self, source: Array, how: tables.Spread | None, name: str, memory: Buffers) -> Array:
+        """Images laid out for a convolution to read."""
+        if how is None:
+            return source
+        out = memory.get(name, (len(source), *how.to, source.shape[3]), source.dtype)
+        sizes = tuple(I(v) for v in (*source.shape[1:], *how.to, *how.corner, *how.steps))
+        self._each(images.spread, out.size, U(len(source)), sizes, source, out)
+        return out
+
+    def _column_sums(self, x: Array, columns: int, out: Array) -> None:
+        rows = x.size // columns
+        if rows <= sums.FEW_ROWS:
+            self._fold(sums.fold, rows, columns, x, out)
+            return
+        parts = sums.parts_of(rows)
+        scratch = self._scratch.get("sums", parts * columns)
+        self._each(sums.column_sums, parts * columns, U(rows), U(columns), U(parts), x, scratch)
+        self._fold(sums.fold, parts, columns, scratch, out)
+
+    # ------------------------------------------------------------ batches and noise
+    def gather_rows(  # noqa: D102
+        self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
+    ) -> None:
+        shape = out.shape if out.ndim == 4 else (len(out), 1, 1, out.shape[1])
+        sizes, flags = tuple(I(v) for v in shape), (I(moves is not None),)
+        self._each(elementwise.gather, out.size, source, index, self._clock, F(scale), mean,
+                   self._no_moves if moves is None else moves, sizes, flags, out)  # fmt: skip
+
+    def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
+        out = np.empty((rows, units), np.float32)
+        self._each(philox.gaussian, out.size, U(rows), U(units), _words(key), self._clock, out)
+        self.to_host(out)
+        return out
+
+    # ------------------------------------------------------------ layers
+    def lrt_forward(  # noqa: D102
+        self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
+        relu: bool, y: Array, memory: Buffers, window: Window | None = None,
+    ) -> None:  # fmt: skip
+        r = memory.get("r", y.shape, y.dtype)
+        seen = self._spread(x, tables.padding(window), "padded", memory) if window else x
+        at = tables.forward(len(x), *theta.shape, window)
+        positions = at.m // len(x)
+        self._multiply(FORWARD, at, seen, None, theta, log_sigma2, keep, y, r, bias, positions, relu, key)
+
+    def lrt_backward(  # noqa: D102
+        self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
+        rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
+    ) -> None:  # fmt: skip
+        d_var = memory.get("r", dy.shape, dy.dtype)
+        self._each(elementwise.noise_gradient, dy.size, U(dy.size), U(rectified is not None),
+                   dy if rectified is None else rectified, dy, d_var)  # fmt: skip
+        self._weight_gradients(x, dy, d_var, d_theta, d_sigma2, d_bias, memory, window)
+        if dx is not None:
+            how, at = tables.stretching(window) if window else None, tables.inputs(len(x), *theta.shape, window)
+            pulls = self._spread(dy, how, "pulls", memory), self._spread(d_var, how, "pulls2", memory)
+            self._multiply(INPUTS, at, *pulls, theta, log_sigma2, keep, dx, None, x)
+
+    def dense_forward(  # noqa: D102
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
+    ) -> None:
+        seen = self._spread(x, tables.padding(window), "padded", memory) if window else x
+        at = tables.forward(len(x), *theta.shape, window)
+        self._multiply(FORWARD, at, seen, None, theta, None, 0.0, y, None, bias)
+
+    def dense_backward(  # noqa: D102
+        self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
+        window: Window | None = None,
+    ) -> None:  # fmt: skip
+        self._weight_gradients(x, dy, None, d_theta, None, d_bias, memory, window)
+        if dx is not None:
+            how, at = tables.stretching(window) if window else None, tables.inputs(len(x), *theta.shape, window)
+            self._multiply(INPUTS, at, self._spread(dy, how, "pulls", memory), None, theta, None, 0.0, dx, None, x)
+
+    def _weight_gradients(
+        self, x: Array, dy: Array, d_var: Array | None, d_theta: Array, d_sigma2: Array | None, d_bias: Array,
+        memory: Buffers, window: Window | None,
+    ) -> None:  # fmt: skip
+        seen = self._spread(x, tables.padding(window), "padded", memory) if window else x
+        at = tables.weights(len(x), *d_theta.shape, window)
+        self._column_sums(dy, d_theta.shape[1], d_bias)
+        self._multiply(WEIGHTS, at, seen, None, dy, d_var, 0.0, d_theta, d_sigma2, x)
+
+    def relu_forward(self, y: Array) -> None:  # noqa: D102
+        self._each(elementwise.relu_forward, y.size, U(y.size), y)
+
+    def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
+        self._each(elementwise.relu_backward, y.size, U(y.size), y, dy)
+
+    # ------------------------------------------------------------ losses
+    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
+        rows, classes = logits.shape
+        terms = self._scratch.get("terms", 2 * rows)
+        self._each(losses.softmax_cross_entropy, rows, U(rows), U(classes), logits, labels, self._clock, d_logits,
+                   terms)  # fmt: skip
+        return self._summed(terms, rows, 2, lambda nll, correct: (nll, int(correct)))
+
+    def gaussian_nll(  # noqa: D102
+        self, prediction: Array, target: Array, std: float, d_prediction: Array
+    ) -> tuple[float, float]:
+        count = prediction.size
+        terms, scale = self._scratch.get("terms", 2 * count), 1 / (std**2 * len(prediction))
+        self._each(losses.gaussian_nll, count, U(count), prediction, target, self._clock, F(scale), d_prediction,
+                   terms)  # fmt: skip
+        constant = count * math.log(std * math.sqrt(2 * math.pi))
+        return self._summed(terms, count, 2, lambda squared, _: (squared / (2 * std**2) + constant, squared))
+
+    # ------------------------------------------------------------ the pass over all parameters
+    def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
+        parts = min(_KL_PARTS, theta.size)
+        scratch, totals = self._scratch.get("kl", parts, np.float64), self._scratch.get("totals", 2, np.float64)
+        self._each(sweep.kl_parts, parts, U(theta.size), U(parts), theta, log_sigma2, U(PRIORS[prior].code), scratch)
+        self._fold(sums.fold_exact, parts, 1, scratch, totals)
+        return float(totals.copy_to_host()[0])
+
+    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
+        n = arena.n_weights
+        self._each(sweep.finish_gradients, n, U(n), arena.params, arena.grads, U(PRIORS[prior].code), F(kl_scale),
+                   F(keep))  # fmt: skip
+
+    def adam_step(  # noqa: D102
+        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+    ) -> None:
+        if not self._recording:  # a recorded step finds its row in the table
+            self._dials[: sweep.DIALS].copy_to_device(dial_row(kl_scale, keep, adam))
+        n, plain = arena.n_weights, arena.params.size - 2 * arena.n_weights
+        self._each(sweep.adam_sweep, n + plain, U(n), U(plain), arena.params, arena.grads, arena.m, arena.v,
+                   U(PRIORS[prior].code), U(fixed_mask), self._dials, self._clock)  # fmt: skip
+
+    # ------------------------------------------------------------ images
+    def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102
+        self._each(images.max_pool_forward, y.size, U(len(x)), tables.geometry(window), x, y, chosen)
+
+    def max_pool_backward(self, dy: Array, chosen: Array, window: Window, dx: Array) -> None:  # noqa: D102
+        self._each(images.pool_backward, dx.size, U(len(dx)), tables.geometry(window), U(1), dy, chosen, dx)
+
+    def avg_pool_forward(self, x: Array, window: Window, y: Array) -> None:  # noqa: D102
+        self._each(images.avg_pool_forward, y.size, U(len(x)), tables.geometry(window), x, y)
+
+    def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:  # noqa: D102
+        self._each(images.pool_backward, dx.size, U(len(dx)), tables.geometry(window), U(0), dy, self._no_moves, dx)
+
+    # ------------------------------------------------------------ batch normalisation
+    def _channel_sums(self, x: Array, dy: Array | None, mean: Array) -> Any:
+        channels = x.shape[-1]
+        rows, slopes = x.size // channels, x if dy is None else dy
+        parts = sums.parts_of(rows)
+        scratch = self._scratch.get("channel parts", 2 * parts * channels, np.float64)
+        totals = self._scratch.get("channel sums", 2 * channels, np.float64)
+        self._each(sums.channel_sums, parts * channels, U(rows), U(channels), U(parts), x, slopes, mean,
+                   U(dy is not None), scratch)  # fmt: skip
+        self._fold(sums.fold_exact, parts, 2 * channels, scratch, totals)
+        return totals
+
+    def batch_moments(self, x: Array, mean: Array, var: Array, memory: Buffers) -> None:  # noqa: D102
+        channels = x.shape[-1]
+        self._each(norm.moments, channels, U(channels), U(x.size // channels), self._channel_sums(x, None, mean), mean,
+                   var)  # fmt: skip
+
+    def batch_norm_forward(  # noqa: D102
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, beta: Array, y: Array
+    ) -> None:
+        channels = x.shape[-1]
+        scale = self._scratch.get("scale", 4 * channels)
+        self._each(norm.scales, channels, U(channels), mean, var, D(epsilon), gamma, scale)
+        self._each(norm.normalise, x.size, U(x.size), U(channels), x, scale, beta, y)
+
+    def batch_norm_backward(  # noqa: D102
+        self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, of_batch: bool, dy: Array,
+        d_gamma: Array, d_beta: Array, dx: Array | None, memory: Buffers,
+    ) -> None:  # fmt: skip
+        channels = x.shape[-1]
+        totals, scale = self._channel_sums(x, dy, mean), self._scratch.get("scale", 4 * channels)
+        self._each(norm.gradients, channels, U(channels), U(x.size // channels), U(of_batch), totals, mean, var,
+                   D(epsilon), gamma, d_gamma, d_beta, scale)  # fmt: skip
+        if dx is not None:
+            self._each(norm.normalise_backward, x.size, U(x.size), U(channels), dy, x, scale, dx)
+
+    # ------------------------------------------------------------ factors
+    def dropout_factors(self, key: NoiseKey, p: float, out: Array) -> None:  # noqa: D102
+        least, kept = U(math.ceil(p * 2**24)), F(1 / (1 - p))
+        self._each(philox.dropout_factors, out.size, U(out.shape[0]), U(out.shape[1]), _words(key), self._clock,
+                   least, kept, out)  # fmt: skip
+
+    def gaussian_factors(self, key: NoiseKey, std: float, out: Array) -> None:  # noqa: D102
+        self._each(philox.gaussian_factors, out.size, U(out.shape[0]), U(out.shape[1]), _words(key), self._clock,
+                   F(std), out)  # fmt: skip
+
+    def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
+        self._each(elementwise.multiply, x.size, U(x.size), x, factors, y)
+
+
+def _words(key: NoiseKey) -> tuple[np.uint32, ...]:
+    """The five 32-bit words that the noise kernels take."""
+    words = key.step, key.layer, key.first_sample, key.seed % 2**32, key.seed // 2**32 % 2**32
+    return tuple(U(int(word) % 2**32) for word in words)

@@ -1,0 +1,77 @@
+"""Steps without the host: one training step, recorded once and played many times.
+
+Launching a kernel from Python takes longer than a small kernel runs. A CUDA graph is a list of launches that the device
+works through alone: a step is recorded into one, with the addresses and numbers it was given, and then played. What
+changes from step to step therefore cannot be a number of a launch. It is a row of a table in device memory, and a
+clock, in device memory, too, says which row: the order of examples and their labels, moves of images, settings of Adam,
+sums of the loss. The last kernel of a recorded step lets the clock go on. An ordinary step is the case of a clock that
+stands at 0.
+
+The simulator has no graphs; there a recorded step is run again by the host, by the same tables and the same clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.kernels.backend import AdamSettings, StepSettings
+from svd_numpy.kernels.cuda.device import cuda
+from svd_numpy.kernels.cuda.sweep import DIALS
+
+
+def dial_row(kl_scale: float, keep: float, adam: AdamSettings) -> NDArray[np.float32]:
+    """Settings of one step as the sweep reads them (`sweep.DIALS`)."""
+    rate, correction2 = adam.lr / (1 - adam.beta1**adam.step), 1 / (1 - adam.beta2**adam.step)
+    betas = adam.beta1, 1 - adam.beta1, adam.beta2, 1 - adam.beta2  # in float32, 1 - 0.999 would be off by 1e-5
+    return np.array([kl_scale, keep, rate, correction2, *betas, adam.epsilon], np.float32)
+
+
+class Recording:
+    """A step that can be played again, and the tables it reads.
+
+    Attributes
+    ----------
+    play : function ()
+    result : function (sum, sum) -> what the loss operation returns
+        Left here by the loss of the recorded step.
+    kept : list
+        What the step was recorded with: memory that a graph knows by its address must not be freed.
+    """
+
+    play: Callable[[], None]
+    result: Callable[[float, float], Any]
+
+    def __init__(self, clock: Any, dials: Any, totals: Any) -> None:
+        self._clock, self._dials, self._totals = clock, dials, totals
+        self.kept: list[Any] = []
+
+    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[tuple[float, float]]:
+        """Play one step for each of the settings.
+
+        Parameters
+        ----------
+        row : int
+            Of the epoch's tables: which batch comes first.
+        step : int
+            What is to be added to the step of the recorded noise keys, at the first.
+        settings : sequence of (kl_scale, keep, AdamSettings)
+
+        Returns
+        -------
+        list
+            What the loss operation returned at each step.
+        """
+        table = np.concatenate([dial_row(*one) for one in settings])
+        self._dials[DIALS * row : DIALS * (row + len(settings))].copy_to_device(table)
+        self._clock.copy_to_device(np.array([row, step % 2**32], np.uint32))
+        cuda.synchronize()
+        for _ in settings:
+            self.play()
+        cuda.synchronize()
+        sums = self._totals[2 * row : 2 * (row + len(settings))].copy_to_host().reshape(-1, 2)
+        self._clock.copy_to_device(np.zeros(2, np.uint32))
+        return [self.result(float(first), float(second)) for first, second in sums]

@@ -1,0 +1,176 @@
+"""The pass over all parameters on the device: chain rule, KL gradient, Adam, projection; one thread a weight.
+
+Nothing here is a matter of arithmetic: a weight is 10 numbers read and 6 written, so that the speed is that of memory,
+and everything about a weight happens while it is in registers. The formulas are those of `svd_numpy/kernels/sweep.py`:
+with s = theta^2 / sigma^2 and the slope v(s) of the prior,
+
+    dKL/dlog_sigma2 = -s v / 2          dKL/dtheta = v theta / sigma^2
+
+What changes from step to step (learning rate, KL weight, Adam's corrections) is read from a table in device memory, in
+the row that the clock shows, so that a recorded step can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from svd_numpy.kernels.cuda.device import HALF, ONE, ZERO, D, F, U, cuda, device, kernel
+from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
+    _E_K2,
+    _FAR,
+    _K1,
+    _K3,
+    _LARGE_GRADIENT,
+    _P,
+    _Q,
+    _R,
+    _R_FAR_0,
+    _R_FAR_1,
+    _S_MAX,
+    _S_MIN,
+    _SLOPE_FACTOR,
+    _SMALL_GRADIENT,
+    _SMALL_M,
+    _SMALL_V,
+    _SMALL_X,
+    _UP,
+    LOG_SIGMA2_MAX,
+    LOG_SIGMA2_MIN,
+)
+
+DIALS = 9  # numbers of a row: kl_scale, keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
+_EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)
+_NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
+
+
+@device
+def polynomial(c, p):
+    """p[0] + p[1] c + ... + p[6] c^6."""
+    return p[0] + c * (p[1] + c * (p[2] + c * (p[3] + c * (p[4] + c * (p[5] + c * p[6])))))
+
+
+@device
+def denominator(s):
+    """Denominator of the exact prior's rational functions."""
+    return s - ONE if s > _FAR else ONE + min(s, _FAR) * polynomial(min(s, _FAR), _Q)
+
+
+@device
+def slope(prior, s):
+    """v = K'(rho) / rho of a prior (`PRIORS`: 0 log-uniform, fit; 1 log-uniform, exact; 2 ARD)."""
+    if prior == U(0):
+        c = min(s, F(1e5))  # beyond, the sigmoid's term is below 5e-7 of the whole
+        p = F(math.exp((_K3 - ONE) * F(math.log(max(c, _S_MIN)))))
+        t1 = ONE + _E_K2 * c * p
+        return (t1 * t1 + _SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
+    if prior == U(1):
+        return (ONE if s > _FAR else polynomial(min(s, _FAR), _P)) / denominator(s)
+    return ONE / (ONE + s)
+
+
+@device
+def value(prior, s):
+    """KL of a weight in nats, up to s = 1e24."""
+    if prior == U(0):
+        t = _E_K2 * F(math.exp(_K3 * F(math.log(max(s, _S_MIN)))))
+        sigmoid = _K1 * (t / (ONE + t)) if s > F(1e-20) else ZERO
+        return HALF * F(math.log1p(s)) + sigmoid
+    if prior == U(1):
+        if s < F(0.05):
+            return s * (HALF + s * (F(-0.0833333333) + s * F(0.0111111111)))
+        c = min(s, _FAR)
+        r = _R_FAR_1 * s - _R_FAR_0 if s > _FAR else c * polynomial(c, _R)
+        return HALF * F(math.log(ONE + s * F(0.15384616))) + r / denominator(s)
+    return HALF * F(math.log1p(s))
+
+
+@device
+def deviation(log_sigma2):
+    """Sigma and 1 / sigma, neither 0 nor infinite."""
+    half = min(max(HALF * log_sigma2, _EXP_MIN), _EXP_MAX)
+    return F(math.exp(half)), F(math.exp(-half))
+
+
+@device
+def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
+    """Gradients of mean NLL + kl_scale * KL for theta and log_sigma2 of one weight."""
+    sigma, inverse = deviation(log_sigma2)
+    rho = theta * inverse
+    s = min(rho * rho, _S_MAX)
+    v = slope(prior, s)
+    data = d_theta if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
+    if s >= _S_MAX:
+        kl_theta = ONE / theta  # of every prior, beyond the cap
+        data = d_theta
+    else:
+        kl_theta = v * (theta * (inverse * _UP)) * (inverse / _UP)  # up and down: no subnormal on the way
+    return data + kl_scale * kl_theta, sigma * sigma * d_sigma2 - kl_scale * (HALF * s * v)
+
+
+@device
+def adam(at, gradient, params, m, v, dials, row, low, high):
+    """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]."""
+    rate, correction2 = dials[row + U(2)], dials[row + U(3)]
+    beta1, rest1, beta2, rest2 = dials[row + U(4)], dials[row + U(5)], dials[row + U(6)], dials[row + U(7)]
+    epsilon = dials[row + U(8)]
+    g = min(max(gradient, -_LARGE_GRADIENT), _LARGE_GRADIENT)  # its square must stay finite
+    g = g if abs(g) > _SMALL_GRADIENT else ZERO
+    m1 = beta1 * m[at] + rest1 * g
+    v1 = beta2 * v[at] + rest2 * (g * g)
+    m1 = m1 if abs(m1) > _SMALL_M else ZERO
+    v1 = v1 if v1 > _SMALL_V else ZERO
+    m[at] = m1
+    v[at] = v1
+    x = min(max(params[at] - rate * m1 / (F(math.sqrt(v1 * correction2)) + epsilon), low), high)
+    params[at] = x if abs(x) > _SMALL_X else ZERO
+
+
+@kernel("uuFFFFuuFU")
+def adam_sweep(n_weights, n_plain, params, grads, m, v, prior, fixed, dials, clock):
+    """One optimisation step over the arena [theta | log_sigma2 | rest]; one thread a weight, then one a plain number.
+
+    fixed : 1 in the fine-tuning stage: a weight whose theta is 0 stays as it is
+    dials, clock : the table of settings, and the row that counts now
+    """
+    row = clock[0] * U(DIALS)
+    kl_scale, keep = dials[row], dials[row + U(1)]
+    for i in range(U(cuda.grid(1)), n_weights + n_plain, U(cuda.gridsize(1))):
+        at = U(i)
+        if at < n_weights:
+            theta, behind = params[at], at + n_weights
+            d_theta, d_log_sigma2 = loss_gradient(
+                theta, params[behind], grads[at], grads[behind], prior, kl_scale, keep
+            )
+            if fixed == U(1) and theta == ZERO:
+                d_theta, d_log_sigma2 = ZERO, ZERO
+            adam(behind, d_log_sigma2, params, m, v, dials, row, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+            adam(at, d_theta, params, m, v, dials, row, _NO_LOW, _NO_HIGH)
+        else:
+            at += n_weights
+            adam(at, grads[at], params, m, v, dials, row, _NO_LOW, _NO_HIGH)
+
+
+@kernel("uFFuff")
+def finish_gradients(n_weights, params, grads, prior, kl_scale, keep):
+    """Turn the data gradients of the arena into gradients of the loss, in place; one thread a weight."""
+    for i in range(U(cuda.grid(1)), n_weights, U(cuda.gridsize(1))):
+        at, behind = U(i), U(i) + n_weights
+        grads[at], grads[behind] = loss_gradient(
+            params[at], params[behind], grads[at], grads[behind], prior, kl_scale, keep
+        )
+
+
+@kernel("uuFFuD")
+def kl_parts(count, parts, theta, log_sigma2, prior, out):
+    """Sums of the KL over every `parts`-th weight, in float64; one thread a part."""
+    for i in range(U(cuda.grid(1)), parts, U(cuda.gridsize(1))):
+        total = D(0)
+        for j in range(U(i), count, parts):
+            at = U(j)
+            rho = theta[at] * deviation(log_sigma2[at])[1]
+            nats = value(prior, min(rho * rho, _S_MAX))
+            if rho * rho > _S_MAX:  # past the cap KL = ln rho + constant; ln rho without rho, which may overflow
+                log_rho = F(math.log(max(abs(theta[at]), F(1e-30)))) - HALF * log_sigma2[at]
+                nats += log_rho - F(27.631021)
+            total += D(nats)
+        out[U(i)] = total

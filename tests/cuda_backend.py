@@ -1,0 +1,310 @@
+"""The CUDA backend against the plain one. Not collected by itself: `test_cuda.py` runs it in Numba's simulator.
+
+On a machine with a device, `pytest tests/cuda_backend.py` runs it there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import test_gather_images
+import test_image_layers
+import test_kernels
+from numpy.typing import NDArray
+from small_runs import make_config, make_data, make_net, timeless
+
+import svd_numpy as svd
+from svd_numpy.ahead import Ahead
+from svd_numpy.data import Dataset
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.cuda import detect
+from svd_numpy.kernels.cuda import product as products
+from svd_numpy.kernels.reference import ReferenceBackend
+from svd_numpy.kernels.window import Window
+from svd_numpy.params import Arena
+from svd_numpy.priors import PRIORS
+from svd_numpy.train import Trainer
+
+if reason := detect.why_not():
+    pytest.skip(reason, allow_module_level=True)
+from svd_numpy.kernels.cuda.backend import CudaBackend
+
+# In the simulator a kernel is Python, in which a float32 that overflows warns.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+Array = NDArray[Any]
+PLAIN = ReferenceBackend(np.float64)
+
+
+class Mirrored:
+    """A backend whose operations take what the host holds, and give it back."""
+
+    name, dtype = "cuda", np.dtype(np.float32)
+
+    def __init__(self) -> None:
+        self._backend: Any = CudaBackend()
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._backend, name)
+
+        def run(*args: Any, **options: Any) -> Any:
+            arrays = [array for arg in (*args, *options.values()) for array in _arrays(arg)]
+            self._backend.to_device(*arrays)
+            result = operation(*args, **options)
+            later = [array for arg in (*args, *options.values()) for array in _arrays(arg)]
+            self._backend.to_host(*(array for array in later if array.flags.writeable))
+            return result
+
+        return run
+
+
+def _arrays(arg: Any) -> list[Array]:
+    if isinstance(arg, Arena):
+        return [arg.params, arg.grads, arg.m, arg.v]
+    if isinstance(arg, Buffers):
+        return list(arg._arrays.values())
+    return [arg] if isinstance(arg, np.ndarray) else []
+
+
+CUDA = Mirrored()
+assert_close = test_kernels.assert_close
+SHAPES = [(1, 1, 1), (7, 13, 3), (5, 5, 66)]
+
+
+# --- The contract, operation by operation ---
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lrt(shape: tuple[int, int, int]) -> None:
+    keep, relu = (0.0, False) if shape[2] == 3 else (math.exp(-3), True)
+    got = test_kernels.lrt(CUDA, shape, keep, True, relu=relu)
+    assert_close(got, test_kernels.lrt(PLAIN, shape, keep, True, relu=relu))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dense(shape: tuple[int, int, int]) -> None:
+    assert_close(test_kernels.dense(CUDA, shape, True), test_kernels.dense(PLAIN, shape, True))
+
+
+def test_products_cut_in_slices_and_in_large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (5, 19, 66)
+    expected = test_kernels.lrt(PLAIN, shape, 0.05, True, relu=True)
+    monkeypatch.setattr(products, "SHORTEST", 9)
+    assert products.plan(5, 66, 19).slices > 1
+    assert_close(test_kernels.lrt(CUDA, shape, 0.05, True, relu=True), expected)
+    monkeypatch.setattr(products, "ENOUGH_BLOCKS", 1)
+    assert products.plan(5, 66, 19).tile == "large"
+    assert_close(test_kernels.lrt(CUDA, shape, 0.05, True, relu=True), expected)
+
+
+GEOMETRY = [
+    Window(4, 5, 2, (3, 3), (1, 1), (1, 1)),
+    Window(5, 4, 3, (2, 3), (2, 1), (0, 2), (2, 1)),
+    Window(3, 3, 1, (2, 2), (1, 3), (3, 2)),  # windows that see the padding alone
+]
+
+
+@pytest.mark.parametrize("window", GEOMETRY)
+def test_convolutions(window: Window) -> None:
+    rng = np.random.default_rng(1)
+    images, n_out, positions = 2, 3, window.out
+    x, theta = rng.standard_normal((images, *window[:3])), rng.standard_normal((window.taps, n_out))
+    log_sigma2, bias = rng.uniform(-6, 1, theta.shape), rng.standard_normal(n_out)
+    slope, key = rng.standard_normal((images, *positions, n_out)), NoiseKey(2**33 + 5, 1, 7, 3)
+    results = []
+    for backend in (CUDA, PLAIN):
+        a, t, s, b, dy = (v.astype(np.float32).astype(backend.dtype) for v in (x, theta, log_sigma2, bias, slope))
+        outs = [np.full(shape, np.nan, backend.dtype) for shape in (dy.shape, t.shape, t.shape, b.shape, a.shape)]
+        y, d_theta, d_sigma2, d_bias, dx = outs
+        memory = Buffers()
+        backend.lrt_forward(a, t, s, b, 0.05, key, True, y, memory, window)
+        backend.lrt_backward(a, t, s, 0.05, dy.copy(), y, d_theta, d_sigma2, d_bias, dx, memory, window)
+        plain = [np.full_like(out, np.nan) for out in (y, d_theta, d_bias, dx)]
+        backend.dense_forward(a, t, b, plain[0], memory, window)
+        backend.dense_backward(a, t, dy.copy(), *plain[1:], memory, window)
+        results.append((*outs, *plain))
+    assert_close(*results)
+
+
+def test_noise_and_factors() -> None:
+    key = NoiseKey(2**40 + 3, 2, 2**32 - 1, 11)
+    np.testing.assert_allclose(CUDA.noise(key, 3, 131), PLAIN.noise(key, 3, 131), atol=2e-6)
+    for p in (0.3, 0.999):
+        dropped = [np.full((3, 67), np.nan, backend.dtype) for backend in (CUDA, PLAIN)]
+        CUDA.dropout_factors(key, p, dropped[0])
+        PLAIN.dropout_factors(key, p, dropped[1])
+        assert_close((dropped[0],), (dropped[1],))
+    factors = [np.full((2, 67), np.nan, backend.dtype) for backend in (CUDA, PLAIN)]
+    CUDA.gaussian_factors(key, 0.7, factors[0])
+    PLAIN.gaussian_factors(key, 0.7, factors[1])
+    assert_close((factors[0],), (factors[1],))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 3, 2), (1, 1, 5)])
+def test_gathering(dtype: Any, shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    source = rng.integers(0, 256, (9, math.prod(shape))).astype(dtype)
+    index, mean = rng.integers(0, 9, 6), rng.standard_normal(source.shape[1])
+    moves = np.column_stack([rng.integers(-2, 3, (6, 2)), rng.integers(0, 2, 6)]).astype(np.int32)
+    for move in (None, moves):
+        got, expected = (
+            test_gather_images.gather(backend, source, index, 1 / 255, mean, shape, move) for backend in (CUDA, PLAIN)
+        )
+        assert_close((got,), (expected,))
+    rows = np.full((6, source.shape[1]), np.nan, np.float32)
+    CUDA.gather_rows(source, index, 1 / 255, mean.astype(np.float32), rows)
+    np.testing.assert_allclose(rows, source[index] / 255 - mean, rtol=1e-5, atol=1e-6)
+
+
+def test_losses() -> None:
+    rng = np.random.default_rng(0)
+    logits = np.vstack([rng.standard_normal((5, 4)), [[1e30, -1e30, 0, 0], [3, 3, 3, 3]]]).astype(np.float32)
+    labels, slopes = np.array([0, 1, 2, 3, 0, 1, 0]), [np.full((7, 4), np.nan, b.dtype) for b in (CUDA, PLAIN)]
+    got = CUDA.softmax_cross_entropy(logits, labels, slopes[0])
+    expected = PLAIN.softmax_cross_entropy(logits.astype(np.float64), labels, slopes[1])
+    assert got[1] == expected[1]
+    assert got[0] == pytest.approx(expected[0], rel=1e-5)
+    np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-6)
+    prediction, target = rng.standard_normal((2, 7, 3)).astype(np.float32)
+    slopes = [np.full((7, 3), np.nan, b.dtype) for b in (CUDA, PLAIN)]
+    got = CUDA.gaussian_nll(prediction, target, 0.3, slopes[0])
+    expected = PLAIN.gaussian_nll(prediction.astype(np.float64), target.astype(np.float64), 0.3, slopes[1])
+    assert got == pytest.approx(expected, rel=1e-6)
+    assert_close((slopes[0],), (slopes[1],))
+
+
+@pytest.mark.parametrize("prior", sorted(PRIORS))
+def test_the_sweep(prior: str) -> None:
+    n, plain = 45, 3
+    for keep, fixed in ((math.exp(-3), False), (0.0, True)):
+        mine, theirs = (test_kernels.arena_of(n, plain, backend.dtype) for backend in (CUDA, PLAIN))
+        for arena in (mine, theirs):
+            arena.params[:n][::5] = 0
+            arena.params[1] = 1e10  # beyond the cap on theta^2 / sigma^2
+        for step in (1, 2):
+            gradient = np.random.default_rng(step).standard_normal(mine.params.size).astype(np.float32)
+            for backend, arena in ((CUDA, mine), (PLAIN, theirs)):
+                arena.grads[:] = gradient
+                if step == 1 and not fixed:
+                    backend.finish_gradients(arena, prior, 0.01, keep)
+            assert_close((mine.grads,), (theirs.grads,))
+            for backend, arena in ((CUDA, mine), (PLAIN, theirs)):
+                arena.grads[:] = gradient
+                backend.adam_step(arena, prior, 0.01, keep, AdamSettings(0.01, 0.9, 0.999, 1e-8, step), fixed)
+        mine.params[1] = theirs.params[1] = 0
+        assert_close((mine.params, mine.m, mine.v), (theirs.params, theirs.m, theirs.v))
+        weights = [[arena.views[f"a.{part}"] for part in ("theta", "log_sigma2")] for arena in (mine, theirs)]
+        weights[0][0][3] = weights[1][0][3] = 1e15
+        assert CUDA.kl(*weights[0], prior) == pytest.approx(PLAIN.kl(*weights[1], prior), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["max", "mean"])
+@pytest.mark.parametrize("window", [*test_image_layers.WINDOWS[4:8:2], Window(4, 3, 2, (3, 2), (2, 1), (1, 1))])
+def test_pooling(window: Window, kind: str) -> None:
+    got, expected = (test_image_layers.pooled(backend, window, 1, kind) for backend in (CUDA, PLAIN))
+    assert_close(got, expected)
+
+
+def test_no_maximum_hides_a_nan() -> None:
+    test_image_layers.test_no_maximum_hides_a_nan(CUDA)
+    y = np.array([np.nan, -1, 2], np.float32)
+    CUDA.relu_forward(y)
+    np.testing.assert_array_equal(y, [np.nan, 0, 2])
+
+
+@pytest.mark.parametrize("of_batch", [True, False])
+@pytest.mark.parametrize("shape", [(23, 3), (2, 3, 2, 5)])
+def test_batch_norm(shape: tuple[int, ...], of_batch: bool) -> None:
+    got, expected = (test_image_layers.normed(backend, shape, of_batch) for backend in (CUDA, PLAIN))
+    assert_close(got, expected)
+
+
+def test_small_things() -> None:
+    rng = np.random.default_rng(0)
+    x, factors = rng.standard_normal((2, 13)).astype(np.float32)
+    y, dy, running, batch = np.empty_like(x), x.copy(), factors.copy(), rng.standard_normal(13)
+    CUDA.multiply(x, factors, y)
+    np.testing.assert_array_equal(y, x * factors)
+    CUDA.relu_backward(factors, dy)
+    np.testing.assert_array_equal(dy, x * (factors > 0))
+    CUDA.blend(running, batch, 0.25, 1.5)
+    np.testing.assert_allclose(running, 0.75 * factors + 0.25 * 1.5 * batch, rtol=1e-5, atol=1e-6)
+    CUDA.clear(y)
+    assert not y.any()
+
+
+# --- Twins ---
+
+
+def test_host_and_device_meet_only_when_told() -> None:
+    backend = CudaBackend()
+    whole = np.arange(12, dtype=np.float32).reshape(4, 3)
+    backend.relu_forward(whole[1:])  # the first meeting takes all of it over
+    whole[:] = -1
+    backend.to_host(whole[:2])
+    np.testing.assert_array_equal(whole, [[0, 1, 2], [3, 4, 5], [-1, -1, -1], [-1, -1, -1]])
+    backend.to_device(whole[2:])
+    backend.to_host(whole)
+    np.testing.assert_array_equal(whole[2:], -1)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        backend.relu_forward(whole[:, :2])
+
+
+def test_a_twin_goes_with_its_array() -> None:
+    backend = CudaBackend()
+    for _ in range(3):
+        backend.relu_forward(np.ones(5, np.float32))
+    assert len(backend._twins._twins) == 0
+
+
+# --- Whole networks ---
+
+
+def test_gradients_of_a_network() -> None:
+    layers = svd.VariationalDense(4, 3, log_sigma2=-3.0), svd.ReLU(), svd.VariationalDense(3, 2, log_sigma2=-3.0)
+    model = svd.Sequential(*layers, backend="cuda")
+    x, y = np.random.default_rng(0).standard_normal((3, 4)), np.array([0, 1, 1])
+    assert svd.gradcheck(model, x, y).ok
+
+
+def train(backend: str) -> tuple[Any, Any, Any]:
+    config = make_config(epochs=2, batch_size=8, finetune_epochs=1, kl_schedule=((0.5, 0.0), (1.0, 1.0)))
+    data, model = make_data(n_train=20, n_test=6), make_net(backend)
+    records = svd.fit(model, data, config, progress=False)
+    return model, timeless(records), model.predict(data.x_test)
+
+
+def test_training_retraces_the_plain_backend() -> None:
+    (model, records, predicted), (oracle, expected, wanted) = train("cuda"), train("numpy")
+    for name, array in model.arrays().items():
+        np.testing.assert_allclose(array, oracle.arrays()[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    for record, other in zip(records, expected, strict=True):
+        assert record["nll"] == pytest.approx(other["nll"], rel=1e-4)
+        assert record["kl"] == pytest.approx(other["kl"], rel=1e-4)
+    np.testing.assert_allclose(predicted, wanted, rtol=2e-3, atol=2e-4)
+
+
+def test_image_training_is_that_of_the_plain_backend() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (8, 32), dtype=np.uint8), np.arange(8) % 2
+    data = Dataset("own", x, y, x[:3], y[:3], (2, 4, 4), 2, "made here")
+    models = []
+    for backend in ("cuda", "numpy"):
+        layers = (
+            svd.VariationalConv2d(2, 3, 3, padding=1, bias=False), svd.BatchNorm(3), svd.ReLU(), svd.MaxPool2d(2),
+            svd.Dropout(0.2), svd.Flatten(), svd.VariationalDense(12, 2),
+        )  # fmt: skip
+        model = svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
+        trainer = Trainer(model, data, make_config(epochs=1, batch_size=3, shift=1, mirror=True))
+        ahead = Ahead(trainer)
+        while trainer.progress.step < 3:  # one as it is, one recorded, one short of an example
+            ahead.advance()
+        assert (ahead.recordings[False] is None) == (backend == "numpy")
+        trainer.to_host()
+        models.append(model)
+    for name, array in models[0].arrays().items():
+        np.testing.assert_allclose(array, models[1].arrays()[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    assert models[0].state["batch_norm1.running_mean"].any()
