@@ -230,8 +230,10 @@ class Sequential:
         """Output of every layer of the pruned network, by its name: (B, O), or (B, C, H, W) of images."""
         out, run = self.prepare(x), Pass(self.backend, "pruned", self.keep, self.seed)
         outputs = dict[str, Array]()
+        self.to_device()
         for layer in self.layers:
             out = layer.forward(out, run)
+            self.backend.to_host(out)
             outputs[layer.name] = (np.moveaxis(out, -1, 1) if out.ndim == 4 else out).copy()
         _require_finite("the outputs", out)
         return outputs

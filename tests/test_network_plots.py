@@ -354,6 +354,6 @@ def test_activations_agree_between_backends() -> None:
     expected = slow.activations(images)
     assert list(expected) == ["conv1", "relu1", "max_pool1", "flatten1", "dense1"]
     assert expected["conv1"].min() < 0 == expected["relu1"].min()  # the ReLU works in place, on a copy
-    for backend in svd.available_backends():
+    for backend in (name for name, reason in svd.available_backends().items() if not reason):
         for name, outputs in slow.copy(backend=backend).activations(images).items():
             np.testing.assert_allclose(outputs, expected[name], rtol=1e-4, atol=1e-5)

@@ -254,3 +254,12 @@ def test_only_networks_for_mnist() -> None:
         train(kind="sparse")
     with pytest.raises(TypeError, match="random_labels: got 1"):
         train(random_labels=1)
+
+
+def test_frames_hold_test_errors_and_nothing_in_their_place(tmp_path: Path) -> None:
+    svd.train_mnist(
+        dataset="digits", epochs=3, backend="numpy", run_dir=tmp_path / "run", eval_every=2, progress=False
+    )  # fmt: skip
+    frames = FrameRecorder.load(tmp_path / "run" / "frames.npz")
+    measured = np.isfinite(np.array(frames.test_errors, dtype=float))
+    assert measured.tolist() == [epoch % 2 == 0 or epoch == frames.epochs[-1] for epoch in frames.epochs]

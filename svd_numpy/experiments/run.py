@@ -143,10 +143,9 @@ def record_frames(
             frames.append(old)
         if entry["epoch"] % every and not trainer.done:
             return
-        error = entry["test_error"] if entry["test_error"] is not None else entry["train_error"]
         alpha, overall = priors.log_alpha(first.theta, first.log_sigma2), measure_sparsity(model).overall
         theta, alpha = (first.fields(array, image_shape)[0] for array in (first.theta, alpha))
-        frames[0].add(entry["epoch"], theta, alpha, model.threshold, error, overall)
+        frames[0].add(entry["epoch"], theta, alpha, model.threshold, entry["test_error"], overall)
         frames[0].save(path)
 
     return record
