@@ -176,7 +176,7 @@ def test_the_noise_that_is_estimated_maximises_the_bound() -> None:
         ({"prior": "flat"}, ("'flat'", "expected")),
         ({"threshold": 100.0}, ("threshold", "100", "expected")),
         ({"finetune_epochs": -1}, ("finetune_epochs", "-1", "expected")),
-        ({"backend": "cuda"}, ("'cuda'", "expected")),
+        ({"backend": "tpu"}, ("'cuda'", "expected")),
     ],
 )
 def test_a_senseless_parameter_is_refused_by_fit(changes: dict[str, Any], words: tuple[str, ...]) -> None:
