@@ -8,7 +8,6 @@ ONNX needs the extra `test` (onnx, onnxruntime).
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from machine import describe, one_line
+from machine import command_line, describe, one_line
 
 import svd_numpy as svd
 
@@ -77,7 +76,7 @@ def main() -> None:
         "# The same outputs in every form",
         "",
         f"* Machine: {one_line(facts)}",
-        f"* Command: `python benchmarks/agreement.py {' '.join(sys.argv[1:])}`, {datetime.date.today().isoformat()}",
+        f"* Command: {command_line()}",
         "* Largest difference from the pruned dense network's outputs, relative to the largest, on all test images.",
         "",
         "| run | form | largest difference | images with another class |",

@@ -7,20 +7,17 @@ The networks are those of finished runs (--model ARCH=FILE), else they are train
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import BLOCK_SECONDS, Candidate, Timing, time_candidates
+from harness import Candidate, Timing, time_candidates
 from inference_peers import NETWORK
-from machine import allowed_cores, describe, one_line
-from step import paired_ratio
+from machine import allowed_cores, one_line
+from step import facts_of, paired_ratio, write
 from workload import TASKS
 
 BATCHES = {"lenet-300-100": (1, 100, 10_000), "lenet-5": (1, 100, 1000)}
@@ -165,19 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 new_rows = rows_of(timings, arch, batch, threads)
                 rows += new_rows
                 print(*map(markdown_row, new_rows), sep="\n", flush=True)
-    facts = {
-        "machine": describe(),
-        "command": "python benchmarks/inference.py " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "date": datetime.date.today().isoformat(),
-        "data": next((row["data"] for row in rows if row["data"]), "none: no candidate could be run"),
-        "rounds": options.rounds,
-        "block_seconds": BLOCK_SECONDS,
-        "networks": {arch: compact_table(file) for arch, file in files.items()},
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "inference.md").write_text(report(rows, facts), encoding="utf-8")
-    (options.out / "inference.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {options.out / 'inference'}.md and inference.json")
+    networks = {arch: compact_table(file) for arch, file in files.items()}
+    facts = {**facts_of("inference.py", arguments, rows, options), "networks": networks}
+    write(options.out, "inference", report(rows, facts), rows, facts)
 
 
 if __name__ == "__main__":

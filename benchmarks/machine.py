@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -76,3 +78,13 @@ def one_line(description: dict[str, str]) -> str:
     """Return the description as the line that stands above a table."""
     versions = ", ".join(f"{name} {description[name]}" for name in ("python", *PACKAGES))
     return f"{description['cpu']}, {description['cores']} cores, {description['system']}; {versions}"
+
+
+def command_line() -> str:
+    """Return this script's command and the date, as they stand above a table; --table alone changes no figure."""
+    words = [
+        "python",
+        f"benchmarks/{os.path.basename(sys.argv[0])}",
+        *(arg for arg in sys.argv[1:] if arg != "--table"),
+    ]
+    return f"`{' '.join(words)}`, {datetime.date.today().isoformat()}"

@@ -11,7 +11,6 @@ finished ones in the table's JSON file are not repeated.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from machine import describe, one_line
+from machine import command_line, describe, one_line
 
 from svd_numpy import checkpoint, evaluate
 from svd_numpy.experiments.cifar import train_cifar
@@ -94,8 +93,7 @@ def write_table() -> None:
         "# Random labels: by heart, or not at all",
         "",
         f"* Machine: {one_line(facts)}",
-        f"* Command: `python benchmarks/random_labels.py {' '.join(arg for arg in sys.argv[1:] if arg != '--table')}`, "
-        f"{datetime.date.today().isoformat()}",
+        f"* Command: {command_line()}",
         "* All training images, with random labels; the test labels are the true ones. Seed 0. 10 % is chance.",
         "* Training accuracy: of the network as it predicts, without dropout or noise, pruned at threshold 3.",
         "",

@@ -13,7 +13,6 @@ finished.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -24,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from machine import describe, one_line
+from machine import command_line, describe, one_line
 
 from svd_numpy import checkpoint
 from svd_numpy.experiments.cifar import train_cifar
@@ -188,8 +187,7 @@ def write_table(options: argparse.Namespace) -> None:
         f"# {TITLES[options.arch]}{f', width {options.k:g}' if options.arch == 'vgg-like' else ''}: error and sparsity",
         "",
         f"* Machine: {one_line(facts)}",
-        f"* Command: `python benchmarks/results.py {' '.join(arg for arg in sys.argv[1:] if arg != '--table')}`, "
-        f"{datetime.date.today().isoformat()}",
+        f"* Command: {command_line()}",
         f"* All {some['n_train']:,} training and {some['n_test']:,} test images; the test set was measured once, after "
         "the last epoch.",
         "* Recipes: `svd_numpy/experiments/recipes.py`. Threshold 3. Mean ± standard deviation over the seeds.",

@@ -163,6 +163,28 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
+def facts_of(
+    script: str, arguments: Sequence[str] | None, rows: list[dict[str, Any]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """What must be known of the timings to read them."""
+    return {
+        "machine": describe(),
+        "command": f"python benchmarks/{script} " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "date": datetime.date.today().isoformat(),
+        "data": next((row["data"] for row in rows if row["data"]), "none: no candidate could be run"),
+        "rounds": options.rounds,
+        "block_seconds": BLOCK_SECONDS,
+    }
+
+
+def write(out: Path, name: str, text: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write a report as Markdown, and its rows and facts as JSON."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    (out / f"{name}.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {out / name}.md and {name}.json")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark; print the table and write it as Markdown and JSON."""
     options = parse_arguments(arguments)
@@ -178,19 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += new_rows
             print(*map(markdown_row, new_rows), sep="\n", flush=True)
 
-    facts = {
-        "machine": describe(),
-        "command": "python benchmarks/step.py " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "date": datetime.date.today().isoformat(),
-        "data": next((row["data"] for row in rows if row["data"]), "none: no candidate could be run"),
-        "rounds": options.rounds,
-        "block_seconds": BLOCK_SECONDS,
-    }
+    facts = facts_of("step.py", arguments, rows, options)
     name = "step" if arch == DEFAULT_ARCH else f"conv-{arch}"
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.md").write_text(report(arch, rows, facts), encoding="utf-8")
-    (options.out / f"{name}.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {options.out / name}.md and {name}.json")
+    write(options.out, name, report(arch, rows, facts), rows, facts)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ ALLOWED = {
     "params": {"checks", "kernels"},
     "optim": {"checks"},
     # the network
-    "kernels": {"priors"},
+    "kernels": {"checks", "priors"},
     "layers": {"checks", "kernels", "params"},
     "objective": {"checks", "kernels"},
     "model": {"checks", "checkpoint", "kernels", "layers", "objective", "params", "priors"},

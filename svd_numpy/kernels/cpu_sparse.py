@@ -13,6 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from svd_numpy.checks import LARGEST_INPUT
 from svd_numpy.kernels.jit import kernel
 from svd_numpy.kernels.list_tiles import MOST, list_tile, pooled_tile, single_tile, take_floats, take_pixels
 from svd_numpy.kernels.simd import F, address, max32, own_function, prefetch, wide_vectors
@@ -38,7 +39,7 @@ GROUP_COLUMNS = 4  # of a group of outputs that share a list: outputs, entries, 
 TILE = LANES + 1  # of a tile of inputs: the first column, and LANES places
 BAD_INPUT, BAD_OUTPUT = 1, 2
 _INFINITY = F(np.inf)
-_LARGEST_INPUT = F(1e15)
+_LARGEST_INPUT = F(LARGEST_INPUT)
 
 
 @kernel()

@@ -20,6 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from svd_numpy.checks import LARGEST_INPUT
 from svd_numpy.kernels.tiles import (
     _EVERYWHERE,
     _F32,
@@ -36,11 +37,11 @@ from svd_numpy.kernels.tiles import (
     _load,
     _splat,
     _store,
+    _transposed,
 )
 
 GROUP = 4  # outputs that share a list in the dense form
 MOST = 8  # positions of a tile with one output; GROUP outputs take MOST / 2: 16 sums and 4 inputs fill 20 registers
-_LARGEST_INPUT = 1e15  # that of `checks`
 _FLOAT_BYTES = 4
 
 
@@ -231,20 +232,6 @@ def _inputs(builder: ir.IRBuilder, address: Any, mask: Any, pixels: bool) -> Any
     return builder.uitofp(builder.call(function, [pointer, ir.Constant(_I32, 1), mask, nothing]), _VEC)
 
 
-def _transposed(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
-    """Transpose a square of vectors by swapping ever smaller off-diagonal blocks (Eklundh 1972)."""
-    vectors, step = list(vectors), LANES // 2
-    while step:
-        for r in (r for r in range(LANES) if not r & step):
-            upper, lower = vectors[r], vectors[r + step]
-            keep = [lane if not lane & step else LANES + lane - step for lane in range(LANES)]
-            move = [lane + step if not lane & step else LANES + lane for lane in range(LANES)]
-            vectors[r] = builder.shuffle_vector(upper, lower, ir.Constant(_INDEX, keep))
-            vectors[r + step] = builder.shuffle_vector(upper, lower, ir.Constant(_INDEX, move))
-        step //= 2
-    return vectors
-
-
 def _take_tile(pixels: bool) -> Any:
     @intrinsic
     def take_tile(
@@ -265,7 +252,7 @@ def _take_tile(pixels: bool) -> Any:
             fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
             fabs = _declare(builder, f"llvm.fabs.v{LANES}f32", _VEC, [_VEC])
             factor, offset = _splat(builder, scale, _VEC), _plain_load(builder, minus_mean)
-            largest = ir.Constant(_VEC, [_LARGEST_INPUT] * LANES)
+            largest = ir.Constant(_VEC, [LARGEST_INPUT] * LANES)
             zeros = ir.Constant(_VEC, [0.0] * LANES)
             bad, vectors = ir.Constant(_MASK, [0] * LANES), []
             for r in range(LANES):

@@ -207,6 +207,20 @@ def append_lanes(typing_context, target, k, lanes):
     return types.int64(types.int64, types.int64, types.int64), codegen
 
 
+def _transposed(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
+    """Transpose a square of vectors by swapping ever smaller off-diagonal blocks (Eklundh 1972)."""
+    vectors, step = list(vectors), LANES // 2
+    while step:
+        for r in (r for r in range(LANES) if not r & step):
+            upper, lower = vectors[r], vectors[r + step]
+            keep = [lane if not lane & step else LANES + lane - step for lane in range(LANES)]
+            move = [lane + step if not lane & step else LANES + lane for lane in range(LANES)]
+            vectors[r] = builder.shuffle_vector(upper, lower, ir.Constant(_INDEX, keep))
+            vectors[r + step] = builder.shuffle_vector(upper, lower, ir.Constant(_INDEX, move))
+        step //= 2
+    return vectors
+
+
 @intrinsic
 def transpose_tile(typing_context, source, source_row, rows, columns, target, target_row):
     """Write the transpose of a `rows` x `columns` piece of a matrix, both at most LANES.
@@ -222,16 +236,7 @@ def transpose_tile(typing_context, source, source_row, rows, columns, target, ta
             lanes = builder.select(builder.icmp_signed("<", _constant(r), rows), columns, _constant(0))
             at = builder.add(source, builder.mul(builder.mul(source_row, four), _constant(r)))
             vectors.append(_load(builder, at, _first_lanes(builder, lanes)))
-        step = LANES // 2
-        while step:  # swap ever smaller off-diagonal blocks (Eklundh 1972)
-            for r in (r for r in range(LANES) if not r & step):
-                upper, lower = vectors[r], vectors[r + step]
-                keep = [lane if not lane & step else LANES + lane - step for lane in range(LANES)]
-                move = [lane + step if not lane & step else LANES + lane for lane in range(LANES)]
-                vectors[r] = builder.shuffle_vector(upper, lower, ir.Constant(_INDEX, keep))
-                vectors[r + step] = builder.shuffle_vector(upper, lower, ir.Constant(_INDEX, move))
-            step //= 2
-        for c, vector in enumerate(vectors):
+        for c, vector in enumerate(_transposed(builder, vectors)):
             mask = builder.select(builder.icmp_signed("<", _constant(c), columns), _EVERYWHERE, _NOWHERE)
             at = builder.add(target, builder.mul(builder.mul(target_row, four), _constant(c)))
             _store(builder, vector, at, mask)
