@@ -1,9 +1,11 @@
-"""The search behind the recipe "default": candidates on 5,000 held-out training images, one seed each.
+"""The search behind the recipes "default": candidates on 5,000 held-out training images, one seed each.
 
     python benchmarks/search.py --candidates kl1 kl1-ramp50
+    python benchmarks/search.py --arch lenet-5 --candidates plain shift1
 
 Each candidate is trained once on the other 55,000 images; from its end, the survivors at several thresholds are
-fine-tuned. The test images take no part. Results are added to `results/search.json` and `search.md`.
+fine-tuned. The test images take no part. Results are added to `results/search.json` and `search.md`, for LeNet-5 to
+`search-lenet-5.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from svd_numpy.train import TrainConfig, fit
 
 OUT = Path(__file__).parent / "results"
 SEED = 0
-FINETUNE_EPOCHS = 20
+FINETUNE_EPOCHS = {"lenet-300-100": 20, "lenet-5": 8}
+THRESHOLDS = {"lenet-300-100": (3.0, 2.0, 1.0, 0.0), "lenet-5": (2.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,12 @@ class Candidate:
     centre: bool = False
     theta_std: float | None = None
     batch: int = 100
+    shift: int = 0
 
 
 KL1 = ((5.0, 0.0), (20.0, 1.0))
-CANDIDATES = {
+SLOW = ((3.0, 0.0), (25.0, 1.0), (42.0, 2.2))
+LENET_300_100 = {
     "kl1": Candidate(80, 0.5, KL1),
     "kl1-flat75": Candidate(80, 0.75, KL1),
     "kl1-batch50": Candidate(80, 0.5, KL1, batch=50),
@@ -53,12 +58,17 @@ CANDIDATES = {
     "paper": Candidate(200, 0.5, KL1, mask=True, centre=True, theta_std=0.01),
     "paper-he": Candidate(200, 0.5, KL1, mask=True, centre=True),
 }
-THRESHOLDS = (3.0, 2.0, 1.0, 0.0)
+LENET_5 = {
+    "plain": Candidate(50, 0.6, SLOW),
+    "shift1": Candidate(50, 0.6, SLOW, shift=1),
+    "shift2": Candidate(50, 0.6, SLOW, shift=2),
+}
+CANDIDATES = {"lenet-300-100": LENET_300_100, "lenet-5": LENET_5}
 
 
-def run(name: str) -> list[dict[str, Any]]:
+def run(arch: str, name: str) -> list[dict[str, Any]]:
     """Train one candidate, then fine-tune its survivors at each threshold."""
-    chosen = CANDIDATES[name]
+    chosen = CANDIDATES[arch][name]
     data = load("mnist").split(5000, seed=0)
     config = TrainConfig(
         epochs=chosen.epochs,
@@ -67,8 +77,9 @@ def run(name: str) -> list[dict[str, Any]]:
         kl_schedule=chosen.kl,
         train_mask=chosen.mask,
         seed=SEED,
+        shift=chosen.shift,
     )
-    recipe = Recipe("lenet-300-100", name, "", config, chosen.theta_std, subtract_mean=chosen.centre)
+    recipe = Recipe(arch, name, "", config, chosen.theta_std, subtract_mean=chosen.centre)
     model = build(data, recipe, SEED, "auto")
     last = fit(model, data, config)[-1]
     rows = [
@@ -79,9 +90,15 @@ def run(name: str) -> list[dict[str, Any]]:
             "compression": last["compression"],
         }
     ]
-    for threshold in THRESHOLDS:
+    for threshold in THRESHOLDS[arch]:
         copy = model.copy()
-        tuning = TrainConfig(epochs=0, finetune_epochs=FINETUNE_EPOCHS, finetune_threshold=threshold, seed=SEED)
+        tuning = TrainConfig(
+            epochs=0,
+            finetune_epochs=FINETUNE_EPOCHS[arch],
+            finetune_threshold=threshold,
+            seed=SEED,
+            shift=chosen.shift,
+        )
         last = fit(copy, data, tuning, progress=False)[-1]
         rows.append(
             {
@@ -94,9 +111,8 @@ def run(name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def describe(name: str) -> str:
+def describe(chosen: Candidate) -> str:
     """The settings of a candidate in one cell."""
-    chosen = CANDIDATES[name]
     kl = ", ".join(f"{value:g} at {epoch:g}" for epoch, value in chosen.kl)
     extras = [
         text
@@ -105,21 +121,22 @@ def describe(name: str) -> str:
             ("mean subtracted", chosen.centre),
             (f"theta std {chosen.theta_std}", chosen.theta_std is not None),
             (f"batch {chosen.batch}", chosen.batch != 100),
+            (f"images shifted by up to {chosen.shift}", chosen.shift > 0),
         )
         if there
     ]
     return "; ".join([f"{chosen.epochs} epochs, lr flat for {chosen.flat:.0%}", f"KL weight {kl}", *extras])
 
 
-def write_table(rows: list[dict[str, Any]]) -> None:
-    """Write search.json and search.md."""
+def write_table(arch: str, rows: list[dict[str, Any]], out: Path) -> None:
+    """Write the rows as JSON, and as Markdown beside it."""
     lines = [
-        "# The search behind the recipe `default`",
+        f"# The search behind {arch}'s recipe `default`",
         "",
-        "* Command: `python benchmarks/search.py`, 2026-11-21, seed 0, 2-core Xeon, two runs side by side",
+        f"* Command: `python benchmarks/search.py --arch {arch}`, 2026-11-21, seed 0, 2-core Xeon",
         "* 55,000 training images, error on 5,000 held-out ones (standard error about 0.2 points); no test image.",
-        f"* *as trained*: pruned at threshold 3. Otherwise pruned at the threshold, then {FINETUNE_EPOCHS} epochs of",
-        "  fine-tuning without noise, lr 1e-3 to 0.",
+        f"* *as trained*: pruned at threshold 3. Otherwise pruned at the threshold, then {FINETUNE_EPOCHS[arch]} epochs",
+        "  of fine-tuning without noise, lr 1e-3 to 0.",
         "",
         "| candidate | settings | threshold | error % | compression |",
         "|---|---|---|---|---|",
@@ -127,24 +144,30 @@ def write_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         name = row["candidate"]
         threshold = "as trained" if row["threshold"] is None else f"{row['threshold']:g}, fine-tuned"
-        settings = describe(name) if row["threshold"] is None else ""
+        settings = describe(CANDIDATES[arch][name]) if row["threshold"] is None else ""
         figures = f"{100 * row['error']:.2f} | {row['compression']:.1f}"
         lines.append(f"| {name} | {settings} | {threshold} | {figures} |")
-    OUT.mkdir(exist_ok=True)
-    (OUT / "search.json").write_text(json.dumps(rows, indent=1))
-    (OUT / "search.md").write_text("\n".join([*lines, ""]))
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(rows, indent=1))
+    out.with_suffix(".md").write_text("\n".join([*lines, ""]))
 
 
 def main() -> None:
     """Run the candidates named on the command line that are not there yet."""
     parser = argparse.ArgumentParser(description="search for the default recipe on held-out images")
-    parser.add_argument("--candidates", nargs="*", choices=list(CANDIDATES), default=list(CANDIDATES))
-    path = OUT / "search.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
-    for name in parser.parse_args().candidates:
+    parser.add_argument("--arch", choices=list(CANDIDATES), default="lenet-300-100")
+    parser.add_argument("--candidates", nargs="*")
+    options = parser.parse_args()
+    known = CANDIDATES[options.arch]
+    names = known if options.candidates is None else options.candidates
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--candidates: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+    path = OUT / ("search.json" if options.arch == "lenet-300-100" else f"search-{options.arch}.json")
+    for name in names:
+        rows = json.loads(path.read_text()) if path.exists() else []  # others may run beside this one
         if all(row["candidate"] != name for row in rows):
-            rows += run(name)
-            write_table(rows)
+            found = run(options.arch, name)
+            write_table(options.arch, (json.loads(path.read_text()) if path.exists() else []) + found, path)
 
 
 if __name__ == "__main__":
