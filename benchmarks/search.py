@@ -25,7 +25,7 @@ from svd_numpy.train import TrainConfig, fit
 OUT = Path(__file__).parent / "results"
 SEED = 0
 FINETUNE_EPOCHS = {"lenet-300-100": 20, "lenet-5": 8}
-THRESHOLDS = {"lenet-300-100": (3.0, 2.0, 1.0, 0.0), "lenet-5": (2.0, 0.0)}
+THRESHOLDS = {"lenet-300-100": (3.0, 2.0, 1.0, 0.0), "lenet-5": (2.0, 1.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Candidate:
     theta_std: float | None = None
     batch: int = 100
     shift: int = 0
+    finetune: int | None = None  # epochs; None: FINETUNE_EPOCHS
 
 
 KL1 = ((5.0, 0.0), (20.0, 1.0))
@@ -62,6 +63,8 @@ LENET_5 = {
     "plain": Candidate(50, 0.6, SLOW),
     "shift1": Candidate(50, 0.6, SLOW, shift=1),
     "shift2": Candidate(50, 0.6, SLOW, shift=2),
+    "shift1-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15),
+    "plain-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), finetune=15),
 }
 CANDIDATES = {"lenet-300-100": LENET_300_100, "lenet-5": LENET_5}
 
@@ -94,7 +97,7 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
         copy = model.copy()
         tuning = TrainConfig(
             epochs=0,
-            finetune_epochs=FINETUNE_EPOCHS[arch],
+            finetune_epochs=chosen.finetune or FINETUNE_EPOCHS[arch],
             finetune_threshold=threshold,
             seed=SEED,
             shift=chosen.shift,
@@ -122,6 +125,7 @@ def describe(chosen: Candidate) -> str:
             (f"theta std {chosen.theta_std}", chosen.theta_std is not None),
             (f"batch {chosen.batch}", chosen.batch != 100),
             (f"images shifted by up to {chosen.shift}", chosen.shift > 0),
+            (f"{chosen.finetune} epochs of fine-tuning", chosen.finetune is not None),
         )
         if there
     ]
