@@ -4,8 +4,8 @@
 # **What you'll do.** Solve seven puzzles. Each is a CUDA kernel of a few lines, and the last one is a whole Sparse VD layer: both matrix products, the
 # noise, one launch. No GPU is needed: Numba's simulator runs the kernels as ordinary Python threads.
 #
-# **What you'll learn.** To think in threads, blocks and barriers; why neighbours should read neighbours; why sums and noise can have the same bits every time;
-# and to count memory traffic, which says more about a kernel than a stopwatch on a toy.
+# **What you'll learn.** To think in threads, blocks and barriers; why neighbours should read neighbours; why sums and noise can have the same bits
+# every time; and to count memory traffic, which says more about a kernel than a stopwatch on a toy.
 #
 # **What you'll need.** NumPy and the forward pass of the layer ([notebook 2](02_tame_the_noise.ipynb)). About 60 minutes.
 
@@ -148,10 +148,11 @@ def check(kernel, blocks, threads, *inputs, expected):
 # %% [markdown]
 # ## Three puzzles about who does what
 #
-# **Puzzle 1, map.** One block, a thread per number: `out = x**2`. Your lines go where a comment asks for them; the folded cell behind each puzzle holds a solution.
+# **Puzzle 1, map.** One block, a thread per number: `out = x**2`. Your lines go where a comment asks for them; the folded cell behind each puzzle
+# holds a solution.
 #
-# **Puzzle 2, guard.** Now several blocks. `cuda.grid(1)` is a thread's place in the whole grid: `blockIdx.x * blockDim.x + threadIdx.x`. Blocks have one size, data any:
-# here ten numbers and three blocks of four threads.
+# **Puzzle 2, guard.** Now several blocks. `cuda.grid(1)` is a thread's place in the whole grid: `blockIdx.x * blockDim.x + threadIdx.x`. Blocks have
+# one size, data any: here ten numbers and three blocks of four threads.
 #
 # **Predict.** What do threads 10 and 11 do if nobody stops them? Here, and on a GPU?
 
@@ -198,8 +199,8 @@ assert check(square, 1, 10, x, expected=x**2) and check(square_all, 3, 4, x, exp
 # %% [markdown]
 # The simulator raises an error. A GPU does not: it reads what lies behind the array and overwrites whatever lives there.
 #
-# **Puzzle 3, grid-stride loop.** Let the grid not depend on the size at all: each thread does several numbers, one grid apart. `cuda.gridsize(1)` is the number of
-# all threads.
+# **Puzzle 3, grid-stride loop.** Let the grid not depend on the size at all: each thread does several numbers, one grid apart. `cuda.gridsize(1)` is
+# the number of all threads.
 
 # %%
 x = rng.normal(size=1024).astype(F)
@@ -261,8 +262,8 @@ plt.show()
 #
 # ## Sums with the same bits every time
 #
-# **Puzzle 4, reduction.** Block `b` adds 16 numbers. Eight threads add pairs into shared memory; then half of them, then a quarter, add what is left, with a
-# barrier after every round.
+# **Puzzle 4, reduction.** Block `b` adds 16 numbers. Eight threads add pairs into shared memory; then half of them, then a quarter, add what is left,
+# with a barrier after every round.
 
 # %%
 x = rng.lognormal(0, 2, 256).astype(F)
@@ -329,8 +330,8 @@ plt.show()
 assert len(set(arrivals)) > 3
 
 # %% [markdown]
-# With atomics two runs of one program differ, and a bug that shows once never comes back. A tree whose shape depends on nothing but sizes gives the same bits
-# every time, and rounds less on the way. This package uses no float atomics.
+# With atomics two runs of one program differ, and a bug that shows once never comes back. A tree whose shape depends on nothing but sizes gives the
+# same bits every time, and rounds less on the way. This package uses no float atomics.
 #
 # ## Noise without a state
 #
@@ -366,7 +367,8 @@ def noise(layer, step, seed, out):
 
 
 # %% [markdown]
-# **Puzzle 5, noise.** Write the round. The products have 64 bits; `>> BITS` gives the high half, `& LOW` the low one. The judge is the package's noise, in NumPy.
+# **Puzzle 5, noise.** Write the round. The products have 64 bits; `>> BITS` gives the high half, `& LOW` the low one. The judge is the package's
+# noise, in NumPy.
 
 
 # %%
@@ -429,17 +431,18 @@ for name in ("numpy", "numba", "cuda"):
     assert np.allclose(other, drawn.array, atol=1e-5)
 
 # %% [markdown]
-# The two lower fields agree bit by bit, and with all three backends of the package up to rounding. So training can move from a laptop to a GPU and still be
-# compared, step by step.
+# The two lower fields agree bit by bit, and with all three backends of the package up to rounding. So training can move from a laptop to a GPU and
+# still be compared, step by step.
 #
 # ## Tiles
 #
 # Now the products. `naive` below has a thread for every output, which fetches all that it needs from global memory.
 #
-# **Predict.** `x` has 8 rows and 10 columns, `θ` 12 columns. How often is each number of `x` fetched? And if a block first copied what it needs into shared memory?
+# **Predict.** `x` has 8 rows and 10 columns, `θ` 12 columns. How often is each number of `x` fetched? And if a block first copied what it needs into
+# shared memory?
 #
-# **Puzzle 6, tiles.** A block of 4×4 threads owns 4×4 outputs and walks along `k` in strides of 4. At each it copies a 4×4 strip of `a` and of `b` into shared
-# memory, one number of each per thread, and zeros beyond the edge; then every thread multiplies from there. Where do the two barriers go?
+# **Puzzle 6, tiles.** A block of 4×4 threads owns 4×4 outputs and walks along `k` in strides of 4. At each it copies a 4×4 strip of `a` and of `b`
+# into shared memory, one number of each per thread, and zeros beyond the edge; then every thread multiplies from there. Where do the two barriers go?
 
 
 # %%
@@ -514,8 +517,8 @@ plt.show()
 #
 # ## The whole layer in one kernel
 #
-# **Puzzle 7, the fused layer.** $y = x\theta + b + \sqrt{x^2\sigma^2}\,\varepsilon$. Extend your tiles: one strip of `x` serves **both** sums and is squared where it is used;
-# $\sigma^2 = e^{\log\sigma^2}$ is made on the way into shared memory; noise is drawn at the end, for one's own output.
+# **Puzzle 7, the fused layer.** $y = x\theta + b + \sqrt{x^2\sigma^2}\,\varepsilon$. Extend your tiles: one strip of `x` serves **both** sums and is
+# squared where it is used; $\sigma^2 = e^{\log\sigma^2}$ is made on the way into shared memory; noise is drawn at the end, for one's own output.
 
 
 # %%
@@ -631,9 +634,9 @@ plt.show()
 # %% [markdown]
 # ## What would a real device make of it?
 #
-# Arithmetic is cheap, memory is not. Divide what a kernel computes by what it moves, in operations per byte: its **arithmetic intensity**. A device delivers at most its
-# memory speed times that, and never more than its peak. The picture of both limits is the **roofline**. NVIDIA's data sheet of the H200 (SXM) says 67
-# TFLOP/s in float32, without tensor cores, and 4.8 TB/s.
+# Arithmetic is cheap, memory is not. Divide what a kernel computes by what it moves, in operations per byte: its **arithmetic intensity**. A device
+# delivers at most its memory speed times that, and never more than its peak. The picture of both limits is the **roofline**. NVIDIA's data sheet of
+# the H200 (SXM) says 67 TFLOP/s in float32, without tensor cores, and 4.8 TB/s.
 #
 # **Predict.** LeNet-300-100's first layer, 100 examples: on which side of the corner is each of our kernels?
 
@@ -670,10 +673,11 @@ assert intensity(kernels["tiles 16 × 16"]) < intensity(kernels["fused 16 × 16"
 assert intensity(kernels["fused 128 × 64"]) > PEAK / SPEED and math.ceil(M / 128) * math.ceil(N / 64) == 5
 
 # %% [markdown]
-# The corner is where the device can compute as fast as it can fetch. Tiles move a kernel to the right; fusing moves it further, at no cost in arithmetic. Large
-# tiles reach the flat part, and then other things count. Tiles of 128×64 cut this layer into 5 blocks, and the H200 has 132 multiprocessors to feed. So the
-# package takes smaller tiles here and cuts the sum over `k` into slices, whose parts are added in a fixed order, as in puzzle 4. And the model is
-# strict: it lets every read go to global memory, while real devices have caches, which help the naive kernel most. Try tiles of your own (this needs a running kernel):
+# The corner is where the device can compute as fast as it can fetch. Tiles move a kernel to the right; fusing moves it further, at no cost in
+# arithmetic. Large tiles reach the flat part, and then other things count. Tiles of 128×64 cut this layer into 5 blocks, and the H200 has 132
+# multiprocessors to feed. So the package takes smaller tiles here and cuts the sum over `k` into slices, whose parts are added in a fixed order, as
+# in puzzle 4. And the model is strict: it lets every read go to global memory, while real devices have caches, which help the naive kernel most. Try
+# tiles of your own (this needs a running kernel):
 
 # %%
 from ipywidgets import SelectionSlider, interact
@@ -693,8 +697,9 @@ def show_tile(down, across, fuse):
 # %% [markdown]
 # ## The same with the package
 #
-# `backend="cuda"` is this layer, grown up: tiles of 32×64 or 128×64, a patch of 4×4 or 8×4 outputs in the registers of each thread, the next strip on its way while one is multiplied;
-# and all three passes, forward, input gradients and weight gradients, from one source. Here it runs in the simulator, against NumPy.
+# `backend="cuda"` is this layer, grown up: tiles of 32×64 or 128×64, a patch of 4×4 or 8×4 outputs in the registers of each thread, the next strip on
+# its way while one is multiplied; and all three passes, forward, input gradients and weight gradients, from one source. Here it runs in the
+# simulator, against NumPy.
 
 # %%
 import svd_numpy as svd
@@ -715,11 +720,11 @@ print("gradients of all", len(results["numpy"][1]), "parameters agree")
 #
 # **Exercise 1.** Leave out the second barrier of `tiled` and let `check` look at it. For which sizes is the result right all the same?
 #
-# **Exercise 2.** Shared memory has 32 *banks*; number $i$ of an array lies in bank $i \bmod 32$, and a bank serves one number at a time. In a strip of 32×32, how many of a warp's
-# 32 reads fall into one bank if the warp reads a row? A column? What if rows are 33 long?
+# **Exercise 2.** Shared memory has 32 *banks*; number $i$ of an array lies in bank $i \bmod 32$, and a bank serves one number at a time. In a strip
+# of 32×32, how many of a warp's 32 reads fall into one bank if the warp reads a row? A column? What if rows are 33 long?
 #
-# **Exercise 3.** Let each thread own a patch of $a\times b$ outputs. Per step of `k` it reads $a + 2b$ numbers from shared memory. How many reads is that for one
-# multiply-add, for 1×1, 4×4 and 8×4?
+# **Exercise 3.** Let each thread own a patch of $a\times b$ outputs. Per step of `k` it reads $a + 2b$ numbers from shared memory. How many reads is
+# that for one multiply-add, for 1×1, 4×4 and 8×4?
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
@@ -760,13 +765,13 @@ assert (1 + 2) / 2 == 1.5 and (8 + 8) / 64 == 0.25
 # %% [markdown]
 # ## In practice
 #
-# The simulator checks *what* a kernel computes. It knows nothing of speed, and not everything of correctness: it has no types. A bare `0.5` is harmless here; compiled, it
-# turns float32 arithmetic into float64, which many devices do far more slowly. A signed index may be negative, so the compiler adds code that counts from the end, and
-# loads stay narrow. Hence the casts `F(...)` and `U(...)` all over the package's kernels.
+# The simulator checks *what* a kernel computes. It knows nothing of speed, and not everything of correctness: it has no types. A bare `0.5` is
+# harmless here; compiled, it turns float32 arithmetic into float64, which many devices do far more slowly. A signed index may be negative, so the
+# compiler adds code that counts from the end, and loads stay narrow. Hence the casts `F(...)` and `U(...)` all over the package's kernels.
 #
-# An honest word: the package's CUDA backend passes its tests in this simulator, and all its kernels compile to PTX, the assembly language of NVIDIA's devices. It has
-# not run on a device yet, so there is no GPU time in this notebook, and none should be inferred from the rooflines. `benchmarks/gpu_check.py` is
-# what we shall run first when there is one.
+# An honest word: the package's CUDA backend passes its tests in this simulator, and all its kernels compile to PTX, the assembly language of NVIDIA's
+# devices. It has not run on a device yet, so there is no GPU time in this notebook, and none should be inferred from the rooflines.
+# `benchmarks/gpu_check.py` is what we shall run first when there is one.
 #
 # For large plain products use the vendor's libraries; write kernels where fusing saves traffic, as here. And without a GPU, the same
 # thoughts pay on a CPU, whose caches are its shared memory.
