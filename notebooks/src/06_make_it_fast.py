@@ -26,6 +26,7 @@ if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
 # %%
 import json
 import math
+import platform
 import statistics
 import time
 from collections import defaultdict
@@ -100,6 +101,7 @@ plt.show()
 print(
     f"arithmetic: {PEAK / 1e9:.0f} GFLOP/s; moving: {speeds.max() / 1e9:.0f} GB/s at best, {speeds[-1] / 1e9:.0f} far from the core"
 )
+print(f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}, {platform.machine()}")
 print(f"while one number comes from far away, this core could do about {4 * PEAK / speeds[-1]:.0f} operations")
 
 # %% [markdown]
