@@ -26,6 +26,7 @@ if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
 # %%
 import json
 import math
+import platform
 import statistics
 import time
 from collections import defaultdict
@@ -100,6 +101,7 @@ plt.show()
 print(
     f"arithmetic: {PEAK / 1e9:.0f} GFLOP/s; moving: {speeds.max() / 1e9:.0f} GB/s at best, {speeds[-1] / 1e9:.0f} far from the core"
 )
+print(f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}, {platform.machine()}")
 print(f"while one number comes from far away, this core could do about {4 * PEAK / speeds[-1]:.0f} operations")
 
 # %% [markdown]
@@ -634,15 +636,15 @@ for speed, style, label in (
     (speeds[-1], "--", f"{sizes[-1] / 1e6:.0f} MB at a time"),
 ):
     ax.loglog(reach, np.minimum(PEAK, reach * speed) / 1e9, style, color=COLOURS["ink"], linewidth=1.4, label=label)
-places = defaultdict(list)  # numbers of stages that lie on top of each other are written side by side
-for number, name in enumerate(took, start=1):
-    at, speed = FLOP / sum(moved[name].values()), FLOP / sum(took[name].values()) / 1e6
-    ax.plot(at, speed, "o", color=COLOURS["test"])
-    places[round(12 * math.log10(at)), round(12 * math.log10(speed))].append((number, at, speed))
-for group in places.values():
-    label = ", ".join(str(number) for number, *_ in group)
-    corner = max(group, key=lambda one: one[2])[1:]
-    ax.annotate(label, corner, (-8, -3), textcoords="offset points", ha="right", fontsize=9)
+points = [(FLOP / sum(moved[name].values()), FLOP / sum(took[name].values()) / 1e6) for name in took]
+groups = []  # neighbours share a label, so that no two lie on top of each other
+for number in sorted(range(len(points)), key=points.__getitem__):
+    near = groups and max(abs(np.log(np.divide(points[number], points[groups[-1][-1]])))) < 0.17
+    groups[-1].append(number) if near else groups.append([number])
+for group in groups:
+    ax.plot(*zip(*(points[number] for number in group), strict=True), "o", color=COLOURS["test"])
+    label, at = ", ".join(str(number + 1) for number in sorted(group)), np.mean([points[n] for n in group], axis=0)
+    ax.annotate(label, at, (-8, -3), textcoords="offset points", ha="right", fontsize=9)
 names = "\n".join(f"{number + 1}  {name}" for number, name in enumerate(took))
 ax.text(1.03, 1, names, transform=ax.transAxes, va="top", fontsize=9)
 ax.set(xlabel="operations per byte", ylabel="GFLOP/s", title="Less traffic is a step to the right")
