@@ -4,7 +4,7 @@
 # **What you'll do.** Train a sparse network and make it small, one question at a time: how to write down *where* the weights are, how many digits of each are
 # worth writing down, what a file really weighs, and whether any of it makes the network faster.
 #
-# **What you'll learn.** Why the same network is "68 times" and "33 times" smaller, five ways to store places and the bound that none can beat, how the
+# **What you'll learn.** Why the same network is "68 times" and "32 times" smaller, several ways to store places and the bound that none can beat, how the
 # posterior says which bits are noise, and from which density on sparsity pays in time.
 #
 # **What you'll need.** NumPy, binary numbers, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 45 minutes. MNIST is taken where it
@@ -50,7 +50,7 @@ def show_ticks(axis, ticks, labels=None):
 #
 # Molchanov, Ashukha and Vetrov (2017) print 68 for LeNet-300-100: all weights / weights kept. So about 3,900 of 266,200 weights are left.
 #
-# **Predict.** A float takes 4 bytes. Stored with the places of those weights, how many times smaller is the file: 68, 50, 33 or 20 times?
+# **Predict.** A float takes 4 bytes. Stored with the places of those weights, how many times smaller is the file: 68, 50, 32 or 20 times?
 #
 # The usual way is **CSR**, *compressed sparse rows*: the values row by row, a column index for each, and for each row where it begins.
 
@@ -177,7 +177,7 @@ assert best["dense1"] > 5
 # A gap that is too narrow is expensive: every padding costs a whole value. So 5 bits are right for a tenth and wrong for a hundredth. **A format has a density for which it was made.**
 #
 # Two more ways. A **bitmap** says yes or no for each weight: 1 bit each, kept or not. And the **entropy bound**: if weights are kept
-# independently with probability $p$, no code can tell the places of $n$ weights in fewer bits, on average, than
+# independently with probability $p$, no code can say which of $n$ weights are kept in fewer bits, on average, than
 #
 # $$n\,H(p), \qquad H(p) = -p\log_2 p - (1-p)\log_2(1-p).$$
 
@@ -339,7 +339,7 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# (The longest line on the left stands at 0: weights that rounding makes 0 need not be stored at all.) One bit fewer than $\sigma$ asks for, and the network breaks. With its bits the network stands, at a small price; with those of $\sigma^2$ nothing is lost. And the posterior knew that without looking at
+# (The longest line on the left stands at 0: weights that rounding makes 0 need not be stored at all.) One bit fewer than $\sigma$ asks for, and the network breaks. With its bits the network stands, at a price of less than a percentage point; with those of $\sigma^2$ next to nothing is lost. And the posterior knew that without looking at
 # a single held-out image: a network trained *with* noise of size $\sigma$ does not mind an error of rounding of about
 # that size. Change the bits yourself (this needs a running kernel):
 
@@ -421,8 +421,8 @@ print(small)
 # %% [markdown]
 # The live sub-matrix is smaller, but still mostly zeros. So, second, **a kernel that walks through the kept weights only**. Its price: it must look up where each one belongs.
 #
-# How do you time such a thing honestly? Same images, same outputs; take turns, so that a disturbance hits all; many calls a turn, since the threads of one library go
-# on waiting for work for a while and take the other's cores; and keep the *fastest* call, since other programs can only add time.
+# How do you time such a thing honestly? Same images, same outputs; take turns, so that a disturbance hits all; many calls a turn, since the threads of one library may go
+# on spinning for a while and take the other's cores; and keep the *fastest* call, since other programs can only add time.
 
 
 # %%
