@@ -149,7 +149,8 @@ plt.show()
 # Squares are rows of the paper's table with bars of one standard error; the paper prints one number per method and no spread. Dots are our runs, one for each seed.
 # Lower and further to the right is better, and a point that is lower *but further left* is not better: it is another trade.
 #
-# Between −2 and 2 in the column "se", the test images cannot tell our mean from the published number. Far outside, luck of the test images is a poor explanation.
+# Between −2 and 2 "se", nobody can tell our mean from the published number, at least without the paper's answers image by image. Far outside, luck of the test images is a poor
+# explanation.
 #
 # Note what the two spreads mean. Seeds scatter around the mean of *this* test set; the bar says how far this test set may be from
 # digits in general. More seeds do not shorten the bar.
