@@ -9,7 +9,7 @@ from __future__ import annotations
 from svd_numpy.kernels.cuda.device import ZERO, F, I, U, cuda, kernel
 
 
-@kernel("XLUfFInnF")
+@kernel("XLTfFInnF")
 def gather(source, index, clock, scale, mean, moves, sizes, flags, out):
     """out[b] = source[index[b]] * scale - mean, moved if wanted, channels last; one thread an entry.
 
@@ -89,7 +89,7 @@ def blend(count, target, source, rate, scale):
         target[e] += rate * (scale * F(source[e]) - target[e])
 
 
-@kernel("uU")
+@kernel("uT")
 def tick(count, clock):
     """Let both hands of the clock go on by `count`: the last kernel of a recorded step; a thread a hand."""
     if cuda.grid(1) < 2:

@@ -7,7 +7,7 @@ import math
 from svd_numpy.kernels.cuda.device import ONE, ZERO, F, U, cuda, kernel
 
 
-@kernel("uuFLUFF")
+@kernel("uuFLTFF")
 def softmax_cross_entropy(rows, classes, logits, labels, clock, d_logits, terms):
     """d_logits = (softmax - one_hot) / rows; terms (rows, 2) = NLL in nats, 1 where the guess is right; a thread a row.
 
@@ -32,7 +32,7 @@ def softmax_cross_entropy(rows, classes, logits, labels, clock, d_logits, terms)
             d_logits[start + U(c)] = (p - (ONE if U(c) == label else ZERO)) * share
 
 
-@kernel("uFFUfFF")
+@kernel("uFFTfFF")
 def gaussian_nll(count, prediction, target, clock, scale, d_prediction, terms):
     """d_prediction = (prediction - target) * scale; terms (count, 2) = squared error, 0; one thread an entry."""
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):

@@ -33,9 +33,18 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 
 @device
-def block_of(sample, block, key, tick):
-    """The four words of one block; key = (step, layer, first sample, seed low, seed high), tick: further steps."""
-    return philox4x32(block, U(key[2] + sample), U(key[0] + tick), key[1], key[3], key[4])
+def located(key, clock, seed):
+    """Where this run's noise of this step lies: `key` (step, layer, first sample, seed low, seed high) moved on.
+
+    clock[1] is added to the step; `seed`, two words, are the bits in which the run's seed differs from the key's.
+    """
+    return U(key[0] + clock[1]), key[1], key[2], key[3] ^ seed[0], key[4] ^ seed[1]
+
+
+@device
+def block_of(sample, block, here):
+    """The four words of one block; here: what `located` returned."""
+    return philox4x32(block, U(here[2] + sample), here[0], here[1], here[3], here[4])
 
 
 @device
@@ -65,18 +74,18 @@ def box_muller(a, b):
 
 
 @device
-def normals(sample, block, key, tick):
+def normals(sample, block, here):
     """The four normals of one block: those of units u, u + 16, u + 32, u + 48."""
-    w0, w1, w2, w3 = block_of(sample, block, key, tick)
+    w0, w1, w2, w3 = block_of(sample, block, here)
     n0, n1 = box_muller(w0, w1)
     n2, n3 = box_muller(w2, w3)
     return n0, n1, n2, n3
 
 
 @device
-def normal_at(sample, unit, key, tick):
+def normal_at(sample, unit, here):
     """The normal of one unit."""
-    w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), key, tick)
+    w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), here)
     word = (unit // U(16)) % U(4)
     first, second = w0, w1
     if word >= U(2):
@@ -85,29 +94,29 @@ def normal_at(sample, unit, key, tick):
     return cosine if word % U(2) == U(1) else sine
 
 
-@kernel("uuwUF")
-def gaussian(rows, units, key, clock, out):
+@kernel("uuwTUF")
+def gaussian(rows, units, key, clock, seed, out):
     """out[b, u] = noise(key)[b, u]; one thread an entry."""
-    first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
+    first, step, here = U(cuda.grid(1)), U(cuda.gridsize(1)), located(key, clock, seed)
     for i in range(first, rows * units, step):
-        out[i] = normal_at(U(i) // units, U(i) % units, key, clock[1])
+        out[i] = normal_at(U(i) // units, U(i) % units, here)
 
 
-@kernel("uuwUfF")
-def gaussian_factors(rows, units, key, clock, std, out):
+@kernel("uuwTUfF")
+def gaussian_factors(rows, units, key, clock, seed, std, out):
     """out[b, u] = 1 + std * noise(key)[b, u]; one thread an entry."""
-    first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
+    first, step, here = U(cuda.grid(1)), U(cuda.gridsize(1)), located(key, clock, seed)
     for i in range(first, rows * units, step):
-        out[i] = ONE + std * normal_at(U(i) // units, U(i) % units, key, clock[1])
+        out[i] = ONE + std * normal_at(U(i) // units, U(i) % units, here)
 
 
-@kernel("uuwUufF")
-def dropout_factors(rows, units, key, clock, least, kept, out):
+@kernel("uuwTUufF")
+def dropout_factors(rows, units, key, clock, seed, least, kept, out):
     """out[b, u] = kept where the unit's word without its last 8 bits is at least `least`, else 0; a thread an entry."""
-    first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
+    first, step, here = U(cuda.grid(1)), U(cuda.gridsize(1)), located(key, clock, seed)
     for i in range(first, rows * units, step):
         sample, unit = U(i) // units, U(i) % units
-        w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), key, clock[1])
+        w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), here)
         word = (unit // U(16)) % U(4)
         drawn = w0
         if word == U(1):

@@ -45,11 +45,11 @@ class Recording:
     play: Callable[[], None]
     result: Callable[[float, float], Any]
 
-    def __init__(self, clock: Any, dials: Any, totals: Any) -> None:
-        self._clock, self._dials, self._totals = clock, dials, totals
+    def __init__(self, clock: Any, dials: Any, totals: Any, runs: int) -> None:
+        self._clock, self._dials, self._totals, self._runs = clock, dials, totals, runs
         self.kept: list[Any] = []
 
-    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[tuple[float, float]]:
+    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[list[tuple[float, float]]]:
         """Play one step for each of the settings.
 
         Parameters
@@ -62,8 +62,8 @@ class Recording:
 
         Returns
         -------
-        list
-            What the loss operation returned at each step.
+        list of lists
+            What the loss operation returned at each step, in each run.
         """
         table = np.concatenate([dial_row(*one) for one in settings])
         self._dials[DIALS * row : DIALS * (row + len(settings))].copy_to_device(table)
@@ -72,6 +72,6 @@ class Recording:
         for _ in settings:
             self.play()
         cuda.synchronize()
-        sums = self._totals[2 * row : 2 * (row + len(settings))].copy_to_host().reshape(-1, 2)
+        sums = self._totals.copy_to_host().reshape(self._runs, -1, 2)[:, row : row + len(settings)]
         self._clock.copy_to_device(np.zeros(2, np.uint32))
-        return [self.result(float(first), float(second)) for first, second in sums]
+        return [[self.result(float(first), float(second)) for first, second in step] for step in sums.swapaxes(0, 1)]

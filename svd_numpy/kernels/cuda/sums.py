@@ -51,9 +51,9 @@ def make_fold(name: str, signature: str, exact: bool) -> Kernel:
     return kernel(signature, name)(fold)
 
 
-fold = make_fold("fold", "uuFUF", exact=False)
-fold_exact = make_fold("fold_exact", "uuDUD", exact=True)
-fold_to_exact = make_fold("fold_to_exact", "uuFUD", exact=True)
+fold = make_fold("fold", "uuFTF", exact=False)
+fold_exact = make_fold("fold_exact", "uuDTD", exact=True)
+fold_to_exact = make_fold("fold_to_exact", "uuFTD", exact=True)
 
 
 @kernel("uuuFF")

@@ -125,7 +125,7 @@ def adam(at, gradient, params, m, v, dials, row, low, high):
     params[at] = x if abs(x) > _SMALL_X else ZERO
 
 
-@kernel("uuFFFFuuFU")
+@kernel("uuFFFFuuST")
 def adam_sweep(n_weights, n_plain, params, grads, m, v, prior, fixed, dials, clock):
     """One optimisation step over the arena [theta | log_sigma2 | rest]; one thread a weight, then one a plain number.
 
