@@ -37,7 +37,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
 @needs_numba
 def test_in_the_simulator() -> None:
     """Numba decides at its import whether CUDA is simulated, so these tests have a process of their own."""
-    done = run_python("-m", "pytest", "cuda_backend.py", "-q", NUMBA_ENABLE_CUDASIM="1")
+    done = run_python("-m", "pytest", "cuda_backend.py", "cuda_runs.py", "-q", NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
