@@ -1,4 +1,4 @@
-"""`benchmarks/gpu_check.py`: no failure of one section loses another, and what is wanted is compared with what is found."""
+"""`benchmarks/gpu_check.py`: no section loses what another found, and what is wanted is compared with what is found."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_files_are_written_after_each_section(check: Any, tmp_path: Path, capsys
     [
         ("pass", ""),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended with status -11"),
-        ("import time; time.sleep(60)", "cut short after 2 s"),
+        ("import time; time.sleep(60)", "cut short after 4 s"),
     ],
 )
 def test_what_a_section_found_survives_its_end(check: Any, tmp_path: Path, end: str, words: str) -> None:
@@ -90,7 +90,7 @@ def test_what_a_section_found_survives_its_end(check: Any, tmp_path: Path, end: 
         "import json, sys\n"
         "open(sys.argv[2], 'w').write(json.dumps({'lines': ['one line'], 'raw': {'name': sys.argv[1]}}))\n" + end
     )
-    got = check.run_apart("Device", 2, script=str(script))
+    got = check.run_apart("Device", 4, script=str(script))
     assert got["lines"][0] == "one line" and got["raw"]["name"] == "Device"
     assert words in " ".join(got["lines"][1:]) and ("end" in got["raw"]) == bool(words)
 

@@ -1,8 +1,41 @@
 """The field of noise on the device: Philox4x32-10 and Box-Muller, the numbers of `svd_numpy/kernels/philox.py`.
 
-A thread draws its own numbers from its own indices: no state in memory, no order among threads. Unit u of an example
-takes word (u // 16) % 4 of block 16 (u // 64) + u % 16, so that the four words of one block serve units u, u + 16,
-u + 32 and u + 48: a thread that owns four columns 16 apart pays for one block, not for four.
+**A hash in place of a state.** A generator with a state would need one for each thread, in memory, and its numbers
+would depend on which thread draws first. Philox (Salmon et al. 2011, §4.2) is a function: four counter words and two
+key words in, four random words out. Here
+
+    counter = (block of units, example, step, layer)        key = (seed low, seed high)
+
+so that every thread draws its own numbers from its own indices, in any order, on any grid, and draws them again
+whenever they are needed. Nothing is stored and nothing is shared: 0 bytes read for a number.
+
+**A round** multiplies two of the words by constants, to 64 bits, and mixes the halves with the rest and the key:
+
+    p0 = c0 * M0, p1 = c2 * M1        c0, c1, c2, c3 = high(p1) ^ c1 ^ k0, low(p1), high(p0) ^ c3 ^ k1, low(p0)
+    k0 += W0, k1 += W1                ten times
+
+Twenty wide multiplications for four words, which a device does more slowly than those of float32.
+
+**Box and Muller** make two normals of two words, 24 bits of each:
+
+    u1 = (a >> 8) / 2^24 + 2^-24 in (0, 1]        u2 = (b >> 8) / 2^24 - 1/2 in [-1/2, 1/2)
+    n0 = sqrt(-2 ln u1) sin(2 pi u2)              n1 = sqrt(-2 ln u1) cos(2 pi u2)
+
+u1 is never 0, so that no logarithm is infinite; the largest normal is sqrt(48 ln 2) = 5.8. Sine and cosine are taken
+from what is left of the angle after whole quarters of a turn, by two short polynomials.
+
+**The layout** lets one block serve a thread. Unit u of an example takes word (u // 16) % 4 of block 16 (u // 64) + u %
+16: the four words of a block are units u, u + 16, u + 32 and u + 48, and those are the four columns that a thread of
+`product.py` owns. Noise is drawn where it is used, at the end of a product (`sampling.py`). The three kernels here are
+for what is not: noise that is looked at (`gaussian`), and the factors of dropout. There a thread draws one number and
+throws three words away, some 80 integer operations for 4 bytes written, so that arithmetic and not memory is the limit.
+
+**Same bits.** Integers are exact everywhere: the words, and with them the decisions of dropout, are those of every
+other backend. Of the normals the last bit may differ, because compilers join multiplications and additions differently;
+on one kind of device it does not, from run to run.
+
+**Several runs.** The key that an operation is given names the first run's seed; run r is told in which bits its seed
+differs (`located`), and a step that is played from a recording how many steps have gone by (`clock`).
 """
 
 from __future__ import annotations
@@ -51,8 +84,8 @@ def block_of(sample, block, here):
 def box_muller(a, b):
     """Two words -> two standard normals: radius from `a`, angle from `b`, 24 bits of each.
 
-    Sine and cosine are polynomials on the eighth of a turn that is left after whole quarters: the library's would
-    keep a table in slow memory for angles far beyond a turn.
+    Sine and cosine are polynomials on what is left after whole quarters, an eighth of a turn either way: the library's
+    would keep a table in slow memory for angles far beyond a turn.
     """
     u1 = F(a >> _8) * _TWO_M24 + _TWO_M24
     u2 = F(b >> _8) * _TWO_M24 - HALF
