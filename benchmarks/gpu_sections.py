@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,23 @@ def validate(section: Section) -> None:
     section.line("", f"{len(rows)} cases, {sum(not row['ok'] for row in rows)} wrong (allowed: {TOLERANCE:g}).")
 
 
+@cache
+def data_of(arch: str) -> tuple[Any, str]:
+    """The workload's images as a data set, and what they are."""
+    from workload import TASKS, load_workload
+
+    from svd_numpy.data import Dataset
+
+    work, shape = load_workload(arch, floats=False), TASKS[arch].image_shape
+    some = work.images[:100], work.labels[:100]
+    return Dataset("workload", work.images, work.labels, *some, shape, 10, ""), work.description
+
+
 def trainer_of(section: Section, network: str, seed: int = 0) -> Any:
     """Make a trainer on the workload's images, theta started as in the peers; of a trial, a tiny one."""
     from dataclasses import replace
 
-    from workload import INITIAL_LOG_SIGMA2, TASKS, load_workload
+    from workload import INITIAL_LOG_SIGMA2
 
     import svd_numpy as svd
     from svd_numpy.data import Dataset
@@ -153,9 +166,7 @@ def trainer_of(section: Section, network: str, seed: int = 0) -> Any:
         model = svd.Sequential(*layers, backend="cuda", seed=seed)
     else:
         arch, batch = network.lower(), BATCH[network]
-        work, shape = load_workload(arch, floats=False), TASKS[arch].image_shape
-        section.raw["data"] = work.description
-        data = Dataset("workload", work.images, work.labels, work.images[:100], work.labels[:100], shape, 10, "")
+        data, section.raw["data"] = data_of(arch)
         recipe = replace(get_recipe("lenet-5", "paper"), arch=arch, theta_std=None, log_sigma2=INITIAL_LOG_SIGMA2)
         model = architectures.build(data, recipe, seed, "cuda")
     return Trainer(model, data, TrainConfig(epochs=10**6, batch_size=batch, seed=seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from small_runs import bits, make_config, timeless
 
 import svd_numpy as svd
+from svd_numpy import console
+from svd_numpy.console import StopSignal
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.cuda import detect, tiling
@@ -28,12 +31,12 @@ def dense_data() -> Dataset:
     return Dataset("own", x, y, x[:2], y[:2], None, 2, "made here")
 
 
-def dense_run(seed: int, **options: Any) -> Run:
+def dense_run(seed: int, run_dir: Path | None = None, resume: bool = False) -> Run:
     layers = svd.VariationalDense(6, 3, log_sigma2=-3.0), svd.ReLU(), svd.VariationalDense(3, 2, log_sigma2=-3.0)
     model = svd.Sequential(*layers, backend="cuda", seed=seed)
     # Each epoch: an ordinary step or a recorded one, a recorded one, one that is short of an example.
     config = make_config(epochs=1, finetune_epochs=1, batch_size=2, seed=seed, kl_schedule=((0.0, 1.0),))
-    return Run(model, dense_data(), config, (), options.get("run_dir"), options.get("resume", False))
+    return Run(model, dense_data(), config, (), run_dir and run_dir / str(seed), resume)
 
 
 def image_run(seed: int) -> Run:
@@ -55,18 +58,43 @@ def outcome(run: Run, records: list[dict[str, Any]]) -> Any:
     return bits(run.trainer.model), arena.m.tobytes(), arena.v.tobytes(), timeless(records)
 
 
+class StopsSoon(StopSignal):
+    """As if somebody pressed Ctrl-C in the second step."""
+
+    looks = 0
+
+    @property
+    def requested(self) -> bool:
+        self.looks += 1
+        return self.looks > 2
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
 @pytest.mark.parametrize("make", [dense_run, image_run])
-def test_side_by_side_they_have_the_bits_of_each_alone(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_by_side_they_have_the_bits_of_each_alone(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiling, "SHORTEST", 3)  # sums in slices, too
     alone = {}
     for seed in SEEDS:
         run = make(seed)
         assert side_by_side([run]) == [[run]]
         alone[seed] = outcome(run, fit_together([run], False)[0])
-    runs = [make(seed) for seed in SEEDS]
-    (group,) = side_by_side(runs)
-    together = fit_together(group, False)
-    for run, records in zip(runs, together, strict=True):
+    folders: dict[str, Any] = {}
+    if make is dense_run:  # stopped, and gone on with
+        folders = {"run_dir": tmp_path}
+        (group,) = side_by_side([make(seed, **folders) for seed in SEEDS])
+        with monkeypatch.context() as patch, pytest.raises(svd.TrainingInterrupted):
+            patch.setattr(console, "StopSignal", StopsSoon)
+            fit_together(group, False)
+        assert [run.trainer.progress.step for run in group] == [2, 2, 2]
+        folders["resume"] = True
+    (group,) = side_by_side([make(seed, **folders) for seed in SEEDS])
+    assert len(group) == len(SEEDS)
+    for run, records in zip(group, fit_together(group, False), strict=True):
         assert outcome(run, records) == alone[run.trainer.model.seed]
     assert len({result[1] for result in alone.values()}) == len(SEEDS)
 

@@ -15,10 +15,10 @@ float32 would lose var altogether. Both sums and the difference are float64, wit
 which is a number times dy, plus a number times (x - mean), plus a number: slope, pull and shift of each channel.
 
 **Three kinds of kernel.** `channel_sums` reads everything once. `moments`, `scales` and `gradients` have one thread a
-channel and turn its sums into the two to four float32 numbers that the last pass needs; they take no more time
-than a launch takes anyway, and what they do in float64 does not count. `normalise` and `normalise_backward` are passes over all
-numbers, a multiplication or two each, in float32. Channels are neighbours in memory and in threads, and the numbers of
-a channel come from the cache.
+channel and turn its sums into the two to four float32 numbers that the last pass needs; they take no more time than a
+launch takes anyway, and what they do in float64 does not count. `normalise` and `normalise_backward` are passes over
+all numbers, a multiplication or two each, in float32. Channels are neighbours in memory and in threads, and the numbers
+of a channel come from the cache.
 
 **Cost.** Forward reads x twice and writes y, 12 bytes a number; backward reads x and dy twice and writes dx, 20 bytes.
 It cannot be joined with the product before it, because a channel's moments need the results of all blocks. So memory is
