@@ -43,14 +43,14 @@ class Section:
         self.path.write_text(json.dumps({"lines": self.lines, "raw": self.raw}))
 
 
-def import_torch() -> Any:
-    """PyTorch, where it is there and sees the device; its products in float32, as ours."""
+def import_torch(tf32: bool = False) -> Any:
+    """PyTorch, where it is there and sees the device; its products in float32, as ours, or in TF32."""
     import torch
 
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no CUDA device")
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     return torch
 
 
@@ -210,10 +210,9 @@ def steps(section: Section, network: str) -> None:
         return seconds_of(trainer_of(section, network).step, cuda.synchronize)
 
     def peer(way: str, tf32: bool) -> float:
-        torch = import_torch()
+        torch = import_torch(tf32)
         import gpu_torch
 
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         return seconds_of(gpu_torch.make_step(network.lower(), BATCH[network], way), torch.cuda.synchronize)
 
     enter("svd_numpy, recorded", lambda: recorded_seconds(section, trainer_of(section, network)))
@@ -340,8 +339,8 @@ def products(section: Section) -> None:
         torch.mm(x, theta, out=mean)
         torch.mm(x * x, sigma2, out=var)
 
-    for name, precision in (("two cuBLAS SGEMMs and the squaring", "highest"), ("the same in TF32", "high")):
-        torch.set_float32_matmul_precision(precision)
+    for name, tf32 in (("two cuBLAS SGEMMs and the squaring", False), ("the same in TF32", True)):
+        import_torch(tf32)
         seconds = seconds_of(two_products, torch.cuda.synchronize)
         pairs = zip((mean, var), exact, strict=True)
         enter(name, seconds, max(float((got - want).norm() / want.norm()) for got, want in pairs))
