@@ -9,10 +9,10 @@ block walks along k in steps of BK. Three quantities pull in different direction
 
 The 2 counts the two products, mean and variance, that share what is fetched of A. Registers end the second: a thread
 holds 2 TM TN sums, and beyond 128 registers only one block of 256 threads fits into the 65,536 of a multiprocessor, too
-few to hide the latency of its loads. So there are two tiles:
+few to hide the latency of its loads (compiled for compute capability 9.0 it is 92 to 120). So there are two tiles:
 
-    large   128 x 64 x 16, 8 x 4 a thread   256 threads, 16.6 KB shared, 64 multiply-adds per 16 numbers from shared
-    small    32 x 64 x 16, 4 x 4 a thread   128 threads, 10.4 KB shared, 32 multiply-adds per 12 numbers from shared
+    large   128 x 64 x 16, 8 x 4 a thread   256 threads, 17.2 KB shared, 64 multiply-adds per 16 numbers from shared
+    small    32 x 64 x 16, 4 x 4 a thread   128 threads, 10.6 KB shared, 32 multiply-adds per 12 numbers from shared
 
 The large one is taken where it gives at least `ENOUGH_BLOCKS` blocks, about one for each multiprocessor of a large
 device: that is from about 1,024 x 1,024 results on. BN is 16 TN in both because a thread's columns lie 16 apart, which
