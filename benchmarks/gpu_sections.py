@@ -330,7 +330,12 @@ def products(section: Section) -> None:
                 f"{role}, {name} tile {tuple(tile)}",
                 seconds_of(lambda k=kernel, g=grid, t=tile, v=args: k.launch(g, t.threads, v), cuda.synchronize),
             )
-    torch = import_torch()
+    try:
+        torch = import_torch()
+    except (ImportError, RuntimeError) as error:
+        section.raw["skipped"] = str(error)
+        section.line("", f"cuBLAS, in float32 and in TF32, skipped: it is reached through PyTorch ({error}).")
+        return
     x, theta = (torch.randn(size, size, device="cuda") for _ in range(2))
     sigma2, mean, var = torch.rand(size, size, device="cuda"), torch.empty_like(x), torch.empty_like(x)
     exact = x.double() @ theta.double(), (x * x).double() @ sigma2.double()
