@@ -10,8 +10,6 @@ import torch_peers
 from torch import nn
 from workload import LEARNING_RATE, SEED, TASKS, load_workload
 
-WAYS = ("eager", "by hand", "compile", "graph")
-
 
 def objective_of(arch: str, way: str) -> nn.Module:
     """Build a network and its loss on the device."""

@@ -34,6 +34,7 @@ _HOME = {
     "SparseVDRegressor": "estimators",
     "TrainConfig": "train",
     "TrainResult": "experiments.result",
+    "TrainResults": "experiments.seeds",
     "TrainingInterrupted": "console",
     "VariationalConv2d": "layers",
     "VariationalDense": "layers",

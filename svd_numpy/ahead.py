@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from svd_numpy.kernels.backend import Recording, StepSettings
 from svd_numpy.layers.base import Mode, Pass
 
 if TYPE_CHECKING:
-    from svd_numpy.train import Trainer
+    from svd_numpy.trainer import Trainer
 
 MOST_AT_ONCE = 100  # steps between two looks at Ctrl-C
 
@@ -26,10 +24,7 @@ class Ahead:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.recordings: dict[bool, Recording | None] = {}  # of each stage, by "is it fine-tuning?"
-        size = trainer.config.batch_size
-        self._whole = trainer.n_train // size  # batches of an epoch
-        moved = trainer.config.shift or trainer.config.mirror
-        self._moves = np.zeros((self._whole, size, 3), np.int32) if moved else None
+        self._whole = trainer.n_train // trainer.config.batch_size  # batches of an epoch
 
     def advance(self) -> None:
         """Do one step or more, none beyond the end of the epoch."""
@@ -49,16 +44,14 @@ class Ahead:
     def _record(self, finetune: bool) -> Recording | None:
         """Record a step of this stage. It names no batch but gives all of an epoch's."""
         trainer, model = self.trainer, self.trainer.model
-        settings, backend, (x, d_outputs) = trainer.settings(), model.backend, trainer.buffers
+        settings, backend, (x, d_outputs) = trainer.settings(), trainer.backend, trainer.buffers
         mode: Mode = "mean" if finetune else "sample"
         run = Pass(backend, mode, settings.keep, model.seed, 0, training=True, learn=True)
-        if self._moves is not None:
-            backend.to_device(self._moves)
 
         def work() -> None:
-            backend.gather_rows(trainer.x_train, trainer.order, trainer.scale, model.input_mean, x, self._moves)
+            backend.gather_rows(trainer.x_train, trainer.order, trainer.scale, model.input_mean, x, trainer.moved)
             outputs = model.forward(x, run)
-            model.likelihood.loss(backend, outputs, trainer.ordered_labels, d_outputs)
+            model.likelihood.losses(backend, outputs, trainer.ordered_labels, d_outputs)
             model.backward(d_outputs, run)
             backend.adam_step(model.arena, model.prior, *settings, finetune)
 
@@ -68,14 +61,11 @@ class Ahead:
         trainer, p, settings = self.trainer, self.trainer.progress, list[StepSettings]()
         size, start = trainer.config.batch_size, trainer.progress.step
         trainer.batch_index()  # brings a new epoch's order over
+        trainer.draw_moves(start, count)
         trainer.to_device()
         for p.step in range(start, start + count):
             settings.append(trainer.settings())
-            moves = trainer.moves(size)
-            if self._moves is not None and moves is not None:
-                self._moves[row + p.step - start] = moves
         p.step = start
-        if self._moves is not None:
-            trainer.model.backend.to_device(self._moves[row : row + count])
-        for found in recording.run(row, start, settings):
-            trainer.count(*trainer.model.likelihood.outcome(found, size), size)
+        for each_found in recording.run(row, start, settings):
+            for run, found in zip(trainer.together, each_found, strict=True):
+                run.count(*run.model.likelihood.outcome(found, size), size)

@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svd_numpy.train import Trainer
+    from svd_numpy.trainer import Trainer
 
 
 class TrainingInterrupted(KeyboardInterrupt):

@@ -31,7 +31,12 @@ class Categorical:
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, number of wrong guesses); d_outputs = d(mean NLL)/d(outputs)."""
-        return self.outcome(backend.softmax_cross_entropy(outputs, y, d_outputs), len(y))
+        return self.losses(backend, outputs, y, d_outputs)[0]
+
+    def losses(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> list[tuple[float, float]]:
+        """Return what `loss` does for every run of the backend (`Backend.several`)."""
+        found = backend.softmax_cross_entropy(outputs, y, d_outputs)
+        return [self.outcome(one, len(y)) for one in backend.each(found)]
 
     def outcome(self, found: tuple[float, float], rows: int) -> tuple[float, float]:
         """Turn what the backend's operation returned for so many rows into what `loss` returns."""
@@ -60,7 +65,12 @@ class Gaussian:
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, summed squared error); d_outputs = d(mean NLL)/d(outputs)."""
-        return self.outcome(backend.gaussian_nll(outputs, y, self.std, d_outputs), len(y))
+        return self.losses(backend, outputs, y, d_outputs)[0]
+
+    def losses(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> list[tuple[float, float]]:
+        """See `Categorical.losses`."""
+        found = backend.gaussian_nll(outputs, y, self.std, d_outputs)
+        return [self.outcome(one, len(y)) for one in backend.each(found)]
 
     def outcome(self, found: tuple[float, float], rows: int) -> tuple[float, float]:
         """See `Categorical.outcome`."""

@@ -20,8 +20,7 @@ import svd_numpy as svd
 from svd_numpy.ahead import Ahead
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
-from svd_numpy.kernels.cuda import detect
-from svd_numpy.kernels.cuda import product as products
+from svd_numpy.kernels.cuda import detect, tiling
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
 from svd_numpy.params import Arena
@@ -91,11 +90,11 @@ def test_dense(shape: tuple[int, int, int]) -> None:
 def test_products_cut_in_slices_and_in_large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (5, 19, 66)
     expected = test_kernels.lrt(PLAIN, shape, 0.05, True, relu=True)
-    monkeypatch.setattr(products, "SHORTEST", 9)
-    assert products.plan(5, 66, 19).slices > 1
+    monkeypatch.setattr(tiling, "SHORTEST", 9)
+    assert tiling.plan(5, 66, 19).slices > 1
     assert_close(test_kernels.lrt(CUDA, shape, 0.05, True, relu=True), expected)
-    monkeypatch.setattr(products, "ENOUGH_BLOCKS", 1)
-    assert products.plan(5, 66, 19).tile == "large"
+    monkeypatch.setattr(tiling, "ENOUGH_BLOCKS", 1)
+    assert tiling.plan(5, 66, 19).tile == "large"
     assert_close(test_kernels.lrt(CUDA, shape, 0.05, True, relu=True), expected)
 
 
@@ -257,7 +256,7 @@ def test_a_twin_goes_with_its_array() -> None:
     backend = CudaBackend()
     for _ in range(3):
         backend.relu_forward(np.ones(5, np.float32))
-    assert len(backend._twins._twins) == 0
+    assert len(backend._twins._places) == 0
 
 
 # --- Whole networks ---

@@ -37,7 +37,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
 @needs_numba
 def test_in_the_simulator() -> None:
     """Numba decides at its import whether CUDA is simulated, so these tests have a process of their own."""
-    done = run_python("-m", "pytest", "cuda_backend.py", "-q", NUMBA_ENABLE_CUDASIM="1")
+    done = run_python("-m", "pytest", "cuda_backend.py", "cuda_runs.py", "-q", NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
@@ -46,12 +46,15 @@ import importlib, pathlib, sys, types
 import numba.cuda.dispatcher
 from numba import cuda, types as numba_types
 from svd_numpy.kernels.cuda import device
-for name in ("philox", "product", "elementwise", "images", "losses", "norm", "sums", "sweep"):
+for name in ("philox", "product", "finish", "elementwise", "images", "losses", "norm", "sums", "sweep"):
     importlib.import_module("svd_numpy.kernels.cuda." + name)
 target = tuple(int(part) for part in sys.argv[1].split("."))
 # Helpers are compiled for the device at hand; here that is the one asked for.
 numba.cuda.dispatcher.get_current_device = lambda: types.SimpleNamespace(compute_capability=target)
-scalars = {"f": "float32", "d": "float64", "u": "uint32", "i": "int32", "L": "int64", "X": "uint8"}
+scalars = {
+    "f": "float32", "d": "float64", "u": "uint32", "i": "int32", "L": "int64", "X": "uint8", "T": "uint32",
+    "S": "float32",
+}
 def numba_type(letter):
     if letter in (device.NUMBERS, device.WORDS):
         integer, length = (numba_types.int32, 13) if letter == device.NUMBERS else (numba_types.uint32, 5)
@@ -59,7 +62,8 @@ def numba_type(letter):
     scalar = getattr(numba_types, scalars.get(letter) or scalars[letter.lower()])
     return scalar[::1] if letter.isupper() else scalar
 for name, kernel in device.KERNELS.items():
-    ptx, _ = cuda.compile_ptx(kernel.function, tuple(map(numba_type, kernel.signature)), cc=target)
+    strides = numba_types.UniTuple(numba_types.uint32, max(1, len(kernel.own)))
+    ptx, _ = cuda.compile_ptx(kernel.entry, (strides, *map(numba_type, kernel.signature)), cc=target)
     pathlib.Path(sys.argv[2], name + ".ptx").write_text(ptx)
 """
 

@@ -57,10 +57,11 @@ ALLOWED = {
     # training
     "console": set(),
     "ahead": {"kernels", "layers"},
-    "train": {
-        "ahead", "checks", "checkpoint", "console", "data", "kernels", "layers", "model", "optim", "runlog",
-        "sparsity",
+    "train_config": {"checks", "optim"},
+    "trainer": {
+        "checkpoint", "checks", "data", "kernels", "layers", "model", "optim", "sparsity", "train_config",
     },
+    "train": {"ahead", "checkpoint", "checks", "console", "data", "model", "runlog", "train_config", "trainer"},
     "thresholds": {"checks", "data", "evaluation_plots", "model", "sparsity", "train"},
     "tabular": {"checks", "layers", "model", "objective", "train"},
     "estimators": {"checks", "data", "model", "objective", "sparsity", "tabular", "train"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from svd_numpy import priors
 from svd_numpy.animate import FrameRecorder
 from svd_numpy.checks import check_callbacks, check_count, check_flag, check_path
+from svd_numpy.console import TrainingInterrupted
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.recipes import stretch
 from svd_numpy.experiments.result import TrainResult, pruning_threshold
@@ -19,7 +20,7 @@ from svd_numpy.kernels import resolve_backend
 from svd_numpy.model import Sequential
 from svd_numpy.run_files import load_log_alphas, save_log_alphas
 from svd_numpy.sparsity import log_alpha, measure_sparsity
-from svd_numpy.train import Callback, Record, TrainConfig, Trainer, fit
+from svd_numpy.train import Callback, Record, Run, TrainConfig, Trainer, fit_together, side_by_side
 
 Start = Sequential | Mapping[str, Any] | str | Path | None
 _LABELS = 2017  # sets the random labels apart from what else is drawn from the same seed
@@ -65,14 +66,21 @@ def configure(config: TrainConfig, epochs: int | None, batch_size: int | None, o
 
 def load_images(dataset: str, data_dir: str | Path | None, with_random_labels: bool, options: Options) -> Dataset:
     """Load a data set of images with labels, and show its warning."""
+    return load_for_each(dataset, data_dir, with_random_labels, [options])[0]
+
+
+def load_for_each(
+    dataset: str, data_dir: str | Path | None, with_random_labels: bool, each: Sequence[Options]
+) -> list[Dataset]:
+    """Do `load_images` for several seeds: the same images; labels are each seed's own where they are random."""
     with_random_labels = check_flag("random_labels", with_random_labels)
     data = load(dataset, data_dir)
     if data.image_shape is None or data.n_classes == 0:
         raise ValueError(f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits")
-    data = random_labels(data, options.seed) if with_random_labels else data
-    if data.warning and options.progress:
-        print(f"NOTE: {data.warning}")
-    return data
+    labelled = [random_labels(data, options.seed) if with_random_labels else data for options in each]
+    if labelled[0].warning and each[0].progress:
+        print(f"NOTE: {labelled[0].warning}")
+    return labelled
 
 
 def random_labels(data: Dataset, seed: int) -> Dataset:
@@ -94,6 +102,30 @@ def start_from(model: Sequential, init_from: Start) -> None:
 
 def run(result: TrainResult, config: TrainConfig, options: Options) -> TrainResult:
     """Train the network of a result that has no history yet; return the result, saved where there is a run_dir."""
+    return run_all([(result, config, options)], options)[0]
+
+
+def run_all(jobs: Sequence[tuple[TrainResult, TrainConfig, Options]], options: Options) -> list[TrainResult]:
+    """Do `run` for several seeds, side by side where the backend can, else one after the other.
+
+    A group that ends is saved before the next one begins. If training is interrupted, the error names the run_dir in
+    `options`, where all of it can be gone on with.
+    """
+    prepared = [_prepare(*job) for job in jobs]
+    finish, done = {id(run): end for run, end in prepared}, dict[int, TrainResult]()
+    try:
+        for group in side_by_side([run for run, _ in prepared]):
+            for run, history in zip(group, fit_together(group, options.progress), strict=True):
+                done[id(run)] = finish[id(run)](history)
+    except TrainingInterrupted as stop:
+        raise TrainingInterrupted(stop.number, options.run_dir) from None
+    return [done[id(run)] for run, _ in prepared]
+
+
+def _prepare(
+    result: TrainResult, config: TrainConfig, options: Options
+) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
+    """Make the run, with all that is kept along the way, and what makes its result of its history."""
     model, data, folder = result.model, result.data, options.run_dir
     hooks = list(options.callbacks)
     if model.variational_layers:
@@ -103,11 +135,14 @@ def run(result: TrainResult, config: TrainConfig, options: Options) -> TrainResu
         log_alphas, keep_them = keep_log_alphas(config, folder)
         hooks.append(keep_them)
         result = replace(result, log_alphas=log_alphas)
-    history = fit(model, data, config, hooks, folder, options.resume, options.progress)
-    result = replace(result, history=history)
-    if folder is not None:
-        result.save(folder)
-    return result
+
+    def finish(history: list[Record]) -> TrainResult:
+        finished = replace(result, history=history)
+        if folder is not None:
+            finished.save(folder)
+        return finished
+
+    return Run(model, data, config, hooks, folder, options.resume), finish
 
 
 def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str, Any], Callback]:

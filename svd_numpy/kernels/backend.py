@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.window import Window
 
 Array = NDArray[Any]
+Result = TypeVar("Result")
 
 
 class NoiseKey(NamedTuple):
@@ -93,10 +94,11 @@ class StepSettings(NamedTuple):
 class Recording(Protocol):
     """A step that a device can do again without the host (`Backend.record`)."""
 
-    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[tuple[float, float]]:
-        """Do one step for each of the settings, on batches row, row + 1, ... of the tables; what each loss returned.
+    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[list[tuple[float, float]]]:
+        """Do one step for each of the settings, on batches row, row + 1, ... of the tables.
 
-        `step` is added to the step in the noise keys of the first.
+        `step` is added to the step in the noise keys of the first. Returned is what each step's loss returned, in each
+        run (`Backend.several`).
         """
 
 
@@ -112,13 +114,24 @@ class Arena(Protocol):
 
 
 class HostMemory:
-    """The part of the contract about memory, for backends whose arrays lie in the host's."""
+    """The part of the contract about memory and launches, for backends whose arrays lie in the host's."""
 
     def to_device(self, *arrays: Array) -> None:
         """See `Backend.to_device`."""
 
     def to_host(self, *arrays: Array) -> None:
         """See `Backend.to_host`."""
+
+    def several(self, seeds: Sequence[int]) -> Backend | None:
+        """See `Backend.several`."""
+        return None
+
+    def stack(self, arrays: Sequence[Array]) -> None:
+        """See `Backend.stack`."""
+
+    def each(self, found: Result) -> list[Result]:
+        """See `Backend.each`."""
+        return [found]
 
     def record(self, work: Callable[[], None], rows: int) -> Recording | None:
         """See `Backend.record`."""
@@ -149,6 +162,23 @@ class Backend(Protocol):
 
     def to_host(self, *arrays: Array) -> None:
         """Let the host see what operations wrote into these arrays."""
+
+    def several(self, seeds: Sequence[int]) -> Backend | None:
+        """Return a backend on which every operation does the same in several runs; None where they take turns anyway.
+
+        The runs differ in seed and in what arrays hold, not in shapes. Operations are called for the first run and are
+        given its arrays; where a noise key names the seed seeds[0], run r draws the noise of seeds[r].
+        """
+
+    def stack(self, arrays: Sequence[Array]) -> None:
+        """Say that arrays[r] is run r's where operations are given arrays[0]; they see what the host holds there now.
+
+        From then on `to_device` and `to_host` tell the runs apart by these arrays. Every other array is met as it is by
+        all runs, each of which then writes a copy of its own; the host sees the first run's.
+        """
+
+    def each(self, found: Result) -> list[Result]:
+        """Return what the loss operation that has just returned `found` found in each run."""
 
     def record(self, work: Callable[[], None], rows: int) -> Recording | None:
         """Record a step, so that it can be done again without the host; None where that gains nothing.

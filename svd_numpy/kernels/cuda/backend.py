@@ -3,8 +3,9 @@
 This file only prepares arguments and launches kernels. The arrays that it is given are NumPy's and stand for their
 twins on the device (`twins.py`); what an operation writes, it writes there, and the host sees it after `to_host`.
 
-Kernels: `product.py` (the layers), `sweep.py` (the pass over all parameters), `philox.py` (noise), `elementwise.py`,
-`images.py`, `norm.py`, `losses.py`, `sums.py`.
+Kernels: `product.py` with `sampling.py` and `finish.py` (the layers), `sweep.py` (the pass over all parameters),
+`philox.py` (noise), `elementwise.py`, `images.py`, `norm.py`, `losses.py`, `sums.py`. Every launch is for all runs that
+go side by side (`device.py`).
 """
 
 from __future__ import annotations
@@ -12,16 +13,31 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
 from svd_numpy.kernels.cuda import elementwise, images, losses, norm, philox, sums, sweep, tables
-from svd_numpy.kernels.cuda.device import SIMULATED, THREADS, D, F, I, Kernel, U, blocks_for, cuda, recorded_graph
-from svd_numpy.kernels.cuda.product import FINISH, FORWARD, INPUTS, PRODUCTS, TILES, WEIGHTS, plan
+from svd_numpy.kernels.cuda.device import (
+    COMMON,
+    SIMULATED,
+    THREADS,
+    D,
+    F,
+    I,
+    Kernel,
+    Own,
+    U,
+    blocks_for,
+    cuda,
+    recorded_graph,
+)
+from svd_numpy.kernels.cuda.finish import FINISH
+from svd_numpy.kernels.cuda.product import PRODUCTS
 from svd_numpy.kernels.cuda.recording import Recording, dial_row
+from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
 from svd_numpy.kernels.window import Window
 from svd_numpy.priors import PRIORS
@@ -33,22 +49,32 @@ _LOCK = threading.Lock()  # Numba's simulator runs one kernel at a time
 
 
 class CudaBackend:
-    """CUDA implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays."""
+    """CUDA implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        Of the runs that go side by side (`several`); the numbers themselves do not matter where there is one.
+    """
 
     name = "cuda"
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def __init__(self) -> None:
-        self._twins, self._scratch = Twins(), Scratch()
+    def __init__(self, seeds: Sequence[int] = (0,)) -> None:
+        self._runs = len(seeds)
+        self._twins, self._scratch = Twins(self._runs), Scratch(self._runs)
         self._stream: Any = 0
         # What changes from step to step is looked up in tables by this counter; it stands still at 0 unless a step is
         # recorded, and then tables of one row are all there is.
         self._clock = cuda.to_device(np.zeros(2, np.uint32))  # row of the tables; steps to add to those of noise keys
         self._still = cuda.to_device(np.zeros(2, np.uint32))
-        self._totals = cuda.device_array(2, np.float64)
+        self._totals = Own(cuda.device_array(2 * self._runs, np.float64), 2)
+        self._each_found: list[Any] = []  # what the last loss was in each run
         self._recording: Recording | None = None
         self._dials: Any = cuda.to_device(np.zeros(sweep.DIALS, np.float32))
-        self._no_moves = cuda.to_device(np.zeros(3, np.int32))
+        self._no_moves = Own(cuda.to_device(np.zeros(3, np.int32)), 0)
+        words = np.array([_seed_words(seed ^ seeds[0]) for seed in seeds], np.uint32)
+        self._seeds = Own(cuda.to_device(words.ravel()), 2)  # in which bits seeds differ from the first run's
 
     # ------------------------------------------------------------ memory
     def to_device(self, *arrays: Array) -> None:  # noqa: D102
@@ -65,19 +91,28 @@ class CudaBackend:
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
         self._each(elementwise.blend, target.size, U(target.size), target, source, F(rate), F(scale))
 
+    # ------------------------------------------------------------ several runs
+    def several(self, seeds: Sequence[int]) -> CudaBackend:  # noqa: D102
+        return CudaBackend(seeds)
+
+    def stack(self, arrays: Sequence[Array]) -> None:  # noqa: D102
+        self._twins.stack(arrays)
+
+    def each(self, found: Result) -> list[Result]:  # noqa: D102
+        return self._each_found
+
+    # ------------------------------------------------------------ many steps
     def record(self, work: Callable[[], None], rows: int) -> Recording | None:  # noqa: D102
-        self._dials, self._totals = (
-            cuda.to_device(np.zeros(rows * width, dtype))
-            for width, dtype in ((sweep.DIALS, np.float32), (2, np.float64))
-        )
-        recording = Recording(self._clock, self._dials, self._totals)
-        self._launch(elementwise.tick, 1, 2, U(0), self._clock)  # compiled before anything is recorded
+        self._dials = cuda.to_device(np.zeros(rows * sweep.DIALS, np.float32))
+        self._totals = Own(cuda.to_device(np.zeros(self._runs * rows * 2)), 2 * rows)
+        recording = Recording(self._clock, self._dials, self._totals.array, self._runs)
+        self._launch(elementwise.tick, 1, 2, U(0), self._clock, runs=1)  # compiled before anything is recorded
 
         def step() -> None:
             self._recording = recording
             try:
                 work()
-                self._launch(elementwise.tick, 1, 2, U(1), self._clock)
+                self._launch(elementwise.tick, 1, 2, U(1), self._clock, runs=1)
             finally:
                 self._recording = None
 
@@ -94,13 +129,16 @@ class CudaBackend:
         self._stream = stream
 
     # ------------------------------------------------------------ launching
-    def _launch(self, kernel: Kernel, blocks: int | tuple[int, ...], threads: int, *args: Any) -> None:
-        """Launch with device arrays in the place of host arrays."""
-        ready = tuple(self._twins.of(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
+    def _launch(self, kernel: Kernel, blocks: int | tuple[int, ...], threads: int, *args: Any, runs: int = 0) -> None:
+        """Launch for all runs (or so many), with device arrays in the place of host arrays."""
+        ready = tuple(
+            self._twins.of(arg, letter in COMMON) if isinstance(arg, np.ndarray) else arg
+            for letter, arg in zip(kernel.signature, args, strict=True)
+        )
         if self._recording:
             self._recording.kept.append(ready)
         with _LOCK:
-            kernel.launch(blocks, threads, ready, self._stream)
+            kernel.launch(blocks, threads, ready, self._stream, runs or self._runs)
 
     def _each(self, kernel: Kernel, count: int, *args: Any) -> None:
         """Launch a kernel that strides over `count` entries."""
@@ -118,8 +156,9 @@ class CudaBackend:
         if self._recording:
             self._recording.result = result
             return result(0.0, 0.0)
-        first, second = self._totals[:2].copy_to_host()
-        return result(float(first), float(second))
+        totals = self._totals.array.copy_to_host().reshape(self._runs, -1)
+        self._each_found = [result(float(first), float(second)) for first, second in totals[:, :2]]
+        return self._each_found[0]
 
     def _multiply(
         self, role: str, at: tables.Addresses, a: Array, a2: Array | None, b: Array, b2: Array | None, keep: float,
@@ -131,11 +170,11 @@ class CudaBackend:
             x if y is None else y for x, y in ((a, a2), (b, b2), (out, out2))
         )  # what is not there is not touched either
         size, parts = TILES[tile], slices > 1
-        targets = (out, second_out)
+        targets: tuple[Any, Any] = out, second_out
         if parts:
             targets = (self._scratch.get("parts", slices * (1 + pair) * at.m * at.n),) * 2
-        grid = math.ceil(at.m / size.bm), math.ceil(at.n / size.bn), slices
-        sampling = U(positions), U(relu), _words(key), self._clock
+        grid = math.ceil(at.m / size.bm), math.ceil(at.n / size.bn) * slices
+        sampling = U(positions), U(relu), *self._noise_of(key)
         self._launch(
             PRODUCTS[role, pair, parts, tile], grid, size.threads, a, second_a, at.row, at.column, b, second_b, at.b,
             U(at.b_step), F(keep), U(at.m), U(at.n), U(at.k), U(length), *targets, extra, *sampling,
@@ -174,7 +213,7 @@ class CudaBackend:
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, units), np.float32)
-        self._each(philox.gaussian, out.size, U(rows), U(units), _words(key), self._clock, out)
+        self._each(philox.gaussian, out.size, U(rows), U(units), *self._noise_of(key), out)
         self.to_host(out)
         return out
 
@@ -258,7 +297,7 @@ class CudaBackend:
         scratch, totals = self._scratch.get("kl", parts, np.float64), self._scratch.get("totals", 2, np.float64)
         self._each(sweep.kl_parts, parts, U(theta.size), U(parts), theta, log_sigma2, U(PRIORS[prior].code), scratch)
         self._fold(sums.fold_exact, parts, 1, scratch, totals)
-        return float(totals.copy_to_host()[0])
+        return float(totals.array[:1].copy_to_host()[0])
 
     def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
         n = arena.n_weights
@@ -326,18 +365,21 @@ class CudaBackend:
     # ------------------------------------------------------------ factors
     def dropout_factors(self, key: NoiseKey, p: float, out: Array) -> None:  # noqa: D102
         least, kept = U(math.ceil(p * 2**24)), F(1 / (1 - p))
-        self._each(philox.dropout_factors, out.size, U(out.shape[0]), U(out.shape[1]), _words(key), self._clock,
-                   least, kept, out)  # fmt: skip
+        self._each(philox.dropout_factors, out.size, U(out.shape[0]), U(out.shape[1]), *self._noise_of(key), least,
+                   kept, out)  # fmt: skip
 
     def gaussian_factors(self, key: NoiseKey, std: float, out: Array) -> None:  # noqa: D102
-        self._each(philox.gaussian_factors, out.size, U(out.shape[0]), U(out.shape[1]), _words(key), self._clock,
-                   F(std), out)  # fmt: skip
+        self._each(philox.gaussian_factors, out.size, U(out.shape[0]), U(out.shape[1]), *self._noise_of(key), F(std),
+                   out)  # fmt: skip
 
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._each(elementwise.multiply, x.size, U(x.size), x, factors, y)
 
+    def _noise_of(self, key: NoiseKey) -> tuple[Any, ...]:
+        """What kernels take to find a block of noise: five 32-bit words, the clock, and each run's seed."""
+        words = key.step, key.layer, key.first_sample, *_seed_words(key.seed)
+        return tuple(U(int(word) % 2**32) for word in words), self._clock, self._seeds
 
-def _words(key: NoiseKey) -> tuple[np.uint32, ...]:
-    """The five 32-bit words that the noise kernels take."""
-    words = key.step, key.layer, key.first_sample, key.seed % 2**32, key.seed // 2**32 % 2**32
-    return tuple(U(int(word) % 2**32) for word in words)
+
+def _seed_words(seed: int) -> tuple[int, int]:
+    return seed % 2**32, seed // 2**32 % 2**32

@@ -1,9 +1,29 @@
 """The only file that imports numba.cuda: the decorator behind every CUDA kernel, and how kernels are launched.
 
-Kernels take flat arrays and numbers, nothing else, and say their types in a short signature, one letter each. It has
-three readers: whoever reads the kernel, the launch in the simulator, which checks every argument against it (there
-Python would take a float64 in silence), and the tests, which compile each kernel from it for several devices without
-having one.
+**What a kernel is.** A function that very many threads run at once, each with another index, in blocks of some hundred
+threads. A block runs on one of the device's multiprocessors (an H200 has 132), 32 threads of it (a warp) in lockstep.
+Threads of a block can exchange numbers through shared memory, a few dozen KB beside the arithmetic units; blocks know
+nothing of each other, and the order in which they run is nobody's business. So every kernel here writes each number
+from one thread, and what it writes does not depend on that order.
+
+**What a kernel is given.** Flat arrays and numbers, nothing else. Their types are a short signature, one letter each
+(`LETTERS`). It has four readers: whoever reads the kernel; the launch in the simulator, which checks every argument
+against it (there Python would take a float64 in silence); the tests, which compile each kernel from it for several
+devices without having one; and the decorator, which finds in it what belongs to one run alone.
+
+**Several runs in one launch.** A small network leaves most of a large device idle: the first layer of LeNet-300-100 at
+batch 100 is some 100 small blocks, and a launch costs its few microseconds whether they fill the device or not. R runs
+that differ in their seeds alone (weights, order of examples, noise) therefore go in the same launches. The grid's z
+axis is the run, always. A kernel is written for one run and knows nothing of the others: `kernel` puts a few lines
+before it that move the beginning of each of its arrays,
+
+    array = array[run * stride:]          run = blockIdx.z
+
+where `stride` is the distance in memory from one run's array to the next one's (`Own`). Arrays that all runs share
+(`COMMON`: data, tables of addresses, the clock, settings of Adam) are passed on as they are. A single run is the case
+of R = 1, and the arithmetic of a run cannot depend on who runs beside it: the same kernel, on the same grid in x and y,
+adds the same numbers in the same order. The cost is one multiplication and addition of addresses for each array and
+thread, before the first load.
 """
 
 from __future__ import annotations
@@ -12,7 +32,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,28 +57,75 @@ ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 THREADS = 4 if SIMULATED else 256
 GRID = 2 if SIMULATED else 1024
 
-# One letter for each argument: capitals are arrays.
+# One letter for each argument: capitals are arrays, each run its own but for those in COMMON.
 LETTERS: dict[str, Any] = {
     "f": np.float32, "d": np.float64, "u": np.uint32, "i": np.int32,
     "F": np.float32, "D": np.float64, "U": np.uint32, "I": np.int32, "L": np.int64,
+    "T": np.uint32, "S": np.float32,
 }  # fmt: skip
 ANY = "X"  # an array of any type: of pixels or of numbers
+COMMON = ANY + "TS"  # all runs read the same: data, tables of addresses and the clock, settings
 NUMBERS = "n"  # a tuple of int32, of any length
 WORDS = "w"  # the five uint32 of a noise key: step, layer, first sample, seed low, seed high
 
 
+device: Callable[[Callable[..., Any]], Callable[..., Any]] = cuda.jit(device=True)  # a helper that kernels call
+
+
+class Own(NamedTuple):
+    """An array that each run has its own of: the first run's, and how many entries further the next run's begins."""
+
+    array: Any
+    stride: int
+
+
+ENTRY = """
+def make(body, U):
+    def entry(strides, {names}):
+        run = U(cuda.blockIdx.z)
+        body({arguments})
+    return entry
+"""
+
+
 class Kernel:
-    """A CUDA kernel: `function` in Python, its `signature`, and its compiled form, made at the first launch."""
+    """A CUDA kernel: `function` in Python, for one run; its `signature`; and its compiled form, for several.
+
+    Attributes
+    ----------
+    entry : function (strides, *arguments of `function`)
+        What is compiled: it finds the arrays of its block's run and goes on with `function`.
+    own : list of int
+        Which arguments are arrays that each run has its own of; `strides` belong to these.
+    """
 
     def __init__(self, function: Callable[..., None], signature: str, name: str) -> None:
         self.function, self.signature, self.name = function, signature, name
-        self._compiled = cuda.jit(function)
+        self.own = [i for i, letter in enumerate(signature) if letter.isupper() and letter not in COMMON]
+        names = [f"a{i}" for i in range(len(signature))]
+        arguments = list(names)
+        for stride, i in enumerate(self.own):
+            arguments[i] = f"a{i}[run * strides[{stride}]:]"
+        source = ENTRY.format(names=", ".join(names), arguments=", ".join(arguments))
+        made: dict[str, Any] = {}
+        # Among the names of the kernel's own module, because the simulator gives that module another `cuda`.
+        exec(compile(source, f"<entry of {name}>", "exec"), function.__globals__, made)
+        self.entry = made["make"](function if SIMULATED else device(function), U)
+        self._compiled = cuda.jit(self.entry)
 
-    def launch(self, blocks: int | tuple[int, ...], threads: int, args: tuple[Any, ...], stream: Any = 0) -> None:
-        """Run on a grid of `blocks` blocks of `threads` threads."""
+    def launch(
+        self, blocks: int | tuple[int, ...], threads: int, args: tuple[Any, ...], stream: Any = 0, runs: int = 1
+    ) -> None:
+        """Run on a grid of `blocks` blocks (one number or two) of `threads` threads, once for each run.
+
+        Arrays of which each run has its own are given as `Own`; where there is one run, a device array will do.
+        """
+        across, down = blocks if isinstance(blocks, tuple) else (blocks, 1)
+        flat = tuple(arg.array if isinstance(arg, Own) else arg for arg in args)
+        strides = tuple(U(args[i].stride) if isinstance(args[i], Own) else U(0) for i in self.own) or (U(0),)
         if SIMULATED:
-            self._check(args)
-        self._compiled[blocks, threads, stream](*args)
+            self._check(flat)
+        self._compiled[(across, down, runs), threads, stream](strides, *flat)
 
     def _check(self, args: tuple[Any, ...]) -> None:
         """Raise a TypeError where an argument is not what the signature says."""
@@ -91,9 +158,6 @@ def kernel(signature: str, name: str = "") -> Callable[[Callable[..., None]], Ke
         return made
 
     return decorate
-
-
-device: Callable[[Callable[..., Any]], Callable[..., Any]] = cuda.jit(device=True)  # a helper that kernels call
 
 
 def blocks_for(count: int, threads: int = 0) -> int:
@@ -140,7 +204,6 @@ def description() -> str:
 
 
 __all__ = [
-    "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "U",
-    "blocks_for", "cuda", "description", "device", "kernel",
-    "recorded_graph",
+    "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "Own",
+    "U", "blocks_for", "cuda", "description", "device", "kernel", "recorded_graph",
 ]  # fmt: skip

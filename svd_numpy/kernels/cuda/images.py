@@ -1,7 +1,33 @@
 """Images on the device: padding and stretching for convolutions, pooling.
 
-Outputs are gathered, never scattered: a thread owns one number of the result and looks for what belongs to it, so that
-no two threads write the same place.
+**Gather, never scatter.** A thread owns one number of the *result* and looks for what belongs to it. The other way
+round, a thread for each number that comes in, several threads would add to the same pixel where windows overlap: with
+atomic operations in an order that differs from run to run, without them wrongly. So even the backward passes, which
+look like scattering, ask from the other end: which windows saw this pixel?
+
+Images are (B, H, W, C), channels last, and a window is a tuple of 13 numbers, H, W, C, KH, KW, SH, SW, PH, PW, DH, DW,
+OH, OW (`geometry` in `tables.py`). By tap (ky, kx), window (oy, ox) sees the pixel
+
+    y = oy SH - PH + ky DH        x = ox SW - PW + kx DW
+
+and conversely pixel (y, x) was seen by that tap from the window oy = (y + PH - ky DH) / SH, if that is a whole number
+between 0 and OH; columns alike.
+
+    spread             lays images out in larger ones, with zeros around (padding) or between (stretching) their pixels
+    max_pool_forward   largest pixel of a window and the first tap that saw it; a NaN wins, so that it is not hidden
+    avg_pool_forward   mean over all taps, those outside counting 0
+    pool_backward      sum of dy over the windows that saw a pixel by any tap, or, of maxima, chose it
+
+**Why images are padded in memory.** `product.py` reads a convolution's inputs at row_table[m] + column_table[k] and
+asks nothing: a test whether a pixel lies inside, for each of the M K addresses, would cost more than the
+multiplication. A border of zeros, written once a pass, answers it beforehand. Stretching is the same for the gradient
+of the inputs: with the gradients of the outputs `stride` apart and zeros between, it is a convolution with steps of 1.
+
+**Cost.** Channels are neighbours in memory and in threads, so that a warp reads whole lines where there are 32 channels
+or more. A pixel is read by as many threads as there are windows over it; the second and later reads come from the
+cache. The integer divisions that turn a thread's number into (image, y, x, channel) are the larger part of the work,
+some ten instructions each; against a memory access that misses the cache they do not show, in small networks the launch
+is what is felt. `spread` moves 8 bytes a number, pooling by 2 x 2 reads 16 and writes 8 for each number of its result.
 """
 
 from __future__ import annotations

@@ -1,6 +1,30 @@
 """Batch normalisation on the device: sums over each channel (`sums.py`), a few numbers for it, one pass over entries.
 
-What is done once a channel is done in float64, as the contract asks; the passes over all entries are float32.
+**Forward** (Ioffe & Szegedy 2015). Over the R = B H W numbers of a channel,
+
+    mean = sum x / R        var = sum x^2 / R - mean^2        y = (x - mean) gamma / sqrt(var + epsilon) + beta
+
+The difference of two large numbers is the weak point of this form: with a mean of a thousand standard deviations
+float32 would lose var altogether. Both sums and the difference are float64, with 29 bits more, and var is not let below
+0. The other form, a second pass with the mean known, would read everything again.
+
+**Backward.** With n = (x - mean) / std, d_beta = sum dy, d_gamma = sum dy n, and mean and var functions of the batch,
+
+    dx = gamma / std (dy - d_beta / R - n d_gamma / R)
+
+which is a number times dy, plus a number times (x - mean), plus a number: slope, pull and shift of each channel.
+
+**Three kinds of kernel.** `channel_sums` reads everything once. `moments`, `scales` and `gradients` have one thread a
+channel and turn its sums into the two to four float32 numbers that the last pass needs; they take no more time than a
+launch takes anyway, and what they do in float64 does not count. `normalise` and `normalise_backward` are passes over
+all numbers, a multiplication or two each, in float32. Channels are neighbours in memory and in threads, and the numbers
+of a channel come from the cache.
+
+**Cost.** Forward reads x twice and writes y, 12 bytes a number; backward reads x and dy twice and writes dx, 20 bytes.
+It cannot be joined with the product before it, because a channel's moments need the results of all blocks. So memory is
+the limit for the images of a VGG, and the number of launches, five forward and four backward, for small networks.
+
+The order of all sums is fixed by shape (`sums.py`): the same bits from run to run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,41 @@
 """The field of noise on the device: Philox4x32-10 and Box-Muller, the numbers of `svd_numpy/kernels/philox.py`.
 
-A thread draws its own numbers from its own indices: no state in memory, no order among threads. Unit u of an example
-takes word (u // 16) % 4 of block 16 (u // 64) + u % 16, so that the four words of one block serve units u, u + 16,
-u + 32 and u + 48: a thread that owns four columns 16 apart pays for one block, not for four.
+**A hash in place of a state.** A generator with a state would need one for each thread, in memory, and its numbers
+would depend on which thread draws first. Philox (Salmon et al. 2011, §4.2) is a function: four counter words and two
+key words in, four random words out. Here
+
+    counter = (block of units, example, step, layer)        key = (seed low, seed high)
+
+so that every thread draws its own numbers from its own indices, in any order, on any grid, and draws them again
+whenever they are needed. Nothing is stored and nothing is shared: 0 bytes read for a number.
+
+**A round** multiplies two of the words by constants, to 64 bits, and mixes the halves with the rest and the key:
+
+    p0 = c0 * M0, p1 = c2 * M1        c0, c1, c2, c3 = high(p1) ^ c1 ^ k0, low(p1), high(p0) ^ c3 ^ k1, low(p0)
+    k0 += W0, k1 += W1                ten times
+
+Twenty wide multiplications for four words, which a device does more slowly than those of float32.
+
+**Box and Muller** make two normals of two words, 24 bits of each:
+
+    u1 = (a >> 8) / 2^24 + 2^-24 in (0, 1]        u2 = (b >> 8) / 2^24 - 1/2 in [-1/2, 1/2)
+    n0 = sqrt(-2 ln u1) sin(2 pi u2)              n1 = sqrt(-2 ln u1) cos(2 pi u2)
+
+u1 is never 0, so that no logarithm is infinite; the largest normal is sqrt(48 ln 2) = 5.8. Sine and cosine are taken
+from what is left of the angle after whole quarters of a turn, by two short polynomials.
+
+**The layout** lets one block serve a thread. Unit u of an example takes word (u // 16) % 4 of block 16 (u // 64) + u %
+16: the four words of a block are units u, u + 16, u + 32 and u + 48, and those are the four columns that a thread of
+`product.py` owns. Noise is drawn where it is used, at the end of a product (`sampling.py`). The three kernels here are
+for what is not: noise that is looked at (`gaussian`), and the factors of dropout. There a thread draws one number and
+throws three words away, some 80 integer operations for 4 bytes written, so that arithmetic and not memory is the limit.
+
+**Same bits.** Integers are exact everywhere: the words, and with them the decisions of dropout, are those of every
+other backend. Of the normals the last bit may differ, because compilers join multiplications and additions differently;
+on one kind of device it does not, from run to run.
+
+**Several runs.** The key that an operation is given names the first run's seed; run r is told in which bits its seed
+differs (`located`), and a step that is played from a recording how many steps have gone by (`clock`).
 """
 
 from __future__ import annotations
@@ -33,17 +66,26 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 
 @device
-def block_of(sample, block, key, tick):
-    """The four words of one block; key = (step, layer, first sample, seed low, seed high), tick: further steps."""
-    return philox4x32(block, U(key[2] + sample), U(key[0] + tick), key[1], key[3], key[4])
+def located(key, clock, seed):
+    """Where this run's noise of this step lies: `key` (step, layer, first sample, seed low, seed high) moved on.
+
+    clock[1] is added to the step; `seed`, two words, are the bits in which the run's seed differs from the key's.
+    """
+    return U(key[0] + clock[1]), key[1], key[2], key[3] ^ seed[0], key[4] ^ seed[1]
+
+
+@device
+def block_of(sample, block, here):
+    """The four words of one block; here: what `located` returned."""
+    return philox4x32(block, U(here[2] + sample), here[0], here[1], here[3], here[4])
 
 
 @device
 def box_muller(a, b):
     """Two words -> two standard normals: radius from `a`, angle from `b`, 24 bits of each.
 
-    Sine and cosine are polynomials on the eighth of a turn that is left after whole quarters: the library's would
-    keep a table in slow memory for angles far beyond a turn.
+    Sine and cosine are polynomials on what is left after whole quarters, an eighth of a turn either way: the library's
+    would keep a table in slow memory for angles far beyond a turn.
     """
     u1 = F(a >> _8) * _TWO_M24 + _TWO_M24
     u2 = F(b >> _8) * _TWO_M24 - HALF
@@ -65,18 +107,18 @@ def box_muller(a, b):
 
 
 @device
-def normals(sample, block, key, tick):
+def normals(sample, block, here):
     """The four normals of one block: those of units u, u + 16, u + 32, u + 48."""
-    w0, w1, w2, w3 = block_of(sample, block, key, tick)
+    w0, w1, w2, w3 = block_of(sample, block, here)
     n0, n1 = box_muller(w0, w1)
     n2, n3 = box_muller(w2, w3)
     return n0, n1, n2, n3
 
 
 @device
-def normal_at(sample, unit, key, tick):
+def normal_at(sample, unit, here):
     """The normal of one unit."""
-    w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), key, tick)
+    w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), here)
     word = (unit // U(16)) % U(4)
     first, second = w0, w1
     if word >= U(2):
@@ -85,29 +127,29 @@ def normal_at(sample, unit, key, tick):
     return cosine if word % U(2) == U(1) else sine
 
 
-@kernel("uuwUF")
-def gaussian(rows, units, key, clock, out):
+@kernel("uuwTUF")
+def gaussian(rows, units, key, clock, seed, out):
     """out[b, u] = noise(key)[b, u]; one thread an entry."""
-    first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
+    first, step, here = U(cuda.grid(1)), U(cuda.gridsize(1)), located(key, clock, seed)
     for i in range(first, rows * units, step):
-        out[i] = normal_at(U(i) // units, U(i) % units, key, clock[1])
+        out[i] = normal_at(U(i) // units, U(i) % units, here)
 
 
-@kernel("uuwUfF")
-def gaussian_factors(rows, units, key, clock, std, out):
+@kernel("uuwTUfF")
+def gaussian_factors(rows, units, key, clock, seed, std, out):
     """out[b, u] = 1 + std * noise(key)[b, u]; one thread an entry."""
-    first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
+    first, step, here = U(cuda.grid(1)), U(cuda.gridsize(1)), located(key, clock, seed)
     for i in range(first, rows * units, step):
-        out[i] = ONE + std * normal_at(U(i) // units, U(i) % units, key, clock[1])
+        out[i] = ONE + std * normal_at(U(i) // units, U(i) % units, here)
 
 
-@kernel("uuwUufF")
-def dropout_factors(rows, units, key, clock, least, kept, out):
+@kernel("uuwTUufF")
+def dropout_factors(rows, units, key, clock, seed, least, kept, out):
     """out[b, u] = kept where the unit's word without its last 8 bits is at least `least`, else 0; a thread an entry."""
-    first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
+    first, step, here = U(cuda.grid(1)), U(cuda.gridsize(1)), located(key, clock, seed)
     for i in range(first, rows * units, step):
         sample, unit = U(i) // units, U(i) % units
-        w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), key, clock[1])
+        w0, w1, w2, w3 = block_of(sample, U(16) * (unit // U(64)) + unit % U(16), here)
         word = (unit // U(16)) % U(4)
         drawn = w0
         if word == U(1):

@@ -1,4 +1,4 @@
-"""The matrix product behind every layer, twice at once: the tile kernel and how its work is cut.
+"""The matrix product behind every layer, twice at once: the tile kernel.
 
 All three passes of a layer with Gaussian weights are a pair of products over the same indices,
 
@@ -17,7 +17,8 @@ every step it copies a strip of A (BM x BK) and of B (BK x BN) into shared memor
 accumulated together, x is squared in registers, and log_sigma2 becomes sigma^2, theta its masked self, on the way in.
 Each thread multiplies a patch of TM x TN in registers; per step of k it reads TM + 2 TN numbers and does 2 TM TN
 multiply-adds, which is what keeps the arithmetic units and not the shared memory busy. While a strip is multiplied the
-next one is on its way from global memory into registers.
+next one is on its way from global memory into registers: a load takes some hundred cycles, to multiply a strip of the
+large tile about 2,400 of a multiprocessor's (16 steps of 76 instructions for 8 warps, 4 a cycle).
 
 - Strips of A lie as [k][m], with 4 numbers of padding, so that threads that write a column do not collide in a bank.
 - Columns of B lie permuted: thread x (of 16) owns the columns x, x + 16, x + 32, x + 48 of every 64, and finds them
@@ -25,74 +26,34 @@ next one is on its way from global memory into registers.
   block is exactly the noise it needs.
 - Indices are uint32: a signed index might be negative, Python then counts from the end, and loads do not become wide.
 
-**Convolutions** are the same kernel. Where A(m, k) lies is row_table[m] + column_table[k]: for a dense layer multiples
-of its inputs, for a convolution the corner of a window in the padded image and the distance of a tap from it. No im2col
-row is ever written.
+**What it costs and what limits it.** Counted as 4 M N K operations, a multiplication and an addition for each of two
+products. Two separate products would read A twice, and a pass over A before them would write and read its squares; here
+A is read once. Of the large tile's inner loop, 64 of 76 instructions are multiply-adds (8 square the patch's column of
+A, 4 are 128-bit loads), so that no more than 84 % of a device's float32 peak can be reached; loads of strips and the
+two barriers of a step of BK take their share of that. From memory a block of the large tile fetches 1,024 bytes for
+32,768 operations, 32 a byte, more than twice the 14 at which an H200 (67 TFLOP/s, 4.8 TB/s) would wait for its memory.
+Small products are another matter: the 100 x 300 x 784 of a LeNet's first layer are 94 million operations, 1.4
+microseconds of such a device, and a launch alone takes longer.
 
-**Few rows, many k** would leave most of the device idle. The sum over k is then cut in slices (the grid's z axis), each
-slice writes its part of the sums, and `finish` adds the parts in order: same bits every time, no atomics.
+**Convolutions** are the same kernel. Where A(m, k) lies is row_table[m] + column_table[k]: for a dense layer multiples
+of its inputs, for a convolution the corner of a window in the padded image and the distance of a tap from it
+(`tables.py`). No im2col row is ever written.
+
+**Few rows, many k** would leave most of the device idle. The sum over k is then cut in slices (`tiling.py`), each slice
+writes its part of the sums, and `finish.py` adds the parts in order: same bits every time, no atomics. Within a slice a
+sum is one thread's, from the first k to the last.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from svd_numpy.kernels.cuda.device import ALIGNED, HALF, SIMULATED, TWO, ZERO, F, Kernel, U, cuda, device, kernel
-from svd_numpy.kernels.cuda.philox import normal_at, normals
-
-TINY_VAR = F(1e-30)
-FORWARD, INPUTS, WEIGHTS = "forward", "inputs", "weights"
-PASSES = (FORWARD, INPUTS, WEIGHTS)
-
-
-class Tile(NamedTuple):
-    """Sizes of a tile (`BM`, `BN`, `BK`) and of a thread's patch (`TM`, `TN`); BN and 16 TN are the same."""
-
-    bm: int
-    bn: int
-    bk: int
-    tm: int
-    tn: int
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block: 16 across."""
-        return 16 * (self.bm // self.tm)
-
-
-# Few blocks and short sums want the small one; large products the large one.
-SMALL = Tile(4, 64, 8, 4, 4) if SIMULATED else Tile(32, 64, 16, 4, 4)
-LARGE = Tile(16, 64, 8, 8, 4) if SIMULATED else Tile(128, 64, 16, 8, 4)
-TILES = {"small": SMALL, "large": LARGE}
-
-
-class Plan(NamedTuple):
-    """Which tile a product takes, and in how many slices its sum over k is cut."""
-
-    tile: str
-    slices: int
-    length: int  # of a slice
-
-
-ENOUGH_BLOCKS = 128  # of large tiles to fill a device
-WANTED_BLOCKS = 512  # of small tiles, slices counted
-SHORTEST = 128  # of a slice: below, adding parts costs more than it brings
-
-
-def plan(m: int, n: int, k: int) -> Plan:
-    """Cut a product of M x N sums over K: a function of the shape alone, so that the bits are those of every device."""
-
-    def blocks(tile: Tile) -> int:
-        return math.ceil(m / tile.bm) * math.ceil(n / tile.bn)
-
-    if blocks(LARGE) >= ENOUGH_BLOCKS:
-        return Plan("large", 1, k)
-    slices = max(1, min(WANTED_BLOCKS // blocks(SMALL), k // SHORTEST))
-    length = math.ceil(k / slices / SMALL.bk) * SMALL.bk
-    return Plan("small", math.ceil(k / length), length)
+from svd_numpy.kernels.cuda.device import ALIGNED, TWO, ZERO, F, Kernel, U, cuda, device, kernel
+from svd_numpy.kernels.cuda.philox import located
+from svd_numpy.kernels.cuda.sampling import draw_four
+from svd_numpy.kernels.cuda.tiling import PASSES, TILES, Tile
 
 
 @device
@@ -101,43 +62,8 @@ def place(column):
     return U(64) * (column // U(64)) + U(4) * (column % U(16)) + (column % U(64)) // U(16)
 
 
-@device
-def sampled(mean, var, noise):
-    """Draw N(mean, var) with a given noise; return it and r = noise / (2 std), which backward needs."""
-    std = F(math.sqrt(max(var, ZERO)))
-    return mean + std * noise, (HALF * noise / std if var > TINY_VAR else ZERO)
-
-
-@device
-def settle(at, noise, relu, y, r):
-    """Turn a mean in y and a variance in r into a sample and what backward needs."""
-    value, r[at] = sampled(y[at], r[at], noise)
-    y[at] = ZERO if relu and value <= ZERO else value  # a NaN stays one
-
-
-@device
-def draw_four(m, n, n_total, y, r, positions, relu, key, clock):
-    """Sample columns n, n + 16, n + 32, n + 48 of row m, of which y and r hold means and variances."""
-    example, unit, at = m // positions, (m % positions) * n_total + n, m * n_total + n
-    if (unit - n) % U(64) == U(0):  # then these are the four units of one Philox block
-        n0, n1, n2, n3 = normals(example, U(16) * (unit // U(64)) + n % U(16), key, clock[1])
-        if n < n_total:
-            settle(at, n0, relu, y, r)
-        if n + U(16) < n_total:
-            settle(at + U(16), n1, relu, y, r)
-        if n + U(32) < n_total:
-            settle(at + U(32), n2, relu, y, r)
-        if n + U(48) < n_total:
-            settle(at + U(48), n3, relu, y, r)
-    else:
-        for j in range(4):
-            beyond = U(16) * U(j)
-            if n + beyond < n_total:
-                settle(at + beyond, normal_at(example, unit + beyond, key, clock[1]), relu, y, r)
-
-
-# a1 a2 row_table column_table b1 b2 b_table b_step keep | M N K slice | out1 out2 extra positions relu key clock
-SIGNATURE = "FFUUFFUufuuuuFFFuuwU"
+# a1 a2 row_table column_table b1 b2 b_table b_step keep | M N K slice | out1 out2 extra positions relu key clock seed
+SIGNATURE = "FFTTFFTufuuuuFFFuuwTU"
 
 
 def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> Kernel:
@@ -157,7 +83,7 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
     Arguments of the kernel: `a1`, `a2` with `row_table` and `column_table` (A(m, k) = a[row_table[m] +
     column_table[k]]); `b1`, `b2` with `b_table` and `b_step` (B(k, n) = b[b_table[k] + n * b_step]); `keep`, the mask
     of theta; M, N, K and the length of a slice; `out1`, `out2` (y, r; dx, -; d_theta, d_sigma2; or the parts, -);
-    `extra` (bias forward, x backward); `positions` per example, `relu`, `key` and `clock`, of the sampling.
+    `extra` (bias forward, x backward); `positions` per example, `relu`, and `key`, `clock`, `seed` of the noise.
     """
     bm, bn, bk, tm, tn = tile
     threads, groups = tile.threads, tn // 4
@@ -175,12 +101,14 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
 
     def product(
         a1, a2, row_table, column_table, b1, b2, b_table, b_step, keep, m_total, n_total, k_total, k_slice,
-        out1, out2, extra, positions, relu, key, clock,
+        out1, out2, extra, positions, relu, key, clock, seed,
     ):  # fmt: skip
         t = U(cuda.threadIdx.x)
         tx, ty = t % U(16), t // U(16)
-        m0, n0 = U(cuda.blockIdx.x) * U(bm), U(cuda.blockIdx.y) * U(bn)
-        k0 = U(cuda.blockIdx.z) * k_slice
+        across = (n_total + U(bn - 1)) // U(bn)  # tiles of a row; the grid's y axis is them, slice after slice
+        part = U(cuda.blockIdx.y) // across
+        m0, n0 = U(cuda.blockIdx.x) * U(bm), (U(cuda.blockIdx.y) - part * across) * U(bn)
+        k0 = part * k_slice
         k_end = min(k0 + k_slice, k_total)
         rows = cuda.shared.array(bm, np.uint32)
         if ALIGNED:
@@ -302,7 +230,7 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
                     at = m * n_total + n
                     one = first[i * tn + j]
                     if parts:
-                        at += U(cuda.blockIdx.z) * size * U(2 if pair else 1)
+                        at += part * size * U(2 if pair else 1)
                         if pair:
                             out1[at + size] = second[i * tn + j]
                     elif pair and inputs:
@@ -313,51 +241,16 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
                         one += extra[n]
                     out1[at] = one
         if forward and pair and not parts:
+            here = located(key, clock, seed)
             for i in range(tm):
                 m = m0 + ty * U(tm) + U(i)
                 if m < m_total:
                     for group in range(groups):
                         n = n0 + U(64) * U(group) + tx
-                        draw_four(m, n, n_total, out1, out2, positions, relu, key, clock)
+                        draw_four(m, n, n_total, out1, out2, positions, relu, here)
 
     name = f"{role}_{'pair' if pair else 'plain'}_{'parts' if parts else 'whole'}_{size}"
     return kernel(SIGNATURE, name)(product)
-
-
-def make_finish(role: str, pair: bool) -> Kernel:
-    """Make the kernel that adds the parts of `make_product` in order and ends as it does; one thread an entry."""
-    forward, inputs, _ = (role == wanted for wanted in PASSES)
-
-    def finish(parts, slices, m_total, n_total, out1, out2, extra, positions, relu, key, clock):
-        start, step, size = U(cuda.grid(1)), U(cuda.gridsize(1)), m_total * n_total
-        for i in range(start, size, step):
-            at = U(i)
-            one, two, here = ZERO, ZERO, at
-            for _ in range(slices):
-                one += parts[here]
-                here += size
-                if pair:
-                    two += parts[here]
-                    here += size
-            m, n = at // n_total, at % n_total
-            if forward:
-                one += extra[n]
-                if pair:
-                    drawn = normal_at(m // positions, (m % positions) * n_total + n, key, clock[1])
-                    one, out2[at] = sampled(one, two, drawn)
-                    if relu and one <= ZERO:
-                        one = ZERO
-                out1[at] = one
-            elif inputs:
-                if pair:
-                    one += TWO * extra[at] * two
-                out1[at] = one
-            else:
-                out1[at] = one
-                if pair:
-                    out2[at] = two
-
-    return kernel("FuuuFFFuuwU", f"finish_{role}_{'pair' if pair else 'plain'}")(finish)
 
 
 PRODUCTS = {
@@ -367,4 +260,3 @@ PRODUCTS = {
     for size, tile in TILES.items()
     for parts in ((False, True) if size == "small" else (False,))  # large tiles are never cut
 }
-FINISH = {(role, pair): make_finish(role, pair) for role in PASSES for pair in (True, False)}

@@ -1,8 +1,35 @@
 """Sums in a fixed order: many threads add parts, then one block adds the parts. The same bits every time.
 
-Atomic additions of floats would be simpler, but they add in the order in which threads happen to arrive, and float
-addition is not associative: two runs would differ. Here the parts are cut by shape alone, and a block adds them in a
-tree whose form never changes.
+**The problem.** Losses, gradients of biases and the moments of batch normalisation are sums over thousands of numbers
+that lie in different threads. Atomic additions of floats would be simplest, but they add in the order in which threads
+happen to arrive, and float addition is not associative: two runs would differ in the last bits, and after some hundred
+steps in all of them.
+
+**The way.** For every column c of an array (rows, columns), in two kernels:
+
+    part[p, c] = x[p L, c] + x[p L + 1, c] + ... + x[p L + L - 1, c]          L = ceil(rows / parts)
+    sum[c]     = the parts of column c, added in a tree
+
+Where a part ends is a function of the number of rows alone (`parts_of`: at least 16 rows each, at most 1,024 parts). In
+`column_sums` and `channel_sums` a thread adds one part of one column, row after row. Neighbouring threads have
+neighbouring columns, so that a warp reads lines of memory one after the other; where there are fewer than 32 columns,
+it reads several shorter stretches. In `fold` one block of 128 threads has one column: thread t adds parts t, t + 128,
+... in this order, then the block halves what is left seven times in shared memory, each thread adding the number that
+lies `reach` further, with a barrier between:
+
+    tree[t] += tree[t + 64];  tree[t] += tree[t + 32];  ...;  tree[0] is the sum
+
+Up to 1,024 rows there are no parts: `fold` takes the rows themselves.
+
+**Cost.** Each number is read once, 4 bytes for one addition: memory is the limit of large sums, the latency of two
+launches and seven barriers that of small ones, such as a loss over 100 examples.
+
+**Accuracy.** A rounding error can grow with the number of additions that follow one another: L in a part, the parts of
+a thread, 7 levels of the tree. Of 57,600 rows that is 57 + 8 + 7 instead of 57,599. Losses and moments are added in
+float64 all the same (`fold_to_exact`, `channel_sums`), as the contract asks; a device for graphics does float64 at 1/64
+of its float32 rate, which is little beside the reading.
+
+`fold` writes to row `clock` of its output, so that a recorded step keeps the loss of every step it plays.
 """
 
 from __future__ import annotations
@@ -51,9 +78,9 @@ def make_fold(name: str, signature: str, exact: bool) -> Kernel:
     return kernel(signature, name)(fold)
 
 
-fold = make_fold("fold", "uuFUF", exact=False)
-fold_exact = make_fold("fold_exact", "uuDUD", exact=True)
-fold_to_exact = make_fold("fold_to_exact", "uuFUD", exact=True)
+fold = make_fold("fold", "uuFTF", exact=False)
+fold_exact = make_fold("fold_exact", "uuDTD", exact=True)
+fold_to_exact = make_fold("fold_to_exact", "uuFTD", exact=True)
 
 
 @kernel("uuuFF")

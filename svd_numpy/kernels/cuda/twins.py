@@ -8,20 +8,29 @@ when someone says so (`Backend.to_device`, `Backend.to_host`), once or twice an 
 - whatever stays the same is sent once: the data set, the tables of indices, the epoch's order of examples;
 - a buffer that the host never reads costs no host memory: an untouched array of zeros has no pages;
 - what the host forgot to fetch is stale in the simulator as it is on a GPU, so that tests without a GPU notice.
+
+**Where the memory of several runs lies.** A twin has a row for each run, one after the other, each beginning on a line
+of 128 bytes, which is what a warp's 32 loads fetch at once. Kernels get the first row and the distance to the next
+(`Own`, `device.py`). The network that is given to operations is the first run's; its buffers have rows for all without
+knowing it. What the host must tell runs apart by (weights, moments, order of examples) is stacked: from then on the
+array of run r stands for row r. Every other array is copied to all rows when it is met, and read back from the first.
+Data sets and tables of addresses are common: one row, whatever the number of runs.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.cuda.device import cuda
+from svd_numpy.kernels.cuda.device import Own, cuda
 
 Array = NDArray[Any]
+LINE = 32  # entries between which rows are padded: of 4 bytes each, they fill a line of memory
 
 
 def _root(array: Array) -> Array:
@@ -33,68 +42,114 @@ def _root(array: Array) -> Array:
     return root if root.dtype == array.dtype and (flags.c_contiguous or flags.f_contiguous) else array
 
 
+def _begin(array: Array, root: Array) -> int:
+    """Where in its root an array begins, in entries."""
+    return int(array.ctypes.data - root.ctypes.data) // array.itemsize
+
+
 class _Twin:
-    """The device copy of one root, and the views of it that were asked for."""
+    """The device copies of one root, a row for each run, and the views of them that were asked for."""
 
-    def __init__(self, root: Array) -> None:
+    def __init__(self, root: Array, runs: int) -> None:
         flat = root.reshape(-1, order="A")
-        self.start = root.ctypes.data
-        self.whole = cuda.to_device(flat)
-        self.views: dict[tuple[int, int], Any] = {}
+        self.runs, self.stride = runs, -(-flat.size // LINE) * LINE
+        self.whole = cuda.device_array(max(1, runs * self.stride), flat.dtype)
+        self.views: dict[tuple[int, int], Own] = {}
+        if flat.size:
+            for run in range(runs):
+                self.row(run, 0, flat.size).copy_to_device(flat)
 
-    def view(self, offset: int, size: int) -> Any:
+    def row(self, run: int, offset: int, size: int) -> Any:
+        """One run's view."""
+        return self.whole[run * self.stride + offset :][:size]
+
+    def view(self, offset: int, size: int) -> Own:
+        """The first run's view, from where those of the others are in reach, too."""
         view = self.views.get((offset, size))
         if view is None:
-            view = self.views[offset, size] = self.whole[offset : offset + size]
+            here = self.whole[offset : offset + (self.runs - 1) * self.stride + size]
+            view = self.views[offset, size] = Own(here, self.stride)
         return view
 
 
+class _Place(NamedTuple):
+    """What a root stands for: a twin, which run's row of it (None: every run's), how far its entries are shifted."""
+
+    twin: _Twin
+    run: int | None
+    shift: int = 0
+
+
 class Twins:
-    """The twins of one backend."""
+    """The twins of one backend, for so many runs side by side."""
 
-    def __init__(self) -> None:
-        self._twins: dict[int, _Twin] = {}
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._places: dict[int, _Place] = {}
 
-    def _find(self, array: Array) -> tuple[_Twin, int, bool]:
-        """Twin of an array's root, where in it the array begins (in entries), and whether it was made just now."""
+    def _remember(self, root: Array, place: _Place) -> None:
+        self._places[id(root)] = place
+        forget = weakref.finalize(root, self._places.pop, id(root), None)  # before its id can be another's
+        forget.atexit = False
+
+    def _find(self, array: Array, runs: int) -> tuple[_Place, int]:
+        """Place of an array's root, made where there is none, and where in the twin the array begins."""
         if not array.flags.c_contiguous:
             raise ValueError(f"an array of shape {array.shape} is not C-contiguous, expected one that is")
         root = _root(array)
-        twin = self._twins.get(id(root))
-        if fresh := twin is None:
-            twin = self._twins[id(root)] = _Twin(root)
-            forget = weakref.finalize(root, self._twins.pop, id(root), None)  # before its id can be another's
-            forget.atexit = False
-        return twin, (array.ctypes.data - twin.start) // array.itemsize, fresh
+        place = self._places.get(id(root))
+        if place is None:
+            place = _Place(_Twin(root, runs), None)
+            self._remember(root, place)
+        return place, _begin(array, root) + place.shift
 
-    def of(self, array: Array) -> Any:
-        """The flat device array that an array stands for."""
-        twin, offset, _ = self._find(array)
-        return twin.view(offset, array.size)
+    def of(self, array: Array, common: bool = False) -> Own:
+        """The flat device array that an array stands for: every run's own, or one that is `common` to all."""
+        place, offset = self._find(array, 1 if common else self._runs)
+        if not common and place.twin.runs < self._runs:
+            raise ValueError(f"an array of shape {array.shape} was common to all runs before, expected each run's own")
+        return place.twin.view(offset, array.size)
+
+    def stack(self, arrays: Sequence[Array]) -> None:
+        """Let arrays[r], all of one shape, stand for run r's row of the twin of arrays[0]; copy them there."""
+        roots = [_root(array) for array in arrays]
+        if id(roots[0]) not in self._places:
+            self._remember(roots[0], _Place(_Twin(roots[0], self._runs), 0))
+        twin, begin = self._places[id(roots[0])].twin, _begin(arrays[0], roots[0])
+        for run, (array, root) in enumerate(zip(arrays, roots, strict=True)):
+            if id(root) not in self._places:
+                self._remember(root, _Place(twin, run, begin - _begin(array, root)))
+            self.push(array)
 
     def push(self, array: Array) -> None:
-        """Copy from the host to the device."""
-        twin, offset, fresh = self._find(array)
-        if array.size and not fresh:
-            twin.view(offset, array.size).copy_to_device(array.reshape(-1))
+        """Copy from the host to the device: to its run's row, or to every one.
+
+        An array without a twin is left alone: it is copied when an operation meets it.
+        """
+        if array.size and id(_root(array)) in self._places:
+            (twin, run, _), offset = self._find(array, self._runs)
+            for row in range(twin.runs) if run is None else (run,):
+                twin.row(row, offset, array.size).copy_to_device(array.reshape(-1))
 
     def pull(self, array: Array) -> None:
-        """Copy from the device to the host; an array without a twin was never written there."""
-        if array.size and id(_root(array)) in self._twins:
-            twin, offset, _ = self._find(array)
-            twin.view(offset, array.size).copy_to_host(array.reshape(-1))
+        """Copy from the device to the host, from its run's row; an array without a twin was never written there."""
+        if array.size and id(_root(array)) in self._places:
+            (twin, run, _), offset = self._find(array, self._runs)
+            twin.row(run or 0, offset, array.size).copy_to_host(array.reshape(-1))
 
 
 class Scratch:
     """Named device arrays without a host side, for what no one but the backend reads; they grow when needed."""
 
-    def __init__(self) -> None:
-        self._arrays: dict[tuple[str, str], Any] = {}
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._arrays: dict[tuple[str, str], Own] = {}
 
-    def get(self, name: str, size: int, dtype: Any = np.float32) -> Any:
-        """Return a flat array of at least `size` entries."""
+    def get(self, name: str, size: int, dtype: Any = np.float32) -> Own:
+        """Return a flat array of at least `size` entries for each run."""
         key = name, np.dtype(dtype).name
         have = self._arrays.get(key)
-        if have is None or have.size < size:
-            have = self._arrays[key] = cuda.device_array(2 ** math.ceil(math.log2(max(size, 16))), dtype)
+        if have is None or have.stride < size:
+            stride = 2 ** math.ceil(math.log2(max(size, LINE)))
+            have = self._arrays[key] = Own(cuda.device_array(self._runs * stride, dtype), stride)
         return have

@@ -1,0 +1,127 @@
+"""Several runs in the same launches against the same runs alone. Not collected by itself, see `cuda_backend.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import bits, make_config, timeless
+
+import svd_numpy as svd
+from svd_numpy import console
+from svd_numpy.console import StopSignal
+from svd_numpy.data import Dataset
+from svd_numpy.kernels.backend import NoiseKey
+from svd_numpy.kernels.cuda import detect, tiling
+from svd_numpy.train import Run, fit_together, side_by_side
+
+if reason := detect.why_not():
+    pytest.skip(reason, allow_module_level=True)
+from svd_numpy.kernels.cuda.backend import CudaBackend
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+SEEDS = (3, 2**33 + 1, 0)
+
+
+def dense_data() -> Dataset:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5, 6)).astype(np.float32), np.array([0, 1, 1, 0, 1])
+    return Dataset("own", x, y, x[:2], y[:2], None, 2, "made here")
+
+
+def dense_run(seed: int, run_dir: Path | None = None, resume: bool = False) -> Run:
+    layers = svd.VariationalDense(6, 3, log_sigma2=-3.0), svd.ReLU(), svd.VariationalDense(3, 2, log_sigma2=-3.0)
+    model = svd.Sequential(*layers, backend="cuda", seed=seed)
+    # Each epoch: an ordinary step or a recorded one, a recorded one, one that is short of an example.
+    config = make_config(epochs=1, finetune_epochs=1, batch_size=2, seed=seed, kl_schedule=((0.0, 1.0),))
+    return Run(model, dense_data(), config, (), run_dir and run_dir / str(seed), resume)
+
+
+def image_run(seed: int) -> Run:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (5, 18), dtype=np.uint8), np.arange(5) % 2
+    y[:4] = np.random.default_rng(seed).permutation(y[:4])  # labels may be each run's own
+    data = Dataset("own", x, y, x[:1], y[:1], (2, 3, 3), 2, "made here")
+    layers = (
+        svd.VariationalConv2d(2, 2, 2, bias=False), svd.BatchNorm(2), svd.ReLU(), svd.MaxPool2d(2), svd.Flatten(),
+        svd.Dropout(0.4), svd.VariationalDense(2, 2),
+    )  # fmt: skip
+    model = svd.Sequential(*layers, backend="cuda", seed=seed, input_shape=(2, 3, 3))
+    config = make_config(epochs=1, finetune_epochs=0, batch_size=2, seed=seed, shift=1, mirror=True)
+    return Run(model, data, config, (), None, False)
+
+
+def outcome(run: Run, records: list[dict[str, Any]]) -> Any:
+    arena = run.trainer.model.arena
+    return bits(run.trainer.model), arena.m.tobytes(), arena.v.tobytes(), timeless(records)
+
+
+class StopsSoon(StopSignal):
+    """As if somebody pressed Ctrl-C in the second step."""
+
+    looks = 0
+
+    @property
+    def requested(self) -> bool:
+        self.looks += 1
+        return self.looks > 2
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("make", [dense_run, image_run])
+def test_side_by_side_they_have_the_bits_of_each_alone(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiling, "SHORTEST", 3)  # sums in slices, too
+    alone = {}
+    for seed in SEEDS:
+        run = make(seed)
+        assert side_by_side([run]) == [[run]]
+        alone[seed] = outcome(run, fit_together([run], False)[0])
+    folders: dict[str, Any] = {}
+    if make is dense_run:  # stopped, and gone on with
+        folders = {"run_dir": tmp_path}
+        (group,) = side_by_side([make(seed, **folders) for seed in SEEDS])
+        with monkeypatch.context() as patch, pytest.raises(svd.TrainingInterrupted):
+            patch.setattr(console, "StopSignal", StopsSoon)
+            fit_together(group, False)
+        assert [run.trainer.progress.step for run in group] == [2, 2, 2]
+        folders["resume"] = True
+    (group,) = side_by_side([make(seed, **folders) for seed in SEEDS])
+    assert len(group) == len(SEEDS)
+    for run, records in zip(group, fit_together(group, False), strict=True):
+        assert outcome(run, records) == alone[run.trainer.model.seed]
+    assert len({result[1] for result in alone.values()}) == len(SEEDS)
+
+
+def test_only_runs_at_the_same_step_go_together() -> None:
+    runs = [dense_run(seed) for seed in (0, 1, 2, 3)]
+    for run, step in zip(runs, (0, 6, 0, 6), strict=True):
+        run.trainer.progress.step = step  # six steps are all: these two are only read back
+    assert side_by_side(runs) == [[runs[0], runs[2]], [runs[1]], [runs[3]]]
+    assert len(runs[0].trainer.together) == 2
+
+
+def test_each_run_has_its_row() -> None:
+    backend = CudaBackend((5, 6, 7))
+    own, data = [np.full(4, float(run), np.float32) for run in range(3)], np.arange(3.0, dtype=np.float32)
+    backend.stack(own)
+    rows, zero = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    backend.gather_rows(data, np.zeros(1, np.int64), 1.0, zero, rows[None])
+    with pytest.raises(ValueError, match="common to all runs before"):
+        backend.relu_forward(data)  # of which there is one copy
+    backend.multiply(own[0], own[0], own[0])
+    backend.to_host(*own, rows)
+    assert [array.tolist() for array in own] == [[0.0] * 4, [1.0] * 4, [4.0] * 4]
+    np.testing.assert_array_equal(rows, data)
+    own[1][:] = -3
+    backend.to_device(own[1])
+    backend.relu_forward(own[0])
+    backend.to_host(*own)
+    assert [array.tolist() for array in own] == [[0.0] * 4, [0.0] * 4, [4.0] * 4]
+    assert backend.noise(NoiseKey(5, 0, 0), 1, 3).tobytes() == CudaBackend().noise(NoiseKey(5, 0, 0), 1, 3).tobytes()

@@ -1,0 +1,74 @@
+"""`train_mnist(seeds=...)` on backends that do one run after the other; `cuda_runs.py` has those side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import bits, timeless
+
+import svd_numpy as svd
+from svd_numpy.console import StopSignal
+from svd_numpy.train import Trainer
+
+
+def train(**changes: Any) -> Any:
+    settings = {"dataset": "digits", "backend": "numpy", "epochs": 2, "batch_size": 480, "progress": False}
+    return svd.train_mnist(**(settings | changes))
+
+
+def outcome(result: svd.TrainResult) -> Any:
+    return bits(result.model), timeless(result.history)
+
+
+def test_several_seeds_are_the_separate_runs(tmp_path: Path) -> None:
+    results = train(seeds=(4, 0), run_dir=tmp_path / "runs")
+    assert [one.model.seed for one in results] == [4, 0]
+    for one in results:
+        assert outcome(one) == outcome(train(seed=one.model.seed))
+        folder = tmp_path / "runs" / f"seed-{one.model.seed}"
+        assert (folder / "result.txt").read_text() == f"{one}\n"
+    again = train(seeds=(0, 4, 1), run_dir=tmp_path / "runs", resume=True)  # one of them is new
+    assert [outcome(one) for one in again[:2]] == [outcome(one) for one in (results[1], results[0])]
+    with pytest.raises(ValueError, match=r"runs holds a run of seed 4 already; choose another one, or resume=True"):
+        train(seeds=(7, 4), run_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs" / "seed-7").exists()
+
+
+def test_an_interrupted_series_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.step
+
+    def stopped(self: Trainer) -> None:
+        step(self)
+        if self.model.seed == 1 and self.progress.step == 2:
+            monkeypatch.setattr(StopSignal, "requested", True, raising=False)
+
+    def requested(self: StopSignal) -> None:
+        self.number, self._before = 2, {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopped)
+        patch.setattr(StopSignal, "__init__", requested)
+        patch.setattr(StopSignal, "requested", False, raising=False)
+        with pytest.raises(svd.TrainingInterrupted, match=r"run_dir='.*/run', resume=True"):
+            train(seeds=range(3), run_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["seed-0", "seed-1"]
+    assert (tmp_path / "run" / "seed-0" / "result.json").exists()
+    results = train(seeds=range(3), run_dir=tmp_path / "run", resume=True)
+    assert [outcome(one) for one in results] == [outcome(train(seed=seed)) for seed in range(3)]
+
+
+def test_the_table_has_a_row_for_each_seed_and_their_mean() -> None:
+    results = train(seeds=range(2), epochs=1, random_labels=True)
+    assert not np.array_equal(results[0].data.y_train, results[1].data.y_train)
+    assert results[0].data.x_train is results[1].data.x_train
+    lines = str(results).splitlines()
+    assert "2 seeds; mean ± standard deviation" in lines[0]
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["seed 0", "seed 1", "mean"]
+    errors = [100 * one.test_error for one in results]
+    assert f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}" in lines[4]
+    assert lines[5].startswith("NOTE: ") and "±" not in lines[2]
+    assert str(results[:0]) == "no run" and isinstance(results[:1], svd.TrainResults)
