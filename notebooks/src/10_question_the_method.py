@@ -391,7 +391,7 @@ if FULL and data.name == "mnist":
 report.plot()
 
 # %% [markdown]
-# A foreign image stands out nine times in ten. But **the pruned network, asked once, notices it nearly as well as thirty drawn networks**: all this sampling moves the AUROC by
+# A foreign image stands out nearly nine times in ten. But **the pruned network, asked once, notices it nearly as well as thirty drawn networks**: all this sampling moves the AUROC by
 # hundredths. Drawing the survivors alone adds nothing, and the calibration error gets larger, not smaller. Now something in between: digits, turned.
 
 # %%
@@ -479,8 +479,8 @@ for (table, models), colour in zip(relative.items(), ("train", "test"), strict=F
     points = sorted((share, rmse / unit) for model, (rmse, share) in models.items() if model != "ridge")
     right.plot(*np.transpose(points), "o-", color=COLOURS[colour], label=f"{table}: dense network, then Sparse VD")
     right.axhline(models["ridge"][0] / unit, color=COLOURS[colour], linestyle=":", label=f"{table}: ridge")
-right.set(xlabel="pruned (%)", ylabel="test RMSE / dense network's", title="Two small tables")
-right.legend(fontsize=8)
+right.set(xlabel="pruned (%)", ylabel="test RMSE / dense network's", title="Two small tables", ylim=(0.7, 1.9))
+right.legend(fontsize=8, loc="upper left")
 fig.tight_layout()
 plt.show()
 if relative:
@@ -523,7 +523,7 @@ print(f"KL weight 2.2: |z| > {limit * 2.2**0.5:.2f}")
 assert np.isclose(needed_z(np.exp(-3.0), "log_uniform", 2.2), limit * 2.2**0.5)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-# Solution 3. The share stays about the same: no amount of data makes this penalty discard the lucky part of the noise.
+# Solution 3. The share does not fall: more data do not make this penalty discard the lucky part of the noise.
 four_times = micro.make_net(30, 10)
 train(four_times, rng.normal(size=(2000, 30)), rng.integers(0, 10, 2000), 1.0, long, batch=200)
 print(f"{micro.kept(four_times[0]).mean():.0%} kept, before {micro.kept(shallow[0]).mean():.0%}")
