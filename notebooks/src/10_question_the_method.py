@@ -216,7 +216,7 @@ for z, colour in ((1, "accent"), (2, "train"), (3, "sparsity")):
     left.text(-11.8, 2 * np.exp(-0.5 * z**2) + 0.04, f"z = {z}", color=COLOURS[colour])
 left.annotate("for ever", (-12.4, 0.6), (-8.5, 0.6), arrowprops={"arrowstyle": "->"}, va="center")
 left.set(xlabel="log |w|", ylabel="density, up to a factor", title="Likelihood × prior", ylim=(0, 1.6))
-grid = np.linspace(0, 9, 181)
+grid = np.linspace(0, 12, 241)
 for decades, colour in ((4, "accent"), (16, "train"), (308, "ink")):
     label = f"prior from $10^{{-{decades}}}$ up"
     right.plot(grid, [100 * share_near_zero(z, decades) for z in grid], color=COLOURS[colour], label=label)
