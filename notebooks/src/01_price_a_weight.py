@@ -340,6 +340,13 @@ assert np.allclose(svd.kl_divergence(theta, log_sigma2, "log_uniform_exact"), kl
 #
 # **Exercise 3.** Replace the prior by $\mathcal N(0, 1)$, fixed. Plot the price of a weight with $\theta = 0.1$ against $\log\sigma^2$. Where is its
 # minimum, and why does this prior not prune?
+#
+# **Exercise 4.** Training moves $\theta$, not $\alpha$. Hold $\sigma$ fixed: at which $|\theta|/\sigma$ does the log-uniform prior pull hardest at $\theta$, and how
+# strong is the pull on a mean ten times as large?
+#
+# **Exercise 5.** Kingma, Salimans and Welling (2015) fitted a polynomial,
+# $-\mathrm{KL} \approx \tfrac12\log\alpha + 1.16145\,\alpha - 1.50204\,\alpha^2 + 0.58630\,\alpha^3$ plus a constant, and never let $\alpha$ grow beyond 1. Choose
+# the constant so that it agrees with the exact curve for $\alpha\to0$, and draw both. What would training do beyond 1?
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. For α → 0 the fit becomes -½ log α + k1 (the sigmoid is 0), the exact price -½ log α + C (log|1 + small| is 0).
@@ -362,6 +369,31 @@ ax.set(xlabel="log σ²", ylabel="KL (nats)", title="A fixed prior N(0, 1): nois
 plt.show()
 # log α ends at -2 log 0.1 = 4.6 here, but a weight with θ = 1 would end at log α = 0. Whether a weight is pruned depends on
 # its scale, and with it on the units of the layer's input. The log-uniform prior has no scale.
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 4. The pull is dKL/dρ = √2 D(ρ/√2), divided by σ. Small means are hardly pulled, nor are large ones: like 1/ρ.
+ratio = np.linspace(0.01, 20, 2000)
+pull = np.sqrt(2) * dawsn(ratio / np.sqrt(2))
+hardest = ratio[np.argmax(pull)]
+print(f"hardest at |θ|/σ = {hardest:.2f} (log α = {-2 * np.log(hardest):.2f}): {pull.max():.3f} / σ")
+print(f"ten times as large: {np.sqrt(2) * dawsn(10 * hardest / np.sqrt(2)):.3f} / σ, against 1/ρ = {0.1 / hardest:.3f}")
+assert 1.29 < hardest < 1.32
+# An L2 penalty pulls a mean ten times as large ten times as hard. This prior leaves alone what is far from 0: it chooses.
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 5. Good below log α = 0; beyond, its price falls below 0 and on without end: the noise of every weight would explode.
+alpha = np.exp(fine)
+polynomial = C - (fine / 2 + 1.16145124 * alpha - 1.50204118 * alpha**2 + 0.58629921 * alpha**3)
+fig, ax = plt.subplots(figsize=(7, 2.6))
+ax.plot(fine, kl_exact(fine), color=COLOURS["train"], linewidth=5, alpha=0.4, label="exact")
+ax.plot(fine, polynomial, color=COLOURS["test"], label="polynomial of 2015")
+ax.axvline(0, color=COLOURS["ink"], linestyle="--", linewidth=1)
+ax.set(xlabel="log α", ylabel="KL (nats)", ylim=(-2, 4), xlim=(-6, 3), title="Made for α ≤ 1 only")
+ax.legend()
+plt.show()
+below = fine <= 0
+print(f"largest error up to α = 1: {np.abs(polynomial - kl_exact(fine))[below].max():.3f} nats")
+assert np.abs(polynomial - kl_exact(fine))[below].max() < 0.05 and polynomial[fine > 2].max() < -50
 
 # %% [markdown]
 # ## In practice

@@ -361,6 +361,13 @@ assert abs(np.log(np.var(drawn, axis=0).mean() / measured["local"][log_alphas ==
 # **Exercise 2.** Show that additive and local gradients *are* estimates of one number: average many draws of each and compare.
 #
 # **Exercise 3.** Replace softmax by squared error, `dy = (x @ w - targets) / B`. Does the additive gradient still level off?
+#
+# **Exercise 4.** One could average the additive gradient over $K$ draws of the weights. How many draws does it take to be as quiet as one local gradient, at
+# $\log\alpha = 0, 4, 8$, and what would they cost?
+#
+# **Exercise 5.** *Flipout* is a trick in between: one noise matrix $\varepsilon$ for the batch, but with random signs for each example,
+# $y = x\theta + ((x\circ r)(\sigma\circ\varepsilon))\circ t$, where $r$ and $t$ are $\pm1$. Where does its variance lie at $\log\alpha = 2$, and how does it fall with
+# the batch size?
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. σ² = α θ², so with α held, dL/dθ = ∂L/∂θ + ∂L/∂log σ² · 2 / θ. True draw by draw, with the same noise.
@@ -390,6 +397,40 @@ for la in (0, 4, 8):
     sigma, noise = np.exp((la + np.log(theta**2)) / 2), np.random.default_rng(7).standard_normal((DRAWS, *theta.shape))
     drawn = [x[rows].T @ (x[rows] @ (theta + sigma * n) - targets[rows]) / len(rows) for n in noise]
     print(f"log α = {la}: variance {np.var(drawn, axis=0).mean():.3g}")
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 4. The variance of an average of K draws is 1/K of that of one, so K is the ratio. Each draw is a pass of its own.
+for la in (0, 4, 8):
+    additive, local = (measured[kind][log_alphas == la, 0][0] for kind in ("additive", "local"))
+    print(f"log α = {la}: {additive / local:.0f} draws; local: two products instead of one")
+log_sigma2, rng, k = 4 + np.log(theta**2), np.random.default_rng(8), 10
+averages = [
+    np.mean([gradients("additive", x[rows], targets[rows], theta, log_sigma2, rng)[0] for _ in range(k)], axis=0)
+    for _ in range(DRAWS)
+]
+tenth = np.var(averages, axis=0).mean() / measured["additive"][log_alphas == 4, 0][0]
+print(f"variance of an average of {k}, in units of that of one: {tenth:.2f}")
+assert 0.07 < tenth < 0.14
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 5. The signs make the noises of two examples uncorrelated, for the mean product of their signs is 0.
+def flipout(rows, rng):
+    """Gradient for theta at log α = 2."""
+    noise = np.exp(1) * np.abs(theta) * rng.standard_normal(theta.shape)
+    r, t = (rng.choice([-1.0, 1.0], (len(rows), n)) for n in theta.shape)
+    y = x[rows] @ theta + ((x[rows] * r) @ noise) * t
+    return x[rows].T @ (softmax(y) - targets[rows]) / len(rows)
+
+
+for size in (100, 1000):
+    rng, column = np.random.default_rng(9), list(sizes).index(size)
+    flipped = np.var([flipout(train[:size], rng) for _ in range(DRAWS)], axis=0).mean()
+    print(f"batch {size:4}: additive {by_size['additive'][column]:.1e}, Flipout {flipped:.1e}", end=", ")
+    print(f"local {by_size['local'][column]:.1e}")
+    assert by_size["local"][column] < flipped < 0.3 * by_size["additive"][column]
+# Near to local for a small batch, an order of magnitude below the shared noise for a large one. There it levels off, too:
+# uncorrelated is not independent. Two examples still share |ε|, and softmax, not being linear, lets them feel it.
 
 # %% [markdown]
 # ## In practice

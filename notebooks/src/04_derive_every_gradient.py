@@ -488,6 +488,12 @@ print(svd.gradcheck(model, x, classes))
 #
 # **Exercise 3.** Where an example's inputs are all 0, std is 0 and $d_\text{var}$ divides by 0. Show that the derivative for $\log\sigma^2$ is 0 all the
 # same, and mend the code.
+#
+# **Exercise 4.** Write `kl_backward` for the *exact* KL of [notebook 1](01_price_a_weight.ipynb), $2\int_0^x D(t)\,dt$ with $x = |\theta|/(\sigma\sqrt2)$, and let imaginary
+# steps judge it. Is anything to be feared at $\theta = 0$?
+#
+# **Exercise 5.** An eighth bug passes all five tests: `draw` makes a fresh generator from the same seed at every step, so that step after step has the same noise. What
+# could a network do that it should not? Write the test that catches it.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. Only the line of the ReLU: d_y1 = d_h * (1 - h²), since tanh' = 1 - tanh².
@@ -508,6 +514,44 @@ silent[2] = 0
 std = np.sqrt(silent**2 @ np.exp(parameters["log_sigma2_1"]))
 d_var = d["y1"] * noise1 / np.maximum(2 * std, 1e-15)
 print("finite:", np.isfinite((silent**2).T @ d_var).all())
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 4. D is odd, so x D(x) and D(x) sign(θ) need no |θ| and no case for 0, where both derivatives are 0.
+def exact_kl(theta, log_sigma2):
+    """The integral by Gauss-Legendre quadrature; takes complex numbers."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    x = (theta * np.exp(-log_sigma2 / 2) / np.sqrt(2))[..., None]
+    return (x * weights * dawsn(x * (nodes + 1) / 2)).sum(axis=-1)
+
+
+def exact_kl_backward(theta, log_sigma2):
+    """Its derivatives for theta and log_sigma2."""
+    sigma = np.exp(log_sigma2 / 2)
+    x = theta / sigma / np.sqrt(2)
+    return np.sqrt(2) / sigma * dawsn(x), -x * dawsn(x)
+
+
+theta, log_sigma2 = parameters["theta1"], parameters["log_sigma2_1"]
+by_steps = exact_kl(theta + 1e-30j, log_sigma2).imag / 1e-30, exact_kl(theta, log_sigma2 + 1e-30j).imag / 1e-30
+for hand, step, fit in zip(exact_kl_backward(theta, log_sigma2), by_steps, kl_backward(theta, log_sigma2), strict=True):
+    print(f"error {np.abs(hand - step).max():.0e}; the fit is off by {np.abs(hand - fit).max():.3f}")
+    assert np.allclose(hand, step, atol=1e-10)
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 5. It could learn the noise by heart: with noise that never changes, the loss is an ordinary function of the
+# weights, and large σ can be compensated. Tests hold only the promises that they name: examples, and now steps.
+eighth = {**CORRECT, "draw": lambda rng, shape: np.random.default_rng(0).standard_normal(shape)}
+
+
+def steps_check(code):
+    """Two steps must not have the same noise."""
+    rng = np.random.default_rng(5)
+    return not np.allclose(code["draw"](rng, (2, 4)), code["draw"](rng, (2, 4)))
+
+
+print("passes the five:", all(test(eighth) for test in TESTS), "- passes the sixth:", steps_check(eighth))
+assert all(test(eighth) for test in TESTS) and not steps_check(eighth) and steps_check(CORRECT)
 
 # %% [markdown]
 # ## In practice

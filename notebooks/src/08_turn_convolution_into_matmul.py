@@ -412,6 +412,15 @@ assert np.allclose(package, conv(colour_images, filters))
 # **Exercise 2.** Give it padding: a border of $q$ zeros, so that 3×3 windows keep the size of the image. What changes in the backward pass?
 #
 # **Exercise 3.** A 1×1 convolution: what is im2col then, and what is the layer?
+#
+# **Exercise 4.** Count im2col's memory for a batch of 100 in LeNet-5: 5×5 windows on 28×28 images of one channel, and later on 12×12 images of 20. By how much does it blow up
+# its input?
+#
+# **Exercise 5.** Average pooling takes the mean of an output over all positions. Compare the spread of that mean when the filter is drawn and when the outputs are. Which noise
+# would pooling let you feel?
+#
+# **Exercise 6.** Cut the dead filters out of the trained network, for good: with their channels in the dense layer, and without changing any output. (Mind the
+# biases: is a dead filter's output 0?)
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
@@ -438,6 +447,37 @@ print(
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 3. im2col is a reshape: the pixels are the rows. The layer is a dense layer on channels, applied to each pixel alone.
 print(np.array_equal(im2col(colour_images, 1, 1), colour_images.reshape(-1, 3)))
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 4. Stops × window, against pixels: towards 25-fold in large images, less in small ones, for their borders.
+for size, channels in ((28, 1), (12, 20)):
+    stops, before, after = (size - 4) ** 2, 100 * size**2 * channels, 100 * (size - 4) ** 2 * 25 * channels
+    print(f"{size}×{size}×{channels}: {stops} stops, {before * 4 / 1e6:.2f} MB to {after * 4 / 1e6:.1f} MB", end=", ")
+    print(f"{after / before:.1f}-fold")
+    assert im2col(np.zeros((1, size, size, channels)), 5, 5).size * 100 == after
+# This is why fast code forms windows on the fly and never stores them all.
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 5. Noise of its own at each of 36 positions averages out; that of the filter is the same everywhere and stays.
+cols, draws = im2col(images[:1], 3, 3), 4000
+theta, sigma = edges.reshape(9, 1), np.full((9, 1), 0.3)
+by_filter = [(cols @ (theta + sigma * rng.standard_normal(theta.shape))).mean() for _ in range(draws)]
+by_output = ((cols @ theta)[:, 0] + np.sqrt(cols**2 @ sigma**2)[:, 0] * rng.standard_normal((draws, 36))).mean(axis=1)
+print(f"spread of the mean over positions: filter drawn {np.std(by_filter):.3f}, outputs drawn {np.std(by_output):.3f}")
+assert np.std(by_filter) > 3 * np.std(by_output)
+# So a network with pooling trains under less noise than its posterior has: sampled weights would disturb it more.
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+# Solution 6. A dead filter's output is ReLU(bias), the same at all positions: its effect goes into the biases of the classes.
+filters_left, dense_left = (layer["theta"] * micro.kept(layer) for layer in net)
+constant = np.maximum(net[0]["bias"], 0)
+readers = dense_left.reshape(16, 12, 10)  # position, channel, class
+small_bias = net[1]["bias"] + (constant[dead, None] * readers[:, dead].sum(axis=0)).sum(axis=0)
+small_filters, small_dense = filters_left[:, ~dead], readers[:, ~dead].reshape(-1, 10)
+features = np.maximum(windows[test].reshape(-1, 25) @ small_filters + net[0]["bias"][~dead], 0)
+small_logits = features.reshape(len(test), -1) @ small_dense + small_bias
+print(f"{(~dead).sum()} of 12 filters; largest difference of the logits {np.abs(small_logits - hidden).max():.0e}")
+assert np.allclose(small_logits, hidden)
 
 # %% [markdown]
 # ## In practice
