@@ -69,8 +69,10 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
 
+# The compiler for CUDA is large and wanted by one test, which is skipped where it cannot be had.
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'
+	-$(PIP) --editable '.[test,cuda]'
 	@touch $@ $(VENV)/.base
 
 $(VENV)/.gpu: pyproject.toml | $(BIN)/python
