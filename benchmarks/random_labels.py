@@ -57,8 +57,8 @@ _ALL = (
     Case("mnist", "lenet-300-100", 1, "dense", 100),
     Case("mnist", "lenet-300-100", 1, "dropout", 100),
     Case("mnist", "lenet-300-100", 1, "variational", 100),
-    Case("mnist", "lenet-300-100", 4, "dropout", 200, 2e-4),
-    Case("mnist", "lenet-300-100", 4, "variational", 100, 2e-4),
+    Case("mnist", "lenet-300-100", 4, "dropout", 140, 2e-4),
+    Case("mnist", "lenet-300-100", 4, "variational", 40),
     Case("cifar10", "vgg-like", 0.125, "dropout", 40),
     Case("cifar10", "vgg-like", 0.125, "variational", 20),
 )
