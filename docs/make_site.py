@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -115,7 +116,9 @@ def build_reference(site: Path) -> None:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if not path.name.startswith("_") and name not in pdoc.extract.walk_specs(specs):
             specs.append(name)
-    pdoc.pdoc(*specs, output_directory=site / "api")
+    with warnings.catch_warnings():  # fields of a NamedTuple, whose constructor has no module to look their types up in
+        warnings.filterwarnings("ignore", message="Error parsing type annotation ForwardRef")
+        pdoc.pdoc(*specs, output_directory=site / "api")
 
 
 def missing_links(site: Path) -> list[str]:
