@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,17 @@ def seconds_of(work: Callable[[], object], wait: Callable[[], object], budget: f
     return statistics.median(blocks)
 
 
+def distance(found: Iterable[Any], exact: Iterable[Any]) -> float:
+    """Largest norm of a difference, relative to the norm of what is exact; NaN if one of them is."""
+    pairs = zip(found, exact, strict=True)
+    return float(np.max([np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30) for a, b in pairs]))
+
+
+def in_short(error: Exception, most: int = 150) -> str:
+    """What went wrong, on one line of a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
 def highest_clock() -> float:
     """Highest clock of the multiprocessors in MHz."""
     from svd_numpy.kernels.cuda.device import cuda
@@ -120,16 +131,13 @@ def validate(section: Section) -> None:
             runs = [case(CudaBackend()) for _ in range(2)]
             exact = case(ReferenceBackend(np.float64))
             same = all(a.tobytes() == b.tobytes() for a, b in zip(*runs, strict=True))
-            error = max(
-                float(np.linalg.norm((a - b).ravel()) / max(np.linalg.norm(b.ravel()), 1e-30))
-                for a, b in zip(runs[0], exact, strict=True)
-            )
+            error = distance(runs[0], exact)
             sound = bool(same and error <= TOLERANCE)  # a NaN is not
             rows.append({"case": name, "error": error, "same_bits": same, "ok": sound})
             section.line(f"| {name} | {error:.1e}{'' if sound else ' **WRONG**'} | {'yes' if same else 'NO'} |")
         except Exception as error:
             rows.append({"case": name, "failed": traceback.format_exc(), "ok": False})
-            section.line(f"| {name} | **FAILED**: {type(error).__name__}: {str(error)[:200]} | |")
+            section.line(f"| {name} | **FAILED**: {in_short(error, 200)} | |")
     section.raw["done"] = True
     section.line("", f"{len(rows)} cases, {sum(not row['ok'] for row in rows)} wrong (allowed: {TOLERANCE:g}).")
 
@@ -204,7 +212,7 @@ def steps(section: Section, network: str) -> None:
             section.line(f"| {who} | {micros[who]:.0f} |")
         except Exception as error:
             micros[who] = traceback.format_exc()
-            section.line(f"| {who} | not done: {type(error).__name__}: {' '.join(str(error).split())[:150]} |")
+            section.line(f"| {who} | not done: {in_short(error)} |")
 
     def ours() -> float:
         return seconds_of(trainer_of(section, network).step, cuda.synchronize)
@@ -348,7 +356,7 @@ def products(section: Section) -> None:
         import_torch(tf32)
         seconds = seconds_of(two_products, torch.cuda.synchronize)
         pairs = zip((mean, var), exact, strict=True)
-        enter(name, seconds, max(float((got - want).norm() / want.norm()) for got, want in pairs))
+        enter(name, seconds, float(np.max([float((got - want).norm() / want.norm()) for got, want in pairs])))
 
 
 def ladder(section: Section) -> None:
@@ -368,10 +376,7 @@ def ladder(section: Section) -> None:
         outs = [cuda.to_device(np.full(m * n, np.nan, np.float32)) for _ in range(2)]
         cuda_ladder.run(name, small, (*arrays, *outs))
         x, b1, b2 = (v.astype(np.float64) for v in (x, b1, b2))
-        error = max(
-            float(np.linalg.norm(out.copy_to_host() - exact.ravel()) / np.linalg.norm(exact))
-            for out, exact in zip(outs, (x @ b1, (x * x) @ b2), strict=True)
-        )
+        error = distance((out.copy_to_host().reshape(m, n) for out in outs), (x @ b1, (x * x) @ b2))
         large = [cuda.to_device(rng.standard_normal(size * size).astype(np.float32)) for _ in range(5)]
         seconds = seconds_of(
             lambda rung=name, v=tuple(large): cuda_ladder.run(rung, (size,) * 3, v), cuda.synchronize,
@@ -402,7 +407,7 @@ def main() -> None:
     except Exception as error:  # what was found before stays
         traceback.print_exc()
         section.raw["failed"] = traceback.format_exc()
-        section.line("", f"**Not done:** {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        section.line("", f"**Not done:** {in_short(error, 500)}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from svd_numpy import checkpoint
 from svd_numpy.experiments.cifar import train_cifar
 from svd_numpy.experiments.mnist import train_mnist
 from svd_numpy.experiments.recipes import PUBLISHED, get_recipe, stretch
+from svd_numpy.experiments.seeds import mean_sd
 
 Case = tuple[str, str]  # data set, and recipe or kind of network
 CASES: dict[str, tuple[Case, ...]] = {
@@ -125,12 +126,6 @@ def run_all(options: argparse.Namespace) -> None:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(start, todo))
-
-
-def mean_sd(values: list[float], digits: int) -> str:
-    """Mean and, of several, sample standard deviation, as text."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def means(rows: list[list[float]], digits: int) -> str:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from machine import command_line, describe, one_line
+
 from svd_numpy.data import load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import Recipe
@@ -114,7 +116,7 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def describe(chosen: Candidate) -> str:
+def settings_of(chosen: Candidate) -> str:
     """The settings of a candidate in one cell."""
     kl = ", ".join(f"{value:g} at {epoch:g}" for epoch, value in chosen.kl)
     extras = [
@@ -137,7 +139,8 @@ def write_table(arch: str, rows: list[dict[str, Any]], out: Path) -> None:
     lines = [
         f"# The search behind {arch}'s recipe `default`",
         "",
-        f"* Command: `python benchmarks/search.py --arch {arch}`, 2026-11-21, seed 0, 2-core Xeon",
+        f"* Machine: {one_line(describe())}",
+        f"* Command: {command_line()}, seed {SEED}",
         "* 55,000 training images, error on 5,000 held-out ones (standard error about 0.2 points); no test image.",
         f"* *as trained*: pruned at threshold 3. Otherwise pruned at the threshold, then {FINETUNE_EPOCHS[arch]}",
         "  epochs of fine-tuning without noise, lr 1e-3 to 0.",
@@ -148,7 +151,7 @@ def write_table(arch: str, rows: list[dict[str, Any]], out: Path) -> None:
     for row in rows:
         name = row["candidate"]
         threshold = "as trained" if row["threshold"] is None else f"{row['threshold']:g}, fine-tuned"
-        settings = describe(CANDIDATES[arch][name]) if row["threshold"] is None else ""
+        settings = settings_of(CANDIDATES[arch][name]) if row["threshold"] is None else ""
         figures = f"{100 * row['error']:.2f} | {row['compression']:.1f}"
         lines.append(f"| {name} | {settings} | {threshold} | {figures} |")
     out.parent.mkdir(exist_ok=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from machine import describe, one_line
 
 import svd_numpy as svd
 from svd_numpy.experiments.recipes import PUBLISHED
+from svd_numpy.experiments.seeds import mean_sd
 from svd_numpy.run_files import need, recorded_dataset
 from svd_numpy.storage import Sizes
 
@@ -71,12 +71,6 @@ def as_json(sizes: Sizes) -> dict[str, Any]:
         "layers": [{**vars(layer)} for layer in sizes.layers],
         "accounts": {a.what: {**vars(a), "ratio": a.ratio} for a in sizes.accounts},
     }
-
-
-def mean_sd(values: Sequence[float], digits: int) -> str:
-    """Mean and, of several, sample standard deviation, as text."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def section(runs: list[dict[str, Any]]) -> list[str]:

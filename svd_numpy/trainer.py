@@ -108,14 +108,14 @@ class Trainer:
         if backend is None:
             return False
         self.backend, self.together = backend, runs
-        for arrays in zip(*([*run._on_both_sides(), *run._of_epoch()] for run in runs), strict=True):
+        for arrays in zip(*([*run._arrays().values(), *run._of_epoch()] for run in runs), strict=True):
             backend.stack(arrays)
         return True
 
-    def _on_both_sides(self) -> list[Array]:
-        """What host and device both write."""
-        arena = self.model.arena
-        return [arena.params, arena.m, arena.v, self.model.input_mean, *self.model.state.values()]
+    def _arrays(self) -> dict[str, Array]:
+        """What a run consists of, by name: written by host and device, kept in checkpoints."""
+        arena, model = self.model.arena, self.model
+        return {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": model.input_mean, **model.state}
 
     def _of_epoch(self) -> list[Array]:
         """What the host writes for the steps of an epoch."""
@@ -180,14 +180,14 @@ class Trainer:
         """Let the steps that follow see what the host wrote; they leave what they write on the backend's device."""
         if not self._on_device:
             for run in self.together:
-                self.backend.to_device(*run._on_both_sides())
+                self.backend.to_device(*run._arrays().values())
             self._on_device = True
 
     def to_host(self) -> None:
         """Let the host see what the steps wrote into parameters, moments and states."""
         if self._on_device:
             for run in self.together:
-                self.backend.to_host(*run._on_both_sides())
+                self.backend.to_host(*run._arrays().values())
             self._on_device = False
 
     # The loss is checked below, the weights at the end of an epoch.
@@ -284,14 +284,11 @@ class Trainer:
     def save(self, run_dir: Path, seconds: float) -> Path:
         """Write a checkpoint from which `restore` continues to the same bits."""
         self.to_host()
-        arena = self.model.arena
-        arrays = {"params": arena.params, "m": arena.m, "v": arena.v, "input_mean": self.model.input_mean}
-        arrays |= self.model.state
         state = {
             "progress": {**asdict(self.progress), "seconds": seconds},
             **self.identity(),
         }
-        return checkpoint.save(run_dir / "checkpoints", self.progress.step, arrays, state)
+        return checkpoint.save(run_dir / "checkpoints", self.progress.step, self._arrays(), state)
 
     def restore(self, run_dir: Path) -> None:
         """Continue from the newest sound checkpoint in `run_dir`, of the same model, data and recipe."""
@@ -305,10 +302,7 @@ class Trainer:
                     f"{[have.get(k) for k in keys]} there, {[wanted.get(k) for k in keys]} asked for); "
                     "use the same settings, or another run_dir"
                 )
-        arena = self.model.arena
-        for name, array in (("params", arena.params), ("m", arena.m), ("v", arena.v)):
-            array[...] = found.arrays[name]
-        for name, array in {"input_mean": self.model.input_mean, **self.model.state}.items():
+        for name, array in self._arrays().items():
             array[...] = found.arrays[name]
         self.progress = Progress(**found.state["progress"])
 

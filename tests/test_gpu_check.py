@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -99,6 +100,18 @@ def test_every_section_has_its_limit(check: Any) -> None:
     import gpu_sections
 
     assert list(gpu_sections.SECTIONS) == list(check.LIMITS)
+
+
+def test_a_nan_anywhere_is_a_distance_that_is_not_small(check: Any) -> None:
+    import gpu_sections
+
+    exact = [np.ones((2, 3)), np.ones(4)]
+    assert gpu_sections.distance(exact, exact) == 0
+    assert gpu_sections.distance([exact[0], 1.5 * exact[1]], exact) == pytest.approx(0.5)
+    for place in (0, 1):
+        found = [array.copy() for array in exact]
+        found[place][0] = np.nan
+        assert not gpu_sections.distance(found, exact) <= gpu_sections.TOLERANCE
 
 
 def test_a_section_that_fails_keeps_what_it_had(

@@ -80,11 +80,11 @@ class TrainResults(Sequence[TrainResult]):
         """One line of the table."""
         layers = zip(*(one.layer_sparsity.values() for one in self), strict=True)
         shares = " - ".join(f"{100 * statistics.mean(layer):.1f}" for layer in layers)
-        error, nll = _spread([100 * one.test_error for one in self], 2), _spread([one.test_nll for one in self], 4)
-        return f"{error:>16}{nll:>18}{_spread([one.compression for one in self], 1):>16}   {shares}"
+        error, nll = mean_sd([100 * one.test_error for one in self], 2), mean_sd([one.test_nll for one in self], 4)
+        return f"{error:>16}{nll:>18}{mean_sd([one.compression for one in self], 1):>16}   {shares}"
 
 
-def _spread(values: list[float], digits: int) -> str:
+def mean_sd(values: Sequence[float], digits: int) -> str:
     """Mean and, of several, sample standard deviation."""
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"

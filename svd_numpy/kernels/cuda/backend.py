@@ -223,7 +223,7 @@ class CudaBackend:
         relu: bool, y: Array, memory: Buffers, window: Window | None = None,
     ) -> None:  # fmt: skip
         r = memory.get("r", y.shape, y.dtype)
-        seen = self._spread(x, tables.padding(window), "padded", memory) if window else x
+        seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.forward(len(x), *theta.shape, window)
         positions = at.m // len(x)
         self._multiply(FORWARD, at, seen, None, theta, log_sigma2, keep, y, r, bias, positions, relu, key)
@@ -238,14 +238,12 @@ class CudaBackend:
                    dy if rectified is None else rectified, dy, d_var)  # fmt: skip
         self._weight_gradients(x, dy, d_var, d_theta, d_sigma2, d_bias, memory, window)
         if dx is not None:
-            how, at = tables.stretching(window) if window else None, tables.inputs(len(x), *theta.shape, window)
-            pulls = self._spread(dy, how, "pulls", memory), self._spread(d_var, how, "pulls2", memory)
-            self._multiply(INPUTS, at, *pulls, theta, log_sigma2, keep, dx, None, x)
+            self._input_gradients(x, theta, log_sigma2, keep, dy, d_var, dx, memory, window)
 
     def dense_forward(  # noqa: D102
         self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
     ) -> None:
-        seen = self._spread(x, tables.padding(window), "padded", memory) if window else x
+        seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.forward(len(x), *theta.shape, window)
         self._multiply(FORWARD, at, seen, None, theta, None, 0.0, y, None, bias)
 
@@ -255,17 +253,25 @@ class CudaBackend:
     ) -> None:  # fmt: skip
         self._weight_gradients(x, dy, None, d_theta, None, d_bias, memory, window)
         if dx is not None:
-            how, at = tables.stretching(window) if window else None, tables.inputs(len(x), *theta.shape, window)
-            self._multiply(INPUTS, at, self._spread(dy, how, "pulls", memory), None, theta, None, 0.0, dx, None, x)
+            self._input_gradients(x, theta, None, 0.0, dy, None, dx, memory, window)
 
     def _weight_gradients(
         self, x: Array, dy: Array, d_var: Array | None, d_theta: Array, d_sigma2: Array | None, d_bias: Array,
         memory: Buffers, window: Window | None,
     ) -> None:  # fmt: skip
-        seen = self._spread(x, tables.padding(window), "padded", memory) if window else x
+        seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.weights(len(x), *d_theta.shape, window)
         self._column_sums(dy, d_theta.shape[1], d_bias)
         self._multiply(WEIGHTS, at, seen, None, dy, d_var, 0.0, d_theta, d_sigma2, x)
+
+    def _input_gradients(
+        self, x: Array, theta: Array, log_sigma2: Array | None, keep: float, dy: Array, d_var: Array | None, dx: Array,
+        memory: Buffers, window: Window | None,
+    ) -> None:  # fmt: skip
+        how, at = tables.stretching(window) if window else None, tables.inputs(len(x), *theta.shape, window)
+        pulls = self._spread(dy, how, "pulls", memory)
+        pulls2 = None if d_var is None else self._spread(d_var, how, "pulls2", memory)
+        self._multiply(INPUTS, at, pulls, pulls2, theta, log_sigma2, keep, dx, None, x)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         self._each(elementwise.relu_forward, y.size, U(y.size), y)
