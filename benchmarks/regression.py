@@ -20,7 +20,7 @@ from machine import describe, one_line
 
 from svd_numpy.data import MissingDataError, load
 from svd_numpy.experiments.regression import split_again, standardise, train_regression
-from svd_numpy.experiments.seeds import mean_sd
+from svd_numpy.experiments.series import mean_sd
 
 DATASETS = ("diabetes", "boston")
 KL_WEIGHTS = (0.01, 0.1, 1.0, 4.0, 10.0)

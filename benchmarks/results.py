@@ -29,7 +29,7 @@ from svd_numpy import checkpoint
 from svd_numpy.experiments.cifar import train_cifar
 from svd_numpy.experiments.mnist import train_mnist
 from svd_numpy.experiments.recipes import PUBLISHED, get_recipe, stretch
-from svd_numpy.experiments.seeds import mean_sd
+from svd_numpy.experiments.series import mean_sd
 
 Case = tuple[str, str]  # data set, and recipe or kind of network
 CASES: dict[str, tuple[Case, ...]] = {

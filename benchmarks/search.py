@@ -66,6 +66,7 @@ LENET_5 = {
     "shift1": Candidate(50, 0.6, SLOW, shift=1),
     "shift2": Candidate(50, 0.6, SLOW, shift=2),
     "shift1-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15),
+    "shift1-105-kl4": Candidate(105, 0.67, ((3.0, 0.0), (45.0, 1.0), (90.0, 4.0)), shift=1, finetune=20),
     "plain-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), finetune=15),
 }
 CANDIDATES = {"lenet-300-100": LENET_300_100, "lenet-5": LENET_5}

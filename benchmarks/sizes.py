@@ -20,7 +20,7 @@ from machine import describe, one_line
 
 import svd_numpy as svd
 from svd_numpy.experiments.recipes import PUBLISHED
-from svd_numpy.experiments.seeds import mean_sd
+from svd_numpy.experiments.series import mean_sd
 from svd_numpy.run_files import need, recorded_dataset
 from svd_numpy.storage import Sizes
 

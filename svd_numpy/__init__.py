@@ -34,7 +34,7 @@ _HOME = {
     "SparseVDRegressor": "estimators",
     "TrainConfig": "train",
     "TrainResult": "experiments.result",
-    "TrainResults": "experiments.seeds",
+    "TrainResults": "experiments.series",
     "TrainingInterrupted": "console",
     "VariationalConv2d": "layers",
     "VariationalDense": "layers",

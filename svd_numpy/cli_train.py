@@ -70,10 +70,11 @@ def check_run_dir(folder: Path, resume: bool) -> None:
         raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
 
 
-def run_folder(*parts: str, random_labels: bool, recipe: str, seed: int) -> Path:
+def run_folder(*parts: str, options: Train | TrainCifar) -> Path:
     """Folder of a run below `runs`, named after what tells it from others."""
-    words = [*parts, *(["random-labels"] if random_labels else []), recipe, f"seed{seed}"]
-    return Path("runs") / "-".join(words)
+    labels = ["random-labels"] if options.random_labels else []
+    kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
+    return Path("runs") / "-".join([*parts, *labels, options.recipe, *kl_weight, f"seed{options.seed}"])
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Train(_Training):
         "variational" is Sparse VD; to compare with: "dense", ordinary weights, or "dropout", those with dropout.
     random_labels : bool
         Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+    kl_weight : float
+        Factor on the weight that the recipe gives the KL: more makes a sparser network.
     """
 
     arch: str = "lenet-300-100"
@@ -132,6 +135,7 @@ class Train(_Training):
     init_from: Path | None = None
     kind: str = "variational"
     random_labels: bool = False
+    kl_weight: float = 1.0
 
     word: ClassVar[str] = "train"
 
@@ -149,8 +153,7 @@ class Train(_Training):
         get_recipe(self.arch, self.recipe)
         dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
         kind = [] if self.kind == "variational" else [self.kind]
-        labels = self.random_labels
-        return run_folder(self.arch, *kind, dataset, random_labels=labels, recipe=self.recipe, seed=self.seed)
+        return run_folder(self.arch, *kind, dataset, options=self)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,8 @@ class TrainCifar(_Training):
         "variational" is Sparse VD; to compare with, in one stage: "dense", ordinary weights, or "dropout".
     random_labels : bool
         Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+    kl_weight : float
+        Factor on the weight that the recipe gives the KL: more makes a sparser network.
     """
 
     dataset: str = "cifar10"
@@ -214,6 +219,7 @@ class TrainCifar(_Training):
     init_from: Path | None = None
     kind: str = "variational"
     random_labels: bool = False
+    kl_weight: float = 1.0
 
     word: ClassVar[str] = "train-cifar"
 
@@ -229,5 +235,4 @@ class TrainCifar(_Training):
 
         get_recipe(self.arch, self.recipe)
         kind = [] if self.kind == "variational" else [self.kind]
-        name, labels = f"{self.arch}-k{self.k:g}", self.random_labels
-        return run_folder(name, *kind, self.dataset, random_labels=labels, recipe=self.recipe, seed=self.seed)
+        return run_folder(f"{self.arch}-k{self.k:g}", *kind, self.dataset, options=self)

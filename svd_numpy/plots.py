@@ -60,6 +60,7 @@ __all__ = [
     "pixel_importance",
     "receptive_fields",
     "summary_figure",
+    "trade_off",
     "training_curves",
     "weight_matrix",
 ]
@@ -317,4 +318,52 @@ def compression_accounts(accounts: Sequence[tuple[str, str, float]], *, title: s
         ax.invert_yaxis()
         ax.set(xscale="log", xlim=(min(1.0, *ratios) * 0.9, max(ratios) * 3), xlabel="times smaller")
         ax.grid(visible=False, axis="y")
+        return finish(figure, title)
+
+
+def trade_off(
+    runs: Mapping[str, Sequence[tuple[float, float]]], published: tuple[float, float] | None = None, *, title: str = ""
+) -> Figure:
+    """Error against compression: every run, and the mean of each group, joined in the order given.
+
+    Parameters
+    ----------
+    runs : mapping of group -> (error, compression) of each of its runs
+        Errors are fractions, compressions all weights / kept weights.
+    published : (error, compression), optional
+        A point to compare with.
+    title : str
+        Printed above.
+
+    Returns
+    -------
+    Figure
+        Up and to the left is better.
+
+    Raises
+    ------
+    ValueError
+        If a group is empty, or a number is not finite.
+    """
+    groups = [np.asarray(group, np.float64).reshape(-1, 2) for group in runs.values()]
+    if not groups or not all(group.size and np.isfinite(group).all() for group in groups):
+        raise ValueError(f"runs are {dict(runs)}; expected groups of (error, compression), all of them finite")
+    means = np.array([group.mean(axis=0) for group in groups]) * (100, 1)
+    with style():
+        figure = new_figure(WIDTH, 4.6)
+        ax = figure.subplots()
+        for number, group in enumerate(groups):
+            label = None if number else "a run"
+            ax.plot(100 * group[:, 0], group[:, 1], "o", color=COLOURS["train"], alpha=0.35, ms=5, label=label)
+        ax.plot(*means.T, "o-", color=COLOURS["train"], ms=8, label="mean")
+        for name, mean in zip(runs, means, strict=True):
+            ax.annotate(name, mean, xytext=(10, -12), textcoords="offset points", fontsize=9)
+        seen = np.concatenate([group[:, 1] for group in groups])
+        if published is not None:
+            ax.plot(100 * published[0], published[1], "*", color=COLOURS["test"], ms=14, ls="", label="published")
+            seen = np.append(seen, published[1])
+        log_scale(ax, seen)
+        ax.margins(x=0.15)
+        ax.set(xlabel="test error %", ylabel="all weights / weights kept")
+        ax.legend(loc="lower right")
         return finish(figure, title)

@@ -109,8 +109,8 @@ class Run:
 def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
     """Share runs of one recipe out into groups for `fit_together`: all that stand at the same step, or each alone.
 
-    They differ in seed, labels and weights only. One after the other is how they go where the backend cannot do several
-    in the same launches; the results are the same.
+    They differ in seed, labels, weights and the factor on the KL only. One after the other is how they go where the
+    backend cannot do several in the same launches; the results are the same.
     """
     at_step: dict[int, list[Run]] = {}
     for run in runs:

@@ -24,6 +24,8 @@ class TrainConfig:
         The learning rate is lr * factor; straight lines between knots.
     kl_schedule : knots (epoch, weight)
         Weight of the KL term; 1 is the evidence lower bound.
+    kl_weight : float
+        Factor on all of it: more makes sparser networks.
     beta1, beta2, epsilon : float
         Adam's other settings.
     train_mask : bool
@@ -50,6 +52,7 @@ class TrainConfig:
     lr: float = 1e-3
     lr_schedule: Knots = ((0.0, 1.0),)
     kl_schedule: Knots = ((0.0, 1.0),)
+    kl_weight: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -69,6 +72,7 @@ class TrainConfig:
             "lr": check_number("lr", self.lr, low=0, high=10),
             "lr_schedule": check_knots("lr_schedule", self.lr_schedule),
             "kl_schedule": check_knots("kl_schedule", self.kl_schedule),
+            "kl_weight": check_number("kl_weight", self.kl_weight, low=0, high=1e6),
             "beta1": check_number("beta1", self.beta1, low=0, high=0.999999),
             "beta2": check_number("beta2", self.beta2, low=0, high=0.999999),
             "epsilon": check_number("epsilon", self.epsilon, low=1e-16, high=1),

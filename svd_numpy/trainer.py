@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from svd_numpy import checkpoint
 from svd_numpy.checks import check_inputs, check_moves, check_type
 from svd_numpy.data import Dataset
-from svd_numpy.kernels.backend import AdamSettings, Backend, StepSettings
+from svd_numpy.kernels.backend import AdamSettings, Backend, OfEach, StepSettings
 from svd_numpy.layers.base import Mode, Pass
 from svd_numpy.model import Sequential
 from svd_numpy.optim import at_epoch
@@ -93,6 +93,7 @@ class Trainer:
         self.x_train = np.ascontiguousarray(data.x_train)
         self.backend: Backend = model.backend
         self.together: tuple[Trainer, ...] = (self,)
+        self._kl_weights: OfEach = config.kl_weight
         self.backend.to_device(self.x_train)
         rows = min(config.batch_size, self.n_train)
         sizes = (model.inner_shape, (model.n_outputs,))  # of a batch's inputs, and of the gradient of its outputs
@@ -101,13 +102,14 @@ class Trainer:
     def lead(self, others: Sequence[Trainer]) -> bool:
         """Do the steps of other runs along with this one's from now on; False where the backend cannot.
 
-        They stand at the same step, and differ from this run in seed, labels and weights alone.
+        They stand at the same step, and differ from this run in seed, labels, weights and the factor on the KL alone.
         """
         runs = (self, *others)
         backend = self.model.backend.several([run.model.seed for run in runs])
         if backend is None:
             return False
         self.backend, self.together = backend, runs
+        self._kl_weights = np.array([run.config.kl_weight for run in runs])
         for arrays in zip(*([*run._arrays().values(), *run._of_epoch()] for run in runs), strict=True):
             backend.stack(arrays)
         return True
@@ -132,7 +134,7 @@ class Trainer:
         return self.epoch >= self.config.total_epochs
 
     def schedule(self) -> tuple[float, float, bool]:
-        """Learning rate, KL weight, and whether this is the fine-tuning stage, for the next step."""
+        """Learning rate, KL weight (without the factor on it), and whether fine-tuning goes on, for the next step."""
         at = self.progress.step / self.steps_per_epoch
         if self.epoch >= self.config.epochs:
             left = (self.config.total_epochs - at) / max(1, self.config.finetune_epochs)
@@ -224,7 +226,7 @@ class Trainer:
         first = config.epochs * self.steps_per_epoch if finetune else 0
         adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, self.progress.step - first + 1)
         keep = self.model.keep if config.train_mask and not finetune else 0.0
-        return StepSettings(kl_weight / self.n_train, keep, adam)
+        return StepSettings(self._kl_weights * kl_weight / self.n_train, keep, adam)
 
     def count(self, nll: float, error: float, examples: int) -> None:
         """Enter a step, or say that its loss is not finite."""
@@ -259,7 +261,7 @@ class Trainer:
             "seconds": seconds,
             "nll": p.nll_sum / p.examples,
             "kl": model.kl(),
-            "kl_weight": kl_weight,
+            "kl_weight": self.config.kl_weight * kl_weight,
             "lr": lr,
             "train_error": p.error_sum / p.examples,
             "test_error": test["error"],

@@ -35,7 +35,9 @@ def dense_run(seed: int, run_dir: Path | None = None, resume: bool = False) -> R
     layers = svd.VariationalDense(6, 3, log_sigma2=-3.0), svd.ReLU(), svd.VariationalDense(3, 2, log_sigma2=-3.0)
     model = svd.Sequential(*layers, backend="cuda", seed=seed)
     # Each epoch: an ordinary step or a recorded one, a recorded one, one that is short of an example.
-    config = make_config(epochs=1, finetune_epochs=1, batch_size=2, seed=seed, kl_schedule=((0.0, 1.0),))
+    # Each run has a KL weight of its own.
+    settings = {"seed": seed, "kl_schedule": ((0.0, 1.0),), "kl_weight": 0.3 + seed % 7}
+    config = make_config(epochs=1, finetune_epochs=1, batch_size=2, **settings)
     return Run(model, dense_data(), config, (), run_dir and run_dir / str(seed), resume)
 
 

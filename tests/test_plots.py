@@ -350,3 +350,24 @@ def test_bad_weights_are_refused(draw: Any, theta: np.ndarray, shape: tuple[int,
 def test_drawing_no_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="n is 0"):
         plots.receptive_fields(make_theta(), (4, 5), n=0)
+
+
+RUNS = {"KL weight 0.5": [(0.010, 60.0), (0.012, 70.0)], "KL weight 2": [(0.02, 200.0), (0.03, 220.0)]}
+
+
+def test_trade_off_shows_runs_and_means() -> None:
+    ax = plots.trade_off(RUNS, (0.0192, 68.0), title="cost").axes[0]
+    first, second, means, published = ([*zip(*line.get_data(), strict=True)] for line in ax.lines)
+    np.testing.assert_allclose(first, [(1.0, 60), (1.2, 70)])
+    np.testing.assert_allclose(second, [(2.0, 200), (3.0, 220)])
+    np.testing.assert_allclose(means, [(1.1, 65), (2.5, 210)])
+    np.testing.assert_allclose(published, [(1.92, 68)])
+    assert [text.get_text() for text in ax.texts] == list(RUNS)
+    low, high = ax.get_ylim()
+    assert low < 60 < 220 < high
+
+
+@pytest.mark.parametrize("runs", [{}, {"a": []}, {"a": [(0.1, math.inf)]}, {"a": [(math.nan, 1.0)]}])
+def test_trade_off_of_nothing_is_refused(runs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected groups of"):
+        plots.trade_off(runs)

@@ -250,6 +250,7 @@ def test_the_networks_to_compare_with_have_one_stage(tmp_path: Path) -> None:
         ({"init_from": "nowhere.safetensors", "pretrain_epochs": None}, CheckpointError, "nowhere.safetensors"),
         ({"batch_size": 39}, ValueError, "leaves one of 40 images over"),
         ({"kind": "sparse"}, ValueError, "kind: got 'sparse'"),
+        ({"kind": "dense", "kl_weight": 2}, ValueError, "kl_weight: got 2, but kind .dense. has no KL"),
         ({"kind": "dense"}, ValueError, "pretrain_epochs: got 1, but kind 'dense' has one stage"),
         ({"random_labels": None}, TypeError, "random_labels: got None"),
         ({"resume": True}, ValueError, "holds no run to go on with"),

@@ -13,7 +13,16 @@ from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS, build
 from svd_numpy.experiments.recipes import Recipe, get_recipe
 from svd_numpy.experiments.result import TrainResult
-from svd_numpy.experiments.run import Options, Start, check_options, configure, load_images, run, start_from
+from svd_numpy.experiments.run import (
+    Options,
+    Start,
+    check_kl_weight,
+    check_options,
+    configure,
+    load_images,
+    run,
+    start_from,
+)
 from svd_numpy.train import Callback, TrainConfig
 
 _ARCHS = ("vgg-like",)
@@ -39,6 +48,7 @@ def train_cifar(
     init_from: Start = None,
     kind: str = "variational",
     random_labels: bool = False,
+    kl_weight: float = 1.0,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train a convolutional network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017, §5).
@@ -82,6 +92,8 @@ def train_cifar(
         like the first stage.
     random_labels : bool
         Replace the training labels by random ones, drawn from the seed, in both stages.
+    kl_weight : float
+        Factor on the weight that the recipe gives the KL: how sparse the network is to be.
     callbacks : functions (trainer, record), called after each epoch of both stages
 
     Returns
@@ -98,6 +110,7 @@ def train_cifar(
     check_choice("dataset", dataset, _DATASETS)
     k, kind = check_number("k", k, low=0.01, high=16), check_choice("kind", kind, KINDS)
     options = check_options(seed, backend, run_dir, resume, progress, eval_every, callbacks)
+    options = replace(options, kl_weight=check_kl_weight(kl_weight, kind))
     if kind == "variational":
         config = configure(plan.config, epochs, batch_size, options)
         first = _first_stage(plan, pretrain_epochs, config.batch_size, init_from, options)
@@ -120,7 +133,7 @@ def train_cifar(
     if first is not None:
         pretrained = _pretrain(data, plan, first, k, options)
         model.init_from(pretrained.model)
-    result = TrainResult(model, [], plan, data, {}, kind, k, pretrained, init_from is not None)
+    result = TrainResult(model, [], plan, data, {}, kind, k, pretrained, init_from is not None, kl_weight)
     return run(result, config, replace(options, resume=started))
 
 
@@ -132,7 +145,7 @@ def _first_stage(
         raise ValueError(f"pretrain_epochs: got {epochs} and init_from, which stands in for it; leave one of them out")
     if epochs == 0 or init_from is not None or plan.pretrain is None:
         return None
-    return configure(plan.pretrain, epochs, batch_size, options)
+    return configure(plan.pretrain, epochs, batch_size, replace(options, kl_weight=1.0))
 
 
 def _check_folder(options: Options, pretrains: bool) -> bool:

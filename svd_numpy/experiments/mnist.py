@@ -12,7 +12,7 @@ from svd_numpy.experiments.architectures import KINDS, build
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import Start, check_options, configure, load_for_each, run_all, start_from
-from svd_numpy.experiments.seeds import TrainResults, check_seeds, options_of_each
+from svd_numpy.experiments.series import TrainResults, options_of_each
 from svd_numpy.train import Callback
 
 _ARCHS = ("lenet-300-100", "lenet-5")
@@ -34,6 +34,7 @@ def train_mnist(
     init_from: Start = None,
     kind: str = "variational",
     random_labels: bool = False,
+    kl_weight: float | Iterable[float] = 1.0,
     callbacks: Sequence[Callback] = (),
     seeds: Iterable[int] | None = None,
 ) -> Any:
@@ -71,16 +72,19 @@ def train_mnist(
     random_labels : bool
         Replace the training labels by random ones, drawn from the seed (Molchanov et al. 2017, §5): whoever gets the
         training error (`history[-1]["train_error"]`) down then has learned the images by heart.
+    kl_weight : number, or several
+        Factor on the weight that the recipe gives the KL: how sparse the network is to be. With several, one run for
+        each, with each of the seeds: what sparsity costs.
     callbacks : functions (trainer, record), called after each epoch
     seeds : whole numbers, optional
-        Instead of `seed`: one run for each of these. Backend "cuda" does them side by side in the same launches,
-        "numba" and "numpy" one after the other; each run has the bits that it has alone. With a run_dir, the folder of
-        seed N is `run_dir/seed-N`.
+        Instead of `seed`: one run for each of these. Backend "cuda" does several runs side by side in the same
+        launches, "numba" and "numpy" one after the other; each has the bits that it has alone. With a run_dir, their
+        folders are in it: `seed-N`, `kl-W`, or `kl-W-seed-N`.
 
     Returns
     -------
-    TrainResult; with `seeds` TrainResults
-        A sequence of them, in the order of the seeds, that prints as a table with mean ± standard deviation.
+    TrainResult; TrainResults where there are several KL weights, or `seeds`
+        A sequence of them, by KL weight and then by seed, that prints as a table with mean ± standard deviation.
 
     Raises
     ------
@@ -91,15 +95,19 @@ def train_mnist(
     plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
     check_choice("kind", kind, KINDS)
     options = check_options(seed, backend, run_dir, resume, progress, eval_every, callbacks)
-    each = [options] if seeds is None else options_of_each(options, check_seeds(seeds, options.seed))
-    config = configure(plan.config, epochs, batch_size, options)
-    if kind != "variational":
-        config = replace(config, finetune_epochs=0)  # there is nothing to prune
-    jobs = []
-    for own, data in zip(each, load_for_each(dataset, data_dir, random_labels, each), strict=True):
+    each, several = options_of_each(options, seeds, kl_weight, kind)
+    jobs, configs = [], [configure(plan.config, epochs, batch_size, own) for own in each]
+    for own, config, data in zip(each, configs, load_for_each(dataset, data_dir, random_labels, each), strict=True):
         model = build(data, plan, own.seed, own.backend, kind)
         start_from(model, init_from)
-        result = TrainResult(model, [], plan, data, {}, kind, init_from=init_from is not None)
-        jobs.append((result, replace(config, seed=own.seed), own))
+        if kind != "variational":
+            config = replace(config, finetune_epochs=0)  # there is nothing to prune
+        result = TrainResult(model, [], plan, data, {}, kind, init_from=init_from is not None, kl_weight=own.kl_weight)
+        jobs.append((result, config, own))
     results = run_all(jobs, options)
-    return results[0] if seeds is None else TrainResults(results)
+    if not several:
+        return results[0]
+    series = TrainResults(results)
+    if options.run_dir is not None:
+        series.save(options.run_dir)
+    return series

@@ -53,6 +53,8 @@ class TrainResult:
         The network that this one started from, where it was trained in the same run.
     init_from : bool
         Whether it started from given weights, which are not kept.
+    kl_weight : float
+        Factor on the weight that the recipe gives the KL.
     """
 
     model: Sequential
@@ -64,6 +66,7 @@ class TrainResult:
     width: float = 1.0
     pretrained: TrainResult | None = None
     init_from: bool = False
+    kl_weight: float = 1.0
 
     @property
     def report(self) -> Sparsity:
@@ -114,6 +117,7 @@ class TrainResult:
             "width": self.width,
             "kind": self.kind,
             "recipe": self.recipe.name,
+            "kl_weight": self.kl_weight,
             "dataset": self.dataset,
             "warning": self.data.warning,
             "seed": self.model.seed,
@@ -137,7 +141,8 @@ class TrainResult:
     def title(self) -> str:
         """What was trained on what."""
         width = f" of width {self.width:g}" if self.width != 1 else ""
-        return f"{KINDS[self.kind]}, {self.recipe.arch}{width} on {self.dataset}"
+        kl_weight = f", KL weight {self.kl_weight:g}" if self.kl_weight != 1 else ""
+        return f"{KINDS[self.kind]}, {self.recipe.arch}{width} on {self.dataset}{kl_weight}"
 
     def __str__(self) -> str:
         report = self.report

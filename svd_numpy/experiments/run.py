@@ -11,7 +11,7 @@ import numpy as np
 
 from svd_numpy import priors
 from svd_numpy.animate import FrameRecorder
-from svd_numpy.checks import check_callbacks, check_count, check_flag, check_path
+from svd_numpy.checks import check_callbacks, check_count, check_flag, check_number, check_path
 from svd_numpy.console import TrainingInterrupted
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.recipes import stretch
@@ -37,6 +37,7 @@ class Options:
     progress: bool
     eval_every: int
     callbacks: list[Callback]
+    kl_weight: float = 1.0
 
 
 def check_options(
@@ -57,11 +58,21 @@ def check_options(
     )
 
 
+def check_kl_weight(value: Any, kind: str) -> float:
+    """Check the factor on the KL, which only a network with a KL can have."""
+    kl_weight = check_number("kl_weight", value, low=0, high=1000)
+    if kind != "variational" and kl_weight != 1:
+        raise ValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
+    return kl_weight
+
+
 def configure(config: TrainConfig, epochs: int | None, batch_size: int | None, options: Options) -> TrainConfig:
     """Put the arguments of an experiment in the place of its recipe's numbers."""
     config = config if epochs is None else stretch(config, epochs)
     batch_size = config.batch_size if batch_size is None else check_count("batch_size", batch_size)
-    return replace(config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every)
+    return replace(
+        config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
+    )
 
 
 def load_images(dataset: str, data_dir: str | Path | None, with_random_labels: bool, options: Options) -> Dataset:
@@ -72,7 +83,7 @@ def load_images(dataset: str, data_dir: str | Path | None, with_random_labels: b
 def load_for_each(
     dataset: str, data_dir: str | Path | None, with_random_labels: bool, each: Sequence[Options]
 ) -> list[Dataset]:
-    """Do `load_images` for several seeds: the same images; labels are each seed's own where they are random."""
+    """Do `load_images` for several runs: the same images; labels are each seed's own where they are random."""
     with_random_labels = check_flag("random_labels", with_random_labels)
     data = load(dataset, data_dir)
     if data.image_shape is None or data.n_classes == 0:
@@ -106,7 +117,7 @@ def run(result: TrainResult, config: TrainConfig, options: Options) -> TrainResu
 
 
 def run_all(jobs: Sequence[tuple[TrainResult, TrainConfig, Options]], options: Options) -> list[TrainResult]:
-    """Do `run` for several seeds, side by side where the backend can, else one after the other.
+    """Do `run` several times, side by side where the backend can, else one after the other.
 
     A group that ends is saved before the next one begins. If training is interrupted, the error names the run_dir in
     `options`, where all of it can be gone on with.

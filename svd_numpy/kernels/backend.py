@@ -83,10 +83,13 @@ class AdamSettings(NamedTuple):
     step: int
 
 
+OfEach = float | NDArray[np.float64]  # a number, or one for each of the runs that go side by side
+
+
 class StepSettings(NamedTuple):
     """What `adam_step` is told anew at every step."""
 
-    kl_scale: float
+    kl_scale: OfEach
     keep: float
     adam: AdamSettings
 
@@ -273,11 +276,12 @@ class Backend(Protocol):
         """
 
     def adam_step(
-        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
         """`finish_gradients`, Adam and the projection of log_sigma2 to [-20, 10] in one pass over the arena.
 
-        With `fixed_mask` (the fine-tuning stage) a weight whose theta is 0 stays as it is.
+        With `fixed_mask` (the fine-tuning stage) a weight whose theta is 0 stays as it is. An array of kl_scale has one
+        for each run of `several`.
         """
 
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: NDArray[np.int32]) -> None:

@@ -15,7 +15,16 @@ import numba
 import numpy as np
 
 from svd_numpy.kernels import cpu_conv, cpu_conv_inputs, cpu_gather, cpu_images, cpu_layers, sweep
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey, aligned_zeros
+from svd_numpy.kernels.backend import (
+    AdamSettings,
+    Arena,
+    Array,
+    Buffers,
+    HostMemory,
+    NoiseKey,
+    OfEach,
+    aligned_zeros,
+)
 from svd_numpy.kernels.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.simd import noise_row
 from svd_numpy.kernels.tiles import PANEL
@@ -199,7 +208,7 @@ class NumbaBackend(HostMemory):
                   _F(kl_scale), _F(keep))  # fmt: skip
 
     def adam_step(  # noqa: D102
-        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
         rate = _F(adam.lr / (1 - adam.beta1**adam.step))
         correction2 = _F(1 / (1 - adam.beta2**adam.step))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey, OfEach
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 from svd_numpy.priors import kl_grad, kl_value
@@ -124,10 +124,10 @@ class ReferenceBackend(HostMemory):
         d_sigma2[:] = sigma2 * d_sigma2 + kl_scale * kl_log_sigma2
 
     def adam_step(  # noqa: D102
-        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
         n, (lr, beta1, beta2, epsilon, step) = arena.n_weights, adam
-        self.finish_gradients(arena, prior, kl_scale, keep)
+        self.finish_gradients(arena, prior, float(kl_scale), keep)
         if fixed_mask:
             dead = arena.params[:n] == 0
             arena.grads[:n][dead] = 0

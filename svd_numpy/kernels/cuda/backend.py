@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, OfEach, StepSettings
 from svd_numpy.kernels.cuda import elementwise, images, losses, norm, philox, sums, sweep, tables
 from svd_numpy.kernels.cuda.device import (
     COMMON,
@@ -36,7 +36,7 @@ from svd_numpy.kernels.cuda.device import (
 )
 from svd_numpy.kernels.cuda.finish import FINISH
 from svd_numpy.kernels.cuda.product import PRODUCTS
-from svd_numpy.kernels.cuda.recording import Recording, dial_row
+from svd_numpy.kernels.cuda.recording import Dials, Recording
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
 from svd_numpy.kernels.window import Window
@@ -71,7 +71,7 @@ class CudaBackend:
         self._totals = Own(cuda.device_array(2 * self._runs, np.float64), 2)
         self._each_found: list[Any] = []  # what the last loss was in each run
         self._recording: Recording | None = None
-        self._dials: Any = cuda.to_device(np.zeros(sweep.DIALS, np.float32))
+        self._dials = Dials(self._runs, 1)
         self._no_moves = Own(cuda.to_device(np.zeros(3, np.int32)), 0)
         words = np.array([_seed_words(seed ^ seeds[0]) for seed in seeds], np.uint32)
         self._seeds = Own(cuda.to_device(words.ravel()), 2)  # in which bits seeds differ from the first run's
@@ -103,7 +103,7 @@ class CudaBackend:
 
     # ------------------------------------------------------------ many steps
     def record(self, work: Callable[[], None], rows: int) -> Recording | None:  # noqa: D102
-        self._dials = cuda.to_device(np.zeros(rows * sweep.DIALS, np.float32))
+        self._dials = Dials(self._runs, rows)
         self._totals = Own(cuda.to_device(np.zeros(self._runs * rows * 2)), 2 * rows)
         recording = Recording(self._clock, self._dials, self._totals.array, self._runs)
         self._launch(elementwise.tick, 1, 2, U(0), self._clock, runs=1)  # compiled before anything is recorded
@@ -311,13 +311,13 @@ class CudaBackend:
                    F(keep))  # fmt: skip
 
     def adam_step(  # noqa: D102
-        self, arena: Arena, prior: str, kl_scale: float, keep: float, adam: AdamSettings, fixed_mask: bool
+        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
     ) -> None:
-        if not self._recording:  # a recorded step finds its row in the table
-            self._dials[: sweep.DIALS].copy_to_device(dial_row(kl_scale, keep, adam))
-        n, plain = arena.n_weights, arena.params.size - 2 * arena.n_weights
+        if not self._recording:  # a recorded step finds its row in the tables
+            self._dials.write(0, [StepSettings(kl_scale, keep, adam)])
+        n, plain, dials = arena.n_weights, arena.params.size - 2 * arena.n_weights, self._dials
         self._each(sweep.adam_sweep, n + plain, U(n), U(plain), arena.params, arena.grads, arena.m, arena.v,
-                   U(PRIORS[prior].code), U(fixed_mask), self._dials, self._clock)  # fmt: skip
+                   U(PRIORS[prior].code), U(fixed_mask), dials.kl_scales, dials.shared, self._clock)  # fmt: skip
 
     # ------------------------------------------------------------ images
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102

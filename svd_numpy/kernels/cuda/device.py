@@ -13,9 +13,9 @@ devices without having one; and the decorator, which finds in it what belongs to
 
 **Several runs in one launch.** A small network leaves most of a large device idle: the first layer of LeNet-300-100 at
 batch 100 is some 100 small blocks, and a launch costs its few microseconds whether they fill the device or not. R runs
-that differ in their seeds alone (weights, order of examples, noise) therefore go in the same launches. The grid's z
-axis is the run, always. A kernel is written for one run and knows nothing of the others: `kernel` puts a few lines
-before it that move the beginning of each of its arrays,
+that differ in seeds (weights, order of examples, noise) and KL weights alone therefore go in the same launches. The
+grid's z axis is the run, always. A kernel is written for one run and knows nothing of the others: `kernel` puts a few
+lines before it that move the beginning of each of its arrays,
 
     array = array[run * stride:]          run = blockIdx.z
 

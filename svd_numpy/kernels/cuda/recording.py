@@ -37,16 +37,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.backend import AdamSettings, StepSettings
-from svd_numpy.kernels.cuda.device import cuda
+from svd_numpy.kernels.backend import StepSettings
+from svd_numpy.kernels.cuda.device import Own, cuda
 from svd_numpy.kernels.cuda.sweep import DIALS
 
 
-def dial_row(kl_scale: float, keep: float, adam: AdamSettings) -> NDArray[np.float32]:
-    """Settings of one step as the sweep reads them (`sweep.DIALS`)."""
+class Dials:
+    """Tables of the settings of so many steps, of runs side by side, as the sweep reads them.
+
+    Attributes
+    ----------
+    shared : device array (steps * DIALS,)
+        What all runs have in common (`sweep.DIALS`).
+    kl_scales : Own
+        Of each run, an array (steps,).
+    """
+
+    def __init__(self, runs: int, steps: int) -> None:
+        self._kl_scales = np.zeros((runs, steps), np.float32)
+        self.shared = cuda.to_device(np.zeros(steps * DIALS, np.float32))
+        self.kl_scales = Own(cuda.to_device(self._kl_scales.reshape(-1)), steps)
+
+    def write(self, row: int, settings: Sequence[StepSettings]) -> None:
+        """Write the settings of one step after the other, from a row on."""
+        end = row + len(settings)
+        self.shared[DIALS * row : DIALS * end].copy_to_device(np.concatenate([_row(one) for one in settings]))
+        self._kl_scales[:, row:end] = np.array([one.kl_scale for one in settings]).T
+        self.kl_scales.array.copy_to_device(self._kl_scales.reshape(-1))
+
+
+def _row(settings: StepSettings) -> NDArray[np.float32]:
+    adam = settings.adam
     rate, correction2 = adam.lr / (1 - adam.beta1**adam.step), 1 / (1 - adam.beta2**adam.step)
     betas = adam.beta1, 1 - adam.beta1, adam.beta2, 1 - adam.beta2  # in float32, 1 - 0.999 would be off by 1e-5
-    return np.array([kl_scale, keep, rate, correction2, *betas, adam.epsilon], np.float32)
+    return np.array([settings.keep, rate, correction2, *betas, adam.epsilon], np.float32)
 
 
 class Recording:
@@ -64,7 +88,7 @@ class Recording:
     play: Callable[[], None]
     result: Callable[[float, float], Any]
 
-    def __init__(self, clock: Any, dials: Any, totals: Any, runs: int) -> None:
+    def __init__(self, clock: Any, dials: Dials, totals: Any, runs: int) -> None:
         self._clock, self._dials, self._totals, self._runs = clock, dials, totals, runs
         self.kept: list[Any] = []
 
@@ -77,15 +101,14 @@ class Recording:
             Of the epoch's tables: which batch comes first.
         step : int
             What is to be added to the step of the recorded noise keys, at the first.
-        settings : sequence of (kl_scale, keep, AdamSettings)
+        settings : sequence of StepSettings
 
         Returns
         -------
         list of lists
             What the loss operation returned at each step, in each run.
         """
-        table = np.concatenate([dial_row(*one) for one in settings])
-        self._dials[DIALS * row : DIALS * (row + len(settings))].copy_to_device(table)
+        self._dials.write(row, settings)
         self._clock.copy_to_device(np.array([row, step % 2**32], np.uint32))
         cuda.synchronize()
         for _ in settings:

@@ -25,9 +25,9 @@ LeNet-300-100 are 15 MB a step, which stay in a second-level cache of 50 MB; six
 `parts`-th weight to one of 8,192 parts, which `sums.py` adds in order; the number of parts depends on the number of
 weights alone.
 
-**What changes from step to step** (learning rate, KL weight, Adam's corrections) is no argument but a row of a table in
-device memory, `dials`, the row that the clock shows, so that a recorded step can be replayed (`recording.py`). All runs
-that go side by side have the same.
+**What changes from step to step** is no argument but a row of a table in device memory, the row that the clock shows,
+so that a recorded step can be replayed (`recording.py`): learning rate and Adam's corrections in `dials`, which all
+runs that go side by side share, the KL weight in `kl_scales`, of which each run has its own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
     LOG_SIGMA2_MIN,
 )
 
-DIALS = 9  # numbers of a row: kl_scale, keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
+DIALS = 8  # numbers of a row: keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
 _EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)
 _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
 
@@ -130,9 +130,9 @@ def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
 @device
 def adam(at, gradient, params, m, v, dials, row, low, high):
     """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]."""
-    rate, correction2 = dials[row + U(2)], dials[row + U(3)]
-    beta1, rest1, beta2, rest2 = dials[row + U(4)], dials[row + U(5)], dials[row + U(6)], dials[row + U(7)]
-    epsilon = dials[row + U(8)]
+    rate, correction2 = dials[row + U(1)], dials[row + U(2)]
+    beta1, rest1, beta2, rest2 = dials[row + U(3)], dials[row + U(4)], dials[row + U(5)], dials[row + U(6)]
+    epsilon = dials[row + U(7)]
     g = min(max(gradient, -_LARGE_GRADIENT), _LARGE_GRADIENT)  # its square must stay finite
     g = g if abs(g) > _SMALL_GRADIENT else ZERO
     m1 = beta1 * m[at] + rest1 * g
@@ -145,15 +145,15 @@ def adam(at, gradient, params, m, v, dials, row, low, high):
     params[at] = x if abs(x) > _SMALL_X else ZERO
 
 
-@kernel("uuFFFFuuST")
-def adam_sweep(n_weights, n_plain, params, grads, m, v, prior, fixed, dials, clock):
+@kernel("uuFFFFuuFST")
+def adam_sweep(n_weights, n_plain, params, grads, m, v, prior, fixed, kl_scales, dials, clock):
     """One optimisation step over the arena [theta | log_sigma2 | rest]; one thread a weight, then one a plain number.
 
     fixed : 1 in the fine-tuning stage: a weight whose theta is 0 stays as it is
-    dials, clock : the table of settings, and the row that counts now
+    kl_scales, dials, clock : tables of settings, and the row that counts now
     """
-    row = clock[0] * U(DIALS)
-    kl_scale, keep = dials[row], dials[row + U(1)]
+    kl_scale, row = kl_scales[clock[0]], clock[0] * U(DIALS)
+    keep = dials[row]
     for i in range(U(cuda.grid(1)), n_weights + n_plain, U(cuda.gridsize(1))):
         at = U(i)
         if at < n_weights:

@@ -1,7 +1,8 @@
-"""`train_mnist(seeds=...)` on backends that do one run after the other; `cuda_runs.py` has those side by side."""
+"""Several seeds and KL weights, on backends that do one run after the other; side by side: `cuda_runs.py`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from small_runs import bits, timeless
 
 import svd_numpy as svd
 from svd_numpy.console import StopSignal
-from svd_numpy.train import Trainer
+from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.recipes import get_recipe, stretch
+from svd_numpy.train import Trainer, fit
 
 
 def train(**changes: Any) -> Any:
@@ -32,7 +35,7 @@ def test_several_seeds_are_the_separate_runs(tmp_path: Path) -> None:
         assert (folder / "result.txt").read_text() == f"{one}\n"
     again = train(seeds=(0, 4, 1), run_dir=tmp_path / "runs", resume=True)  # one of them is new
     assert [outcome(one) for one in again[:2]] == [outcome(one) for one in (results[1], results[0])]
-    with pytest.raises(ValueError, match=r"runs holds a run of seed 4 already; choose another one, or resume=True"):
+    with pytest.raises(ValueError, match=r"runs.seed-4 holds a run already; choose another folder, or resume=True"):
         train(seeds=(7, 4), run_dir=tmp_path / "runs")
     assert not (tmp_path / "runs" / "seed-7").exists()
 
@@ -72,3 +75,33 @@ def test_the_table_has_a_row_for_each_seed_and_their_mean() -> None:
     assert f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}" in lines[4]
     assert lines[5].startswith("NOTE: ") and "±" not in lines[2]
     assert str(results[:0]) == "no run" and isinstance(results[:1], svd.TrainResults)
+
+
+def test_a_kl_weight_is_a_factor_on_the_recipes(tmp_path: Path) -> None:
+    plain, double = train(), train(kl_weight=2)
+    (again, own), config = train(kl_weight=(1, 2.0), run_dir=tmp_path), get_recipe("lenet-300-100", "default").config
+    assert [outcome(again), outcome(own)] == [outcome(plain), outcome(double)]
+    assert [record["kl_weight"] for record in double.history] == [2 * record["kl_weight"] for record in plain.history]
+    twice = tuple((epoch, 2 * value) for epoch, value in stretch(config, 2).kl_schedule)
+    model = build(plain.data, plain.recipe, 0, "numpy")
+    fit(model, plain.data, replace(stretch(config, 2), batch_size=480, kl_schedule=twice), progress=False)
+    assert bits(model) == bits(double.model) != bits(plain.model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kl-1", "kl-2", "results.png", "results.txt"]
+    assert (own.kl_weight, own.to_dict()["kl_weight"]) == (2.0, 2.0)
+    assert "on digits, KL weight 2, recipe" in str(own) and "KL weight" not in str(plain)
+
+
+def test_every_weight_with_every_seed(tmp_path: Path) -> None:
+    results = train(epochs=1, seeds=(1, 0), kl_weight=(3, 0), run_dir=tmp_path)
+    assert [(one.kl_weight, one.model.seed) for one in results] == [(3, 1), (3, 0), (0, 1), (0, 0)]
+    assert (tmp_path / "kl-3-seed-1" / "result.json").exists()
+    lines = str(results).splitlines()
+    assert lines[0].endswith("2 KL weights, 2 seeds; mean ± standard deviation")
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["KL weight 3", "KL weight 0"]
+    assert f"{np.mean([100 * one.test_error for one in results[2:]]):.2f} ±" in lines[3]
+    assert (tmp_path / "results.txt").read_text() == f"{results}\n"
+    axes = results.plot().axes[0]
+    np.testing.assert_allclose(
+        axes.lines[-1].get_xdata(),
+        [np.mean([100 * one.test_error for one in group]) for group in (results[:2], results[2:])],
+    )
