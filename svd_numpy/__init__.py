@@ -43,7 +43,7 @@ _HOME = {
     "calibration": "uncertainty",
     "compress": "sparse",
     "decompose": "uncertainty",
-    "evaluate": "train",
+    "evaluate": "scoring",
     "export_csr": "exchange",
     "export_onnx": "exchange",
     "fit": "train",

@@ -58,8 +58,8 @@ class Evaluate:
         from svd_numpy.data import load
         from svd_numpy.model import Sequential
         from svd_numpy.run_files import need, recorded_dataset
+        from svd_numpy.scoring import evaluate
         from svd_numpy.sparsity import measure_sparsity
-        from svd_numpy.train import evaluate
 
         file = self.path / "model.safetensors" if self.path.is_dir() else self.path
         model = Sequential.load(need(file))

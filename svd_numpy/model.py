@@ -34,7 +34,7 @@ from svd_numpy.priors import get_prior
 
 Array = NDArray[Any]
 F = TypeVar("F", bound=Callable[..., Any])
-_EVAL_ROWS = 1000  # examples per pass in predict and sample
+EVAL_ROWS = 1000  # examples per pass where it is not training
 
 
 def _exclusive(method: F) -> F:
@@ -42,7 +42,7 @@ def _exclusive(method: F) -> F:
 
     @wraps(method)
     def locked(self: Sequential, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
+        with self.exclusive:
             return method(self, *args, **kwargs)
 
     return locked  # type: ignore[return-value]
@@ -130,7 +130,7 @@ class Sequential:
         self.threshold = check_threshold("threshold", threshold)
         self.likelihood = make_likelihood(likelihood)
         self.layers = layers
-        self._lock = threading.RLock()
+        self.exclusive = threading.RLock()
         names = [layer.name for layer in layers]
         try:
             self._build(input_shape)
@@ -251,9 +251,9 @@ class Sequential:
         out = np.empty((len(x), self.n_outputs), self.dtype)
         keep = self.keep if mode == "pruned" else 0.0
         self.to_device()
-        for start in range(0, len(x), _EVAL_ROWS):
+        for start in range(0, len(x), EVAL_ROWS):
             run = Pass(self.backend, mode, keep, self.seed, step, start)
-            batch = self.prepare(x[start : start + _EVAL_ROWS])
+            batch = self.prepare(x[start : start + EVAL_ROWS])
             outputs = self.forward(batch, run)
             self.backend.to_host(outputs)
             out[start : start + len(batch)] = outputs

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from svd_numpy.checks import check_choice, check_flag, check_number, check_threshold, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.model import Sequential
+from svd_numpy.scoring import evaluate
 from svd_numpy.sparsity import log_alpha, measure_sparsity
-from svd_numpy.train import evaluate
 
 Array = NDArray[Any]
 _WIDEST = 60.0  # the largest threshold (check_threshold): nothing but weights of 0 is pruned

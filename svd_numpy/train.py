@@ -12,11 +12,12 @@ from svd_numpy.checks import check_callbacks, check_flag, check_path
 from svd_numpy.data import Dataset
 from svd_numpy.model import Sequential
 from svd_numpy.runlog import RunLog
+from svd_numpy.scoring import Score
 from svd_numpy.train_config import TrainConfig
-from svd_numpy.trainer import Record, Trainer, evaluate
+from svd_numpy.trainer import Record, Trainer
 
 __all__ = [
-    "SAVE_SECONDS", "Callback", "Record", "Run", "TrainConfig", "Trainer", "evaluate", "fit", "fit_together",
+    "SAVE_SECONDS", "Callback", "Record", "Run", "TrainConfig", "Trainer", "fit", "fit_together",
     "side_by_side",
 ]  # fmt: skip
 
@@ -90,11 +91,10 @@ class Run:
         if self.folder is not None and not self.resume:
             self.trainer.save(self.folder, 0.0)  # so that a run that is killed early can be resumed, too
 
-    def end_epoch(self) -> Record:
-        """Write the record of the epoch that has just ended."""
-        trainer, every = self.trainer, self.trainer.config.eval_every
-        measure = trainer.done or (every > 0 and trainer.epoch % every == 0)
-        record = trainer.end_epoch(time.perf_counter() - self.started, measure)
+    def end_epoch(self, test: Score | None) -> Record:
+        """Write the record of the epoch that has just ended, with the score on the test examples."""
+        trainer = self.trainer
+        record = trainer.end_epoch(time.perf_counter() - self.started, test)
         self.log.append(record)
         for callback in self.callbacks:
             callback(trainer, record)
@@ -138,8 +138,9 @@ def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
             ahead.advance()
             epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
             if epoch_ended:
+                scores = trainer.test_scores()
                 trainer.to_host()
-                records = [run.end_epoch() for run in runs]
+                records = [run.end_epoch(score) for run, score in zip(runs, scores, strict=True)]
                 report.epoch(records[0])
             report.step(trainer.progress.step - before)
             due = stop.requested or trainer.done or (epoch_ended and time.perf_counter() - saved > SAVE_SECONDS)

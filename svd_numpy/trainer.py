@@ -24,6 +24,7 @@ from svd_numpy.kernels.backend import AdamSettings, Backend, OfEach, StepSetting
 from svd_numpy.layers.base import Mode, Pass
 from svd_numpy.model import Sequential
 from svd_numpy.optim import at_epoch
+from svd_numpy.scoring import Examples, Score
 from svd_numpy.sparsity import freeze, measure_sparsity
 from svd_numpy.train_config import TrainConfig
 
@@ -76,11 +77,9 @@ class Trainer:
                 f"data {data.name!r} has images of shape {data.image_shape}, but the model expects {model.in_shape}"
             )
         check_moves(config.shift, config.mirror, model.in_shape)
-        rows, test_rows = (
-            len(check_inputs(name, getattr(data, name), model.in_shape)) for name in ("x_train", "x_test")
-        )
+        rows = len(check_inputs("x_train", data.x_train, model.in_shape))
         self.labels = model.likelihood.check(data.y_train, rows, model.n_outputs, model.dtype)
-        model.likelihood.check(data.y_test, test_rows, model.n_outputs, model.dtype)
+        self.test_examples = Examples(model, data.x_test, data.y_test, "x_test")
         self.model, self.data, self.config = model, data, config
         self.n_train = len(data.x_train)
         self.steps_per_epoch = -(-self.n_train // config.batch_size)
@@ -102,7 +101,8 @@ class Trainer:
     def lead(self, others: Sequence[Trainer]) -> bool:
         """Do the steps of other runs along with this one's from now on; False where the backend cannot.
 
-        They stand at the same step, and differ from this run in seed, labels, weights and the factor on the KL alone.
+        They stand at the same step, and differ from this run in seed, training labels, weights and the factor on the KL
+        alone.
         """
         runs = (self, *others)
         backend = self.model.backend.several([run.model.seed for run in runs])
@@ -240,7 +240,24 @@ class Trainer:
         p.error_sum += error
         p.examples += examples
 
-    def end_epoch(self, seconds: float, measure_test: bool) -> Record:
+    def test_scores(self) -> list[Score | None]:
+        """Score the pruned networks of all runs that go together on the test examples, if that is due now."""
+        every = self.config.eval_every
+        if not (self.done or (every > 0 and self.epoch % every == 0)):
+            return [None] * len(self.together)
+        self.to_host()
+        models = [run.model for run in self.together]
+        unpruned = [(layer, layer.theta.copy()) for model in models for layer in model.variational_layers]
+        try:
+            for layer, _ in unpruned:
+                layer.theta[:] = layer.pruned_theta(self.model.keep)
+            self.backend.to_device(*(model.arena.params for model in models))
+            return [*self.test_examples.score(self.model, self.backend, "mean")]
+        finally:
+            for layer, theta in unpruned:
+                layer.theta[:] = theta
+
+    def end_epoch(self, seconds: float, test: Score | None) -> Record:
         """Summarise the epoch just finished in one record and start the next one's sums."""
         p, model = self.progress, self.model
         self.to_host()
@@ -252,9 +269,6 @@ class Trainer:
         lr, kl_weight, finetune = self.schedule()
         p.step += 1
         sparsity = measure_sparsity(model)
-        test: dict[str, float | None] = {"error": None, "nll": None}
-        if measure_test:
-            test |= evaluate(model, self.data.x_test, self.data.y_test)
         record = {
             "epoch": self.epoch,
             "stage": "finetune" if finetune else "variational",
@@ -264,8 +278,8 @@ class Trainer:
             "kl_weight": self.config.kl_weight * kl_weight,
             "lr": lr,
             "train_error": p.error_sum / p.examples,
-            "test_error": test["error"],
-            "test_nll": test["nll"],
+            "test_error": test and test["error"],
+            "test_nll": test and test["nll"],
             "sparsity": sparsity.by_layer,
             "compression": sparsity.compression,
             "non_finite": non_finite,
@@ -307,11 +321,3 @@ class Trainer:
         for name, array in self._arrays().items():
             array[...] = found.arrays[name]
         self.progress = Progress(**found.state["progress"])
-
-
-def evaluate(model: Sequential, x: Any, y: Any) -> dict[str, float]:
-    """Score the pruned network: {"error": share of wrong guesses or mean squared error, "nll": nats}."""
-    outputs = model.predict(x)
-    targets = model.likelihood.check(y, len(outputs), model.n_outputs, model.dtype)
-    nll, error = model.likelihood.loss(model.backend, outputs, targets, np.empty_like(outputs))
-    return {"error": error / len(outputs), "nll": nll / len(outputs)}

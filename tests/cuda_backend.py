@@ -224,7 +224,7 @@ def test_batch_norm(shape: tuple[int, ...], of_batch: bool) -> None:
 def test_small_things() -> None:
     rng = np.random.default_rng(0)
     x, factors = rng.standard_normal((2, 13)).astype(np.float32)
-    y, dy, running, batch = np.empty_like(x), x.copy(), factors.copy(), rng.standard_normal(13)
+    y, dy, running, batch = np.empty_like(x), x.copy(), factors.astype(np.float64), rng.standard_normal(13)
     CUDA.multiply(x, factors, y)
     np.testing.assert_array_equal(y, x * factors)
     CUDA.relu_backward(factors, dy)

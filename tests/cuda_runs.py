@@ -45,7 +45,7 @@ def image_run(seed: int) -> Run:
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (5, 18), dtype=np.uint8), np.arange(5) % 2
     y[:4] = np.random.default_rng(seed).permutation(y[:4])  # labels may be each run's own
-    data = Dataset("own", x, y, x[:1], y[:1], (2, 3, 3), 2, "made here")
+    data = Dataset("own", x, y, x[:3], np.array([1, 0, 1]), (2, 3, 3), 2, "made here")
     layers = (
         svd.VariationalConv2d(2, 2, 2, bias=False), svd.BatchNorm(2), svd.ReLU(), svd.MaxPool2d(2), svd.Flatten(),
         svd.Dropout(0.4), svd.VariationalDense(2, 2),

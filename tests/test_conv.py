@@ -235,7 +235,7 @@ def test_an_example_alone_draws_what_it_draws_in_a_batch(backend: str, monkeypat
         elsewhere = model.forward(model.prepare(x[b : b + 1]), Pass(model.backend, "sample", 0.0, 9, 6, 41 + b))
         assert not np.allclose(elsewhere[0], together[b], **close)
     samples = model.sample(x, 2)
-    monkeypatch.setattr("svd_numpy.model._EVAL_ROWS", 4)
+    monkeypatch.setattr("svd_numpy.model.EVAL_ROWS", 4)
     np.testing.assert_allclose(model.sample(x, 2), samples, **close)
     assert not np.allclose(samples[0], samples[1])
 

@@ -58,17 +58,20 @@ ALLOWED = {
     "console": set(),
     "ahead": {"kernels", "layers"},
     "train_config": {"checks", "optim"},
+    "scoring": {"checks", "kernels", "layers", "model"},
     "trainer": {
-        "checkpoint", "checks", "data", "kernels", "layers", "model", "optim", "sparsity", "train_config",
+        "checkpoint", "checks", "data", "kernels", "layers", "model", "optim", "scoring", "sparsity", "train_config",
     },
-    "train": {"ahead", "checkpoint", "checks", "console", "data", "model", "runlog", "train_config", "trainer"},
-    "thresholds": {"checks", "data", "evaluation_plots", "model", "sparsity", "train"},
+    "train": {
+        "ahead", "checkpoint", "checks", "console", "data", "model", "runlog", "scoring", "train_config", "trainer",
+    },
+    "thresholds": {"checks", "data", "evaluation_plots", "model", "scoring", "sparsity"},
     "tabular": {"checks", "layers", "model", "objective", "train"},
     "estimators": {"checks", "data", "model", "objective", "sparsity", "tabular", "train"},
     "experiments": {
         "_files", "animate", "checkpoint", "checks", "console", "data", "evaluation_plots", "figures", "frames",
-        "kernels", "layers", "model", "objective", "plots", "priors", "run_files", "runlog", "sparsity", "tabular",
-        "train", "uncertainty",
+        "kernels", "layers", "model", "objective", "plots", "priors", "run_files", "runlog", "scoring", "sparsity",
+        "tabular", "train", "uncertainty",
     },
     # the door
     "bench": set(),
@@ -77,7 +80,7 @@ ALLOWED = {
     "cli_train": {"console", "data", "experiments"},
     "cli": {
         "animate", "bench", "checks", "cli_train", "data", "doctor", "experiments", "model", "run_files", "runlog",
-        "sparsity", "train",
+        "scoring", "sparsity",
     },
     "__main__": {"cli"},
     "": set(),  # the package itself resolves its names on first use

@@ -31,9 +31,9 @@ RUN_FILES = [
     "summary.png",
 ]
 RESULT_KEYS = {
-    "arch", "width", "kind", "recipe", "dataset", "warning", "seed", "init_from", "backend", "n_train", "n_test",
-    "train_error", "test_error", "test_nll", "pretrained_test_error", "layer_sparsity", "live_units", "compression",
-    "finetuned", "epochs", "seconds",
+    "arch", "width", "kind", "recipe", "kl_weight", "dataset", "warning", "seed", "init_from", "backend", "n_train",
+    "n_test", "train_error", "test_error", "test_nll", "pretrained_test_error", "layer_sparsity", "live_units",
+    "compression", "finetuned", "epochs", "seconds",
 }  # fmt: skip
 
 

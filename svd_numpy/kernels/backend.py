@@ -195,7 +195,7 @@ class Backend(Protocol):
         """array = 0."""
 
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
-        """target = (1 - rate) target + rate scale source.  target (C,); source (C,) in float64."""
+        """target = (1 - rate) target + rate scale source.  Both (C,) in float64."""
 
     def gather_rows(
         self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array,

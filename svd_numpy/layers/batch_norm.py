@@ -33,7 +33,7 @@ class BatchNorm(Layer):
     ----------
     gamma, beta : array (num_features,)
         Parameters `<name>.gamma` and `<name>.beta`.
-    running_mean, running_var : array (num_features,)
+    running_mean, running_var : array (num_features,) in float64
         No parameters, but part of the model: saved, copied and loaded with it. They start at 0 and 1.
 
     Raises
@@ -77,7 +77,7 @@ class BatchNorm(Layer):
         """See `Layer.bind`."""
         self.gamma, self.d_gamma = (of[f"{self.name}.gamma"] for of in (views, grads))
         self.beta, self.d_beta = (of[f"{self.name}.beta"] for of in (views, grads))
-        self.running_mean, self.running_var = np.zeros_like(self.gamma), np.ones_like(self.gamma)
+        self.running_mean, self.running_var = np.zeros(self.num_features), np.ones(self.num_features)
 
     def state(self) -> dict[str, Array]:
         """See `Layer.state`."""
@@ -85,7 +85,7 @@ class BatchNorm(Layer):
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, ..., C) -> y of the same shape."""
-        mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
+        mean, var = self.running_mean, self.running_var
         if run.training:
             if math.prod(x.shape[:-1]) < 2:
                 raise ValueError(
@@ -93,10 +93,8 @@ class BatchNorm(Layer):
                     "number per channel, whose variance is 0; expected more examples: choose a batch_size that leaves "
                     "no single one over"
                 )
+            mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
             run.backend.batch_moments(x, mean, var, self.memory)
-        else:
-            mean[:], var[:] = self.running_mean, self.running_var
-            run.backend.to_device(mean, var)
         y = self.memory.get("y", x.shape, x.dtype)
         run.backend.batch_norm_forward(x, mean, var, self.eps, self.gamma, self.beta, y)
         self._x, self._mean, self._var = x, mean, var

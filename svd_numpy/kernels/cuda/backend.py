@@ -89,7 +89,7 @@ class CudaBackend:
         self._each(elementwise.clear, array.size, U(array.size), array)
 
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
-        self._each(elementwise.blend, target.size, U(target.size), target, source, F(rate), F(scale))
+        self._each(elementwise.blend, target.size, U(target.size), target, source, D(rate), D(scale))
 
     # ------------------------------------------------------------ several runs
     def several(self, seeds: Sequence[int]) -> CudaBackend:  # noqa: D102

@@ -102,12 +102,12 @@ def clear(count, out):
         out[U(i)] = ZERO
 
 
-@kernel("uFDff")
+@kernel("uDDdd")
 def blend(count, target, source, rate, scale):
     """target = (1 - rate) * target + rate * scale * source; one thread an entry."""
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
         e = U(i)
-        target[e] += rate * (scale * F(source[e]) - target[e])
+        target[e] += rate * (scale * source[e] - target[e])
 
 
 @kernel("uT")
