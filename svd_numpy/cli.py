@@ -361,7 +361,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 a check failed, 2 wrong argument or unusable file, 128 + n stopped by signal n.
     """
     try:
-        return parse(sys.argv[1:] if arguments is None else arguments).run()
+        status = parse(sys.argv[1:] if arguments is None else arguments).run()
+        sys.stdout.flush()  # here, where it can be answered for, if the reader has gone
+        return status
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130

@@ -126,10 +126,11 @@ def test_errors_are_one_clear_line(
     assert list(tmp_path.iterdir()) == []  # nothing was made before the error
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "svd_numpy", "data", "status"],
-        env=environment(),
+        env=environment(PYTHONUNBUFFERED=unbuffered),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
