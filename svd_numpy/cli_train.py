@@ -70,11 +70,13 @@ def check_run_dir(folder: Path, resume: bool) -> None:
         raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
 
 
-def run_folder(*parts: str, options: Train | TrainCifar) -> Path:
+def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:
     """Folder of a run below `runs`, named after what tells it from others."""
+    kind = [] if options.kind == "variational" else [options.kind]
     labels = ["random-labels"] if options.random_labels else []
     kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
-    return Path("runs") / "-".join([*parts, *labels, options.recipe, *kl_weight, f"seed{options.seed}"])
+    words = [network, *kind, dataset, *labels, options.recipe, *kl_weight, f"seed{options.seed}"]
+    return Path("runs") / "-".join(words)
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,7 @@ class Train(_Training):
 
         get_recipe(self.arch, self.recipe)
         dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
-        kind = [] if self.kind == "variational" else [self.kind]
-        return run_folder(self.arch, *kind, dataset, options=self)
+        return run_folder(self.arch, dataset, self)
 
 
 @dataclass(frozen=True)
@@ -234,5 +235,4 @@ class TrainCifar(_Training):
         from svd_numpy.experiments.recipes import get_recipe
 
         get_recipe(self.arch, self.recipe)
-        kind = [] if self.kind == "variational" else [self.kind]
-        return run_folder(f"{self.arch}-k{self.k:g}", *kind, self.dataset, options=self)
+        return run_folder(f"{self.arch}-k{self.k:g}", self.dataset, self)

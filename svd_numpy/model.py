@@ -48,7 +48,8 @@ def _exclusive(method: F) -> F:
     return locked  # type: ignore[return-value]
 
 
-def _require_finite(what: str, *arrays: Any) -> None:
+def require_finite(what: str, *arrays: Any) -> None:
+    """Raise a ValueError where what the network computed is not finite."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(
             f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights"
@@ -235,7 +236,7 @@ class Sequential:
             out = layer.forward(out, run)
             self.backend.to_host(out)
             outputs[layer.name] = (np.moveaxis(out, -1, 1) if out.ndim == 4 else out).copy()
-        _require_finite("the outputs", out)
+        require_finite("the outputs", out)
         return outputs
 
     @_exclusive
@@ -257,7 +258,7 @@ class Sequential:
             outputs = self.forward(batch, run)
             self.backend.to_host(outputs)
             out[start : start + len(batch)] = outputs
-        _require_finite("the outputs", out)
+        require_finite("the outputs", out)
         return out
 
     def loss(self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0) -> float:
@@ -294,7 +295,7 @@ class Sequential:
         self.backward(d_outputs, run)
         self.backend.finish_gradients(self.arena, self.prior, kl_weight / n_train, 0.0)
         self.backend.to_host(self.arena.grads)
-        _require_finite("the loss or its gradient", nll, self.arena.grads)
+        require_finite("the loss or its gradient", nll, self.arena.grads)
         grads = {name: grad.copy() for name, grad in self.arena.grad_views.items()}
         return nll / len(batch) + kl_weight * self.kl() / n_train, grads
 

@@ -9,7 +9,7 @@ import numpy as np
 from svd_numpy.checks import check_inputs
 from svd_numpy.kernels.backend import Backend
 from svd_numpy.layers.base import Mode, Pass
-from svd_numpy.model import EVAL_ROWS, Sequential
+from svd_numpy.model import EVAL_ROWS, Sequential, require_finite
 
 Score = dict[str, float]
 
@@ -45,7 +45,7 @@ class Examples:
         self._inputs = np.empty((most, *model.inner_shape), model.dtype)
         self._d_outputs = np.empty((most, model.n_outputs), model.dtype)
 
-    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused at the end
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
     def score(self, model: Sequential, backend: Backend, mode: Mode) -> list[Score]:
         """Score every run of a backend (`Backend.several`) in the same launches.
 
@@ -65,11 +65,9 @@ class Examples:
             inputs, d_outputs = self._inputs[: len(index)], self._d_outputs[: len(index)]
             backend.gather_rows(self._x, index, self._scale, model.input_mean, inputs)
             outputs = model.forward(inputs, run)
+            backend.to_host(outputs)  # of the first run; of the others only the NLL is seen
+            require_finite("the outputs", outputs)
             total = total + np.array(model.likelihood.losses(backend, outputs, y, d_outputs))  # (runs, 2)
         nll, error = total.T / len(self._x)
-        if not np.isfinite(nll).all():
-            raise ValueError(
-                f"the NLL is {nll.tolist()}, expected finite numbers; scale inputs and targets to about 1, or mend "
-                "the weights"
-            )
+        require_finite("the NLL", nll)
         return [{"error": float(e), "nll": float(n)} for n, e in zip(nll, error, strict=True)]

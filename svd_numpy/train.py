@@ -138,8 +138,10 @@ def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
             ahead.advance()
             epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
             if epoch_ended:
-                scores = trainer.test_scores()
                 trainer.to_host()
+                for run in runs:
+                    run.trainer.check_finite()
+                scores = trainer.test_scores()
                 records = [run.end_epoch(score) for run, score in zip(runs, scores, strict=True)]
                 report.epoch(records[0])
             report.step(trainer.progress.step - before)

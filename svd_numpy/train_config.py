@@ -72,7 +72,7 @@ class TrainConfig:
             "lr": check_number("lr", self.lr, low=0, high=10),
             "lr_schedule": check_knots("lr_schedule", self.lr_schedule),
             "kl_schedule": check_knots("kl_schedule", self.kl_schedule),
-            "kl_weight": check_number("kl_weight", self.kl_weight, low=0, high=1e6),
+            "kl_weight": check_number("kl_weight", self.kl_weight, low=0, high=1000),
             "beta1": check_number("beta1", self.beta1, low=0, high=0.999999),
             "beta2": check_number("beta2", self.beta2, low=0, high=0.999999),
             "epsilon": check_number("epsilon", self.epsilon, low=1e-16, high=1),

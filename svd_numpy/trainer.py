@@ -241,11 +241,13 @@ class Trainer:
         p.examples += examples
 
     def test_scores(self) -> list[Score | None]:
-        """Score the pruned networks of all runs that go together on the test examples, if that is due now."""
+        """Score the pruned networks of all runs that go together on the test examples, if that is due now.
+
+        The host has seen their weights (`to_host`).
+        """
         every = self.config.eval_every
         if not (self.done or (every > 0 and self.epoch % every == 0)):
             return [None] * len(self.together)
-        self.to_host()
         models = [run.model for run in self.together]
         unpruned = [(layer, layer.theta.copy()) for model in models for layer in model.variational_layers]
         try:
@@ -257,14 +259,17 @@ class Trainer:
             for layer, theta in unpruned:
                 layer.theta[:] = theta
 
-    def end_epoch(self, seconds: float, test: Score | None) -> Record:
-        """Summarise the epoch just finished in one record and start the next one's sums."""
-        p, model = self.progress, self.model
-        self.to_host()
+    def check_finite(self) -> None:
+        """Say so if a weight, a moment or a running average is not finite; the host has seen them."""
+        model = self.model
         if (non_finite := model.arena.share_non_finite()) > 0:
             raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
         if lost := [name for name, array in model.state.items() if not np.isfinite(array).all()]:
             raise ValueError(f"epoch {self.epoch}: {lost} are not finite; {DIVERGED}")
+
+    def end_epoch(self, seconds: float, test: Score | None) -> Record:
+        """Summarise the epoch just finished, all finite, in one record and start the next one's sums."""
+        p, model = self.progress, self.model
         p.step -= 1  # the schedule of the epoch's last step
         lr, kl_weight, finetune = self.schedule()
         p.step += 1
@@ -282,7 +287,7 @@ class Trainer:
             "test_nll": test and test["nll"],
             "sparsity": sparsity.by_layer,
             "compression": sparsity.compression,
-            "non_finite": non_finite,
+            "non_finite": 0.0,
         }
         p.nll_sum = p.error_sum = 0.0
         p.examples = 0

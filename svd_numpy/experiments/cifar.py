@@ -133,7 +133,7 @@ def train_cifar(
     if first is not None:
         pretrained = _pretrain(data, plan, first, k, options)
         model.init_from(pretrained.model)
-    result = TrainResult(model, [], plan, data, {}, kind, k, pretrained, init_from is not None, kl_weight)
+    result = TrainResult(model, [], plan, data, {}, kind, k, pretrained, init_from is not None, options.kl_weight)
     return run(result, config, replace(options, resume=started))
 
 
