@@ -24,7 +24,7 @@ import numpy as np
 from machine import describe, one_line
 from numpy.typing import NDArray
 
-from svd_numpy.objective import Categorical
+from svd_numpy.network.objective import Categorical
 from svd_numpy.sparse import DenseOp, SparseModel, TakeOp, Weights
 from svd_numpy.sparse.ops import Form
 

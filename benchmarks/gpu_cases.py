@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.window import Window
-from svd_numpy.params import Arena, ParamSpec
-from svd_numpy.priors import PRIORS
+from svd_numpy.network.params import Arena, ParamSpec
 
 Array = NDArray[Any]
 Case = Callable[[Any], list[Array]]

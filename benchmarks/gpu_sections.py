@@ -164,7 +164,8 @@ def trainer_of(section: Section, network: str, seed: int = 0) -> Any:
     from svd_numpy.data import Dataset
     from svd_numpy.experiments import architectures
     from svd_numpy.experiments.recipes import get_recipe
-    from svd_numpy.train import TrainConfig, Trainer
+    from svd_numpy.train.config import TrainConfig
+    from svd_numpy.train.trainer import Trainer
 
     if section.trial:
         rng = np.random.default_rng(0)
@@ -182,7 +183,7 @@ def trainer_of(section: Section, network: str, seed: int = 0) -> Any:
 
 def recorded_seconds(section: Section, trainer: Any) -> float:
     """Seconds of a step that is recorded and played."""
-    from svd_numpy.ahead import Ahead
+    from svd_numpy.train.ahead import Ahead
 
     ahead = Ahead(trainer)
     with warnings.catch_warnings(record=True) as said:
@@ -258,8 +259,8 @@ def training(section: Section) -> None:
 def replicas(section: Section) -> None:
     """Steps of 1, 4 and 16 runs in the same launches; whether their bits are those of each alone; a series of seeds."""
     from svd_numpy import train_mnist
-    from svd_numpy.ahead import Ahead
     from svd_numpy.kernels.cuda.device import SIMULATED
+    from svd_numpy.train.ahead import Ahead
 
     def led(seeds: range) -> list[Any]:
         trainers = [trainer_of(section, "LeNet-300-100", seed) for seed in seeds]

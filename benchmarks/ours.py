@@ -23,11 +23,12 @@ from svd_numpy.data import Dataset
 from svd_numpy.experiments import architectures
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
-from svd_numpy.kernels.cpu import NumbaBackend
-from svd_numpy.layers import Layer, ReLU, VariationalDense
-from svd_numpy.model import Sequential
-from svd_numpy.params import Arena, ParamSpec
-from svd_numpy.train import TrainConfig, Trainer
+from svd_numpy.kernels.cpu.backend import NumbaBackend
+from svd_numpy.network.layers import Layer, ReLU, VariationalDense
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.params import Arena, ParamSpec
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.trainer import Trainer
 
 
 def build_ours(workload: Workload, batch: int, threads: int) -> Step:

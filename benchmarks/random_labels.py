@@ -22,12 +22,13 @@ from typing import Any
 
 from machine import command_line, describe, one_line
 
-from svd_numpy import checkpoint, evaluate
+from svd_numpy import evaluate
 from svd_numpy.data import load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import check_options, random_labels, run
+from svd_numpy.files import checkpoint
 
 NAMES = {"dense": "no regularisation", "dropout": "Bernoulli dropout", "variational": "Sparse VD"}
 ROOT = Path("runs/random-labels")

@@ -21,8 +21,9 @@ from machine import command_line, describe, one_line
 from svd_numpy.data import load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import Recipe
-from svd_numpy.optim import Knots
-from svd_numpy.train import TrainConfig, fit
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.loop import fit
+from svd_numpy.train.schedules import Knots
 
 OUT = Path(__file__).parent / "results"
 SEED = 0

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from machine import command_line, describe, one_line
 
-from svd_numpy import Sequential, TrainConfig, checkpoint, fit, load, measure_sparsity
+from svd_numpy import Sequential, TrainConfig, fit, load, measure_sparsity
+from svd_numpy.experiments.run_files import load_log_alphas
 from svd_numpy.experiments.series import mean_sd
-from svd_numpy.run_files import load_log_alphas
+from svd_numpy.files import checkpoint
 
 ROOT, OUT = Path("runs/second-cut"), Path(__file__).parent / "results" / "second-cut"
 

@@ -20,9 +20,9 @@ from machine import describe, one_line
 
 import svd_numpy as svd
 from svd_numpy.experiments.recipes import PUBLISHED
+from svd_numpy.experiments.run_files import need, recorded_dataset
 from svd_numpy.experiments.series import mean_sd
-from svd_numpy.run_files import need, recorded_dataset
-from svd_numpy.storage import Sizes
+from svd_numpy.sparse.storage import Sizes
 
 OUT = Path(__file__).parent / "results"
 TOLERANCE = 0.0002  # of the error on the training images

@@ -26,7 +26,7 @@ FIRST_STEP = """
 import time
 import numpy as np
 import svd_numpy as svd
-from svd_numpy.train import Trainer
+from svd_numpy.train.trainer import Trainer
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 256, (1000, 784), dtype=np.uint8), rng.integers(0, 10, 1000)
 data = svd.Dataset("random", x, y, x, y, (1, 28, 28), 10, "")

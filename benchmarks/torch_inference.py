@@ -17,7 +17,7 @@ from torch import nn
 from workload import Step, Workload
 
 import svd_numpy as svd
-from svd_numpy.layers.weighted import Weighted
+from svd_numpy.network.layers.weighted import Weighted
 
 
 def module_of(model: svd.Sequential) -> nn.Sequential:

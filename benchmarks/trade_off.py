@@ -13,8 +13,9 @@ from pathlib import Path
 
 from machine import command_line, describe, one_line
 
-from svd_numpy import checkpoint, train_mnist
+from svd_numpy import train_mnist
 from svd_numpy.experiments.series import mean_sd
+from svd_numpy.files import checkpoint
 
 KL_WEIGHTS = (0.1, 0.3, 1.0, 2.0, 4.0)
 OUT = Path(__file__).parent / "results" / "trade-off"

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import svd_numpy as svd
-from svd_numpy._files import write_atomic
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe
-from svd_numpy.sparsity import measure_sparsity
-from svd_numpy.train import Trainer
+from svd_numpy.files.atomic import write_atomic
+from svd_numpy.network.sparsity import measure_sparsity
+from svd_numpy.train.trainer import Trainer
 
 CASES = tuple((lr, kl_weight) for lr in (1e-4, 1e-3, 1e-2) for kl_weight in (1.0, 10.0))
 SEED = 0

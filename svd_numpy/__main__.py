@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from svd_numpy.cli import main
+from svd_numpy.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

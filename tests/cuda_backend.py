@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from small_runs import make_config, make_data, make_net, timeless
 
 import svd_numpy as svd
-from svd_numpy.ahead import Ahead
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
 from svd_numpy.kernels.cuda import detect, tiling
+from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
-from svd_numpy.params import Arena
-from svd_numpy.priors import PRIORS
-from svd_numpy.train import Trainer
+from svd_numpy.network.params import Arena
+from svd_numpy.train.ahead import Ahead
+from svd_numpy.train.trainer import Trainer
 
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)

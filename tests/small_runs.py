@@ -9,7 +9,7 @@ import numpy as np
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
-from svd_numpy.runlog import read_log
+from svd_numpy.files.run_log import read_log
 
 N_TRAIN, N_IN, N_CLASSES = 110, 12, 3
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import svd_numpy as svd
-from svd_numpy.layers import Layer
-from svd_numpy.layers.weighted import Variational, Weighted
+from svd_numpy.network.layers import Layer
+from svd_numpy.network.layers.weighted import Variational, Weighted
 
 
 def kill(model: svd.Sequential, density: float, seed: int = 0, units: float = 0.6) -> svd.Sequential:

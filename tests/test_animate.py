@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-from svd_numpy import animate
+from svd_numpy.plots import animate
 
 THRESHOLD = 3.0
 

@@ -11,8 +11,8 @@ import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import ARCHITECTURES, KINDS, build
 from svd_numpy.experiments.recipes import get_recipe
-from svd_numpy.layers import BatchNorm, Dropout, ReLU
-from svd_numpy.layers.weighted import Variational, Weighted
+from svd_numpy.network.layers import BatchNorm, Dropout, ReLU
+from svd_numpy.network.layers.weighted import Variational, Weighted
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
 

@@ -17,12 +17,12 @@ import pytest
 from small_runs import N_CLASSES, bits, make_config, make_data, make_net, tree
 
 import svd_numpy as svd
-from svd_numpy.checkpoint import save_model
 from svd_numpy.data import Dataset
+from svd_numpy.files.checkpoint import save_model
 from svd_numpy.kernels import get_backend
-from svd_numpy.layers import layer_from_config
-from svd_numpy.priors import kl_divergence
-from svd_numpy.sparsity import log_alpha, measure_sparsity, sparsify
+from svd_numpy.kernels.priors import kl_divergence
+from svd_numpy.network.layers import layer_from_config
+from svd_numpy.network.sparsity import log_alpha, measure_sparsity, sparsify
 
 NAN, INF = float("nan"), float("inf")
 

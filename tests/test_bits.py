@@ -11,8 +11,8 @@ from sparse_tools import NETWORKS, inputs_of, kill, lenet_5
 
 import svd_numpy as svd
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel
-from svd_numpy.storage.precision import code_bits, step_of
-from svd_numpy.storage.quantisation import error_of, numbers_of
+from svd_numpy.sparse.storage.precision import code_bits, step_of
+from svd_numpy.sparse.storage.quantisation import error_of, numbers_of
 
 
 def bits_by_definition(theta: np.ndarray, spread: np.ndarray) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from checkpoint_tools import assert_same, disk_full, failing_at, make_arrays, make_state, names
 
-from svd_numpy import checkpoint
-from svd_numpy.checkpoint import CheckpointError, latest, load, save, save_model
+from svd_numpy.files import checkpoint
+from svd_numpy.files.checkpoint import CheckpointError, latest, load, save, save_model
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import safetensors.numpy
 from checkpoint_tools import assert_same, failing_at, make_arrays
-from svd_numpy.checkpoint import load, save
+from svd_numpy.files.checkpoint import load, save
 
 root, crashes = Path(sys.argv[1]), 0
 for step in (2, 3):
@@ -214,7 +214,7 @@ def test_a_crash_at_any_call_leaves_a_loadable_run(tmp_path: Path) -> None:
 SAVE_LOOP = """
 import sys
 import numpy as np
-from svd_numpy.checkpoint import load, save
+from svd_numpy.files.checkpoint import load, save
 step = load(sys.argv[1]).step if sys.argv[2] == "resume" else 0
 print("ready", flush=True)
 while True:

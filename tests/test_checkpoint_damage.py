@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from checkpoint_tools import assert_same, flip, make_arrays, make_state
 
-from svd_numpy import safe_arrays
-from svd_numpy.checkpoint import CheckpointError, load, load_model, save
+from svd_numpy.files import safe_arrays
+from svd_numpy.files.checkpoint import CheckpointError, load, load_model, save
 
 
 def test_bit_flips_never_load_wrong(tmp_path: Path) -> None:

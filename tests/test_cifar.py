@@ -18,7 +18,8 @@ import pytest
 from data_tools import empty_cache, tree  # noqa: F401 - fixtures
 from numpy.typing import NDArray
 
-from svd_numpy import cli, data
+from svd_numpy import data
+from svd_numpy.cli import main as cli
 from svd_numpy.data import cifar, pinned
 from svd_numpy.data import download as download_module
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from cli_tools import command, environment, plain_backend  # noqa: F401 - a fixture
 
-from svd_numpy import cli, doctor
+from svd_numpy.cli import doctor
+from svd_numpy.cli import main as cli
 from svd_numpy.experiments import cifar, mnist
 
 # ------------------------------------------------------------ parsing
@@ -50,7 +51,7 @@ def test_words_that_make_no_sense_exit_with_2(words: list[str], capsys: pytest.C
 
 def test_parsing_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from svd_numpy.cli import parse; parse(['train', '--seed', '3']);"
+        "import sys; from svd_numpy.cli.main import parse; parse(['train', '--seed', '3']);"
         "heavy = {'numba', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules);"
         "print(sorted(heavy))"
     )

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from cli_tools import ROOT, plain_backend  # noqa: F401 - a fixture
 
-from svd_numpy import bench, cli, doctor
+from svd_numpy.cli import bench, doctor
+from svd_numpy.cli import main as cli
 
 
 def test_gradcheck_passes_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,10 @@ import pytest
 from cli_tools import TINY, command, environment, plain_backend  # noqa: F401 - a fixture
 
 import svd_numpy as svd
-from svd_numpy import cli
-from svd_numpy.console import TrainingInterrupted
+from svd_numpy.cli import main as cli
 from svd_numpy.experiments import mnist
-from svd_numpy.runlog import read_log
+from svd_numpy.files.run_log import read_log
+from svd_numpy.train.console import TrainingInterrupted
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from numba import get_num_threads
 from sparse_tools import NETWORKS, distance, inputs_of, kill, lenet_5, lenet_300_100, vgg_like
 
 import svd_numpy as svd
-from svd_numpy.layers import Layer
+from svd_numpy.network.layers import Layer
 from svd_numpy.sparse import ConvOp, DenseOp, ScaleOp, SparseModel, TakeOp
 from svd_numpy.sparse import model as sparse_model
 

@@ -16,12 +16,12 @@ from test_gradients import BACKENDS, DTYPE, assert_ok, directional_error, scatte
 from test_resume import stop_after
 
 import svd_numpy as svd
-from svd_numpy import train
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import NoiseKey
-from svd_numpy.layers.base import Pass
-from svd_numpy.priors import PRIORS
-from svd_numpy.train import Trainer
+from svd_numpy.kernels.priors import PRIORS
+from svd_numpy.network.layers.base import Pass
+from svd_numpy.train import loop as train
+from svd_numpy.train.trainer import Trainer
 
 Array = NDArray[Any]
 SHAPE = (2, 8, 7)
@@ -235,7 +235,7 @@ def test_an_example_alone_draws_what_it_draws_in_a_batch(backend: str, monkeypat
         elsewhere = model.forward(model.prepare(x[b : b + 1]), Pass(model.backend, "sample", 0.0, 9, 6, 41 + b))
         assert not np.allclose(elsewhere[0], together[b], **close)
     samples = model.sample(x, 2)
-    monkeypatch.setattr("svd_numpy.model.EVAL_ROWS", 4)
+    monkeypatch.setattr("svd_numpy.network.model.EVAL_ROWS", 4)
     np.testing.assert_allclose(model.sample(x, 2), samples, **close)
     assert not np.allclose(samples[0], samples[1])
 

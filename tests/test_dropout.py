@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 import svd_numpy as svd
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.reference import ReferenceBackend
-from svd_numpy.layers.base import Pass
+from svd_numpy.network.layers.base import Pass
 
 pytest.importorskip("numba")
-from svd_numpy.kernels.cpu import NumbaBackend
+from svd_numpy.kernels.cpu.backend import NumbaBackend
 
 Array = NDArray[Any]
 FAST, SINGLE, PLAIN = NumbaBackend(), ReferenceBackend(np.float32), ReferenceBackend(np.float64)

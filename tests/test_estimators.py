@@ -16,9 +16,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
-from svd_numpy.objective import Gaussian
-from svd_numpy.tabular import estimate_noise, make_network, used_inputs
-from svd_numpy.train import Trainer
+from svd_numpy.network.objective import Gaussian
+from svd_numpy.tabular.networks import estimate_noise, make_network, used_inputs
+from svd_numpy.train.trainer import Trainer
 
 QUICK: dict[str, Any] = {"epochs": 60, "random_state": 0}
 

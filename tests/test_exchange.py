@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from sparse_tools import NETWORKS, distance, inputs_of, kill, lenet_5, lenet_300_100, vgg_like
 
 import svd_numpy as svd
-from svd_numpy.safe_arrays import CheckpointError
+from svd_numpy.files.safe_arrays import CheckpointError
 from svd_numpy.sparse import DenseOp
 
 # ------------------------------------------------------------ PyTorch

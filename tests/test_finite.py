@@ -17,7 +17,7 @@ from small_runs import make_config, make_data, make_net
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
-from svd_numpy.train import Trainer
+from svd_numpy.train.trainer import Trainer
 
 Array = NDArray[Any]
 BACKENDS = ["numpy", "numba"]

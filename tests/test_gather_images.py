@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 import svd_numpy as svd
-from svd_numpy import train
 from svd_numpy.data import Dataset
 from svd_numpy.kernels import get_backend
-from svd_numpy.train import Trainer
+from svd_numpy.train import loop as train
+from svd_numpy.train.trainer import Trainer
 
 FAST, PLAIN = get_backend("numba"), get_backend("numpy", "float64")
 

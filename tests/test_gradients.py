@@ -10,14 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from svd_numpy.data import Dataset
-from svd_numpy.grad_check import gradcheck
 from svd_numpy.kernels import available_backends, get_backend
 from svd_numpy.kernels.backend import NoiseKey
-from svd_numpy.layers import Dense, Layer, ReLU, VariationalDense
-from svd_numpy.layers.base import Pass
-from svd_numpy.model import Sequential
-from svd_numpy.priors import PRIORS
-from svd_numpy.train import TrainConfig, Trainer
+from svd_numpy.kernels.priors import PRIORS
+from svd_numpy.network.grad_check import gradcheck
+from svd_numpy.network.layers import Dense, Layer, ReLU, VariationalDense
+from svd_numpy.network.layers.base import Pass
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.trainer import Trainer
 
 Array = NDArray[Any]
 needs_numba = pytest.mark.skipif(bool(available_backends()["numba"]), reason="numba is not installed")

@@ -12,16 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 import svd_numpy as svd
-from svd_numpy import checkpoint, train
 from svd_numpy.data import Dataset
+from svd_numpy.files import checkpoint
 from svd_numpy.kernels.backend import Buffers, NoiseKey
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
-from svd_numpy.layers import Layer, layer_from_config
-from svd_numpy.layers.base import Pass
+from svd_numpy.network.layers import Layer, layer_from_config
+from svd_numpy.network.layers.base import Pass
+from svd_numpy.train import loop as train
 
 numba = pytest.importorskip("numba")
-from svd_numpy.kernels.cpu import NumbaBackend  # noqa: E402  (it needs Numba)
+from svd_numpy.kernels.cpu.backend import NumbaBackend  # noqa: E402  (it needs Numba)
 
 Array = NDArray[Any]
 FAST, SINGLE, PLAIN = NumbaBackend(), ReferenceBackend(np.float32), ReferenceBackend(np.float64)

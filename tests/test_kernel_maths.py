@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.philox import philox4x32
+from svd_numpy.kernels.priors import PRIORS, kl_grad, kl_value
 from svd_numpy.kernels.reference import ReferenceBackend
-from svd_numpy.params import Arena, ParamSpec
-from svd_numpy.priors import PRIORS, kl_grad, kl_value
+from svd_numpy.network.params import Arena, ParamSpec
 
 numba = pytest.importorskip("numba")
-from svd_numpy.kernels import simd, sweep  # noqa: E402  (these need Numba)
-from svd_numpy.kernels.cpu import NumbaBackend  # noqa: E402
+from svd_numpy.kernels.cpu import simd, sweep  # noqa: E402  (these need Numba)
+from svd_numpy.kernels.cpu.backend import NumbaBackend  # noqa: E402
 
 Array = NDArray[Any]
 FAST, PLAIN = NumbaBackend(), ReferenceBackend(np.float64)

@@ -18,12 +18,13 @@ import pytest
 from numpy.typing import NDArray
 
 from svd_numpy.data import Dataset
-from svd_numpy.layers import Dense, ReLU, VariationalDense
-from svd_numpy.model import Sequential
-from svd_numpy.train import TrainConfig, Trainer
+from svd_numpy.network.layers import Dense, ReLU, VariationalDense
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.trainer import Trainer
 
 numba = pytest.importorskip("numba")
-from svd_numpy.kernels import jit, simd  # noqa: E402  (these need Numba)
+from svd_numpy.kernels.cpu import jit, simd  # noqa: E402  (these need Numba)
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[1]
@@ -33,9 +34,10 @@ TWENTY_STEPS = """
 import hashlib, sys
 import numpy as np
 from svd_numpy.data import Dataset
-from svd_numpy.layers import ReLU, VariationalDense
-from svd_numpy.model import Sequential
-from svd_numpy.train import TrainConfig, Trainer
+from svd_numpy.network.layers import ReLU, VariationalDense
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.trainer import Trainer
 rng = np.random.default_rng(0)
 x, y = rng.standard_normal((300, 70)).astype(np.float32), rng.integers(0, 3, 300)
 data = Dataset("noise", x, y, x[:5], y[:5], None, 3, "")

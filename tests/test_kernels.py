@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
-from svd_numpy.params import Arena, ParamSpec
-from svd_numpy.priors import PRIORS
+from svd_numpy.network.params import Arena, ParamSpec
 
 numba = pytest.importorskip("numba")
-from svd_numpy.kernels.cpu import NumbaBackend  # noqa: E402  (it needs Numba)
+from svd_numpy.kernels.cpu.backend import NumbaBackend  # noqa: E402  (it needs Numba)
 
 Array = NDArray[Any]
 FAST, PLAIN = NumbaBackend(), ReferenceBackend(np.float64)

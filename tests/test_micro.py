@@ -15,10 +15,11 @@ from svd_numpy import micro
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.philox import gaussian
-from svd_numpy.layers import Layer, ReLU, VariationalDense
-from svd_numpy.model import Sequential
-from svd_numpy.priors import kl_divergence, kl_gradients
-from svd_numpy.train import TrainConfig, Trainer
+from svd_numpy.kernels.priors import kl_divergence, kl_gradients
+from svd_numpy.network.layers import Layer, ReLU, VariationalDense
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.trainer import Trainer
 
 
 def twins(*sizes: int, seed: int, log_sigma2: float = -10.0) -> tuple[Sequential, micro.Net]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from small_runs import N_CLASSES, N_IN, N_TRAIN, bits, make_config, make_data, make_net
 
 import svd_numpy as svd
-from svd_numpy.checkpoint import CheckpointError
-from svd_numpy.layers.base import Pass
-from svd_numpy.sparsity import freeze, log_alpha, measure_sparsity, sparsify
+from svd_numpy.files.checkpoint import CheckpointError
+from svd_numpy.network.layers.base import Pass
+from svd_numpy.network.sparsity import freeze, log_alpha, measure_sparsity, sparsify
 
 Array = NDArray[Any]
 BACKENDS = ["numpy", "numba"]

@@ -15,13 +15,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 import svd_numpy as svd
-from svd_numpy import cli, plots
+from svd_numpy import plots
+from svd_numpy.cli import main as cli
 from svd_numpy.data import load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
-from svd_numpy.figures import at_start, network_figures
-from svd_numpy.run_files import run_figures, save_log_alphas
+from svd_numpy.experiments.run_files import run_figures, save_log_alphas
+from svd_numpy.plots.figures import at_start, network_figures
 
 THRESHOLD = 3.0
 SHAPE = (2, 3, 4)  # channels, height, width

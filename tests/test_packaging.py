@@ -8,123 +8,43 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from arrows import MODULES, PACKAGE, ROOT, SOURCES, arrows, imported, module_name
 
 import svd_numpy
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "svd_numpy"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 450
 
-# Who may import whom, also inside functions; `x` stands for svd_numpy/x.py or the folder svd_numpy/x.
-ALLOWED = {
-    # ground: nothing of ours
+# Folders of the package, each with those whose files its own may import, files loose in svd_numpy/ under their names.
+# Which file imports which is in arrows.txt.
+ROOMS = {
     "checks": set(),
-    "_files": set(),
-    "data": set(),
     "micro": set(),
-    # files and formulas
-    "safe_arrays": {"_files"},
-    "runlog": {"_files"},
-    "checkpoint": {"_files", "safe_arrays", "runlog"},
-    "frames": {"_files"},
-    "_panels": {"frames"},
-    "_network_plots": {"_panels"},
-    "plots": {"_network_plots", "_panels"},
-    "evaluation_plots": {"_panels"},
-    "animate": {"_files", "_panels", "frames", "plots"},
-    "priors": {"checks"},
-    "params": {"checks", "kernels"},
-    "optim": {"checks"},
-    # the network
-    "kernels": {"checks", "priors"},
-    "layers": {"checks", "kernels", "params"},
-    "objective": {"checks", "kernels"},
-    "model": {"checks", "checkpoint", "kernels", "layers", "objective", "params", "priors"},
-    "sparsity": {"checks", "model", "priors"},
-    "figures": {"layers", "model", "plots", "sparsity"},
-    "sparse": {
-        "_files", "checks", "checkpoint", "kernels", "layers", "model", "objective", "safe_arrays", "sparsity",
-    },
-    "storage": {"_files", "checks", "kernels", "layers", "model", "objective", "plots", "safe_arrays", "sparse"},
-    "exchange": {"_files", "checks", "kernels", "layers", "model", "safe_arrays", "sparse", "sparsity"},
-    "grad_check": {"checks", "layers", "model", "priors"},
-    "uncertainty": {"checks", "model", "objective", "priors", "sparsity"},
-    # training
-    "console": set(),
-    "ahead": {"kernels", "layers"},
-    "train_config": {"checks", "optim"},
-    "scoring": {"checks", "kernels", "layers", "model"},
-    "trainer": {
-        "checkpoint", "checks", "data", "kernels", "layers", "model", "optim", "scoring", "sparsity", "train_config",
-    },
-    "train": {
-        "ahead", "checkpoint", "checks", "console", "data", "model", "runlog", "scoring", "train_config", "trainer",
-    },
-    "thresholds": {"checks", "data", "evaluation_plots", "model", "scoring", "sparsity"},
-    "tabular": {"checks", "layers", "model", "objective", "train"},
-    "estimators": {"checks", "data", "model", "objective", "sparsity", "tabular", "train"},
-    "experiments": {
-        "_files", "animate", "checkpoint", "checks", "console", "data", "evaluation_plots", "figures", "frames",
-        "kernels", "layers", "model", "objective", "plots", "priors", "run_files", "runlog", "scoring", "sparsity",
-        "tabular", "train", "uncertainty",
-    },
-    # the door
-    "bench": set(),
-    "run_files": {"_files", "figures", "frames", "model", "plots"},
-    "doctor": {"", "data", "grad_check", "kernels", "layers", "model", "priors"},
-    "cli_train": {"console", "data", "experiments"},
+    "files": set(),
+    "data": set(),
+    "kernels": {"checks"},
+    "network": {"checks", "files", "kernels"},
+    "plots": {"files", "network"},
+    "train": {"checks", "data", "files", "kernels", "network"},
+    "sparse": {"checks", "files", "kernels", "network", "plots"},
+    "assess": {"checks", "data", "kernels", "network", "plots"},
+    "tabular": {"checks", "data", "network", "train"},
+    "exchange": {"checks", "files", "kernels", "network", "sparse"},
+    "experiments": {"assess", "checks", "data", "files", "kernels", "network", "plots", "tabular", "train"},
     "cli": {
-        "animate", "bench", "checks", "cli_train", "data", "doctor", "experiments", "model", "run_files", "runlog",
-        "scoring", "sparsity",
+        "checks", "data", "experiments", "files", "kernels", "network", "plots", "train", "svd_numpy",
     },
     "__main__": {"cli"},
-    "": set(),  # the package itself resolves its names on first use
+    "svd_numpy": set(),  # the package itself resolves its names on first use
 }  # fmt: skip
+MOST_ROOMS = 12
 
 
 def room(module: str) -> str:
-    """svd_numpy.kernels.cpu -> kernels; svd_numpy -> ""."""
-    return [*module.split("."), ""][1]
-
-
-def module_name(path: Path) -> str:
-    """Dotted name of a source file."""
-    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return name.removesuffix(".__init__")
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    """Whether this is `if TYPE_CHECKING:`, whose imports never run."""
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-def running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those for the type checker alone."""
-    yield tree
-    for child in ast.iter_child_nodes(tree):
-        if not is_type_checking(child):
-            yield from running_nodes(child)
-
-
-def own_imports(path: Path) -> set[str]:
-    """Rooms of this package that a source file imports."""
-    rooms = set()
-    for node in running_nodes(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            rooms |= {room(alias.name) for alias in node.names if alias.name.split(".")[0] == "svd_numpy"}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; write the whole name"
-            if node.module == "svd_numpy":  # from svd_numpy import priors, __version__
-                names = {alias.name for alias in node.names}
-                rooms |= {name if name in ALLOWED else "" for name in names}
-            elif node.module and node.module.startswith("svd_numpy."):
-                rooms.add(room(node.module))
-    return rooms
+    """kernels.cpu.sweep -> kernels."""
+    return module.split(".")[0]
 
 
 # ------------------------------------------------------------ what is installed
@@ -212,27 +132,39 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_no_public_name_is_also_a_module() -> None:
     """Importing svd_numpy.x sets the attribute x of svd_numpy to the module, over a function x."""
-    modules = {room(module_name(path)) for path in SOURCES}
+    modules = {room(name) for name in MODULES}
     assert sorted(set(svd_numpy.__all__) & modules) == []
 
 
 # ------------------------------------------------------------ how it is built
 
 
-def test_the_list_of_rooms_is_complete_and_has_no_circle() -> None:
-    assert {room(module_name(path)) for path in SOURCES} == set(ALLOWED)
-    below: dict[str, int] = {}
-    while len(below) < len(ALLOWED):
-        ready = {name for name, uses in ALLOWED.items() if name not in below and uses <= set(below)}
-        assert ready, f"these import one another in a circle: {sorted(set(ALLOWED) - set(below))}"
-        below |= dict.fromkeys(ready, len(below))
+def test_a_newcomer_finds_his_way_in() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert len(folders) <= MOST_ROOMS
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "checks", "micro"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_imports_point_one_way(path: Path) -> None:
-    here = room(module_name(path))
-    wrong = own_imports(path) - ALLOWED[here] - {here}
-    assert not wrong, f"{path.name} may not import {sorted(wrong)}; allowed: {sorted(ALLOWED[here])}"
+def test_the_rooms_import_what_is_written_here_and_nothing_else() -> None:
+    found: dict[str, set[str]] = {room(name): set() for name in MODULES}
+    for name, path in MODULES.items():
+        found[room(name)] |= {room(other) for other in imported(path)} - {room(name)}
+    assert found == ROOMS
+
+
+def test_the_files_import_what_is_written_down_and_nothing_else() -> None:
+    written = (ROOT / "tests" / "arrows.txt").read_text(encoding="utf-8")
+    assert arrows() == written, "if the change is meant: python tests/arrows.py > tests/arrows.txt"
+
+
+@pytest.mark.parametrize("level", ["files", "rooms"])
+def test_imports_go_in_no_circle(level: str) -> None:
+    uses = ROOMS if level == "rooms" else {name: imported(path) for name, path in MODULES.items()}
+    below: set[str] = set()
+    while len(below) < len(uses):
+        ready = {name for name, others in uses.items() if name not in below and others <= below}
+        assert ready, f"these import one another in a circle: {sorted(set(uses) - below)}"
+        below |= ready
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from sparse_tools import NETWORKS, inputs_of, kill, lenet_5, lenet_300_100
 
 import svd_numpy as svd
+from svd_numpy.files.safe_arrays import CheckpointError
 from svd_numpy.kernels.window import Window
-from svd_numpy.safe_arrays import CheckpointError
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, SparseModel, TakeOp, Weights
-from svd_numpy.storage import packed
-from svd_numpy.storage.coder import Context, Numbers, Reader, Writer, number
-from svd_numpy.storage.layout import Budget, Layout, find_step
+from svd_numpy.sparse.storage import packed
+from svd_numpy.sparse.storage.coder import Context, Numbers, Reader, Writer, number
+from svd_numpy.sparse.storage.layout import Budget, Layout, find_step
 
 # ------------------------------------------------------------ the coder
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from svd_numpy.priors import PRIORS, get_prior, kl_divergence, kl_gradients, largest_rho, log_alpha
+from svd_numpy.kernels.priors import PRIORS, get_prior, kl_divergence, kl_gradients, largest_rho, log_alpha
 
 Array = NDArray[Any]
 NAMES = sorted(PRIORS)

@@ -15,9 +15,10 @@ import pytest
 from small_runs import STEPS_PER_EPOCH, bits, make_config, make_data, make_net, run_log, timeless, tree
 
 import svd_numpy as svd
-from svd_numpy import checkpoint, train
-from svd_numpy.checkpoint import CheckpointError
-from svd_numpy.train import Trainer
+from svd_numpy.files import checkpoint
+from svd_numpy.files.checkpoint import CheckpointError
+from svd_numpy.train import loop as train
+from svd_numpy.train.trainer import Trainer
 
 LAST_STEP = 6 * STEPS_PER_EPOCH
 
@@ -141,7 +142,8 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import svd_numpy as svd
-from svd_numpy import checkpoint, train
+from svd_numpy.files import checkpoint
+from svd_numpy.train import loop as train
 from small_runs import make_config, make_data, make_net
 
 train.SAVE_SECONDS = 0.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svd_numpy.runlog import RunLog, read_log
+from svd_numpy.files.run_log import RunLog, read_log
 
 
 def write(path: Path, n: int) -> RunLog:

@@ -11,10 +11,11 @@ import pytest
 from small_runs import bits, timeless
 
 import svd_numpy as svd
-from svd_numpy.console import StopSignal
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe, stretch
-from svd_numpy.train import Trainer, fit
+from svd_numpy.train.console import StopSignal
+from svd_numpy.train.loop import fit
+from svd_numpy.train.trainer import Trainer
 
 
 def train(**changes: Any) -> Any:

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from sparse_tools import NETWORKS, kill, lenet_5, vgg_like
 
 import svd_numpy as svd
+from svd_numpy.network.sparsity import freeze
 from svd_numpy.plots import compression_accounts
 from svd_numpy.sparse import ConvOp, DenseOp
-from svd_numpy.sparsity import freeze
-from svd_numpy.storage.accounts import csr_bytes, gap_bits, zipped
+from svd_numpy.sparse.storage.accounts import csr_bytes, gap_bits, zipped
 
 
 def lenet_300_100_with(kept: tuple[int, ...]) -> svd.Sequential:

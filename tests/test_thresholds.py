@@ -9,8 +9,8 @@ import pytest
 from small_runs import N_CLASSES, bits, make_config, make_data, make_net
 
 import svd_numpy as svd
+from svd_numpy.assess.thresholds import ThresholdCurve, threshold_curve, threshold_for_density
 from svd_numpy.data import Dataset
-from svd_numpy.thresholds import ThresholdCurve, threshold_curve, threshold_for_density
 
 GRID = (-8.0, -5.0, 0.0, 3.0)
 

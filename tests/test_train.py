@@ -22,10 +22,10 @@ from small_runs import (
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
-from svd_numpy.optim import at_epoch, check_knots
-from svd_numpy.priors import log_alpha
-from svd_numpy.runlog import read_log
-from svd_numpy.train import Trainer
+from svd_numpy.files.run_log import read_log
+from svd_numpy.kernels.priors import log_alpha
+from svd_numpy.train.schedules import at_epoch, check_knots
+from svd_numpy.train.trainer import Trainer
 
 # ---- schedules
 
@@ -102,7 +102,7 @@ def test_a_run_learns_and_prunes_the_noise(
     kept = log_alpha(model.parameters["dense1.theta"], model.parameters["dense1.log_sigma2"]) <= 3
     assert kept[:N_CLASSES].sum() > 3 * kept[N_CLASSES:].sum()  # what survives looks at the informative columns
     assert svd.evaluate(model, data.x_test, data.y_test)["error"] == history[-1]["test_error"]
-    from svd_numpy.sparsity import sparsify
+    from svd_numpy.network.sparsity import sparsify
 
     np.testing.assert_array_equal(sparsify(model).predict(data.x_test), model.predict(data.x_test))
 

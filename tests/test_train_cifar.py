@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from small_runs import bits, run_log, tree
 
 import svd_numpy as svd
-from svd_numpy import cli
-from svd_numpy.checkpoint import CheckpointError
-from svd_numpy.console import TrainingInterrupted
+from svd_numpy.cli import main as cli
 from svd_numpy.data import Dataset
 from svd_numpy.experiments import cifar, run
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
-from svd_numpy.train import Trainer
+from svd_numpy.files.checkpoint import CheckpointError
+from svd_numpy.train.console import TrainingInterrupted
+from svd_numpy.train.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {
     "k": 0.05, "epochs": 1, "pretrain_epochs": 1, "batch_size": 20, "backend": "numpy", "progress": False,

@@ -11,14 +11,14 @@ import pytest
 from small_runs import bits, run_log, timeless
 
 import svd_numpy as svd
-from svd_numpy.checkpoint import load_model
 from svd_numpy.data import MissingDataError
 from svd_numpy.experiments import mnist
 from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult
-from svd_numpy.frames import FrameRecorder
-from svd_numpy.run_files import recorded_dataset, run_figures
-from svd_numpy.train import Trainer
+from svd_numpy.experiments.run_files import recorded_dataset, run_figures
+from svd_numpy.files.checkpoint import load_model
+from svd_numpy.plots.frames import FrameRecorder
+from svd_numpy.train.trainer import Trainer
 
 RUN_FILES = [
     "checkpoints",

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 from small_runs import bits, make_config, make_data, make_net
 
 import svd_numpy as svd
+from svd_numpy.assess.uncertainty import auroc, calibration, decompose, sample_probabilities
 from svd_numpy.experiments.uncertainty import METHODS, UncertaintyReport, measure_uncertainty
-from svd_numpy.sparsity import freeze
-from svd_numpy.uncertainty import auroc, calibration, decompose, sample_probabilities
+from svd_numpy.network.sparsity import freeze
 
 
 def test_agreement_and_disagreement() -> None:

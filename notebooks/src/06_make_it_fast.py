@@ -39,7 +39,7 @@ from numba import njit, prange
 
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
-from svd_numpy.params import Arena, ParamSpec
+from svd_numpy.network.params import Arena, ParamSpec
 from svd_numpy.plots import COLOURS, STYLE
 
 plt.rcParams.update(STYLE)
@@ -436,7 +436,7 @@ moved["fused sampling"] = moved["out="] | {"sampling": Y + 4 * Y + 2 * Y}  # dra
 # ([notebook 7](07_think_like_a_gpu.ipynb)), so a thread can draw a row into a small buffer just before it uses it, as vector code.
 
 # %%
-from svd_numpy.kernels.simd import noise_row
+from svd_numpy.kernels.cpu.simd import noise_row
 
 
 @njit(parallel=True, fastmath=SAFE, error_model="numpy")
@@ -526,7 +526,7 @@ stages["one pass"], moved["one pass"] = (fresh(), SWEEP), moved["Philox inside"]
 # arrays, in blocks of 1,024 weights that stay in the first-level cache. Still one pass over memory.
 
 # %%
-from svd_numpy.kernels.simd import exp32, log32, max32, min32
+from svd_numpy.kernels.cpu.simd import exp32, log32, max32, min32
 
 BLOCK = 1024
 
@@ -810,7 +810,7 @@ for name, parts in race(three, ROUNDS).items():
 #
 # ## Further reading
 #
-# - `svd_numpy/kernels/sweep.py`: [the update](../svd_numpy/kernels/sweep.py), in blocks, for every prior; `gemm.py` and `tiles.py`: the products.
+# - `svd_numpy/kernels/cpu/sweep.py`: [the update](../svd_numpy/kernels/cpu/sweep.py), in blocks, for every prior; `gemm.py` and `tiles.py`: the products.
 # - [The kernels beside the machine's limits](../benchmarks/results/kernels.md) and [PyTorch on the same work](../benchmarks/results/step.md), with how they were measured.
 # - Williams, Waterman, Patterson: [Roofline](https://doi.org/10.1145/1498765.1498785), 2009. Goto, van de Geijn: [Anatomy of High-Performance Matrix
 #   Multiplication](https://doi.org/10.1145/1356052.1356053), 2008.

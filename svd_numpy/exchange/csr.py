@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy._files import write_atomic
 from svd_numpy.checks import check_path, check_type
+from svd_numpy.files.atomic import write_atomic
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy._files import write_atomic
 from svd_numpy.checks import check_flag, check_path, check_type
+from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
 

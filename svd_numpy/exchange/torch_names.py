@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy._files import write_atomic
 from svd_numpy.checks import check_finite, check_path, check_type
-from svd_numpy.layers import AvgPool2d, BatchNorm, Flatten, MaxPool2d
-from svd_numpy.layers.base import Layer
-from svd_numpy.layers.weighted import Weighted
-from svd_numpy.model import Sequential
-from svd_numpy.safe_arrays import open_regular, reading, require, serialise
-from svd_numpy.sparsity import sparsify
+from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.safe_arrays import open_regular, reading, require, serialise
+from svd_numpy.network.layers import AvgPool2d, BatchNorm, Flatten, MaxPool2d
+from svd_numpy.network.layers.base import Layer
+from svd_numpy.network.layers.weighted import Weighted
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.sparsity import sparsify
 
 Array = NDArray[Any]
 # What a module of PyTorch calls its arrays -> what a layer here does.

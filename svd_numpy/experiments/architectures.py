@@ -10,7 +10,7 @@ import numpy as np
 from svd_numpy.checks import check_choice, check_number
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.recipes import Recipe
-from svd_numpy.layers import (
+from svd_numpy.network.layers import (
     BatchNorm,
     Conv2d,
     Dense,
@@ -22,8 +22,8 @@ from svd_numpy.layers import (
     VariationalConv2d,
     VariationalDense,
 )
-from svd_numpy.layers.weighted import Weighted
-from svd_numpy.model import Sequential
+from svd_numpy.network.layers.weighted import Weighted
+from svd_numpy.network.model import Sequential
 
 # Kind of a network -> what tables call it. The layers have the same names in all kinds, so that `init_from` starts one
 # from another.

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from svd_numpy import checkpoint
 from svd_numpy.checks import check_choice, check_count, check_number
-from svd_numpy.console import TrainingInterrupted
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS, build
 from svd_numpy.experiments.recipes import Recipe, get_recipe
@@ -23,7 +21,10 @@ from svd_numpy.experiments.run import (
     run,
     start_from,
 )
-from svd_numpy.train import Callback, TrainConfig
+from svd_numpy.files import checkpoint
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.console import TrainingInterrupted
+from svd_numpy.train.loop import Callback
 
 _ARCHS = ("vgg-like",)
 _DATASETS = ("cifar10", "cifar100")

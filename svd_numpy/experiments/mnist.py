@@ -13,7 +13,7 @@ from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import Start, check_options, configure, load_for_each, run_all, start_from
 from svd_numpy.experiments.series import TrainResults, options_of_each
-from svd_numpy.train import Callback
+from svd_numpy.train.loop import Callback
 
 _ARCHS = ("lenet-300-100", "lenet-5")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from svd_numpy.checks import check_choice, check_count
-from svd_numpy.train import TrainConfig
+from svd_numpy.train.config import TrainConfig
 
 
 @dataclass(frozen=True)

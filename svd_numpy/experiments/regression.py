@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from svd_numpy.checks import check_choice, check_count, check_flag
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.architectures import KINDS
-from svd_numpy.model import Sequential
-from svd_numpy.objective import Gaussian
-from svd_numpy.scoring import evaluate
-from svd_numpy.sparsity import measure_sparsity
-from svd_numpy.tabular import estimate_noise, make_config, make_network, used_inputs
-from svd_numpy.train import fit
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.objective import Gaussian
+from svd_numpy.network.scoring import evaluate
+from svd_numpy.network.sparsity import measure_sparsity
+from svd_numpy.tabular.networks import estimate_noise, make_config, make_network, used_inputs
+from svd_numpy.train.loop import fit
 
 _KINDS = ("variational", "dense")
 _TEST_SHARE = 5  # one row in five is for testing, as in the published example

@@ -14,9 +14,9 @@ from svd_numpy.checks import check_choice
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
-from svd_numpy.model import Sequential
-from svd_numpy.sparsity import Sparsity, measure_sparsity
-from svd_numpy.train import TrainConfig
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.sparsity import Sparsity, measure_sparsity
+from svd_numpy.train.config import TrainConfig
 
 
 def pruning_threshold(model: Sequential, config: TrainConfig) -> float:
@@ -218,7 +218,7 @@ class TrainResult:
         )
 
     def _network_figures(self) -> dict[str, Any]:
-        from svd_numpy.figures import at_start, network_figures
+        from svd_numpy.plots.figures import at_start, network_figures
 
         if not self.model.variational_layers:
             return {}
@@ -230,7 +230,7 @@ class TrainResult:
 
     def save(self, run_dir: str | Path) -> None:
         """Write model.safetensors, result.json, result.txt and summary.png into `run_dir`."""
-        from svd_numpy._files import write_atomic
+        from svd_numpy.files.atomic import write_atomic
 
         folder = Path(run_dir)
         self.model.save(folder / "model.safetensors")

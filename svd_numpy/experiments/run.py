@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy import priors
-from svd_numpy.animate import FrameRecorder
 from svd_numpy.checks import check_callbacks, check_count, check_flag, check_number, check_path
-from svd_numpy.console import TrainingInterrupted
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.recipes import stretch
 from svd_numpy.experiments.result import TrainResult, pruning_threshold
-from svd_numpy.kernels import resolve_backend
-from svd_numpy.model import Sequential
-from svd_numpy.run_files import load_log_alphas, save_log_alphas
-from svd_numpy.sparsity import log_alpha, measure_sparsity
-from svd_numpy.train import Callback, Record, Run, TrainConfig, Trainer, fit_together, side_by_side
+from svd_numpy.experiments.run_files import load_log_alphas, save_log_alphas
+from svd_numpy.kernels import priors, resolve_backend
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.sparsity import log_alpha, measure_sparsity
+from svd_numpy.plots.animate import FrameRecorder
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.console import TrainingInterrupted
+from svd_numpy.train.loop import Callback, Run, fit_together, side_by_side
+from svd_numpy.train.trainer import Record, Trainer
 
 Start = Sequential | Mapping[str, Any] | str | Path | None
 _LABELS = 2017  # sets the random labels apart from what else is drawn from the same seed

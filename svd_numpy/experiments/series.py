@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from svd_numpy import checkpoint
 from svd_numpy.checks import check_count
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import Options, check_kl_weight
+from svd_numpy.files import checkpoint
 
 
 def options_of_each(options: Options, seeds: Any, kl_weights: Any, kind: str) -> tuple[list[Options], bool]:
@@ -125,7 +125,7 @@ class TrainResults(Sequence[TrainResult]):
 
     def save(self, run_dir: str | Path) -> None:
         """Write results.txt and results.png into `run_dir`."""
-        from svd_numpy._files import write_atomic
+        from svd_numpy.files.atomic import write_atomic
 
         write_atomic(Path(run_dir) / "results.txt", f"{self}\n".encode())
         self.plot().savefig(Path(run_dir) / "results.png", dpi=100)

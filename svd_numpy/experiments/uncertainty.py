@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy._files import write_atomic
+from svd_numpy.assess.uncertainty import Calibration, Uncertainty, auroc, calibration, decompose, sample_probabilities
 from svd_numpy.checks import check_count, check_type
 from svd_numpy.data import Dataset
-from svd_numpy.model import Sequential
-from svd_numpy.run_files import need
-from svd_numpy.sparsity import measure_sparsity
-from svd_numpy.uncertainty import Calibration, Uncertainty, auroc, calibration, decompose, sample_probabilities
+from svd_numpy.experiments.run_files import need
+from svd_numpy.files.atomic import write_atomic
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.sparsity import measure_sparsity
 
 METHODS = {
     "pruned": "pruned network, one prediction",
@@ -97,7 +97,7 @@ class UncertaintyReport:
 
     def plot(self) -> Any:
         """Reliability of each method, and the predictive entropies of familiar and foreign images; a Figure."""
-        from svd_numpy.evaluation_plots import uncertainty_figure
+        from svd_numpy.plots.evaluation import uncertainty_figure
 
         reliability = {METHODS[name]: row.calibration for name, row in self.rows.items()}
         entropies = {METHODS[name]: (row.inside.total, row.outside.total) for name, row in self.rows.items()}

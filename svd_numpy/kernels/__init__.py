@@ -86,6 +86,6 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
         from svd_numpy.kernels.cuda.backend import CudaBackend
 
         return CudaBackend()
-    from svd_numpy.kernels.cpu import NumbaBackend
+    from svd_numpy.kernels.cpu.backend import NumbaBackend
 
     return NumbaBackend()

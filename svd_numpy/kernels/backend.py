@@ -106,7 +106,7 @@ class Recording(Protocol):
 
 
 class Arena(Protocol):
-    """What `adam_step` sees of `svd_numpy.params.Arena`: flat buffers [theta | log_sigma2 | everything else]."""
+    """What `adam_step` sees of `network.params.Arena`: flat buffers [theta | log_sigma2 | everything else]."""
 
     n_weights: int  # length of the theta part, and of the log_sigma2 part
     segments: NDArray[np.int64]  # where each layer's weights begin in the theta part; then n_weights

@@ -8,8 +8,8 @@ import numpy as np
 
 from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey, OfEach
 from svd_numpy.kernels.philox import gaussian, philox4x32
+from svd_numpy.kernels.priors import kl_grad, kl_value
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
-from svd_numpy.priors import kl_grad, kl_value
 
 TINY_VAR = 1e-30
 LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20.0, 10.0

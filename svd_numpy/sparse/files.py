@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy._files import write_atomic
-from svd_numpy.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
 from svd_numpy.kernels.window import Window
-from svd_numpy.objective import Likelihood, make_likelihood
+from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.sparse.op_checks import check_ops
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 

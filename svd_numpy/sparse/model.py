@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from svd_numpy.checks import LARGEST_INPUT, check_inputs, check_threshold, check_type
 from svd_numpy.kernels import resolve_backend
-from svd_numpy.model import Sequential
-from svd_numpy.objective import Likelihood
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.objective import Likelihood
+from svd_numpy.network.sparsity import sparsify
 from svd_numpy.sparse.compaction import compact
 from svd_numpy.sparse.files import export_numpy, load_ops, save_ops
 from svd_numpy.sparse.op_checks import check_ops
 from svd_numpy.sparse.ops import Op, TakeOp, apply_ops
 from svd_numpy.sparse.stages import stages_of
-from svd_numpy.sparsity import sparsify
 
 if TYPE_CHECKING:
     from svd_numpy.sparse.runtime import Runtime

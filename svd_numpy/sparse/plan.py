@@ -1,4 +1,4 @@
-"""From a list of ops to the table, lists and values that the compiled kernel reads (`svd_numpy.kernels.cpu_sparse`).
+"""From a list of ops to the table, lists and values that the compiled kernel reads (`svd_numpy.kernels.cpu.sparse`).
 
 Activations become places in one memory, a region per op. Images lie channels first there, each channel a plane with the
 padding of the op that reads it around the pixels.
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels import cpu_sparse as kernel
-from svd_numpy.kernels.list_tiles import GROUP
-from svd_numpy.kernels.tiles import LANES
+from svd_numpy.kernels.cpu import sparse as kernel
+from svd_numpy.kernels.cpu.list_tiles import GROUP
+from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.sparse.cost import shares_inputs
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 

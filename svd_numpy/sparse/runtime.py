@@ -9,10 +9,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels import cpu_sparse
 from svd_numpy.kernels.backend import aligned_zeros
-from svd_numpy.kernels.cpu import KERNEL_LOCK
-from svd_numpy.kernels.tiles import LANES
+from svd_numpy.kernels.cpu import sparse as cpu_sparse
+from svd_numpy.kernels.cpu.backend import KERNEL_LOCK
+from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.sparse.plan import Plan
 
 Array = NDArray[Any]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.window import Window
-from svd_numpy.layers import (
+from svd_numpy.network.layers import (
     AvgPool2d,
     BatchNorm,
     Dropout,
@@ -23,9 +23,9 @@ from svd_numpy.layers import (
     MaxPool2d,
     ReLU,
 )
-from svd_numpy.layers.base import Layer
-from svd_numpy.layers.weighted import Variational, Weighted
-from svd_numpy.model import Sequential
+from svd_numpy.network.layers.base import Layer
+from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.model import Sequential
 
 Array = NDArray[Any]
 

@@ -39,8 +39,8 @@ from svd_numpy.kernels.cuda.product import PRODUCTS
 from svd_numpy.kernels.cuda.recording import Dials, Recording
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
+from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.window import Window
-from svd_numpy.priors import PRIORS
 
 Result = TypeVar("Result")
 _NO_NOISE = NoiseKey(0, 0, 0)

@@ -1,13 +1,13 @@
 """The pass over all parameters on the device: chain rule, KL gradient, Adam, projection; one thread a weight.
 
 **What happens to a weight.** With sigma = exp(log_sigma2 / 2), s = theta^2 / sigma^2 and the slope v(s) of the prior
-(`svd_numpy/priors.py`), from the data gradients d_theta and d_sigma2 that the layers left:
+(`svd_numpy/kernels/priors.py`), from the data gradients d_theta and d_sigma2 that the layers left:
 
     d_log_sigma2 = sigma^2 d_sigma2 - kl_scale s v / 2        d_theta = d_theta + kl_scale v theta / sigma^2
     m = beta1 m + (1 - beta1) d        v = beta2 v + (1 - beta2) d^2        x = x - rate m / (sqrt(v c) + epsilon)
 
 and log_sigma2 is clamped to [-20, 10]. The fits of v and the limits that keep everything finite are those of the CPU's
-pass (`svd_numpy/kernels/sweep.py`), and the formulas of both are one.
+pass (`svd_numpy/kernels/cpu/sweep.py`), and the formulas of both are one.
 
 **What a thread does.** It takes weight i of the arena [theta | log_sigma2 | rest]: reads theta[i] and log_sigma2[i],
 `n_weights` apart, and both gradients and moments; keeps all of it in registers; writes both parameters and moments.
@@ -34,8 +34,7 @@ from __future__ import annotations
 
 import math
 
-from svd_numpy.kernels.cuda.device import HALF, ONE, ZERO, D, F, U, cuda, device, kernel
-from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
+from svd_numpy.kernels.cpu.sweep import (  # the fits and limits of the CPU's sweep
     _E_K2,
     _FAR,
     _K1,
@@ -57,6 +56,7 @@ from svd_numpy.kernels.sweep import (  # the fits and limits of the CPU's sweep
     LOG_SIGMA2_MAX,
     LOG_SIGMA2_MIN,
 )
+from svd_numpy.kernels.cuda.device import HALF, ONE, ZERO, D, F, U, cuda, device, kernel
 
 DIALS = 8  # numbers of a row: keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
 _EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)

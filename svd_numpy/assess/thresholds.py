@@ -1,0 +1,184 @@
+"""Choosing the threshold: what pruning costs on validation data, and which threshold leaves a wanted density.
+
+The paper's threshold is 3 for every network. Where that is not the best trade, a curve over thresholds shows what
+others cost; it has to be measured on rows that are neither trained on nor reported (`Dataset.split`). Fine-tune the
+survivors afterwards by `fit` with `TrainConfig(epochs=0, finetune_epochs=..., finetune_threshold=...)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.checks import check_choice, check_flag, check_number, check_threshold, check_type
+from svd_numpy.data import Dataset
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.scoring import evaluate
+from svd_numpy.network.sparsity import log_alpha, measure_sparsity
+
+Array = NDArray[Any]
+_WIDEST = 60.0  # the largest threshold (check_threshold): nothing but weights of 0 is pruned
+_GRID = np.arange(-5.0, 8.5, 0.5)  # the survivors of a trained network lie below, the dead above its upper half
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdCurve:
+    """Error of one network on validation rows, by threshold.
+
+    Attributes
+    ----------
+    thresholds : array (T,)
+        Increasing.
+    error, nll : array (T,)
+        Share of wrong guesses (regression: squared error), nats per example, with all layers pruned.
+    density : array (T,)
+        Share of weights kept, in all layers together.
+    layer_error, layer_density : dict of layer name -> array (T,)
+        The same where this layer alone is pruned and the others keep every weight (the sensitivity of Han et al. 2015,
+        figure 6). Empty when not asked for.
+    n_valid : int
+        Validation rows.
+    """
+
+    thresholds: Array
+    error: Array
+    nll: Array
+    density: Array
+    layer_error: dict[str, Array]
+    layer_density: dict[str, Array]
+    n_valid: int
+
+    def select(self, tolerance: float = 0.001) -> float:
+        """Return the lowest threshold, that is the sparsest network, within `tolerance` of the smallest error.
+
+        Parameters
+        ----------
+        tolerance : float
+            In units of `error`; 0 takes the sparsest of the best.
+        """
+        tolerance = check_number("tolerance", tolerance, low=0)
+        return float(self.thresholds[self.error <= self.error.min() + tolerance].min())
+
+    def __str__(self) -> str:
+        lines = [f"{'threshold':>9}{'error':>10}{'nll':>9}{'kept %':>9}   on {self.n_valid:,} validation rows"]
+        for row in zip(self.thresholds, self.error, self.nll, 100 * self.density, strict=True):
+            lines.append("{:>9.3g}{:>10.4f}{:>9.4f}{:>9.2f}".format(*row))
+        return "\n".join(lines)
+
+    def plot(self, chosen: float | None = None) -> Any:
+        """Draw error against threshold and against density, and the layers' sensitivity; a Figure."""
+        from svd_numpy.plots.evaluation import trade_off
+
+        return trade_off(self.thresholds, self.error, self.density, self.layer_error, self.layer_density, chosen)
+
+
+def threshold_curve(
+    model: Sequential, data: Dataset, thresholds: Sequence[float] | None = None, by_layer: bool = True
+) -> ThresholdCurve:
+    """Measure the pruned network on validation rows, at each threshold.
+
+    Parameters
+    ----------
+    model : Sequential
+        As variational training left it. Fine-tuning removes the noise, and log_alpha then only ranks by magnitude.
+        It is not changed.
+    data : Dataset
+        What `split` returned, and what the model was trained on: its `x_test, y_test` are the validation rows.
+    thresholds : sequence of float, optional
+        On log_alpha; default -5 to 8 in steps of 1/2.
+    by_layer : bool
+        Also prune each layer alone: as many measurements again for every layer.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For data whose test rows are the test set.
+    """
+    check_type("model", model, Sequential)
+    _check_validation(data)
+    grid = np.unique([check_threshold("thresholds", float(t)) for t in (_GRID if thresholds is None else thresholds)])
+    if not grid.size:
+        raise ValueError("thresholds: got none, expected at least one number, such as 3.0")
+    counts = [measure_sparsity(model, t) for t in grid]
+    copy = model.copy()
+
+    def score(threshold: float) -> dict[str, float]:
+        copy.threshold = threshold
+        return evaluate(copy, data.x_test, data.y_test)
+
+    scores = [score(t) for t in grid]
+    layer_error, layer_density = dict[str, Array](), dict[str, Array]()
+    for layer in copy.variational_layers if check_flag("by_layer", by_layer) else []:
+        whole, errors = layer.theta.copy(), []
+        for threshold in grid:
+            layer.theta[...] = layer.pruned_theta(math.exp(-threshold))
+            errors.append(score(_WIDEST)["error"])
+            layer.theta[...] = whole
+        layer_error[layer.name] = np.array(errors)
+        layer_density[layer.name] = np.array([1 - count.by_layer[layer.name] for count in counts])
+    return ThresholdCurve(
+        grid,
+        np.array([of["error"] for of in scores]),
+        np.array([of["nll"] for of in scores]),
+        np.array([1 - count.overall for count in counts]),
+        layer_error,
+        layer_density,
+        len(data.x_test),
+    )
+
+
+def select_threshold(
+    model: Sequential, data: Dataset, tolerance: float = 0.001, thresholds: Sequence[float] | None = None
+) -> float:
+    """Return the lowest threshold whose validation error is within `tolerance` of the best on the curve.
+
+    Parameters
+    ----------
+    model, data, thresholds
+        As in `threshold_curve`.
+    tolerance : float
+        Share of wrong guesses (regression: squared error) that may be lost to sparsity.
+    """
+    tolerance = check_number("tolerance", tolerance, low=0)
+    return threshold_curve(model, data, thresholds, by_layer=False).select(tolerance)
+
+
+def threshold_for_density(model: Sequential, density: float, layer: str | None = None) -> float:
+    """Return the threshold that keeps this share of the weights: those with the smallest log_alpha.
+
+    Parameters
+    ----------
+    model : Sequential
+    density : float
+        Share of weights to keep, 0 to 1; of equal log_alpha, all are kept.
+    layer : str, optional
+        Look at the weights of this layer alone; default all together, which prunes some layers more than others.
+
+    Returns
+    -------
+    float
+        Half-way between the last weight kept and the first one pruned.
+    """
+    density = check_number("density", density, low=0, high=1)
+    alphas = log_alpha(model)
+    if not alphas:
+        raise ValueError("model: got a network without variational layers, expected one, such as a VariationalDense")
+    names = list(alphas) if layer is None else [check_choice("layer", layer, alphas)]
+    values = np.sort(np.concatenate([alphas[name].ravel() for name in names])).astype(np.float64)
+    ends = np.clip(np.concatenate([[-_WIDEST], values, [_WIDEST]]), -_WIDEST, _WIDEST)
+    kept = round(density * len(values))
+    return float((ends[kept] + ends[kept + 1]) / 2)
+
+
+def _check_validation(data: Any) -> None:
+    check_type("data", data, Dataset)
+    if not data.validation:
+        raise ValueError(
+            f"data {data.name!r}: got its test set, expected held-out training rows, since whatever is chosen on the "
+            "test set cannot be reported on it; train on data.split(n_valid), and pass that"
+        )

@@ -1,0 +1,238 @@
+"""The commands that train: their options are the parameters of `train_mnist` and `train_cifar`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from svd_numpy.experiments.result import TrainResult
+
+PROGRAM = "svd-numpy"
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What commands that train have in common: a run folder, and how to go on with a run that was stopped."""
+
+    word: ClassVar[str]  # on the command line
+
+    def train(self, **options: Any) -> TrainResult:
+        """Train with these options."""
+        raise NotImplementedError
+
+    def default_run_dir(self) -> Path:
+        """Name the run folder after what is trained; a wrong name is refused before data are read."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Train; 0 when finished, 128 + signal number when stopped."""
+        from svd_numpy.train.console import TrainingInterrupted
+
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        folder = options["run_dir"] or self.default_run_dir()
+        check_run_dir(folder, options["resume"])
+        finished = (folder / "result.json").is_file()
+        try:
+            result = self.train(**{**options, "run_dir": folder})
+        except TrainingInterrupted as stop:
+            again = replace(self, run_dir=folder, resume=True).command_line()  # type: ignore[call-arg]
+            print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
+            return 128 + stop.number
+        print(f"The run in {folder} was finished before:\n{result}" if finished else result)
+        print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+        print(f"pictures: {shlex.join([PROGRAM, 'report', str(folder)])}")
+        return 0
+
+    def command_line(self) -> str:
+        """Write this command as one would type it, without the options that have their default."""
+        words = [PROGRAM, self.word]
+        for field in fields(self):
+            value, option = getattr(self, field.name), field.name.replace("_", "-")
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
+        return shlex.join(words)
+
+
+def check_run_dir(folder: Path, resume: bool) -> None:
+    """Refuse to start over an existing run, or to resume one that is not there."""
+    exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json", "pretrain"))
+    if exists and not resume:
+        raise ValueError(f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder")
+    if resume and not exists:
+        raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
+
+
+def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:
+    """Folder of a run below `runs`, named after what tells it from others."""
+    kind = [] if options.kind == "variational" else [options.kind]
+    labels = ["random-labels"] if options.random_labels else []
+    kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
+    words = [network, *kind, dataset, *labels, options.recipe, *kl_weight, f"seed{options.seed}"]
+    return Path("runs") / "-".join(words)
+
+
+@dataclass(frozen=True)
+class Train(_Training):
+    """Train a sparse network; print its results beside the paper's and keep everything in a run folder.
+
+    Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on.
+
+    Attributes
+    ----------
+    arch : str
+        Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
+        convolutions).
+    recipe : str
+        All numbers of the training: "default" is our own recipe, "paper" is the authors' published script.
+    epochs : int, optional
+        Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
+    batch_size : int, optional
+        Images per step; None takes the recipe's.
+    seed : int
+        Seed of first weights, order of the images, and noise.
+    backend : str
+        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+    dataset : str
+        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    run_dir : path, optional
+        Folder for log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED.
+    resume : bool
+        Go on with the run in this folder, to the same bits as if it had never stopped.
+    progress : bool
+        Show a bar (in a terminal) or a line per epoch (in a log).
+    eval_every : int
+        Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
+    init_from : path, optional
+        A saved network (model.safetensors) whose weights to start from.
+    kind : str
+        "variational" is Sparse VD; to compare with: "dense", ordinary weights, or "dropout", those with dropout.
+    random_labels : bool
+        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+    kl_weight : float
+        Factor on the weight that the recipe gives the KL: more makes a sparser network.
+    """
+
+    arch: str = "lenet-300-100"
+    recipe: str = "default"
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    backend: str = "auto"
+    dataset: str = "auto"
+    data_dir: Path | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+    progress: bool = True
+    eval_every: int = 1
+    init_from: Path | None = None
+    kind: str = "variational"
+    random_labels: bool = False
+    kl_weight: float = 1.0
+
+    word: ClassVar[str] = "train"
+
+    def train(self, **options: Any) -> TrainResult:
+        """Train with these options."""
+        from svd_numpy.experiments import mnist
+
+        return mnist.train_mnist(**options)
+
+    def default_run_dir(self) -> Path:
+        """Name the run folder; "auto" data are looked up for it."""
+        from svd_numpy.data import load
+        from svd_numpy.experiments.recipes import get_recipe
+
+        get_recipe(self.arch, self.recipe)
+        dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
+        return run_folder(self.arch, dataset, self)
+
+
+@dataclass(frozen=True)
+class TrainCifar(_Training):
+    """Train a sparse convolutional network on CIFAR, after pre-training with dropout; keep everything in a run folder.
+
+    Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on.
+
+    Attributes
+    ----------
+    dataset : str
+        "cifar10" or "cifar100".
+    arch : str
+        Architecture: vgg-like (13 convolutions, 2 dense layers).
+    k : float
+        Width: 64 k filters in the first layers, 512 k in the last ones.
+    recipe : str
+        All numbers of the training: "default" is our own recipe, "paper" is the authors' published scripts.
+    epochs : int, optional
+        Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
+    pretrain_epochs : int, optional
+        Epochs of pre-training with dropout; None takes the recipe's, 0 starts from random weights.
+    batch_size : int, optional
+        Images per step; None takes the recipe's.
+    seed : int
+        Seed of first weights, order and shifts of the images, and noise.
+    backend : str
+        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache.
+    run_dir : path, optional
+        Folder for log, checkpoints, network and pictures; None is runs/ARCH-kK-DATASET-RECIPE-seedSEED.
+    resume : bool
+        Go on with the run in this folder, in whichever stage it stopped, to the same bits as if it never had.
+    progress : bool
+        Show a bar (in a terminal) or a line per epoch (in a log).
+    eval_every : int
+        Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
+    init_from : path, optional
+        A saved network (model.safetensors) whose weights to start from, instead of pre-training.
+    kind : str
+        "variational" is Sparse VD; to compare with, in one stage: "dense", ordinary weights, or "dropout".
+    random_labels : bool
+        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+    kl_weight : float
+        Factor on the weight that the recipe gives the KL: more makes a sparser network.
+    """
+
+    dataset: str = "cifar10"
+    arch: str = "vgg-like"
+    k: float = 1.0
+    recipe: str = "default"
+    epochs: int | None = None
+    pretrain_epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    backend: str = "auto"
+    data_dir: Path | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+    progress: bool = True
+    eval_every: int = 1
+    init_from: Path | None = None
+    kind: str = "variational"
+    random_labels: bool = False
+    kl_weight: float = 1.0
+
+    word: ClassVar[str] = "train-cifar"
+
+    def train(self, **options: Any) -> TrainResult:
+        """Train with these options."""
+        from svd_numpy.experiments import cifar
+
+        return cifar.train_cifar(**options)
+
+    def default_run_dir(self) -> Path:
+        """Name the run folder."""
+        from svd_numpy.experiments.recipes import get_recipe
+
+        get_recipe(self.arch, self.recipe)
+        return run_folder(f"{self.arch}-k{self.k:g}", self.dataset, self)

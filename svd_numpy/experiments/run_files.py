@@ -1,0 +1,141 @@
+"""What a run has left in its folder, read back: its data set, its epochs as a table, its figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.files.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from svd_numpy.network.model import Sequential
+    from svd_numpy.plots.frames import FrameRecorder
+
+
+def need(path: Path) -> Path:
+    """Return a path of a run where there is such a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
+    return path
+
+
+def load_frames(path: Path) -> FrameRecorder:
+    """Read the frames of a run."""
+    from svd_numpy.plots.frames import FrameRecorder
+
+    return FrameRecorder.load(need(path))
+
+
+def recorded_dataset(folder: Path) -> str:
+    """Name the data set of the run in this folder; "auto" where there is no run."""
+    file = folder / "result.json"
+    name = str(json.loads(file.read_text()).get("dataset", "auto")) if file.is_file() else "auto"
+    return name.partition(",")[0]  # "mnist, random labels": its test labels are those of "mnist"
+
+
+def epoch_table(history: Sequence[dict[str, Any]]) -> str:
+    """Lay records of metrics.jsonl out as a table."""
+    form = "{:>5}{:>13}{:>9}{:>9}{:>9}{:>8}{:>10}{:>13}".format
+    lines = [form("epoch", "stage", "seconds", "nll", "train %", "test %", "sparse %", "compression")]
+    for record in history:
+        test, total = record["test_error"], record["compression"]
+        lines.append(
+            form(
+                record["epoch"],
+                record["stage"],
+                f"{record['seconds']:.1f}",
+                f"{record['nll']:.4f}",
+                f"{100 * record['train_error']:.2f}",
+                "" if test is None else f"{100 * test:.2f}",
+                f"{100 * (1 - 1 / total):.1f}",
+                f"{total:.1f}x",
+            )
+        )
+    return "\n".join(lines)
+
+
+def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
+    """Keep log_alpha of every layer, and the threshold that prunes by it; fine-tuning leaves no trace of them."""
+    buffer = io.BytesIO()
+    halves = {name: values.astype(np.float16) for name, values in log_alphas.items()}
+    np.savez_compressed(buffer, threshold=np.float64(threshold), **halves)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
+    """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
+    try:
+        with np.load(need(path), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, float(arrays.pop("threshold"))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
+
+
+def run_figures(
+    run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None] = lambda: None
+) -> dict[str, Any]:
+    """Draw all figures for which the run has the files.
+
+    Parameters
+    ----------
+    run_dir : Path
+    history : list of dict
+        The records of its metrics.jsonl.
+    find_image : function () -> array (D,) or None, optional
+        Finds an image of the run's data set for the feature maps; called only where there are convolutions.
+
+    Returns
+    -------
+    dict of str to matplotlib Figure
+        "training_curves"; "log_alpha", as it was after the last variational epoch; once the run is finished also
+        those of `figures.network_figures` and, where the first layer is dense, "receptive_fields" and
+        "pixel_importance".
+    """
+    from svd_numpy import plots
+    from svd_numpy.network.model import Sequential
+    from svd_numpy.plots.figures import network_figures
+
+    figures: dict[str, Any] = {"training_curves": plots.training_curves(history)}
+    file, alphas = run_dir / "model.safetensors", run_dir / "log_alpha.npz"
+    log_alphas, threshold = load_log_alphas(alphas) if alphas.is_file() else ({}, math.nan)
+    if log_alphas:
+        figures["log_alpha"] = plots.log_alpha_histogram(log_alphas, threshold)
+    if not file.is_file():
+        return figures  # the network is written when a run is finished
+    model = Sequential.load(file)
+    frames = run_dir / "frames.npz"
+    if not model.variational_layers:
+        return figures
+    first = model.variational_layers[0]
+    if first.window is None:
+        if not frames.is_file():
+            return figures
+        image_shape, image = load_frames(frames).image_shape, None
+        theta = first.pruned_theta(model.keep)
+        figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
+        figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
+    else:  # a kernel's taps are no pixels
+        image_shape, image = model.in_shape, find_image()
+    makers = network_figures(model, _weights_at_start(run_dir, model), log_alphas, threshold, image_shape, image)
+    return figures | {name: draw() for name, draw in makers.items()}
+
+
+def _weights_at_start(run_dir: Path, model: Sequential) -> Sequential | None:
+    """Return the network before training; None where it began with weights that the run does not know."""
+    from svd_numpy.network.model import Sequential
+    from svd_numpy.plots.figures import at_start
+
+    file = run_dir / "result.json"
+    if file.is_file() and json.loads(file.read_text()).get("init_from"):
+        return None
+    before = run_dir / "pretrain" / "model.safetensors"
+    return at_start(model, Sequential.load(before) if before.is_file() else None)

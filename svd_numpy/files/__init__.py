@@ -1,0 +1,1 @@
+"""What goes to disk: atomic writes, safe arrays, checkpoints, the run log."""

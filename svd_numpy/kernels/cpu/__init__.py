@@ -1,0 +1,1 @@
+"""The contract on a processor, in Numba."""

@@ -1,0 +1,25 @@
+"""Activations without parameters."""
+
+from __future__ import annotations
+
+from svd_numpy.network.layers.base import Array, Layer, Pass
+
+
+class ReLU(Layer):
+    """y = max(x, 0), in place."""
+
+    kind = "relu"
+    sampled = False  # set by the model behind a variational layer, which rectifies what it samples (one pass less)
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """x of any shape -> y, the same memory."""
+        if not (self.sampled and run.mode == "sample"):
+            run.backend.relu_forward(x)
+        self._y = x
+        return x
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """Keep dy where y > 0, in place."""
+        if not (self.sampled and run.mode == "sample"):
+            run.backend.relu_backward(self._y, dy)
+        return dy

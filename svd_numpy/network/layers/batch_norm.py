@@ -1,0 +1,115 @@
+"""Batch normalisation (Ioffe & Szegedy 2015)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.checks import check_count, check_number
+from svd_numpy.network.layers.base import Array, Layer, Pass, public_shape
+from svd_numpy.network.params import ParamSpec
+
+
+class BatchNorm(Layer):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, channel by channel, of rows (B, F) or images (B, C, H, W).
+
+    In training mean and var are those of the batch (of images: over positions, too); `predict` and `sample` use their
+    running averages.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels of images, or columns of rows.
+    eps : float
+        Added to the variance.
+    momentum : float
+        In [0, 1]: running = (1 - momentum) * running + momentum * batch, once per training step. The running
+        variance averages unbiased ones.
+    name : str, optional
+
+    Attributes
+    ----------
+    gamma, beta : array (num_features,)
+        Parameters `<name>.gamma` and `<name>.beta`.
+    running_mean, running_var : array (num_features,) in float64
+        No parameters, but part of the model: saved, copied and loaded with it. They start at 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        When the model is built, for another number of channels; in training, for a batch with one number per channel.
+    """
+
+    kind = "batch_norm"
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, name: str | None = None) -> None:
+        super().__init__(name)
+        self.num_features = check_count("num_features", num_features)
+        self.eps = check_number("eps", eps, low=1e-12, high=1)
+        self.momentum = check_number("momentum", momentum, low=0, high=1)
+        self.gamma: Array
+        self.beta: Array
+        self.running_mean: Array
+        self.running_var: Array
+
+    def config(self) -> dict[str, Any]:
+        """See `Layer.config`."""
+        own = {"num_features": self.num_features, "eps": self.eps, "momentum": self.momentum}
+        return {**super().config(), **own}
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """See `Layer.build`."""
+        if in_shape[-1] != self.num_features:
+            what = "channels" if len(in_shape) == 3 else "features"
+            raise ValueError(
+                f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, that is {in_shape[-1]} {what}, "
+                f"expected {self.num_features}; use BatchNorm({in_shape[-1]}), or mend the layer before it"
+            )
+        shape = (self.num_features,)
+        return in_shape, [
+            ParamSpec(f"{self.name}.gamma", shape, "plain", np.ones(1)),
+            ParamSpec(f"{self.name}.beta", shape, "plain", np.zeros(1)),
+        ]
+
+    def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
+        """See `Layer.bind`."""
+        self.gamma, self.d_gamma = (of[f"{self.name}.gamma"] for of in (views, grads))
+        self.beta, self.d_beta = (of[f"{self.name}.beta"] for of in (views, grads))
+        self.running_mean, self.running_var = np.zeros(self.num_features), np.ones(self.num_features)
+
+    def state(self) -> dict[str, Array]:
+        """See `Layer.state`."""
+        return {"running_mean": self.running_mean, "running_var": self.running_var}
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """x (B, ..., C) -> y of the same shape."""
+        mean, var = self.running_mean, self.running_var
+        if run.training:
+            if math.prod(x.shape[:-1]) < 2:
+                raise ValueError(
+                    f"layer {self.name!r}: got a batch of shape {public_shape(x.shape[1:]).replace('B', '1', 1)}, one "
+                    "number per channel, whose variance is 0; expected more examples: choose a batch_size that leaves "
+                    "no single one over"
+                )
+            mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
+            run.backend.batch_moments(x, mean, var, self.memory)
+        y = self.memory.get("y", x.shape, x.dtype)
+        run.backend.batch_norm_forward(x, mean, var, self.eps, self.gamma, self.beta, y)
+        self._x, self._mean, self._var = x, mean, var
+        return y
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """dy -> dx. With `run.learn` the batch enters the running averages here: its loss was found finite."""
+        x = self._x
+        dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
+        run.backend.batch_norm_backward(
+            x, self._mean, self._var, self.eps, self.gamma, run.training, dy,
+            self.d_gamma, self.d_beta, dx, self.memory,
+        )  # fmt: skip
+        if run.learn:
+            count = math.prod(x.shape[:-1])
+            run.backend.blend(self.running_mean, self._mean, self.momentum)
+            run.backend.blend(self.running_var, self._var, self.momentum, count / (count - 1))
+        return dx

@@ -1,0 +1,124 @@
+"""Two-dimensional convolutions: the plain one and the variational one. Both are dense layers on im2col rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.checks import check_count, check_number
+from svd_numpy.kernels.window import Window
+from svd_numpy.network.layers.base import Array, Layer, public_shape
+from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.params import ParamSpec
+
+Pair = int | tuple[int, int]
+
+
+def check_pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
+    """Return a pair (vertical, horizontal) of whole numbers; one number stands for both."""
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{name}: got {value!r}, expected a number or a pair (vertical, horizontal)")
+    return check_count(name, pair[0], low=low), check_count(name, pair[1], low=low)
+
+
+def slide(
+    layer: Layer, in_shape: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int],
+    padding: tuple[int, int], dilation: tuple[int, int] = (1, 1),
+) -> Window:  # fmt: skip
+    """Lay a layer's window over images (H, W, C), or say why it does not fit."""
+    if len(in_shape) != 3:
+        raise ValueError(
+            f"layer {layer.name!r}: got inputs of shape {public_shape(in_shape)}, expected images (B, C, H, W); "
+            "give Sequential an input_shape=(C, H, W), and put it before Flatten"
+        )
+    height, width, channels = in_shape
+    window = Window(height, width, channels, kernel, stride, padding, dilation)
+    if min(window.out) < 1:
+        raise ValueError(
+            f"layer {layer.name!r}: a kernel of {kernel} with dilation {dilation} is larger than images of "
+            f"{height} x {width} with padding {padding}; use a smaller kernel, more padding, or fewer layers before it"
+        )
+    return window
+
+
+class Conv2d(Weighted):
+    """Cross-correlation of images with a bank of filters, as in most libraries called a convolution.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, padding, dilation : int or (int, int)
+        In pixels; the padding is zeros.
+    bias : bool
+    theta_std : float, optional
+        Standard deviation of the Gaussian that theta starts from; default sqrt(2 / taps), taps = in_channels *
+        kernel area (He et al. 2015).
+    name : str, optional
+
+    Notes
+    -----
+    `parameters` shows theta as (KH, KW, C, O).
+    """
+
+    kind = "conv"
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
+        dilation: Pair = 1, bias: bool = True, theta_std: float | None = None, name: str | None = None,
+    ) -> None:  # fmt: skip
+        self.in_channels = check_count("in_channels", in_channels)
+        self.out_channels = check_count("out_channels", out_channels)
+        self.kernel_size = check_pair("kernel_size", kernel_size)
+        self.stride, self.dilation = check_pair("stride", stride), check_pair("dilation", dilation)
+        self.padding = check_pair("padding", padding, low=0)
+        super().__init__(in_channels * self.kernel_size[0] * self.kernel_size[1], bias, theta_std, name)
+        self.theta_shape = (*self.kernel_size, in_channels, out_channels)
+
+    def config(self) -> dict[str, Any]:
+        """See `Layer.config`."""
+        own = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+        values = ((key, getattr(self, key)) for key in own)
+        return {**super().config(), **{key: list(v) if isinstance(v, tuple) else v for key, v in values}}
+
+    def fields(self, array: Array, image_shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+        """See `Weighted.fields`."""
+        pictures = array.reshape(self.theta_shape).transpose(2, 0, 1, 3)
+        return pictures.reshape(array.shape), pictures.shape[:3]
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """See `Layer.build`."""
+        self.window = slide(self, in_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        if self.window.channels != self.in_channels:
+            raise ValueError(
+                f"layer {self.name!r}: got images of {self.window.channels} channels, expected {self.in_channels}; "
+                f"make its first argument {self.window.channels}, or mend the layer before it"
+            )
+        self.out_shape = (*self.window.out, self.out_channels)
+        return self.out_shape, self._specs(rng)
+
+
+class VariationalConv2d(Variational, Conv2d):
+    """Convolution whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4.2).
+
+    In training it draws the pre-activations themselves: one noise per example, output channel and position. The
+    mean and variance of each output are those of weight sampling; that the outputs of one example share one weight
+    sample is neglected, as in the paper.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, bias, theta_std, name
+        As in `Conv2d`.
+    log_sigma2 : float
+        First value of every log_sigma2 (the paper's code: -10).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
+        dilation: Pair = 1, bias: bool = True, theta_std: float | None = None, log_sigma2: float = -10.0,
+        name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, theta_std, name)
+        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, low=-20, high=10)

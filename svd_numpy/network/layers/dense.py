@@ -1,0 +1,78 @@
+"""Dense layers: the plain one and the variational one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.checks import check_count, check_number
+from svd_numpy.network.layers.base import public_shape
+from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.params import ParamSpec
+
+
+class Dense(Weighted):
+    """y = x @ theta + bias, with one fixed value per weight.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    theta_std : float, optional
+        Standard deviation of the Gaussian that theta starts from; default sqrt(2 / in_features)
+        (He et al. 2015).
+    name : str, optional
+    """
+
+    kind = "dense"
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, theta_std: float | None = None,
+        name: str | None = None,
+    ) -> None:  # fmt: skip
+        self.in_features = check_count("in_features", in_features)
+        self.out_features = check_count("out_features", out_features)
+        super().__init__(in_features, bias, theta_std, name)
+        self.theta_shape, self.out_shape = (in_features, out_features), (out_features,)
+
+    def config(self) -> dict[str, Any]:
+        """See `Layer.config`."""
+        return {**super().config(), "in_features": self.in_features, "out_features": self.out_features}
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """See `Layer.build`."""
+        if in_shape != (self.in_features,):
+            remedy = "put a Flatten before it, with" if len(in_shape) > 1 else "make its first argument"
+            raise ValueError(
+                f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, "
+                f"expected (B, {self.in_features}); "
+                f"{remedy} {int(np.prod(in_shape))}, or mend the layer before it"
+            )
+        return self.out_shape, self._specs(rng)
+
+
+class VariationalDense(Variational, Dense):
+    """Dense layer whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4).
+
+    In training it draws the pre-activations themselves (local reparametrisation), one noise per example and
+    output.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+        The bias is an ordinary number; it never enters the variance.
+    theta_std : float, optional
+        As in `Dense`.
+    log_sigma2 : float
+        First value of every log_sigma2 (the paper's code: -10).
+    name : str, optional
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, theta_std: float | None = None,
+        log_sigma2: float = -10.0, name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, bias, theta_std, name)
+        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, low=-20, high=10)

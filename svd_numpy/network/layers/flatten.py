@@ -1,0 +1,33 @@
+"""From images to rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.network.params import ParamSpec
+
+
+class Flatten(Layer):
+    """Images (B, C, H, W) -> rows (B, H * W * C), the channels of a pixel side by side.
+
+    That is the order in which images lie in memory here, so that nothing is moved; weights of another library's
+    dense layer behind a flattening must be reordered.
+    """
+
+    kind = "flatten"
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """See `Layer.build`."""
+        return (math.prod(in_shape),), []
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """x (B, H, W, C) -> (B, H * W * C), the same memory."""
+        self._shape = x.shape
+        return x.reshape(len(x), -1)
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """dy (B, H * W * C) -> (B, H, W, C), the same memory."""
+        return dy.reshape(self._shape)

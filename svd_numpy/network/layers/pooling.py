@@ -1,0 +1,120 @@
+"""Pooling: each window of an image becomes one pixel, its maximum or its mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.kernels.window import Window
+from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.network.layers.conv import Pair, check_pair, slide
+from svd_numpy.network.params import ParamSpec
+
+
+class _Pool2d(Layer):
+    """Geometry of a pooling, checked; what becomes of a window is the subclass's."""
+
+    window: Window
+
+    def __init__(
+        self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, name: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.kernel_size = check_pair("kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else check_pair("stride", stride)
+        self.padding = check_pair("padding", padding, low=0)
+        if any(2 * pad > size for pad, size in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                f"padding: got {self.padding}, expected at most half the kernel_size {self.kernel_size}, so that every "
+                "window sees a pixel; use less padding or a larger kernel"
+            )
+
+    def config(self) -> dict[str, Any]:
+        """See `Layer.config`."""
+        geometry = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
+        return {**super().config(), **{name: list(pair) for name, pair in geometry.items()}}
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """See `Layer.build`."""
+        self.window = slide(self, in_shape, self.kernel_size, self.stride, self.padding)
+        return (*self.window.out, self.window.channels), []
+
+    def _out(self, x: Array) -> Array:
+        return self.memory.get("y", (len(x), *self.window.out, x.shape[3]), x.dtype)
+
+    def _dx(self, dy: Array) -> Array:
+        height, width, channels = self.window[:3]
+        return self.memory.get("dx", (len(dy), height, width, channels), dy.dtype)
+
+
+class MaxPool2d(_Pool2d):
+    """The largest pixel of each window, channel by channel.
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+        Sides of the window, in pixels.
+    stride : int or (int, int), optional
+        Default: kernel_size, windows side by side. What is left over at the lower and right edge is not seen.
+    padding : int or (int, int)
+        At most half the kernel; what is outside the image counts as minus infinity.
+    name : str, optional
+
+    Notes
+    -----
+    Where several pixels of a window are equally large, the first of them, row by row, gets the whole gradient.
+
+    Raises
+    ------
+    ValueError
+        Here for too much padding; when the model is built, for inputs that are no images or smaller than a window.
+    """
+
+    kind = "max_pool"
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """x (B, H, W, C) -> y (B, OH, OW, C)."""
+        y = self._out(x)
+        self._chosen = self.memory.get("chosen", y.shape, np.int32)
+        run.backend.max_pool_forward(x, self.window, y, self._chosen)
+        return y
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """dy (B, OH, OW, C) -> dx (B, H, W, C)."""
+        if not want_dx:
+            return None
+        dx = self._dx(dy)
+        run.backend.max_pool_backward(dy, self._chosen, self.window, dx)
+        return dx
+
+
+class AvgPool2d(_Pool2d):
+    """The mean of each window, channel by channel.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, name
+        As in `MaxPool2d`, but what is outside the image counts as 0, and is counted.
+
+    Raises
+    ------
+    ValueError
+        Here for too much padding; when the model is built, for inputs that are no images or smaller than a window.
+    """
+
+    kind = "avg_pool"
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """x (B, H, W, C) -> y (B, OH, OW, C)."""
+        y = self._out(x)
+        run.backend.avg_pool_forward(x, self.window, y)
+        return y
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """dy (B, OH, OW, C) -> dx (B, H, W, C)."""
+        if not want_dx:
+            return None
+        dx = self._dx(dy)
+        run.backend.avg_pool_backward(dy, self.window, dx)
+        return dx

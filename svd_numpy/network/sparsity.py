@@ -1,0 +1,94 @@
+"""Which weights are dead: log_alpha, the threshold, and what a pruned network counts.
+
+A weight is pruned when log_alpha = log_sigma2 - log(theta^2) exceeds the threshold (Molchanov et al. 2017,
+§4.4: 3, where the noise is twenty times the signal). Compression is counted as in that paper: all weights /
+weights kept, without biases and without the bytes of any index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.checks import check_threshold, check_type
+from svd_numpy.kernels import priors
+from svd_numpy.network.model import Sequential
+
+Array = NDArray[Any]
+
+
+def log_alpha(model: Sequential) -> dict[str, Array]:
+    """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, also where theta is 0."""
+    check_type("model", model, Sequential)
+    return {layer.name: priors.log_alpha(layer.theta, layer.log_sigma2) for layer in model.variational_layers}
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Counts of one network at one threshold.
+
+    Attributes
+    ----------
+    threshold : float
+    total, kept : dict of layer name -> int
+        Weights (without biases).
+    live : dict of layer name -> (int, int)
+        Outputs (units, or filters of a convolution) with at least one surviving incoming weight, and all outputs.
+        The others are constants, the same for every input.
+    """
+
+    threshold: float
+    total: dict[str, int]
+    kept: dict[str, int]
+    live: dict[str, tuple[int, int]]
+
+    @property
+    def by_layer(self) -> dict[str, float]:
+        """Share of zeros in each layer."""
+        return {name: 1 - self.kept[name] / self.total[name] for name in self.total}
+
+    @property
+    def overall(self) -> float:
+        """Share of zeros in all layers together."""
+        return 1 - sum(self.kept.values()) / max(1, sum(self.total.values()))
+
+    @property
+    def compression(self) -> float:
+        """All weights / weights kept; an empty network counts as one weight."""
+        return max(1, sum(self.total.values())) / max(1, sum(self.kept.values()))
+
+
+def measure_sparsity(model: Sequential, threshold: float | None = None) -> Sparsity:
+    """Count the weights that survive the threshold (default: the model's own), and the units that still have one."""
+    check_type("model", model, Sequential)
+    threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
+    total, kept, live = dict[str, int](), dict[str, int](), dict[str, tuple[int, int]]()
+    for name, values in log_alpha(model).items():
+        survives = values <= threshold
+        total[name], kept[name] = values.size, int(np.count_nonzero(survives))
+        live[name] = int(np.count_nonzero(survives.any(axis=0))), values.shape[1]
+    return Sparsity(threshold, total, kept, live)
+
+
+def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
+    """Return a copy of the model whose pruned weights are exactly 0; its threshold is the given one."""
+    check_type("model", model, Sequential)
+    threshold = check_threshold("threshold", threshold)
+    copy = model.copy()
+    copy.threshold = threshold
+    for layer in copy.variational_layers:
+        layer.theta[...] = layer.pruned_theta(copy.keep)
+    return copy
+
+
+def freeze(model: Sequential, threshold: float) -> None:
+    """Prune in place for good: pruned weights become 0, and all weights lose their noise (log_sigma2 = -20).
+
+    This is where masked fine-tuning starts: from here on the network is an ordinary sparse one.
+    """
+    for layer in model.variational_layers:
+        layer.theta[priors.log_alpha(layer.theta, layer.log_sigma2) > threshold] = 0
+        layer.log_sigma2[...] = -20

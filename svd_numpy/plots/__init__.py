@@ -1,0 +1,29 @@
+"""Pictures of Sparse Variational Dropout, drawn from plain data (records of epochs, arrays)."""
+
+from svd_numpy.plots.network import feature_maps, filters, live_units, weight_matrix
+from svd_numpy.plots.panels import COLOURS, STYLE
+from svd_numpy.plots.training import (
+    compression_accounts,
+    log_alpha_histogram,
+    pixel_importance,
+    receptive_fields,
+    summary_figure,
+    trade_off,
+    training_curves,
+)
+
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "compression_accounts",
+    "feature_maps",
+    "filters",
+    "live_units",
+    "log_alpha_histogram",
+    "pixel_importance",
+    "receptive_fields",
+    "summary_figure",
+    "trade_off",
+    "training_curves",
+    "weight_matrix",
+]

@@ -1,0 +1,130 @@
+"""Pictures of a finished network: what its threshold costs, how calibrated it is, what it does not know.
+
+As in `svd_numpy.plots`: plain data in, a figure of its own out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svd_numpy.plots.panels import COLOURS, WIDTH, Array, finish, layer_style, log_scale, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from svd_numpy.assess.uncertainty import Calibration
+
+
+def trade_off(
+    thresholds: Array,
+    error: Array,
+    density: Array,
+    layer_error: Mapping[str, Array],
+    layer_density: Mapping[str, Array],
+    chosen: float | None = None,
+) -> Figure:
+    """Error against threshold and against the share of weights kept; each layer alone in a third panel.
+
+    Parameters
+    ----------
+    thresholds, error, density : array (T,)
+        Thresholds on log_alpha; error and share of weights kept with all layers pruned there.
+    layer_error, layer_density : mapping {layer name: array (T,)}
+        The same with one layer pruned and the others whole; without any, the third panel is left out.
+    chosen : float, optional
+        A threshold to mark.
+
+    Returns
+    -------
+    Figure
+    """
+    with style():
+        count = 3 if layer_error else 2
+        figure = new_figure(WIDTH * (1.3 if count == 3 else 1.0), 3.4)
+        left, right, *more = figure.subplots(1, count, sharey=True)
+        left.plot(thresholds, error, color=COLOURS["test"], marker="o", markersize=3)
+        left.set(title="All layers", xlabel=r"threshold on $\log\,\alpha$", ylabel="validation error")
+        right.plot(100 * density, error, color=COLOURS["test"], marker="o", markersize=3)
+        right.set(title="All layers", xlabel="weights kept (%)")
+        if chosen is not None:
+            kept = 100 * density[np.argmin(np.abs(thresholds - chosen))]
+            for ax, at, label in ((left, chosen, f"chosen: {chosen:.3g}"), (right, kept, f"{kept:.2g} % kept")):
+                ax.axvline(at, color=COLOURS["ink"], linestyle="--", linewidth=1.2, label=label)
+                ax.legend()
+        for ax in more:
+            for index, name in enumerate(layer_error):
+                ax.plot(100 * layer_density[name], layer_error[name], label=name, **layer_style(index))
+            ax.set(title="One layer, the others whole", xlabel="its weights kept (%)")
+            ax.legend()
+        for ax, shares in zip((right, *more), ([density], layer_density.values()), strict=False):
+            _share_axis(ax, np.concatenate([100 * share for share in shares]))
+        errors = np.concatenate([error, *layer_error.values()])
+        if errors.min() > 0:
+            log_scale(left, errors)
+        return finish(figure, "")
+
+
+def _share_axis(ax: Axes, percent: Array) -> None:
+    """Log axis for shares in percent, with plain numbers; 2 and 5 are named as well where there is room."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    positive = percent[percent > 0]
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    if positive.size and positive.max() < 200 * positive.min():
+        ax.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:e}"[0] in "25" else ""))
+    else:
+        ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def uncertainty_figure(
+    reliability: Mapping[str, Calibration], entropies: Mapping[str, tuple[Array, Array]], inside: str, outside: str
+) -> Figure:
+    """Reliability above, predictive entropy of familiar and foreign inputs below, a column for each method.
+
+    Parameters
+    ----------
+    reliability : mapping {method: Calibration}
+    entropies : mapping {method: (array (B,), array (B',))}
+        In nats, of familiar and of foreign inputs.
+    inside, outside : str
+        What the inputs are called.
+
+    Returns
+    -------
+    Figure
+    """
+    with style():
+        figure = new_figure(WIDTH * 1.2, 5.6)
+        axes = figure.subplots(2, len(reliability), sharey="row", squeeze=False)
+        top = max(float(values.max()) for pair in entropies.values() for values in pair)
+        edges = np.linspace(0, max(top, 1e-3), 41)
+        for column, (method, measured) in enumerate(reliability.items()):
+            upper, lower = axes[:, column]
+            filled = measured.count > 0
+            width = np.diff(measured.edges)[filled]
+            upper.bar(
+                measured.edges[:-1][filled], measured.accuracy[filled], width, align="edge", color=COLOURS["pruned"],
+                edgecolor="white", label="accuracy in the bin",
+            )  # fmt: skip
+            upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.0)
+            upper.plot(
+                measured.confidence[filled], measured.accuracy[filled], "o", color=COLOURS["test"], markersize=4,
+                label="at its mean confidence",
+            )  # fmt: skip
+            upper.set(
+                title=f"{method}\nECE {100 * measured.error:.2f} %", xlabel="confidence", xlim=(0, 1), ylim=(0, 1)
+            )
+            for values, name, colour in zip(entropies[method], (inside, outside), ("train", "test"), strict=True):
+                share = np.full(len(values), 1 / len(values))
+                lower.hist(values, edges, weights=share, color=COLOURS[colour], alpha=0.6, label=name)
+            lower.set(xlabel="predictive entropy (nats)", yscale="log")
+        axes[0, 0].set_ylabel("share that is right")
+        axes[1, 0].set_ylabel("share of inputs")
+        axes[0, 0].legend(loc="upper left")
+        axes[1, -1].legend(loc="upper right")
+        return finish(figure, "")

@@ -1,0 +1,232 @@
+"""Small pictures of a first layer over a run, recorded while training and drawn later (`svd_numpy.plots.animate`).
+
+One byte per shown weight and epoch is kept, so that recording hardly slows a run.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.files.atomic import write_atomic
+
+Array = NDArray[Any]
+
+ZERO = 128  # code of the weight 0; 1…255 are live weights, 0 is a pruned one
+STEPS = 127
+_SCHEMA = 1
+_NAMES = {"schema", "image_shape", "max_units", "codes", "scales", "epochs", "test_errors", "sparsities"}
+# What zipfile and NumPy raise, among them, for bytes that are no sound .npz file.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class FrameRecorder:
+    """Small pictures of a first layer over a run, one per epoch.
+
+    Parameters
+    ----------
+    image_shape : (H, W) or (C, H, W)
+        How the I inputs of the layer lie in an image (product I); channels are summed.
+    max_units : int
+        Only the first `max_units` units are recorded.
+
+    Attributes
+    ----------
+    codes : list of uint8 array (U, H, W)
+        Per frame: 0 for a pruned weight, otherwise 128 + 127 * weight / scale, rounded.
+    scales : list of float
+        Per frame: the largest recorded magnitude.
+    epochs, test_errors, sparsities : list
+        Per frame: epoch, test error (fraction, NaN if unknown), share of all the model's weights pruned.
+
+    Raises
+    ------
+    ValueError
+        If image_shape or max_units make no sense.
+    """
+
+    def __init__(self, image_shape: Sequence[int], max_units: int = 100) -> None:
+        shape = tuple(int(size) for size in image_shape)
+        if len(shape) not in (2, 3) or min(shape) < 1:
+            raise ValueError(f"image_shape is {shape}; expected (H, W) or (C, H, W), all positive")
+        if max_units < 1:
+            raise ValueError(f"max_units is {max_units}; expected at least 1")
+        self.image_shape = shape
+        self.max_units = int(max_units)
+        self.codes: list[NDArray[np.uint8]] = []
+        self.scales: list[float] = []
+        self.epochs: list[int] = []
+        self.test_errors: list[float] = []
+        self.sparsities: list[float] = []
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.codes)
+
+    def add(
+        self,
+        epoch: int,
+        theta: Array,
+        log_alpha: Array,
+        threshold: float,
+        test_error: float | None,
+        sparsity_total: float,
+    ) -> None:
+        """Record one epoch; it must be later than the recorded ones.
+
+        Parameters
+        ----------
+        epoch : int
+            Epoch, from 1.
+        theta, log_alpha : array (I, O)
+            Means and log dropout rates of the first layer. Neither is kept.
+        threshold : float
+            A weight with ``log_alpha >= threshold`` is drawn as pruned.
+        test_error : float or None
+            Fraction; None if it was not measured.
+        sparsity_total : float
+            Share of all weights of the model that are pruned, in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If the shapes or numbers do not fit, or the epoch is not later. Nothing is recorded then.
+        """
+        theta, log_alpha = np.asarray(theta), np.asarray(log_alpha)
+        inputs = math.prod(self.image_shape)
+        if theta.ndim != 2 or theta.shape[0] != inputs or theta.shape[1] < 1:
+            raise ValueError(f"theta has shape {theta.shape}; image_shape {self.image_shape} needs ({inputs}, units)")
+        if log_alpha.shape != theta.shape:
+            raise ValueError(f"log_alpha has shape {log_alpha.shape}; expected that of theta, {theta.shape}")
+        if not 0.0 <= sparsity_total <= 1.0:
+            raise ValueError(f"sparsity_total is {sparsity_total}; expected a fraction in [0, 1]")
+        if self.epochs and epoch <= self.epochs[-1]:
+            raise ValueError(
+                f"epoch {epoch} does not follow epoch {self.epochs[-1]}; call drop_after({epoch - 1}) first "
+                "when a run resumes from an earlier checkpoint"
+            )
+        shown = slice(0, self.max_units)
+        codes, scale = self._quantise(theta[:, shown], log_alpha[:, shown] < threshold)
+        if self.codes and codes.shape != self.codes[0].shape:
+            raise ValueError(f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}")
+        self.codes.append(codes)
+        self.scales.append(scale)
+        self.epochs.append(int(epoch))
+        self.test_errors.append(math.nan if test_error is None else float(test_error))
+        self.sparsities.append(float(sparsity_total))
+
+    def _quantise(self, theta: Array, alive: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], float]:
+        """One byte per pixel (U, H, W) and the magnitude of code 255; a pixel dies with its last channel."""
+        shape = (-1, *(1,) * (3 - len(self.image_shape)), *self.image_shape)
+        kept = np.where(alive, theta, 0.0).T.reshape(shape).sum(axis=1)
+        if not np.isfinite(kept).all():
+            raise ValueError("theta holds NaN or infinity among the weights kept; expected finite weights")
+        scale = float(np.abs(kept).max())
+        levels = np.rint(kept * (STEPS / scale)) if scale > 0 else np.zeros(kept.shape)
+        codes = np.where(alive.T.reshape(shape).any(axis=1), levels + ZERO, 0)
+        return codes.astype(np.uint8), scale
+
+    def drop_after(self, epoch: int) -> None:
+        """Forget the frames later than `epoch`, for a run that goes on from an earlier checkpoint.
+
+        Parameters
+        ----------
+        epoch : int
+            The last epoch to keep.
+        """
+        kept = sum(recorded <= epoch for recorded in self.epochs)
+        for column in (self.codes, self.scales, self.epochs, self.test_errors, self.sparsities):
+            del column[kept:]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all frames to one compressed .npz file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            An older file is replaced.
+
+        Raises
+        ------
+        ValueError
+            If nothing is recorded.
+        OSError
+            If the file cannot be written.
+        """
+        self.require_frames()
+        arrays = {
+            "schema": np.array(_SCHEMA),
+            "image_shape": np.array(self.image_shape),
+            "max_units": np.array(self.max_units),
+            "codes": np.stack(self.codes),
+            "scales": np.array(self.scales),
+            "epochs": np.array(self.epochs),
+            "test_errors": np.array(self.test_errors),
+            "sparsities": np.array(self.sparsities),
+        }
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        write_atomic(Path(path), file.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FrameRecorder:
+        """Read the frames that `save` wrote; more can be added.
+
+        Parameters
+        ----------
+        path : path
+            A file written by `save`.
+
+        Returns
+        -------
+        FrameRecorder
+            With the recorded frames.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, is not one of `save`, or is of another schema.
+        OSError
+            If it cannot be read.
+        """
+        content = Path(path).read_bytes()
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = dict(file)
+        except _DAMAGE as error:
+            raise ValueError(
+                f"{path} is damaged or no .npz file; expected one of FrameRecorder.save: "
+                "restore it from a copy, or delete it and record the run anew"
+            ) from error
+        if not _NAMES.issubset(arrays) or not np.array_equal(arrays["schema"], _SCHEMA):
+            raise ValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
+        recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
+        recorder.codes = list(arrays["codes"])
+        recorder.scales = arrays["scales"].tolist()
+        recorder.epochs = arrays["epochs"].tolist()
+        recorder.test_errors = arrays["test_errors"].tolist()
+        recorder.sparsities = arrays["sparsities"].tolist()
+        return recorder
+
+    def require_frames(self) -> None:
+        """Raise a ValueError if nothing is recorded."""
+        if not self.codes:
+            raise ValueError("no frame is recorded; call FrameRecorder.add at least once")

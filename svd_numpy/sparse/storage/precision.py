@@ -1,0 +1,116 @@
+"""How many bits a layer's weights need, read off their posterior (Bayesian Compression, Louizos et al. 2017).
+
+A weight that the data know only to within sigma need not be stored to more digits than that. With t bits behind the
+point the round-off is 2^-t; a weight gets as many as keep that above twice its spread, a layer the mean over its
+surviving weights, rounded up.
+
+The paper takes the variance for the spread, although the round-off has the unit of a standard deviation; it also counts
+pruned weights, whose variance is not theirs any more. Here only survivors count, and both spreads can be had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.checks import check_choice, check_threshold, check_type
+from svd_numpy.network.layers.weighted import Variational
+from svd_numpy.network.model import Sequential
+
+Array = NDArray[Any]
+Rule = Literal["deviation", "variance"]
+_MOST = 23  # bits behind the point, as many as a float32 has
+_FROZEN = -19.99  # log_sigma2 of weights that have lost their noise is -20
+MOST_BITS = 24
+
+
+def code_bits(largest: float, step: float) -> int:
+    """Bits of a signed code for multiples of `step` up to `largest` in size."""
+    return 1 + round(largest / step).bit_length()
+
+
+def step_of(largest: float, bits: int) -> float:
+    """Return the smallest power of two whose multiples reach `largest` in codes of so many bits, sign included."""
+    if not largest:
+        return 1.0
+    codes = 2 ** (bits - 1) - 1
+    # the largest rounds to a code within reach as soon as it is less than half a step above the last one
+    exponent = math.ceil(math.log2(largest / (codes + 0.5)))
+    while round(largest / 2.0**exponent) > codes:
+        exponent += 1
+    return float(2.0**exponent)
+
+
+def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule = "deviation") -> dict[str, int]:
+    """Bits for the weights of each layer, from the posterior variances of those that survive.
+
+    Parameters
+    ----------
+    model : Sequential
+        With its posterior: before any fine-tuning.
+    threshold : float, optional
+        On log_alpha; default: the model's.
+    rule : "deviation" or "variance"
+        What the round-off is compared with: sigma, which has its unit, or sigma^2, as published. For sigma < 1 the
+        latter asks for more bits.
+
+    Returns
+    -------
+    dict of str to int
+        {"dense1.theta": bits, ...} for `quantise`: one for the sign, those of the whole part of the layer's largest
+        weight, those behind the point. A layer without a surviving weight is not in it.
+
+    Raises
+    ------
+    ValueError
+        For a network without a posterior: a plain one, or one that was fine-tuned.
+
+    Notes
+    -----
+    The posterior is that of the weights as trained. Where `compress` folds batch normalisation into them, their sizes
+    change by channel: look at the error afterwards, or take the bits as the start of `search_bits`.
+    """
+    check_type("model", model, Sequential)
+    check_choice("rule", rule, ("deviation", "variance"))
+    threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
+    if not model.variational_layers:
+        raise ValueError("posterior_bits: got a network without variational layers, expected one; use search_bits")
+    bits = dict[str, int]()
+    for layer in model.variational_layers:
+        found = _layer_bits(layer, math.exp(-threshold), rule)
+        if found is not None:
+            bits[f"{layer.name}.theta"] = found
+    return bits
+
+
+def _layer_bits(layer: Variational, keep: float, rule: Rule) -> int | None:
+    theta = layer.pruned_theta(keep)
+    survives = theta != 0
+    if not survives.any():
+        return None
+    log_sigma2 = layer.log_sigma2[survives].astype(np.float64)
+    if (log_sigma2 < _FROZEN).all():
+        raise ValueError(
+            f"posterior_bits: the weights of layer {layer.name!r} have no noise left (log_sigma2 = -20), as after "
+            "fine-tuning; expected a posterior: use search_bits, or the network as it was before"
+        )
+    spread = np.exp(log_sigma2 / 2 if rule == "deviation" else log_sigma2)
+    behind = np.clip(np.ceil(-np.log2(2 * spread)) - 1, 0, _MOST)
+    return min(code_bits(float(np.abs(theta).max()), 2.0 ** -math.ceil(behind.mean())), MOST_BITS)
+
+
+def check_bits(bits: Any, names: list[str]) -> dict[str, int]:
+    """Return bits by array name, from one number for all or from a mapping."""
+    wanted = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
+    if unknown := sorted(set(wanted) - set(names), key=str):
+        raise ValueError(f"bits: got {unknown}, expected names of {names}")
+    for name, value in wanted.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"bits: got {value!r} for {name}, expected a whole number")
+        if not 2 <= value <= MOST_BITS:
+            raise ValueError(f"bits: got {value} for {name}, expected 2 to {MOST_BITS}: sign and at least one more")
+    return {name: int(value) for name, value in wanted.items()}

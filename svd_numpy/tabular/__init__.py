@@ -1,0 +1,1 @@
+"""Small tables: networks for them, and scikit-learn's interface."""

@@ -1,0 +1,208 @@
+"""Sparse VD behind scikit-learn's interface: a classifier and a regressor for tables.
+
+>>> from svd_numpy import SparseVDClassifier
+>>> SparseVDClassifier(random_state=0).fit(X, y).selected_features_    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from svd_numpy.checks import check_count
+from svd_numpy.data import Dataset
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.objective import Gaussian, Likelihood
+from svd_numpy.network.sparsity import measure_sparsity
+from svd_numpy.tabular.networks import estimate_noise, make_config, make_network, used_inputs
+from svd_numpy.train.loop import fit
+
+Array = NDArray[Any]
+
+
+class _SparseVD(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share: training, and what can be read off afterwards.
+
+    Parameters
+    ----------
+    hidden_sizes : sequence of int
+        Units of the hidden layers (ReLU); () makes a linear model.
+    epochs : int, optional
+        Default: as many as make 1,500 steps, and at least 50.
+    batch_size : int
+    lr : float
+        Adam's learning rate: flat for half of the epochs, then falling to 0.
+    kl_weight : float
+        Weight of the KL term after its warm-up; 1 is the evidence lower bound, more is sparser. A linear model keeps
+        inputs whose effect exceeds about one standard error at 1, about two at 4.
+    prior : "log_uniform", "log_uniform_exact" or "ard"
+    threshold : float
+        A weight is pruned when its log_alpha exceeds this.
+    finetune_epochs : int
+        Epochs in which the survivors alone are trained, without noise, at the end.
+    backend : "auto", "numba" or "numpy"
+        "auto" takes NumPy, in float64, for networks of less than 50,000 weights.
+    random_state : int, RandomState or None
+        Of first weights, order of examples and noise.
+
+    Attributes
+    ----------
+    model_ : Sequential
+        The network; its inputs are standardised (`scaler_`).
+    coefs_, intercepts_ : list of array (I, O), list of array (O,)
+        Weights of each layer, exactly 0 where pruned, and biases; in the units of standardised inputs.
+    sparsity_ : float
+        Share of weights pruned.
+    compression_ : float
+        All weights / weights kept.
+    selected_features_ : array (n_features_in_,) of bool
+        Inputs that still reach an output. The prediction is the same for every value of the others.
+    n_iter_ : int
+        Epochs trained.
+    scaler_ : StandardScaler
+    n_features_in_, feature_names_in_
+        As everywhere in scikit-learn.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Complete the docstring of a subclass: parameters and attributes are those above."""
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n{(_SparseVD.__doc__ or '').partition(chr(10))[2]}"
+
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (64,),
+        epochs: int | None = None,
+        batch_size: int = 50,
+        lr: float = 0.01,
+        kl_weight: float = 1.0,
+        prior: str = "log_uniform",
+        threshold: float = 3.0,
+        finetune_epochs: int = 0,
+        backend: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden_sizes = hidden_sizes
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.kl_weight = kl_weight
+        self.prior = prior
+        self.threshold = threshold
+        self.finetune_epochs = finetune_epochs
+        self.backend = backend
+        self.random_state = random_state
+
+    def _train(self, x: Array, y: Array, n_classes: int, n_outputs: int, likelihood: str | Likelihood) -> None:
+        """Standardise the inputs, train, and note what survived."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        model = make_network(
+            x.shape[1], self.hidden_sizes, n_outputs, likelihood, seed, True, self.prior, self.threshold, self.backend
+        )
+        config = make_config(
+            len(x), self.epochs, self.batch_size, self.lr, self.kl_weight,
+            check_count("finetune_epochs", self.finetune_epochs, low=0), self.threshold, seed,
+        )  # fmt: skip
+        scaler = StandardScaler().fit(x)
+        rows = scaler.transform(x)
+        # Nothing is measured on the "test" rows but what is thrown away.
+        table = Dataset("table", rows, y, rows[:1], y[:1], None, n_classes, "given to fit")
+        fit(model, table, config, [estimate_noise], progress=False)
+        report = measure_sparsity(model)
+        self.model_, self.scaler_ = model, scaler
+        self.coefs_ = [layer.pruned_theta(model.keep) for layer in model.variational_layers]
+        self.intercepts_ = [layer.bias.copy() for layer in model.variational_layers]
+        self.sparsity_, self.compression_ = report.overall, report.compression
+        self.selected_features_ = used_inputs(model)
+        self.n_iter_ = config.total_epochs
+
+    def _outputs(self, X: Any) -> Array:
+        """Outputs (B, O) of the pruned network in float64."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.model_.predict(self.scaler_.transform(x)).astype(np.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and other processes get the network as its configuration and arrays: it holds a lock itself."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if model := state.pop("model_", None):
+            arrays = {name: array.copy() for name, array in model.arrays().items()}
+            state["_network"] = model.config(), model.backend.name, arrays
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        network = state.pop("_network", None)
+        super().__setstate__(state)
+        if network:
+            config, backend, arrays = network
+            self.model_ = Sequential.from_config(config, backend)
+            self.model_.load_arrays(arrays)
+
+
+class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
+    """Classifier that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
+
+    `classes_`, array (n_classes,), holds the labels, of any kind.
+    """
+
+    def fit(self, X: Any, y: Any) -> SparseVDClassifier:
+        """Train on X (N, I) and labels y (N,)."""
+        x, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        n_classes = len(self.classes_)
+        if n_classes < 2:
+            raise ValueError(f"y: got one class, {self.classes_[0]!r}, expected at least two classes")
+        self._train(x, labels.astype(np.int64), n_classes, n_classes, "categorical")
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities (N, n_classes) of the pruned network, columns as in `classes_`."""
+        logits = self._outputs(X)
+        return self.model_.likelihood.mean(logits)
+
+    def predict(self, X: Any) -> Array:
+        """Labels (N,): the most probable class."""
+        best = self._outputs(X).argmax(axis=1)
+        return self.classes_[best]
+
+
+class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
+    """Regressor that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
+
+    Targets are standardised inside. The std of their noise is estimated while training; `noise_std_`, array
+    (n_targets,), holds it in the units of y.
+    """
+
+    def fit(self, X: Any, y: Any) -> SparseVDRegressor:
+        """Train on X (N, I) and targets y, (N,) or (N, n_targets)."""
+        options = {"y_numeric": True, "multi_output": True, "ensure_min_samples": 2}
+        x, y = validate_data(self, X, y, dtype=np.float64, **options)
+        self._flat = y.ndim == 1
+        targets = y.reshape(len(y), -1).astype(np.float64)
+        self.target_scaler_ = StandardScaler().fit(targets)
+        targets = self.target_scaler_.transform(targets)
+        self._train(x, targets, 0, targets.shape[1], Gaussian(1.0))
+        assert isinstance(self.model_.likelihood, Gaussian)
+        self.noise_std_ = self.model_.likelihood.std * self.target_scaler_.scale_
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Targets in the shape that `fit` was given: (N,) or (N, n_targets)."""
+        outputs = self._outputs(X)
+        targets = self.target_scaler_.inverse_transform(outputs)
+        return targets[:, 0] if self._flat else targets
+
+    def __sklearn_tags__(self) -> Any:
+        """Several targets at once, as well."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

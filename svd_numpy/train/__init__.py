@@ -1,0 +1,1 @@
+"""Training: configuration, one run, the loop around it."""

@@ -1,0 +1,102 @@
+"""`TrainConfig`: how to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from svd_numpy.checks import check_count, check_flag, check_number, check_threshold
+from svd_numpy.train.schedules import Knots, check_knots
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs : int
+        Epochs of variational training.
+    batch_size : int
+    lr : float
+        Adam's learning rate.
+    lr_schedule : knots (epoch, factor)
+        The learning rate is lr * factor; straight lines between knots.
+    kl_schedule : knots (epoch, weight)
+        Weight of the KL term; 1 is the evidence lower bound.
+    kl_weight : float
+        Factor on all of it: more makes sparser networks.
+    beta1, beta2, epsilon : float
+        Adam's other settings.
+    train_mask : bool
+        Leave weights above the threshold out of the mean already while training (the authors' `train_clip`).
+    finetune_epochs : int
+        Epochs of masked fine-tuning at the end: the survivors alone, without noise and without KL.
+    finetune_lr : float
+        Learning rate at its start; it falls to 0 in a straight line.
+    finetune_threshold : float
+        The log_alpha above which weights are removed before it.
+    seed : int
+        Of the order of the examples.
+    eval_every : int
+        Measure the test error every so many epochs; 0: only after the last.
+    shift : int
+        Move each training image, at each step anew, by -shift..shift pixels down and as many right; what comes in from
+        outside is the model's input_mean. (Padding by `shift` and cropping at random, He et al. 2016.)
+    mirror : bool
+        Mirror each training image left to right with probability 1/2, at each step anew.
+    """
+
+    epochs: int = 60
+    batch_size: int = 100
+    lr: float = 1e-3
+    lr_schedule: Knots = ((0.0, 1.0),)
+    kl_schedule: Knots = ((0.0, 1.0),)
+    kl_weight: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    train_mask: bool = False
+    finetune_epochs: int = 0
+    finetune_lr: float = 1e-3
+    finetune_threshold: float = 3.0
+    seed: int = 0
+    eval_every: int = 0
+    shift: int = 0
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        checked = {
+            "epochs": check_count("epochs", self.epochs, low=0),
+            "batch_size": check_count("batch_size", self.batch_size),
+            "lr": check_number("lr", self.lr, low=0, high=10),
+            "lr_schedule": check_knots("lr_schedule", self.lr_schedule),
+            "kl_schedule": check_knots("kl_schedule", self.kl_schedule),
+            "kl_weight": check_number("kl_weight", self.kl_weight, low=0, high=1000),
+            "beta1": check_number("beta1", self.beta1, low=0, high=0.999999),
+            "beta2": check_number("beta2", self.beta2, low=0, high=0.999999),
+            "epsilon": check_number("epsilon", self.epsilon, low=1e-16, high=1),
+            "train_mask": check_flag("train_mask", self.train_mask),
+            "finetune_epochs": check_count("finetune_epochs", self.finetune_epochs, low=0),
+            "finetune_lr": check_number("finetune_lr", self.finetune_lr, low=0, high=10),
+            "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
+            "seed": check_count("seed", self.seed, low=0),
+            "eval_every": check_count("eval_every", self.eval_every, low=0),
+            "shift": check_count("shift", self.shift, low=0),
+            "mirror": check_flag("mirror", self.mirror),
+        }
+        for name, value in checked.items():  # plain Python numbers, which JSON can take
+            object.__setattr__(self, name, value)
+
+    @property
+    def total_epochs(self) -> int:
+        """Variational and fine-tuning epochs together."""
+        return self.epochs + self.finetune_epochs
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON would give them back (tuples become lists)."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: [list(knot) for knot in value] if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }

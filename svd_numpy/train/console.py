@@ -1,0 +1,120 @@
+"""The person at the terminal: progress while training, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svd_numpy.train.trainer import Trainer
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training stopped on a signal, after finishing and (with a run folder) saving the current step."""
+
+    def __init__(self, number: int, run_dir: Path | None) -> None:
+        name = signal.Signals(number).name
+        how = "nothing was saved: no run_dir was given"
+        if run_dir:
+            how = f"go on with run_dir={str(run_dir)!r}, resume=True"
+        super().__init__(f"training stopped by {name}; {how}")
+        self.number = number
+
+
+class StopSignal:
+    """While entered, the first SIGINT or SIGTERM only raises a flag; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.number = int(signal.SIGINT)
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested, self.number = True, number
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals there only
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Reporter:
+    """Reports nothing."""
+
+    def step(self, count: int) -> None:
+        """Note so many more steps."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Show an epoch's record."""
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Clean up."""
+
+
+def describe(record: dict[str, Any]) -> dict[str, str]:
+    """The few numbers of a record that a person wants to see while waiting."""
+    total = record["compression"]
+    shown = {"nll": f"{record['nll']:.4f}", "train error": f"{100 * record['train_error']:.2f}%"}
+    if record["test_error"] is not None:
+        shown["test error"] = f"{100 * record['test_error']:.2f}%"
+    return {**shown, "sparse": f"{100 * (1 - 1 / total):.1f}%", "compression": f"{total:.1f}x"}
+
+
+class BarReporter(Reporter):
+    """A tqdm bar over all steps, with time left."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        from tqdm.auto import tqdm
+
+        total = trainer.steps_per_epoch * trainer.config.total_epochs
+        self._bar = tqdm(total=total, initial=trainer.progress.step, unit="step", dynamic_ncols=True)
+
+    def step(self, count: int) -> None:
+        """Move the bar."""
+        self._bar.update(count)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Show the epoch's numbers behind the bar."""
+        self._bar.set_postfix(epoch=record["epoch"], **describe(record), refresh=False)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+
+
+class LineReporter(Reporter):
+    """One line per epoch, at most one a second, for logs."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._total = trainer.config.total_epochs
+        self._last = 0.0
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Print the epoch's numbers."""
+        if time.monotonic() - self._last < 1 and record["epoch"] < self._total:
+            return
+        self._last = time.monotonic()
+        text = "  ".join(f"{name} {value}" for name, value in describe(record).items())
+        print(f"epoch {record['epoch']:>4}/{self._total}  {record['seconds']:7.1f} s  {text}", flush=True)
+
+
+def make_reporter(trainer: Trainer, progress: bool) -> Reporter:
+    """Choose a bar for a terminal or notebook, lines for a log, nothing when not wanted."""
+    if not progress:
+        return Reporter()
+    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return BarReporter(trainer) if interactive else LineReporter(trainer)

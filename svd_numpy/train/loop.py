@@ -1,0 +1,156 @@
+"""The training loop: `fit`, for one run or for several side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from svd_numpy.checks import check_callbacks, check_flag, check_path
+from svd_numpy.data import Dataset
+from svd_numpy.files import checkpoint
+from svd_numpy.files.run_log import RunLog
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.scoring import Score
+from svd_numpy.train.ahead import Ahead
+from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.trainer import Record, Trainer
+
+__all__ = [
+    "SAVE_SECONDS", "Callback", "Record", "Run", "TrainConfig", "Trainer", "fit", "fit_together",
+    "side_by_side",
+]  # fmt: skip
+
+SAVE_SECONDS = 20.0  # a crash loses at most this much work, and one epoch
+Callback = Callable[[Trainer, Record], None]
+
+
+def fit(
+    model: Sequential,
+    data: Dataset,
+    config: TrainConfig | None = None,
+    callbacks: Sequence[Callback] = (),
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[Record]:
+    """Train `model` in place.
+
+    Parameters
+    ----------
+    model : Sequential
+    data : Dataset
+    config : TrainConfig
+    callbacks : functions (trainer, record)
+        Called after every epoch with its record.
+    run_dir : path, optional
+        Where `metrics.jsonl` and `checkpoints/` go; without it nothing is written.
+    resume : bool
+        Continue the run in `run_dir` to the same bits as if it had never stopped; a finished run is only read
+        back.
+    progress : bool
+        Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
+
+    Returns
+    -------
+    list of dict
+        One record per epoch, as in `metrics.jsonl`.
+
+    Raises
+    ------
+    TrainingInterrupted
+        After Ctrl-C or SIGTERM: the step was finished and, with a run_dir, saved.
+    """
+    return fit_together([Run(model, data, config, callbacks, run_dir, resume)], check_flag("progress", progress))[0]
+
+
+class Run:
+    """One run of `fit_together`; takes the arguments of `fit`, and raises where they make no sense."""
+
+    def __init__(
+        self, model: Sequential, data: Dataset, config: TrainConfig | None, callbacks: Sequence[Callback],
+        run_dir: str | Path | None, resume: bool,
+    ) -> None:  # fmt: skip
+        self.trainer = Trainer(model, data, TrainConfig() if config is None else config)
+        self.callbacks, self.folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
+        self.resume = check_flag("resume", resume)
+        if self.resume:
+            if self.folder is None:
+                raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+            self.trainer.restore(self.folder)
+        elif self.folder is not None and checkpoint.latest(self.folder / "checkpoints"):
+            raise ValueError(
+                f"run_dir {self.folder} holds a run already; choose another one, or resume=True to continue it"
+            )
+
+    def begin(self) -> None:
+        """Open the log and start the clock."""
+        log = None if self.folder is None else self.folder / "metrics.jsonl"
+        self.log = RunLog(log, self.trainer.epoch if self.resume else None)
+        self.started = time.perf_counter() - self.trainer.progress.seconds
+        if self.folder is not None and not self.resume:
+            self.trainer.save(self.folder, 0.0)  # so that a run that is killed early can be resumed, too
+
+    def end_epoch(self, test: Score | None) -> Record:
+        """Write the record of the epoch that has just ended, with the score on the test examples."""
+        trainer = self.trainer
+        record = trainer.end_epoch(time.perf_counter() - self.started, test)
+        self.log.append(record)
+        for callback in self.callbacks:
+            callback(trainer, record)
+        return record
+
+    def save(self) -> None:
+        """Write a checkpoint, where there is a folder."""
+        if self.folder is not None:
+            self.trainer.save(self.folder, time.perf_counter() - self.started)
+
+
+def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
+    """Share runs of one recipe out into groups for `fit_together`: all that stand at the same step, or each alone.
+
+    They differ in seed, labels, weights and the factor on the KL only. One after the other is how they go where the
+    backend cannot do several in the same launches; the results are the same.
+    """
+    at_step: dict[int, list[Run]] = {}
+    for run in runs:
+        at_step.setdefault(run.trainer.progress.step, []).append(run)
+    groups = list[list[Run]]()
+    for group in at_step.values():
+        first, *others = (run.trainer for run in group)
+        together = others and not first.done and first.lead(others)
+        groups += [group] if together else [[run] for run in group]
+    return groups
+
+
+def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
+    """Train a group of `side_by_side`; return the records of each run. Progress is shown of the first."""
+    from svd_numpy.train.console import StopSignal, TrainingInterrupted, make_reporter
+
+    trainer = runs[0].trainer
+    ahead = Ahead(trainer)
+    for run in runs:
+        run.begin()
+    saved = time.perf_counter()
+    with StopSignal() as stop, make_reporter(trainer, progress) as report:
+        while not trainer.done:
+            before = trainer.progress.step
+            ahead.advance()
+            epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
+            if epoch_ended:
+                trainer.to_host()
+                for run in runs:
+                    run.trainer.check_finite()
+                scores = trainer.test_scores()
+                records = [run.end_epoch(score) for run, score in zip(runs, scores, strict=True)]
+                report.epoch(records[0])
+            report.step(trainer.progress.step - before)
+            due = stop.requested or trainer.done or (epoch_ended and time.perf_counter() - saved > SAVE_SECONDS)
+            if due:
+                trainer.to_host()
+                for run in runs:
+                    run.save()
+                saved = time.perf_counter()
+            if stop.requested and not trainer.done:
+                raise TrainingInterrupted(stop.number, runs[0].folder)
+    return [run.log.records for run in runs]
