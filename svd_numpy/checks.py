@@ -12,6 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+
+class SvdError(Exception):
+    """Base class of the errors that this package raises on purpose; the message says what to do.
+
+    Any other exception that comes out of the package is a fault in it.
+    """
+
+
+class SvdValueError(SvdError, ValueError):
+    """A value, a shape or a file that does not do."""
+
+
+class SvdTypeError(SvdError, TypeError):
+    """A value of the wrong type."""
+
+
 LARGEST_INPUT = 1e15  # squares of inputs, summed over a layer, must stay finite in float32
 
 
@@ -19,38 +35,38 @@ def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
     """Return `value` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         kind = type(value).__name__
-        raise TypeError(f"{name}: got {value!r} of type {kind}, expected a whole number >= {low}")
+        raise SvdTypeError(f"{name}: got {value!r} of type {kind}, expected a whole number >= {low}")
     number = int(value)
     if not low <= number <= high:
         bound = f">= {low}" if number < low else f"<= {high}"
-        raise ValueError(f"{name}: got {number}, expected a whole number {bound}")
+        raise SvdValueError(f"{name}: got {number}, expected a whole number {bound}")
     return number
 
 
 def check_flag(name: str, value: Any) -> bool:
     """Return `value` where it is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected True or False")
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected True or False")
     return bool(value)
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
     """Raise a TypeError unless `value` is of this type."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a {kind.__name__}")
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a {kind.__name__}")
 
 
 def check_path(name: str, value: Any) -> Path | None:
     """Return `value` as a Path; None stays None."""
     if not isinstance(value, str | os.PathLike | None):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path or None")
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path or None")
     return None if value is None else Path(value)
 
 
 def check_callbacks(value: Any) -> list[Any]:
     """Return `value` as a list of functions."""
     if not isinstance(value, Iterable) or not all(map(callable, functions := list(value))):
-        raise TypeError(f"callbacks: got {value!r}, expected a list of functions (trainer, record)")
+        raise SvdTypeError(f"callbacks: got {value!r}, expected a list of functions (trainer, record)")
     return functions
 
 
@@ -63,13 +79,13 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     """Return `value` as a finite float in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         kind = type(value).__name__
-        raise TypeError(f"{name}: got {value!r} of type {kind}, expected a number in [{low}, {high}]")
+        raise SvdTypeError(f"{name}: got {value!r} of type {kind}, expected a number in [{low}, {high}]")
     try:
         number = float(value)
     except OverflowError:  # an int beyond the range of float
         number = math.nan
     if not (math.isfinite(number) and low <= number <= high):
-        raise ValueError(f"{name}: got {value}, expected a finite number in [{low}, {high}]")
+        raise SvdValueError(f"{name}: got {value}, expected a finite number in [{low}, {high}]")
     return number
 
 
@@ -77,9 +93,9 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
     """Return `value` where it is one of `known`."""
     known = tuple(known)
     if not isinstance(value, str):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected one of {known}")
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected one of {known}")
     if value not in known:
-        raise ValueError(f"{name}: got {value!r}, expected one of {known}")
+        raise SvdValueError(f"{name}: got {value!r}, expected one of {known}")
     return value
 
 
@@ -87,11 +103,11 @@ def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return `value` as an array of this shape whose numbers are finite and not beyond LARGEST_INPUT."""
     array = np.asarray(value)
     if not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):
-        raise TypeError(f"{name}: got dtype {array.dtype}, expected numbers of shape {shape}")
+        raise SvdTypeError(f"{name}: got dtype {array.dtype}, expected numbers of shape {shape}")
     if array.shape != shape:
-        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
+        raise SvdValueError(f"{name}: got shape {array.shape}, expected {shape}")
     if not (np.abs(array) <= LARGEST_INPUT).all():  # also for NaN
-        raise ValueError(f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers")
+        raise SvdValueError(f"{name}: got NaN, infinity or a value beyond {LARGEST_INPUT:g}, expected finite numbers")
     return array
 
 
@@ -100,20 +116,20 @@ def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
     x = np.asarray(x)
     shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise TypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
+        raise SvdTypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
     if x.shape in ((0, *in_shape), (0, int(np.prod(in_shape)))):
-        raise ValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
+        raise SvdValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
     if x.ndim == 1 + len(in_shape) and x.shape[1:] == in_shape:
         rows = x.reshape(len(x), -1)
     elif x.ndim == 2 and x.shape[1] == int(np.prod(in_shape)):
         rows = x
     else:
-        raise ValueError(f"{name}: got shape {x.shape}, expected {shape}; a single example needs x[None]")
+        raise SvdValueError(f"{name}: got shape {x.shape}, expected {shape}; a single example needs x[None]")
     if x.dtype != np.uint8:
         largest = float(np.max(np.abs(rows)))
         if not largest <= LARGEST_INPUT:  # also true for NaN
             row = int(np.argmax(~(np.abs(rows) <= LARGEST_INPUT).all(axis=1)))
-            raise ValueError(
+            raise SvdValueError(
                 f"{name}: example {row} holds NaN, infinity or a value beyond {LARGEST_INPUT:g}, "
                 "expected finite inputs; remove or repair it, or scale the data"
             )
@@ -124,13 +140,13 @@ def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int
     """Return y as int64 labels (B,) in [0, n_classes)."""
     y = np.asarray(y)
     if not np.issubdtype(y.dtype, np.integer):
-        raise TypeError(f"{name}: got dtype {y.dtype}, expected whole-number class labels")
+        raise SvdTypeError(f"{name}: got dtype {y.dtype}, expected whole-number class labels")
     if y.shape != (rows,):
-        raise ValueError(f"{name}: got shape {y.shape}, expected ({rows},), one label per example")
+        raise SvdValueError(f"{name}: got shape {y.shape}, expected ({rows},), one label per example")
     wrong = np.flatnonzero((y < 0) | (y >= n_classes))
     if wrong.size:
         at = int(wrong[0])
-        raise ValueError(
+        raise SvdValueError(
             f"{name}: label {int(y[at])} at index {at}, expected 0..{n_classes - 1} for {n_classes} outputs"
         )
     return y.astype(np.int64)
@@ -140,24 +156,26 @@ def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.fl
     """Return y as finite regression targets (B, n_outputs)."""
     y = np.asarray(y)
     if not np.issubdtype(y.dtype, np.number) or np.iscomplexobj(y):
-        raise TypeError(f"{name}: got dtype {y.dtype}, expected numbers")
+        raise SvdTypeError(f"{name}: got dtype {y.dtype}, expected numbers")
     if n_outputs == 1 and y.shape == (rows,):
         y = y.reshape(rows, 1)
     if y.shape != (rows, n_outputs):
-        raise ValueError(f"{name}: got shape {y.shape}, expected ({rows}, {n_outputs})")
+        raise SvdValueError(f"{name}: got shape {y.shape}, expected ({rows}, {n_outputs})")
     y = y.astype(np.float64)
     if not (np.abs(y) <= LARGEST_INPUT).all():
         at = int(np.argmax(~(np.abs(y) <= LARGEST_INPUT).all(axis=1)))
-        raise ValueError(f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets")
+        raise SvdValueError(
+            f"{name}: target {at} is NaN, infinite or beyond {LARGEST_INPUT:g}, expected finite targets"
+        )
     return y
 
 
 def check_moves(shift: int, mirror: bool, in_shape: tuple[int, ...]) -> None:
     """Raise a ValueError where images are to be moved that are none, or out of the picture."""
     if (shift or mirror) and len(in_shape) != 3:
-        raise ValueError(
+        raise SvdValueError(
             f"shift={shift}, mirror={mirror} move images, but the model's inputs have shape {in_shape}; "
             "give Sequential input_shape=(C, H, W), or leave shift and mirror out"
         )
     if shift and shift >= min(in_shape[1:]):
-        raise ValueError(f"shift: got {shift}, expected less than the sides of the images, {in_shape[1:]}")
+        raise SvdValueError(f"shift: got {shift}, expected less than the sides of the images, {in_shape[1:]}")

@@ -400,7 +400,7 @@ def test_a_file_of_something_else_is_no_network(world: World) -> None:
     ]
     for arrays, state in contents:
         save_model(path, arrays, state)
-        with pytest.raises(svd.checkpoint.CheckpointError, match=r"other\.safetensors holds no network"):
+        with pytest.raises(svd.CheckpointError, match=r"other\.safetensors holds no network"):
             svd.Sequential.load(path, backend="numpy")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_choice, check_flag, check_number, check_threshold, check_type
+from svd_numpy.checks import SvdValueError, check_choice, check_flag, check_number, check_threshold, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import evaluate
@@ -103,7 +103,7 @@ def threshold_curve(
     _check_validation(data)
     grid = np.unique([check_threshold("thresholds", float(t)) for t in (_GRID if thresholds is None else thresholds)])
     if not grid.size:
-        raise ValueError("thresholds: got none, expected at least one number, such as 3.0")
+        raise SvdValueError("thresholds: got none, expected at least one number, such as 3.0")
     counts = [measure_sparsity(model, t) for t in grid]
     copy = model.copy()
 
@@ -167,7 +167,7 @@ def threshold_for_density(model: Sequential, density: float, layer: str | None =
     density = check_number("density", density, low=0, high=1)
     alphas = log_alpha(model)
     if not alphas:
-        raise ValueError("model: got a network without variational layers, expected one, such as a VariationalDense")
+        raise SvdValueError("model: got a network without variational layers, expected one, such as a VariationalDense")
     names = list(alphas) if layer is None else [check_choice("layer", layer, alphas)]
     values = np.sort(np.concatenate([alphas[name].ravel() for name in names])).astype(np.float64)
     ends = np.clip(np.concatenate([[-_WIDEST], values, [_WIDEST]]), -_WIDEST, _WIDEST)
@@ -178,7 +178,7 @@ def threshold_for_density(model: Sequential, density: float, layer: str | None =
 def _check_validation(data: Any) -> None:
     check_type("data", data, Dataset)
     if not data.validation:
-        raise ValueError(
+        raise SvdValueError(
             f"data {data.name!r}: got its test set, expected held-out training rows, since whatever is chosen on the "
             "test set cannot be reported on it; train on data.split(n_valid), and pass that"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_count, check_flag, check_labels, check_type
+from svd_numpy.checks import SvdValueError, check_count, check_flag, check_labels, check_type
 from svd_numpy.kernels import priors
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Categorical
@@ -42,9 +42,9 @@ def sample_probabilities(model: Sequential, x: Any, n: int = 100, survivors_only
     """
     check_type("model", model, Sequential)
     if not isinstance(model.likelihood, Categorical):
-        raise ValueError(f"model: got the likelihood {model.likelihood!r}, expected a classifier's, Categorical()")
+        raise SvdValueError(f"model: got the likelihood {model.likelihood!r}, expected a classifier's, Categorical()")
     if all((layer.log_sigma2 <= _NO_NOISE).all() for layer in model.variational_layers):
-        raise ValueError(
+        raise SvdValueError(
             "model: got a network without noise, expected one that variational training left; fine-tuning removes it, "
             "so train with finetune_epochs=0, for example with recipe='paper'"
         )
@@ -166,7 +166,7 @@ def auroc(inside: Any, outside: Any) -> float:
     scores = [np.asarray(score, dtype=np.float64) for score in (inside, outside)]
     for name, score in zip(("inside", "outside"), scores, strict=True):
         if score.ndim != 1 or not score.size or np.isnan(score).any():
-            raise ValueError(
+            raise SvdValueError(
                 f"{name}: got shape {score.shape} or NaN, expected one number for each input, at least one"
             )
     n_inside, n_outside = (len(score) for score in scores)
@@ -177,7 +177,9 @@ def auroc(inside: Any, outside: Any) -> float:
 def _check_probabilities(probabilities: Any, ndim: int, shape: str) -> Array:
     array = np.asarray(probabilities)
     if array.ndim != ndim or not array.size or not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"probabilities: got shape {array.shape} of {array.dtype}, expected floats of shape {shape}")
+        raise SvdValueError(
+            f"probabilities: got shape {array.shape} of {array.dtype}, expected floats of shape {shape}"
+        )
     if not ((array >= 0).all() and np.allclose(array.sum(axis=-1), 1, atol=1e-4)):
-        raise ValueError("probabilities: got numbers below 0 or rows whose sum is not 1, expected those of classes")
+        raise SvdValueError("probabilities: got numbers below 0 or rows whose sum is not 1, expected those of classes")
     return array

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.cli.train import PROGRAM, Train, TrainCifar
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Report:
         last = check_count("last", self.last)
         history = read_log(need(self.run_dir / "metrics.jsonl"))
         if not history:
-            raise ValueError(f"{self.run_dir}: no epoch is finished yet, there is nothing to report")
+            raise SvdValueError(f"{self.run_dir}: no epoch is finished yet, there is nothing to report")
         result = self.run_dir / "result.txt"
         print(result.read_text() if result.is_file() else "This run is not finished.\n")
         print(epoch_table(history[-last:]))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from svd_numpy.checks import SvdValueError
+
 if TYPE_CHECKING:
     from svd_numpy.experiments.result import TrainResult
 
@@ -65,9 +67,9 @@ def check_run_dir(folder: Path, resume: bool) -> None:
     """Refuse to start over an existing run, or to resume one that is not there."""
     exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json", "pretrain"))
     if exists and not resume:
-        raise ValueError(f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder")
+        raise SvdValueError(f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder")
     if resume and not exists:
-        raise ValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
+        raise SvdValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
 
 
 def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:

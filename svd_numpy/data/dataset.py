@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
 
-class DataError(ValueError):
+
+class DataError(SvdValueError):
     """A data file is unusable; the message names the file and the remedy."""
 
 
@@ -63,18 +65,18 @@ class Dataset:
         """Check that the arrays fit each other."""
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if x.ndim != 2 or len(x) != len(y):
-                raise ValueError(
+                raise SvdValueError(
                     f"x_{part} has shape {x.shape} and y_{part} has shape {y.shape}; expected x of shape "
                     f"(N, D) and y with the same N: flatten each image into a row"
                 )
             self._check_targets(part, y)
         width = self.x_train.shape[1]
         if self.x_test.shape[1] != width:
-            raise ValueError(
+            raise SvdValueError(
                 f"x_train has {width} columns but x_test has {self.x_test.shape[1]}; expected the same number"
             )
         if self.image_shape is not None and math.prod(self.image_shape) != width:
-            raise ValueError(
+            raise SvdValueError(
                 f"image_shape {self.image_shape} holds {math.prod(self.image_shape)} values but a row of "
                 f"x_train holds {width}; expected (C, H, W) with C*H*W = {width}"
             )
@@ -83,12 +85,14 @@ class Dataset:
         if self.n_classes == 0:
             return
         if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-            raise ValueError(
+            raise SvdValueError(
                 f"y_{part} has shape {y.shape} and dtype {y.dtype}; expected (N,) integer labels because "
                 f"n_classes is {self.n_classes} (use n_classes=0 for regression)"
             )
         if y.size and (int(y.min()) < 0 or int(y.max()) >= self.n_classes):
-            raise ValueError(f"y_{part} holds labels {int(y.min())}..{int(y.max())}; expected 0..{self.n_classes - 1}")
+            raise SvdValueError(
+                f"y_{part} holds labels {int(y.min())}..{int(y.max())}; expected 0..{self.n_classes - 1}"
+            )
 
     def split(self, n_valid: int, seed: int = 0) -> Dataset:
         """Hold training rows out for validation; the test rows are left behind.
@@ -115,12 +119,12 @@ class Dataset:
         """
         for label, value in (("n_valid", n_valid), ("seed", seed)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"{label} must be an integer, got {value!r}")
+                raise SvdTypeError(f"{label} must be an integer, got {value!r}")
         n = len(self.x_train)
         if not 1 <= n_valid <= n - 1:
-            raise ValueError(f"n_valid is {n_valid}; expected 1 to {n - 1}, as there are {n} training rows")
+            raise SvdValueError(f"n_valid is {n_valid}; expected 1 to {n - 1}, as there are {n} training rows")
         if seed < 0:
-            raise ValueError(f"seed is {seed}; expected 0 or more")
+            raise SvdValueError(f"seed is {seed}; expected 0 or more")
         order = np.random.default_rng(seed).permutation(n)
         valid, train = order[:n_valid], np.sort(order[n_valid:])
         return replace(

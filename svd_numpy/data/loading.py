@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.data import download as _download
 from svd_numpy.data import small_tables
 from svd_numpy.data.cifar import read_cifar
@@ -83,9 +84,9 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
 def check_name(name: str, known: tuple[str, ...]) -> None:
     """Raise TypeError or ValueError unless `name` is one of `known`."""
     if not isinstance(name, str):
-        raise TypeError(f"the name of a data set must be a str, got {type(name).__name__}")
+        raise SvdTypeError(f"the name of a data set must be a str, got {type(name).__name__}")
     if name not in known:
-        raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(map(repr, known))}")
+        raise SvdValueError(f"unknown data set {name!r}; expected one of {', '.join(map(repr, known))}")
 
 
 def read_images(file_set: FileSet, paths: list[Path], where: str) -> Dataset:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError
 from svd_numpy.data.dataset import DataError
 from svd_numpy.data.idx import idx_header, open_unpacked, read_at_most, read_idx
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
@@ -118,7 +119,7 @@ def describe(spec: FileSpec) -> str:
 
 def _existing_folder(folder: str | Path, label: str) -> Path:
     if not isinstance(folder, str | os.PathLike):
-        raise TypeError(f"{label} must be a path (str or Path), got {type(folder).__name__}")
+        raise SvdTypeError(f"{label} must be a path (str or Path), got {type(folder).__name__}")
     path = Path(folder).expanduser()
     if not str(folder) or not os.path.isdir(path):
         raise DataError(f"{label} is {str(folder)!r}, which is not a folder; give one that exists or leave it out")

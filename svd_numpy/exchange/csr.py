@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_path, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel
 
@@ -35,11 +35,11 @@ def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
     check_type("small", small, SparseModel)
     target = check_path("folder", folder)
     if target is None:
-        raise TypeError("folder: got None, expected a path")
+        raise SvdTypeError("folder: got None, expected a path")
     ops = {target / f"{op.name}.npz": op for op in small.ops if isinstance(op, DenseOp | ConvOp)}
     for path, op in ops.items():
         if path.parent != target:  # a file made by somebody else may name a layer ../../anything
-            raise ValueError(f"export_csr: layer {op.name!r} cannot be the name of a file; rename it")
+            raise SvdValueError(f"export_csr: layer {op.name!r} cannot be the name of a file; rename it")
     for path, op in ops.items():
         write_atomic(path, _csr_file(op))
     return list(ops)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_flag, check_path, check_type
+from svd_numpy.checks import SvdValueError, check_flag, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
@@ -46,7 +46,7 @@ def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> N
     sparse = check_flag("sparse", sparse)
     target = check_path("path", path)
     if target is None or target.suffix != ".onnx":
-        raise ValueError(f"path: got {path!r}, expected a name ending in .onnx")
+        raise SvdValueError(f"path: got {path!r}, expected a name ending in .onnx")
     try:
         import onnx
     except ImportError as error:

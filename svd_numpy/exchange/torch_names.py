@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_finite, check_path, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_finite, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require, serialise
 from svd_numpy.network.layers import AvgPool2d, BatchNorm, Flatten, MaxPool2d
@@ -115,7 +115,7 @@ def save_torch_state_dict(path: str | Path, model: Sequential, threshold: float 
     """Write `torch_state_dict` as a .safetensors file, which `safetensors.torch.load_file` reads."""
     target = check_path("path", path)
     if target is None or target.suffix != ".safetensors":
-        raise ValueError(f"path: got {path!r}, expected a name ending in .safetensors")
+        raise SvdValueError(f"path: got {path!r}, expected a name ending in .safetensors")
     write_atomic(target, serialise(torch_state_dict(model, threshold)))
 
 
@@ -130,7 +130,7 @@ def _read(path: Any) -> dict[str, Array]:
     file = check_path("source", path)
     assert file is not None
     if file.suffix in (".pt", ".pth", ".bin"):
-        raise ValueError(
+        raise SvdValueError(
             f"source: got {file.name}, a pickle, which may run any code; expected .safetensors: write one with "
             "safetensors.torch.save_file(model.state_dict(), ...), or give the state dict itself"
         )
@@ -139,7 +139,7 @@ def _read(path: Any) -> dict[str, Array]:
         try:
             return from_bytes(opened.read())
         except SafetensorError as error:
-            raise ValueError(str(error)) from error
+            raise SvdValueError(str(error)) from error
 
 
 def _modules(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -147,7 +147,7 @@ def _modules(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     modules = dict[str, dict[str, Any]]()
     for name, array in arrays.items():
         if not isinstance(name, str):
-            raise TypeError(f"source: got the name {name!r}, expected text such as 'fc1.weight'")
+            raise SvdTypeError(f"source: got the name {name!r}, expected text such as 'fc1.weight'")
         module, _, kind = name.rpartition(".")
         if kind != _IGNORED:
             modules.setdefault(module, {})[kind] = array
@@ -172,7 +172,7 @@ def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) ->
     check_type("names", names, Mapping)
     for layer, module in names.items():
         if layer not in wanted or module not in modules:
-            raise ValueError(
+            raise SvdValueError(
                 f"names: got {layer!r}: {module!r}, expected layers of {list(wanted)} and modules of {list(modules)}"
             )
     return dict(names)
@@ -181,7 +181,7 @@ def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) ->
 def _in_order(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
     """Pair the first layer with the first module, and so on."""
     if len(wanted) != len(modules):
-        raise ValueError(
+        raise SvdValueError(
             f"source: got {len(modules)} modules with arrays, {list(modules)}, expected one for each of the layers "
             f"{list(wanted)}; say which is which: names={{layer: module}}"
         )
@@ -195,14 +195,16 @@ def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str
     for layer, shapes in wanted.items():
         fitting = [module for module in left if {kind: np.shape(a) for kind, a in modules[module].items()} == shapes]
         if not fitting or len({re.sub(r"\d+", "", module) for module in fitting}) > 1:
-            raise ValueError(
+            raise SvdValueError(
                 f"source: modules {fitting} of {left} have the shapes {shapes} of layer {layer!r}, expected one, or "
                 "several that differ by numbers only; say which is which: names={layer: module}"
             )
         pairs[layer] = fitting[0]
         left.remove(fitting[0])
     if left:
-        raise ValueError(f"source: modules {left} belong to no layer of {list(wanted)}; give names={{layer: module}}")
+        raise SvdValueError(
+            f"source: modules {left} belong to no layer of {list(wanted)}; give names={{layer: module}}"
+        )
     return pairs
 
 
@@ -211,7 +213,7 @@ def _translated(
 ) -> dict[str, Array]:
     """Arrays of one module, by our names."""
     if set(arrays) != set(wanted):
-        raise ValueError(
+        raise SvdValueError(
             f"source: module {module!r} has {sorted(arrays)}, expected {sorted(wanted)} for layer {layer.name!r}, "
             f"a {type(layer).__name__}"
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from svd_numpy.checks import check_choice, check_count, check_number
+from svd_numpy.checks import SvdValueError, check_choice, check_count, check_number
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS, build
 from svd_numpy.experiments.recipes import Recipe, get_recipe
@@ -116,7 +116,9 @@ def train_cifar(
         config = configure(plan.config, epochs, batch_size, options)
         first = _first_stage(plan, pretrain_epochs, config.batch_size, init_from, options)
     elif pretrain_epochs:
-        raise ValueError(f"pretrain_epochs: got {pretrain_epochs}, but kind {kind!r} has one stage; give epochs alone")
+        raise SvdValueError(
+            f"pretrain_epochs: got {pretrain_epochs}, but kind {kind!r} has one stage; give epochs alone"
+        )
     else:
         assert plan.pretrain is not None
         both = plan.pretrain.total_epochs + plan.config.total_epochs
@@ -124,7 +126,7 @@ def train_cifar(
     started = _check_folder(options, first is not None)
     data = load_images(dataset, data_dir, random_labels, options)
     if len(data.x_train) % config.batch_size == 1:
-        raise ValueError(
+        raise SvdValueError(
             f"batch_size: got {config.batch_size}, which leaves one of {len(data.x_train)} images over, and a single "
             "image cannot be batch-normalised; choose another one"
         )
@@ -143,7 +145,9 @@ def _first_stage(
 ) -> TrainConfig | None:
     """Settings of the pre-training; None where there is to be none."""
     if epochs is not None and check_count("pretrain_epochs", epochs, low=0) and init_from is not None:
-        raise ValueError(f"pretrain_epochs: got {epochs} and init_from, which stands in for it; leave one of them out")
+        raise SvdValueError(
+            f"pretrain_epochs: got {epochs} and init_from, which stands in for it; leave one of them out"
+        )
     if epochs == 0 or init_from is not None or plan.pretrain is None:
         return None
     return configure(plan.pretrain, epochs, batch_size, replace(options, kl_weight=1.0))
@@ -157,12 +161,12 @@ def _check_folder(options: Options, pretrains: bool) -> bool:
     started = checkpoint.latest(folder / "checkpoints") is not None
     pretrained = checkpoint.latest(folder / _FIRST / "checkpoints") is not None
     if not options.resume and (started or pretrained):
-        raise ValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
+        raise SvdValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
     if options.resume and not (started or pretrained):
-        raise ValueError(f"resume: {folder} holds no run to go on with; correct run_dir, or leave resume out")
+        raise SvdValueError(f"resume: {folder} holds no run to go on with; correct run_dir, or leave resume out")
     if options.resume and pretrained != pretrains:
         began, wanted = ("with" if there else "without" for there in (pretrained, pretrains))
-        raise ValueError(
+        raise SvdValueError(
             f"resume: the run in {folder} began {began} pre-training, this one is to begin {wanted}; "
             "give pretrain_epochs and init_from as before, or another run_dir"
         )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_choice, check_count, check_flag
+from svd_numpy.checks import SvdValueError, check_choice, check_count, check_flag
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.network.model import Sequential
@@ -168,7 +168,7 @@ def train_regression(
     seed = check_count("seed", seed, low=0)
     data = load(dataset, data_dir)
     if data.n_classes:
-        raise ValueError(f"dataset: got {dataset!r}, expected a table with a target: diabetes or boston")
+        raise SvdValueError(f"dataset: got {dataset!r}, expected a table with a target: diabetes or boston")
     data, target_std = standardise(split_again(data, seed))
     model = make_network(
         data.x_train.shape[1], hidden_sizes, 1, Gaussian(1.0), seed, kind == "variational", prior, backend=backend

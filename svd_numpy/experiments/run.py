@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_callbacks, check_count, check_flag, check_number, check_path
+from svd_numpy.checks import SvdValueError, check_callbacks, check_count, check_flag, check_number, check_path
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.recipes import stretch
 from svd_numpy.experiments.result import TrainResult, pruning_threshold
@@ -47,7 +47,7 @@ def check_options(
     """Check what every experiment takes; raises ValueError or TypeError."""
     folder = check_path("run_dir", run_dir)
     if check_flag("resume", resume) and folder is None:
-        raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+        raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
     return Options(
         check_count("seed", seed, low=0),
         resolve_backend(backend),
@@ -63,7 +63,7 @@ def check_kl_weight(value: Any, kind: str) -> float:
     """Check the factor on the KL, which only a network with a KL can have."""
     kl_weight = check_number("kl_weight", value, low=0, high=1000)
     if kind != "variational" and kl_weight != 1:
-        raise ValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
+        raise SvdValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
     return kl_weight
 
 
@@ -88,7 +88,9 @@ def load_for_each(
     with_random_labels = check_flag("random_labels", with_random_labels)
     data = load(dataset, data_dir)
     if data.image_shape is None or data.n_classes == 0:
-        raise ValueError(f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits")
+        raise SvdValueError(
+            f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
+        )
     labelled = [random_labels(data, options.seed) if with_random_labels else data for options in each]
     if labelled[0].warning and each[0].progress:
         print(f"NOTE: {labelled[0].warning}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
             arrays = {name: file[name] for name in file.files}
         return arrays, float(arrays.pop("threshold"))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
+        raise SvdValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
 
 
 def run_figures(

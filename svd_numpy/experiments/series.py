@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from svd_numpy.checks import check_count
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_count
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import Options, check_kl_weight
 from svd_numpy.files import checkpoint
@@ -24,7 +24,7 @@ def options_of_each(options: Options, seeds: Any, kl_weights: Any, kind: str) ->
     if seeds is None and one_weight:
         return [replace(options, kl_weight=check_kl_weight(kl_weights, kind))], False
     if seeds is not None and options.seed:
-        raise ValueError(f"seed: got {options.seed} and seeds, which stands in for it; leave one of them out")
+        raise SvdValueError(f"seed: got {options.seed} and seeds, which stands in for it; leave one of them out")
     weights = [kl_weights] if one_weight else _each_once("kl_weight", kl_weights, "numbers", "(0.5, 1, 2)")
     chosen = [options.seed] if seeds is None else _each_once("seeds", seeds, "whole numbers", "range(16)")
     folder, each = options.run_dir, list[Options]()
@@ -36,20 +36,20 @@ def options_of_each(options: Options, seeds: Any, kl_weights: Any, kind: str) ->
             each.append(replace(options, seed=seed, kl_weight=weight, run_dir=inner, resume=begun))
     there = [one.run_dir for one in each if one.resume]
     if there and not options.resume:
-        raise ValueError(f"run_dir: {there[0]} holds a run already; choose another folder, or resume=True")
+        raise SvdValueError(f"run_dir: {there[0]} holds a run already; choose another folder, or resume=True")
     if options.resume and not there:
-        raise ValueError(f"resume: {folder} holds none of these runs; correct run_dir, or leave resume out")
+        raise SvdValueError(f"resume: {folder} holds none of these runs; correct run_dir, or leave resume out")
     return each, True
 
 
 def _each_once(name: str, values: Any, what: str, example: str) -> list[Any]:
     wanted = f"expected {what}, each once, such as {example}"
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: got {values!r} of type {type(values).__name__}, {wanted}")
+        raise SvdTypeError(f"{name}: got {values!r} of type {type(values).__name__}, {wanted}")
     if not (listed := list(values)):
-        raise ValueError(f"{name}: got none, {wanted}")
+        raise SvdValueError(f"{name}: got none, {wanted}")
     if twice := [each for i, each in enumerate(listed) if each in listed[:i]]:
-        raise ValueError(f"{name}: got {twice} more than once, {wanted}; the same numbers give the same run")
+        raise SvdValueError(f"{name}: got {twice} more than once, {wanted}; the same numbers give the same run")
     return listed
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.assess.uncertainty import Calibration, Uncertainty, auroc, calibration, decompose, sample_probabilities
-from svd_numpy.checks import check_count, check_type
+from svd_numpy.checks import SvdValueError, check_count, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.run_files import need
 from svd_numpy.files.atomic import write_atomic
@@ -142,7 +142,7 @@ def measure_uncertainty(
     for name, data in (("inside", inside), ("outside", outside)):
         check_type(name, data, Dataset)
     if inside.x_test.shape[1] != outside.x_test.shape[1]:
-        raise ValueError(
+        raise SvdValueError(
             f"outside: got {outside.x_test.shape[1]} inputs of {outside.name!r}, "
             f"expected {inside.x_test.shape[1]} as in {inside.name!r}"
         )

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
+
 MAX_DEPTH = 64  # far below what a JSON parser can take back
 
 # ---- strict JSON ----
@@ -17,19 +19,19 @@ MAX_DEPTH = 64  # far below what a JSON parser can take back
 def check_json(value: Any, where: str, depth: int = MAX_DEPTH) -> None:
     """Raise TypeError or ValueError unless `value` is strict JSON: str keys, finite numbers, not too deep."""
     if depth < 0:
-        raise ValueError(f"{where[:60]}... is nested deeper than {MAX_DEPTH} levels, or contains itself")
+        raise SvdValueError(f"{where[:60]}... is nested deeper than {MAX_DEPTH} levels, or contains itself")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{where} has the key {key!r}; JSON keys are str: convert it with str()")
+                raise SvdTypeError(f"{where} has the key {key!r}; JSON keys are str: convert it with str()")
             check_json(item, f"{where}[{key!r}]", depth - 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             check_json(item, f"{where}[{index}]", depth - 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}; JSON has only finite numbers: store None instead")
+        raise SvdValueError(f"{where} is {value}; JSON has only finite numbers: store None instead")
     elif not isinstance(value, str | int | float | None):
-        raise TypeError(
+        raise SvdTypeError(
             f"{where} is a {type(value).__name__}; expected dict, list, str, int, float, bool or None: "
             "convert NumPy values with .item() or .tolist()"
         )
@@ -40,19 +42,19 @@ def loads_strict(text: bytes) -> Any:
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
-        raise ValueError("JSON is nested too deeply") from None
+        raise SvdValueError("JSON is nested too deeply") from None
 
 
 def _finite(number: str) -> float:
     if not math.isfinite(float(number)):
-        raise ValueError(f"{number} is not a finite number")
+        raise SvdValueError(f"{number} is not a finite number")
     return float(number)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key is repeated")
+        raise SvdValueError("a key is repeated")
     return result
 
 

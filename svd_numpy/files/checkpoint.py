@@ -22,6 +22,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import disk_fault, loads_strict, remove, sync_folder, write_new
 from svd_numpy.files.safe_arrays import (
     MAX_JSON_BYTES,
@@ -112,9 +113,9 @@ def save(
     """
     step, folder = operator.index(step), Path(folder)
     if not 0 <= step <= MAX_STEP:
-        raise ValueError(f"step is {step}; expected 0 to {MAX_STEP}")
+        raise SvdValueError(f"step is {step}; expected 0 to {MAX_STEP}")
     if keep < 1:
-        raise ValueError(f"keep is {keep}; expected at least 1, to keep the checkpoint being saved")
+        raise SvdValueError(f"keep is {keep}; expected at least 1, to keep the checkpoint being saved")
     blob = serialise(arrays)
     manifest = _manifest(step, blob, state)
     target = folder / f"ckpt-{step:08d}"

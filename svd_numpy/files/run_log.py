@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import check_json, disk_fault, loads_strict, write_atomic
 
 __all__ = ["RunLog", "read_log"]
@@ -45,7 +46,7 @@ class RunLog:
             return
         exists = self._path.exists()
         if resume_epoch is None and exists and self._path.stat().st_size:
-            raise ValueError(f"{self._path} holds a log already; choose another run_dir or resume=True")
+            raise SvdValueError(f"{self._path} holds a log already; choose another run_dir or resume=True")
         if resume_epoch is not None and exists:
             self.records = [record for record in read_log(self._path) if record["epoch"] <= resume_epoch]
             write_atomic(self._path, b"".join(_line(record) for record in self.records))
@@ -68,9 +69,9 @@ class RunLog:
         """
         check_json(record, "record")
         if "schema" in record:
-            raise ValueError("record has the key 'schema', which the log itself adds; choose another name")
+            raise SvdValueError("record has the key 'schema', which the log itself adds; choose another name")
         if not _is_epoch(record.get("epoch")):
-            raise ValueError(f"record['epoch'] is {record.get('epoch')!r}; expected an int of at least 0")
+            raise SvdValueError(f"record['epoch'] is {record.get('epoch')!r}; expected an int of at least 0")
         line = _line({"schema": SCHEMA, **record})
         if self._path is not None:
             _append_line(self._path, line)
@@ -104,11 +105,11 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = loads_strict(line)
     except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON ({error}); repair or remove the line") from error
+        raise SvdValueError(f"{where} is not valid JSON ({error}); repair or remove the line") from error
     if not isinstance(record, dict) or not _is_epoch(record.get("epoch")):
-        raise ValueError(f"{where} is no record; expected an object with an int 'epoch' of at least 0")
+        raise SvdValueError(f"{where} is no record; expected an object with an int 'epoch' of at least 0")
     if record.get("schema") != SCHEMA:
-        raise ValueError(f"{where} has schema {record.get('schema')!r}; this release reads {SCHEMA}")
+        raise SvdValueError(f"{where} has schema {record.get('schema')!r}; this release reads {SCHEMA}")
     return record
 
 

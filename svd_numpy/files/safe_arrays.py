@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.files.atomic import check_json, loads_strict, write_atomic
 
 MODEL_FORMAT = "svd_numpy model"
@@ -27,7 +28,7 @@ MAX_JSON_BYTES = 2 * 2**20  # of a manifest or header: parsed, at most about 60 
 _DTYPES = {"F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool"}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SvdValueError):
     """A checkpoint or model file is missing, damaged, inconsistent or of another format."""
 
 
@@ -53,7 +54,7 @@ def save_model(path: str | Path, arrays: Mapping[str, NDArray[Any]], state: Mapp
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"model file is {path.name!r}; expected a name ending in .safetensors")
+        raise SvdValueError(f"model file is {path.name!r}; expected a name ending in .safetensors")
     blob = serialise(arrays)
     header, data = header_of(blob), blob[8 + int.from_bytes(blob[:8], "little") :]
     state_text = canonical(checked_state(state)).decode()
@@ -140,16 +141,16 @@ def serialise(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     allowed = ", ".join(_DTYPES.values())
     for name, array in arrays.items():
         if not isinstance(name, str) or not name.isprintable() or name in ("", "__metadata__"):
-            raise ValueError(f"array name is {name!r}; expected printable text other than '__metadata__'")
+            raise SvdValueError(f"array name is {name!r}; expected printable text other than '__metadata__'")
         if not isinstance(array, np.ndarray) or array.dtype not in map(np.dtype, _DTYPES.values()):
             got = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-            raise TypeError(f"array {name!r} is {got}; expected an ndarray of {allowed}: use .astype()")
+            raise SvdTypeError(f"array {name!r} is {got}; expected an ndarray of {allowed}: use .astype()")
         if array.ndim > 32:
-            raise ValueError(f"array {name!r} has {array.ndim} axes; expected at most 32")
+            raise SvdValueError(f"array {name!r} has {array.ndim} axes; expected at most 32")
     # the library copies memory as it lies, whatever the strides: C order must be made here
     blob = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()})
     if int.from_bytes(blob[:8], "little") > MAX_JSON_BYTES:
-        raise ValueError(f"the names and shapes of {len(arrays)} arrays take more than {MAX_JSON_BYTES} bytes")
+        raise SvdValueError(f"the names and shapes of {len(arrays)} arrays take more than {MAX_JSON_BYTES} bytes")
     return blob
 
 
@@ -161,7 +162,7 @@ def deserialise(blob: bytes, layout: dict[str, Any]) -> dict[str, NDArray[Any]]:
     try:
         arrays = from_bytes(blob)
     except SafetensorError as error:
-        raise ValueError(str(error)) from error
+        raise SvdValueError(str(error)) from error
     found = {name: {"dtype": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()}
     require(found == layout, "the arrays differ from their header")
     return arrays
@@ -176,7 +177,7 @@ def checked_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def check_length(text: bytes) -> None:
     """Refuse JSON text that no reader would accept."""
     if len(text) > MAX_JSON_BYTES:
-        raise ValueError(
+        raise SvdValueError(
             f"state and array names take {len(text)} bytes as JSON; expected at most {MAX_JSON_BYTES}: "
             "store large values as arrays"
         )

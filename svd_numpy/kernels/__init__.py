@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Backend
 from svd_numpy.kernels.cuda import detect
 
@@ -38,16 +39,16 @@ def resolve_backend(name: str) -> str:
         For an unknown name, or a backend that cannot be used here.
     """
     if not isinstance(name, str):
-        raise TypeError(f"backend: got {name!r} of type {type(name).__name__}, expected one of 'auto', {NAMES}")
+        raise SvdTypeError(f"backend: got {name!r} of type {type(name).__name__}, expected one of 'auto', {NAMES}")
     if name == "auto":
         name = os.environ.get("SVD_NUMPY_BACKEND", "auto")
     usable = available_backends()
     if name == "auto":
         return next(candidate for candidate in _PREFERENCE if not usable[candidate])
     if name not in usable:
-        raise ValueError(f"backend: got {name!r}, expected one of {('auto', *NAMES)}")
+        raise SvdValueError(f"backend: got {name!r}, expected one of {('auto', *NAMES)}")
     if usable[name]:
-        raise ValueError(
+        raise SvdValueError(
             f"backend {name!r} cannot be used: {usable[name]}; usable: {[n for n in usable if not usable[n]]}"
         )
     return name
@@ -71,15 +72,15 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
     try:
         wanted = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError:
-        raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64") from None
+        raise SvdTypeError(f"dtype: got {dtype!r}, expected float32 or float64") from None
     if wanted not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"dtype: got {wanted}, expected float32 or float64")
+        raise SvdValueError(f"dtype: got {wanted}, expected float32 or float64")
     if name == "numpy":
         from svd_numpy.kernels.reference import ReferenceBackend
 
         return ReferenceBackend(wanted)
     if wanted != np.float32:
-        raise ValueError(
+        raise SvdValueError(
             f"dtype: got {wanted}, but backend {name!r} computes in float32; use backend='numpy' for float64"
         )
     if name == "cuda":

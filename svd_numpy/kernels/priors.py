@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
+
 Array = NDArray[Any]
 
 # Molchanov et al. 2017, eq. 14: the sigmoid fit of the log-uniform KL.
@@ -178,7 +180,7 @@ def get_prior(name: str) -> Prior:
         If the name is not in `PRIORS`.
     """
     if not isinstance(name, str) or name not in PRIORS:
-        raise ValueError(f"unknown prior {name!r}: expected one of {', '.join(map(repr, PRIORS))}")
+        raise SvdValueError(f"unknown prior {name!r}: expected one of {', '.join(map(repr, PRIORS))}")
     return PRIORS[name]
 
 
@@ -341,18 +343,18 @@ def _checked(theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
     theta, log_sigma2 = np.asarray(theta), np.asarray(log_sigma2)
     for name, array in (("theta", theta), ("log_sigma2", log_sigma2)):
         if array.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64: convert with astype")
+            raise SvdTypeError(f"{name} has dtype {array.dtype}, expected float32 or float64: convert with astype")
     if theta.dtype != log_sigma2.dtype:
-        raise TypeError(
+        raise SvdTypeError(
             f"theta is {theta.dtype} but log_sigma2 is {log_sigma2.dtype}, expected one dtype: convert either"
         )
     if theta.shape != log_sigma2.shape:
-        raise ValueError(
+        raise SvdValueError(
             f"theta has shape {theta.shape} but log_sigma2 has shape {log_sigma2.shape}, expected equal "
             "shapes: broadcast them first"
         )
     for name, array in (("theta", theta), ("log_sigma2", log_sigma2)):
         if not np.isfinite(array).all():
             count = int(np.size(array) - np.isfinite(array).sum())
-            raise ValueError(f"{name} has {count} non-finite numbers, expected all finite: check the training")
+            raise SvdValueError(f"{name} has {count} non-finite numbers, expected all finite: check the training")
     return theta, log_sigma2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_count, check_number
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_count, check_number
 from svd_numpy.network.layers import Conv2d, Dense, Flatten, Layer
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
@@ -164,7 +164,7 @@ def gradcheck(
     tolerance = default if tolerance is None else check_number("tolerance", tolerance, low=1e-14, high=1)
     batch = model.prepare(x)
     if y is None and isinstance(layer_or_model, Sequential):
-        raise ValueError("y: got None, expected the labels or targets that belong to x: a model's loss needs them")
+        raise SvdValueError("y: got None, expected the labels or targets that belong to x: a model's loss needs them")
     if y is None:
         y = np.random.default_rng(1).standard_normal((len(batch), model.n_outputs))
     kl_scale = kl_weight / (len(batch) if n_train is None else n_train)
@@ -195,12 +195,14 @@ def _subject(given: Any, x: Any) -> Sequential:
     if isinstance(given, Sequential):
         return _clone(given, given.backend.name, given.dtype)
     if not isinstance(given, Layer):
-        raise TypeError(f"gradcheck: got {given!r}, expected a layer such as VariationalDense(5, 3), or a Sequential")
+        raise SvdTypeError(
+            f"gradcheck: got {given!r}, expected a layer such as VariationalDense(5, 3), or a Sequential"
+        )
     layers = [_again(given)]
     shape = np.shape(x)
     if len(shape) not in (2, 4) or 0 in shape:
         kind = type(given).__name__
-        raise ValueError(f"x: got shape {shape}, expected (B, I), or images (B, C, H, W), for layer {kind}")
+        raise SvdValueError(f"x: got shape {shape}, expected (B, I), or images (B, C, H, W), for layer {kind}")
     if len(shape) == 4:
         if not hasattr(given, "in_channels"):  # so that the layer's inputs depend on parameters
             layers.insert(0, Conv2d(shape[1], shape[1], 1))
@@ -222,7 +224,7 @@ def _again(layer: Layer) -> Layer:
     try:
         return type(layer)(**options)
     except TypeError as error:
-        raise ValueError(
+        raise SvdValueError(
             f"layer {type(layer).__name__} cannot be made again from its config() {options}: {error}; "
             "let config() return every argument of its constructor"
         ) from error

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import (
+    SvdTypeError,
+    SvdValueError,
     check_count,
     check_finite,
     check_inputs,
@@ -51,7 +53,7 @@ def _exclusive(method: F) -> F:
 def require_finite(what: str, *arrays: Any) -> None:
     """Raise a ValueError where what the network computed is not finite."""
     if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError(
+        raise SvdValueError(
             f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights"
         )
 
@@ -61,14 +63,14 @@ def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
     features = getattr(first, "in_features", None)
     if given is None:
         if features is None:
-            raise ValueError(
+            raise SvdValueError(
                 f"Sequential: the first layer is {type(first).__name__}, which does not know the shape of its inputs; "
                 "give input_shape=(C, H, W), for example (1, 28, 28)"
             )
         return (features,)
     shape = tuple(given) if isinstance(given, tuple | list) else (given,)
     if len(shape) not in (1, 3):
-        raise ValueError(f"input_shape: got {given!r}, expected (I,), or (C, H, W) for images")
+        raise SvdValueError(f"input_shape: got {given!r}, expected (I,), or (C, H, W) for images")
     return tuple(check_count("input_shape", size) for size in shape)
 
 
@@ -118,12 +120,14 @@ class Sequential:
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
         if not layers:
-            raise ValueError("Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)")
+            raise SvdValueError(
+                "Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)"
+            )
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU")
+                raise SvdTypeError(f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU")
         if len({id(layer) for layer in layers}) < len(layers):
-            raise ValueError("Sequential: the same layer object appears twice; make one object per place")
+            raise SvdValueError("Sequential: the same layer object appears twice; make one object per place")
         self.prior = get_prior(prior).name
         self.backend = get_backend(backend, dtype)
         self.dtype = self.backend.dtype
@@ -160,9 +164,9 @@ class Sequential:
                 layer.relu = following.sampled = True
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
-            raise ValueError(f"Sequential: layer names are {names}, expected all different")
+            raise SvdValueError(f"Sequential: layer names are {names}, expected all different")
         if len(shape) > 1:
-            raise ValueError(
+            raise SvdValueError(
                 f"Sequential: the last layer {names[-1]!r} gives images {public_shape(shape)}, expected (B, outputs); "
                 "end with Flatten, or with Flatten and a dense layer"
             )
@@ -325,13 +329,13 @@ class Sequential:
         known = {**self.parameters, **self.state}
         own = {name: array for name, array in known.items() if name in arrays}
         if not own:
-            raise ValueError(f"init_from: got {list(arrays)}, expected some of {list(known)}")
+            raise SvdValueError(f"init_from: got {list(arrays)}, expected some of {list(known)}")
         matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
         for name, array in matched.items():
             if name.endswith(".log_sigma2") and not ((array >= -20) & (array <= 10)).all():
-                raise ValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
+                raise SvdValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
             if name.endswith(".running_var") and (array < 0).any():
-                raise ValueError(f"init_from: {name} goes down to {array.min()}, expected variances, 0 or more")
+                raise SvdValueError(f"init_from: {name} goes down to {array.min()}, expected variances, 0 or more")
         for name, array in matched.items():
             known[name][...] = array
         return self
@@ -376,10 +380,10 @@ class Sequential:
         """Fill parameters, states and `input_mean` from `arrays()` of a network of the same shape."""
         own = self.arrays()
         if set(own) != set(arrays):
-            raise ValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
+            raise SvdValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
         for name, array in own.items():
             if np.shape(arrays[name]) != array.shape:
-                raise ValueError(f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}")
+                raise SvdValueError(f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}")
         for name, array in own.items():
             array[...] = arrays[name]
 

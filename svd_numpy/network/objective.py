@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_labels, check_number, check_targets
+from svd_numpy.checks import SvdValueError, check_labels, check_number, check_targets
 from svd_numpy.kernels.backend import Backend
 
 Array = NDArray[Any]
@@ -90,5 +90,5 @@ def make_likelihood(name: str | Likelihood, **options: float) -> Likelihood:
         return name
     known: dict[str, type[Categorical] | type[Gaussian]] = {"categorical": Categorical, "gaussian": Gaussian}
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"likelihood: got {name!r}, expected one of {tuple(known)} or Gaussian(std)")
+        raise SvdValueError(f"likelihood: got {name!r}, expected one of {tuple(known)} or Gaussian(std)")
     return known[name](**options)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.plots.frames import STEPS, ZERO, FrameRecorder
 from svd_numpy.plots.panels import COLOURS, STYLE, epoch_axis, log_scale
@@ -61,9 +62,9 @@ def render_gif(frames: FrameRecorder, path: str | os.PathLike[str], *, fps: floa
 
     frames.require_frames()
     if not 1.0 <= fps <= 50.0:
-        raise ValueError(f"fps is {fps}; expected 1 to 50 frames per second")
+        raise SvdValueError(f"fps is {fps}; expected 1 to 50 frames per second")
     if width_px < 320:
-        raise ValueError(f"width_px is {width_px}; expected at least 320 pixels, or the text cannot be read")
+        raise SvdValueError(f"width_px is {width_px}; expected at least 320 pixels, or the text cannot be read")
     pictures = _draw_frames(frames, int(width_px))
     palette = Image.new("P", (1, 1))
     palette.putpalette(_palette().ravel().tolist())

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 
 Array = NDArray[Any]
@@ -66,9 +67,9 @@ class FrameRecorder:
     def __init__(self, image_shape: Sequence[int], max_units: int = 100) -> None:
         shape = tuple(int(size) for size in image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
-            raise ValueError(f"image_shape is {shape}; expected (H, W) or (C, H, W), all positive")
+            raise SvdValueError(f"image_shape is {shape}; expected (H, W) or (C, H, W), all positive")
         if max_units < 1:
-            raise ValueError(f"max_units is {max_units}; expected at least 1")
+            raise SvdValueError(f"max_units is {max_units}; expected at least 1")
         self.image_shape = shape
         self.max_units = int(max_units)
         self.codes: list[NDArray[np.uint8]] = []
@@ -113,20 +114,22 @@ class FrameRecorder:
         theta, log_alpha = np.asarray(theta), np.asarray(log_alpha)
         inputs = math.prod(self.image_shape)
         if theta.ndim != 2 or theta.shape[0] != inputs or theta.shape[1] < 1:
-            raise ValueError(f"theta has shape {theta.shape}; image_shape {self.image_shape} needs ({inputs}, units)")
+            raise SvdValueError(
+                f"theta has shape {theta.shape}; image_shape {self.image_shape} needs ({inputs}, units)"
+            )
         if log_alpha.shape != theta.shape:
-            raise ValueError(f"log_alpha has shape {log_alpha.shape}; expected that of theta, {theta.shape}")
+            raise SvdValueError(f"log_alpha has shape {log_alpha.shape}; expected that of theta, {theta.shape}")
         if not 0.0 <= sparsity_total <= 1.0:
-            raise ValueError(f"sparsity_total is {sparsity_total}; expected a fraction in [0, 1]")
+            raise SvdValueError(f"sparsity_total is {sparsity_total}; expected a fraction in [0, 1]")
         if self.epochs and epoch <= self.epochs[-1]:
-            raise ValueError(
+            raise SvdValueError(
                 f"epoch {epoch} does not follow epoch {self.epochs[-1]}; call drop_after({epoch - 1}) first "
                 "when a run resumes from an earlier checkpoint"
             )
         shown = slice(0, self.max_units)
         codes, scale = self._quantise(theta[:, shown], log_alpha[:, shown] < threshold)
         if self.codes and codes.shape != self.codes[0].shape:
-            raise ValueError(f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}")
+            raise SvdValueError(f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}")
         self.codes.append(codes)
         self.scales.append(scale)
         self.epochs.append(int(epoch))
@@ -138,7 +141,7 @@ class FrameRecorder:
         shape = (-1, *(1,) * (3 - len(self.image_shape)), *self.image_shape)
         kept = np.where(alive, theta, 0.0).T.reshape(shape).sum(axis=1)
         if not np.isfinite(kept).all():
-            raise ValueError("theta holds NaN or infinity among the weights kept; expected finite weights")
+            raise SvdValueError("theta holds NaN or infinity among the weights kept; expected finite weights")
         scale = float(np.abs(kept).max())
         levels = np.rint(kept * (STEPS / scale)) if scale > 0 else np.zeros(kept.shape)
         codes = np.where(alive.T.reshape(shape).any(axis=1), levels + ZERO, 0)
@@ -212,12 +215,12 @@ class FrameRecorder:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = dict(file)
         except _DAMAGE as error:
-            raise ValueError(
+            raise SvdValueError(
                 f"{path} is damaged or no .npz file; expected one of FrameRecorder.save: "
                 "restore it from a copy, or delete it and record the run anew"
             ) from error
         if not _NAMES.issubset(arrays) or not np.array_equal(arrays["schema"], _SCHEMA):
-            raise ValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
+            raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()
@@ -229,4 +232,4 @@ class FrameRecorder:
     def require_frames(self) -> None:
         """Raise a ValueError if nothing is recorded."""
         if not self.codes:
-            raise ValueError("no frame is recorded; call FrameRecorder.add at least once")
+            raise SvdValueError("no frame is recorded; call FrameRecorder.add at least once")

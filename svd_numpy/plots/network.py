@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.plots.panels import (
     COLOURS,
     WIDTH,
@@ -71,9 +72,9 @@ def filters(
     channels, height, width = check_theta(after, image_shape)
     _check_pair(before, after)
     if np.shape(log_alpha) != np.shape(after) or np.isnan(log_alpha).any():
-        raise ValueError(f"log_alpha has shape {np.shape(log_alpha)}; expected {np.shape(after)}, and no NaN in it")
+        raise SvdValueError(f"log_alpha has shape {np.shape(log_alpha)}; expected {np.shape(after)}, and no NaN in it")
     if n < 1:
-        raise ValueError(f"n is {n}; expected the number of filters to draw, at least 1")
+        raise SvdValueError(f"n is {n}; expected the number of filters to draw, at least 1")
     survivors = np.count_nonzero(after, axis=0)
     order = np.arange(len(survivors))
     if len(order) > n:
@@ -129,7 +130,7 @@ def weight_matrix(before: Array, after: Array, size: int = 100, name: str = "") 
     """
     inputs, units = _check_pair(before, after)
     if size < 1:
-        raise ValueError(f"size is {size}; expected a number of rows and columns, at least 1")
+        raise SvdValueError(f"size is {size}; expected a number of rows and columns, at least 1")
     top, left = (max(0, (full - size) // 2) for full in (inputs, units))
     bottom, right = min(inputs, top + size), min(units, left + size)
     share = 100 * np.count_nonzero(after) / np.size(after)
@@ -180,14 +181,14 @@ def feature_maps(
         If the names differ, there are none, or an array has another shape.
     """
     if np.ndim(image) != 3 or np.shape(image)[0] not in (1, 3):
-        raise ValueError(f"image has shape {np.shape(image)}; expected (C, H, W) with one channel or three")
+        raise SvdValueError(f"image has shape {np.shape(image)}; expected (C, H, W) with one channel or three")
     if not after or not set(after) == set(before) == set(live):
         names = [sorted(one) for one in (before, after, live)]
-        raise ValueError(f"before, after and live have the layers {names}; expected the same, at least one")
+        raise SvdValueError(f"before, after and live have the layers {names}; expected the same, at least one")
     for name, maps in after.items():
         if np.ndim(maps) != 3 or np.shape(before[name]) != np.shape(maps) or np.shape(live[name]) != (len(maps),):
             shapes = np.shape(before[name]), np.shape(maps), np.shape(live[name])
-            raise ValueError(f"layer {name!r}: got shapes {shapes}, expected (O, h, w) twice and (O,)")
+            raise SvdValueError(f"layer {name!r}: got shapes {shapes}, expected (O, h, w) twice and (O,)")
     side = WIDTH * np.array([0.24, 0.38])  # of the image, and of each mosaic
     heights = []
     for maps in after.values():
@@ -229,10 +230,12 @@ def live_units(live: Mapping[str, tuple[int, int]]) -> Figure:
         If there is no layer, or counts make no sense.
     """
     if not live:
-        raise ValueError("live is empty; expected {layer name: (live, all)}, at least one layer")
+        raise SvdValueError("live is empty; expected {layer name: (live, all)}, at least one layer")
     for name, (count, total) in live.items():
         if not 0 <= count <= total or total < 1:
-            raise ValueError(f"layer {name!r}: got {count} live of {total}; expected 0 <= live <= all, all at least 1")
+            raise SvdValueError(
+                f"layer {name!r}: got {count} live of {total}; expected 0 <= live <= all, all at least 1"
+            )
     names = list(live)
     share = np.array([100 * count / total for count, total in live.values()])
     with style():
@@ -254,9 +257,11 @@ def _check_pair(before: Array, after: Array) -> tuple[int, int]:
     """Shape of two finite matrices that must be alike."""
     for name, array in (("before", before), ("after", after)):
         if np.ndim(array) != 2 or np.size(array) == 0 or not np.isfinite(array).all():
-            raise ValueError(f"{name} has shape {np.shape(array)}; expected a matrix (inputs, units) of finite weights")
+            raise SvdValueError(
+                f"{name} has shape {np.shape(array)}; expected a matrix (inputs, units) of finite weights"
+            )
     if np.shape(before) != np.shape(after):
-        raise ValueError(f"before has shape {np.shape(before)}; expected that of after, {np.shape(after)}")
+        raise SvdValueError(f"before has shape {np.shape(before)}; expected that of after, {np.shape(after)}")
     inputs, units = np.shape(after)
     return inputs, units
 

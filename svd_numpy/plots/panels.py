@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
@@ -369,19 +371,19 @@ def finish(figure: Figure, title: str) -> Figure:
 def check_history(history: Sequence[Record]) -> None:
     """Raise where a history has no epochs to draw."""
     if not history:
-        raise ValueError("the history is empty; expected one record per epoch, so train at least one epoch first")
+        raise SvdValueError("the history is empty; expected one record per epoch, so train at least one epoch first")
     layers = set(history[0].get("sparsity", ()))
     before = -math.inf
     for index, record in enumerate(history):
         missing = [key for key in _NEEDED if key not in record]
         if missing:
-            raise ValueError(f"record {index} of the history lacks {missing}; expected the keys {list(_NEEDED)}")
+            raise SvdValueError(f"record {index} of the history lacks {missing}; expected the keys {list(_NEEDED)}")
         if record["stage"] not in _STAGES:
-            raise ValueError(f"record {index} has the stage {record['stage']!r}; expected one of {_STAGES}")
+            raise SvdValueError(f"record {index} has the stage {record['stage']!r}; expected one of {_STAGES}")
         if not record["epoch"] > before:
-            raise ValueError(f"record {index} has epoch {record['epoch']} after {before}; epochs must increase")
+            raise SvdValueError(f"record {index} has epoch {record['epoch']} after {before}; epochs must increase")
         if set(record["sparsity"]) != layers:
-            raise ValueError(
+            raise SvdValueError(
                 f"record {index} has the layers {sorted(record['sparsity'])}; the first has {sorted(layers)}"
             )
         before = record["epoch"]
@@ -390,24 +392,24 @@ def check_history(history: Sequence[Record]) -> None:
 def check_log_alphas(log_alphas: Mapping[str, Array], threshold: float) -> None:
     """Raise where there are no log alphas to draw, or the threshold is not a number."""
     if not log_alphas:
-        raise ValueError("log_alphas is empty; expected {layer name: array of log_alpha}, at least one layer")
+        raise SvdValueError("log_alphas is empty; expected {layer name: array of log_alpha}, at least one layer")
     if not math.isfinite(threshold):
-        raise ValueError(f"threshold is {threshold}; expected a finite number, such as 3.0")
+        raise SvdValueError(f"threshold is {threshold}; expected a finite number, such as 3.0")
     for name, log_alpha in log_alphas.items():
         if np.size(log_alpha) == 0 or np.isnan(log_alpha).any():
-            raise ValueError(f"log_alpha of layer {name!r} is empty or holds NaN; expected an array of numbers")
+            raise SvdValueError(f"log_alpha of layer {name!r} is empty or holds NaN; expected an array of numbers")
 
 
 def check_theta(theta: Array, image_shape: Sequence[int]) -> tuple[int, int, int]:
     """Return the image shape as (C, H, W) if theta fits it."""
     theta = np.asarray(theta)
     if theta.ndim != 2 or theta.size == 0:
-        raise ValueError(f"theta has shape {theta.shape}; expected a matrix (inputs, units)")
+        raise SvdValueError(f"theta has shape {theta.shape}; expected a matrix (inputs, units)")
     if not np.isfinite(theta).all():
-        raise ValueError("theta holds NaN or infinity; expected finite weights with zeros where pruned")
+        raise SvdValueError("theta holds NaN or infinity; expected finite weights with zeros where pruned")
     shape = tuple(int(size) for size in image_shape)
     if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != theta.shape[0]:
-        raise ValueError(
+        raise SvdValueError(
             f"image_shape {shape} does not fit theta with {theta.shape[0]} inputs; "
             "expected (H, W) or (C, H, W) whose product is the number of inputs"
         )

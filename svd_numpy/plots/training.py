@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.plots.panels import (
     COLOURS,
     WIDTH,
@@ -151,7 +152,7 @@ def receptive_fields(theta: Array, image_shape: Sequence[int], n: int = 64) -> F
     """
     images = unit_images(theta, image_shape)
     if n < 1:
-        raise ValueError(f"n is {n}; expected the number of units to draw, at least 1")
+        raise SvdValueError(f"n is {n}; expected the number of units to draw, at least 1")
     with style():
         aspect = images.shape[2] / images.shape[1]
         rows, columns = grid(min(n, len(images)), aspect)
@@ -240,7 +241,7 @@ def summary_figure(
     known = list(history[0]["sparsity"])
     for name in log_alphas:
         if name not in known:
-            raise ValueError(f"log_alphas names the layer {name!r}; the history has only {known}")
+            raise SvdValueError(f"log_alphas names the layer {name!r}; the history has only {known}")
     images = unit_images(theta0, image_shape)
     edges = histogram_edges(log_alphas.values(), threshold)
     columns = min(len(log_alphas), 4)
@@ -289,7 +290,7 @@ def compression_accounts(accounts: Sequence[tuple[str, str, float]], *, title: s
         If there is no account, or a ratio is not finite and above 0.
     """
     if not accounts or not all(math.isfinite(ratio) and ratio > 0 for _, _, ratio in accounts):
-        raise ValueError(f"accounts are {list(accounts)}; expected at least one, with finite ratios above 0")
+        raise SvdValueError(f"accounts are {list(accounts)}; expected at least one, with finite ratios above 0")
     ratios = [ratio for _, _, ratio in accounts]
     with style():
         figure = new_figure(WIDTH, 1.0 + 0.42 * len(accounts))
@@ -329,7 +330,7 @@ def trade_off(
     """
     groups = [np.asarray(group, np.float64).reshape(-1, 2) for group in runs.values()]
     if not groups or not all(group.size and np.isfinite(group).all() for group in groups):
-        raise ValueError(f"runs are {dict(runs)}; expected groups of (error, compression), all of them finite")
+        raise SvdValueError(f"runs are {dict(runs)}; expected groups of (error, compression), all of them finite")
     means = np.array([group.mean(axis=0) for group in groups]) * (100, 1)
     with style():
         figure = new_figure(WIDTH, 4.6)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
 from svd_numpy.kernels.window import Window
@@ -46,10 +47,10 @@ def load_ops(path: str | Path) -> tuple[list[Op], Likelihood]:
     arrays, state = load_model(path)
     try:
         if state.get("kind") != _KIND or set(state) != {"kind", "likelihood", "ops"}:
-            raise ValueError("it is not a compact network; a trained one is read by Sequential.load")
+            raise SvdValueError("it is not a compact network; a trained one is read by Sequential.load")
         ops = [_restore(entry, _own(arrays, number)) for number, entry in enumerate(state["ops"])]
         if len(arrays) != sum(len(_own(arrays, number)) for number in range(len(ops))):
-            raise ValueError("it holds arrays that belong to no op")
+            raise SvdValueError("it holds arrays that belong to no op")
         check_ops(ops)
         return ops, make_likelihood(**state["likelihood"])
     except (ArithmeticError, AttributeError, KeyError, MemoryError, TypeError, ValueError) as error:
@@ -70,7 +71,7 @@ def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"export_numpy: got {path.name!r}, expected a name ending in .npz")
+        raise SvdValueError(f"export_numpy: got {path.name!r}, expected a name ending in .npz")
     arrays: dict[str, Array] = {"kinds": np.array([_plain_kind(op) for op in ops])}
     for number, op in enumerate(ops):
         own, rest = _describe(op if not isinstance(op, DenseOp | ConvOp) else _sparse(op))
@@ -127,7 +128,7 @@ def _restore(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> Op:
     rest = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
     given: dict[str, Any] = {**arrays, **rest}
     if len(given) < len(arrays) + len(rest):
-        raise ValueError("an op has a field twice")
+        raise SvdValueError("an op has a field twice")
     kind = _TYPES[given.pop("type")]
     if "window" in given:
         parts: list[Any] = [tuple(part) if isinstance(part, list) else part for part in given["window"]]

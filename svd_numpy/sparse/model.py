@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import LARGEST_INPUT, check_inputs, check_threshold, check_type
+from svd_numpy.checks import LARGEST_INPUT, SvdError, SvdValueError, check_inputs, check_threshold, check_type
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Likelihood
@@ -44,7 +44,7 @@ def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
         return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32).reshape(len(x), size)
 
 
-class CompressionError(RuntimeError):
+class CompressionError(SvdError, RuntimeError):
     """A compact network does not do what the network it was made of does."""
 
 
@@ -105,7 +105,7 @@ class SparseModel:
         finite = self._run_numpy(rows, out) if self._runtime is None else self._runtime.run(rows, out)
         if not finite:
             check_inputs("x", x, self.in_shape)
-            raise ValueError("the outputs overflowed, expected finite numbers; scale the inputs to about 1")
+            raise SvdValueError("the outputs overflowed, expected finite numbers; scale the inputs to about 1")
         return out
 
     def _run_numpy(self, rows: Array, out: Array) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
@@ -25,13 +26,13 @@ def check_ops(ops: Sequence[Op]) -> None:
     numbers; indices are in range and in order; nothing is larger than any sensible network.
     """
     if not ops or not isinstance(ops[0], TakeOp):
-        raise ValueError("a compact network begins with a TakeOp; make it with compress, or load it from a file")
+        raise SvdValueError("a compact network begins with a TakeOp; make it with compress, or load it from a file")
     shape, places, work = ops[0].out_shape, 0, 0
     for number, op in enumerate(ops):
         what = f"op {number} ({op.name!r})" if isinstance(op, Op) else f"op {number}"
         try:
             if not isinstance(op, Op) or isinstance(op, TakeOp) != (number == 0):
-                raise ValueError(f"is a {type(op).__name__}, expected a TakeOp first, then others")
+                raise SvdValueError(f"is a {type(op).__name__}, expected a TakeOp first, then others")
             _require(isinstance(op.name, str) and op.name.isprintable(), "has no printable name")
             work += _CHECKS[type(op)](op, shape)
             shape = op.out_shape
@@ -39,7 +40,7 @@ def check_ops(ops: Sequence[Op]) -> None:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{what} {error}") from None
         if work > _MAX_WORK or places > MAX_PLACES:
-            raise ValueError(
+            raise SvdValueError(
                 f"{what} makes the network larger than 2**24 activations or 2**36 multiplications an example"
             )
     _require(math.prod(shape) > 0, "the network has no output")
@@ -47,14 +48,14 @@ def check_ops(ops: Sequence[Op]) -> None:
 
 def _require(condition: Any, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise SvdValueError(message)
 
 
 def _array(name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> Array:
     """Check type, shape and finiteness of one array."""
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
         got = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"has {name} of {got}, expected an array of {np.dtype(dtype)}")
+        raise SvdTypeError(f"has {name} of {got}, expected an array of {np.dtype(dtype)}")
     _require(value.shape == shape, f"has {name} of shape {value.shape}, expected {shape}")
     _require(value.dtype != np.float32 or np.isfinite(value).all(), f"has {name} that are not finite")
     return value
@@ -90,7 +91,7 @@ def _check_take(op: TakeOp, shape: tuple[int, ...]) -> int:
 
 def _check_weights(weights: Any, inputs: int, outputs: int) -> None:
     if not isinstance(weights, Weights):
-        raise TypeError(f"has weights of type {type(weights).__name__}, expected Weights")
+        raise SvdTypeError(f"has weights of type {type(weights).__name__}, expected Weights")
     _require(weights.shape == (inputs, outputs), f"has weights {weights.shape}, expected {(inputs, outputs)}")
     _require(outputs > 0 and inputs * outputs <= MAX_WEIGHTS, f"has {inputs} x {outputs} weights: none, or too many")
     if weights.rows is None or weights.starts is None:
@@ -127,7 +128,7 @@ def _check_dense(op: DenseOp, shape: tuple[int, ...]) -> int:
 def _check_window(window: Any, shape: tuple[int, ...]) -> int:
     """Check that a window fits the images before it; return the numbers of the images with their padding."""
     if not isinstance(window, Window):
-        raise TypeError(f"has a window of type {type(window).__name__}, expected Window")
+        raise SvdTypeError(f"has a window of type {type(window).__name__}, expected Window")
     pairs = (window.kernel, window.stride, window.padding, window.dilation)
     good = all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
     good = good and all(type(n) is int and 0 <= n <= 2**20 for pair in pairs for n in pair)

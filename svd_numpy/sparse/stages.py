@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers import (
     AvgPool2d,
@@ -132,7 +133,7 @@ def _translated(layer: Layer, shape: tuple[int, ...], keep: float) -> list[AnySt
         return [Pooling(layer.name, shape, out_shape, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
     if isinstance(layer, Dropout | GaussianDropout | Flatten):
         return []
-    raise TypeError(
+    raise SvdTypeError(
         f"compress: layer {layer.name!r} is a {type(layer).__name__}, which the compact network does not know; "
         "expected dense and convolutional layers, BatchNorm, ReLU, poolings, dropout and Flatten"
     )

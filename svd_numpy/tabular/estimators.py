@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from svd_numpy.checks import check_count
+from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Gaussian, Likelihood
@@ -160,7 +160,7 @@ class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
         if n_classes < 2:
-            raise ValueError(f"y: got one class, {self.classes_[0]!r}, expected at least two classes")
+            raise SvdValueError(f"y: got one class, {self.classes_[0]!r}, expected at least two classes")
         self._train(x, labels.astype(np.int64), n_classes, n_classes, "categorical")
         return self
 

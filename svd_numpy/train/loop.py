@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from svd_numpy.checks import check_callbacks, check_flag, check_path
+from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
 from svd_numpy.files.run_log import RunLog
@@ -76,10 +76,10 @@ class Run:
         self.resume = check_flag("resume", resume)
         if self.resume:
             if self.folder is None:
-                raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+                raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
             self.trainer.restore(self.folder)
         elif self.folder is not None and checkpoint.latest(self.folder / "checkpoints"):
-            raise ValueError(
+            raise SvdValueError(
                 f"run_dir {self.folder} holds a run already; choose another one, or resume=True to continue it"
             )
 

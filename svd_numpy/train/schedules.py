@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from svd_numpy.checks import check_number
+from svd_numpy.checks import SvdValueError, check_number
 
 Knots = tuple[tuple[float, float], ...]
 
@@ -20,17 +20,17 @@ def check_knots(name: str, knots: Sequence[Sequence[float]]) -> Knots:
     try:
         pairs = tuple((float(epoch), float(value)) for epoch, value in knots)
     except (TypeError, ValueError):
-        raise ValueError(
+        raise SvdValueError(
             f"{name}: got {knots!r}, expected pairs (epoch, value) such as ((5, 0.0), (20, 1.0))"
         ) from None
     if not pairs:
-        raise ValueError(f"{name}: got no knot, expected at least one pair (epoch, value)")
+        raise SvdValueError(f"{name}: got no knot, expected at least one pair (epoch, value)")
     for epoch, value in pairs:
         check_number(f"{name} epoch", epoch, low=0)
         check_number(f"{name} value", value, low=0)
     epochs = [epoch for epoch, _ in pairs]
     if any(later <= earlier for earlier, later in pairwise(epochs)):
-        raise ValueError(f"{name}: got epochs {epochs}, expected them to increase")
+        raise SvdValueError(f"{name}: got epochs {epochs}, expected them to increase")
     return pairs
 
 

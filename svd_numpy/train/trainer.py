@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_inputs, check_moves, check_type
+from svd_numpy.checks import SvdValueError, check_inputs, check_moves, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
 from svd_numpy.kernels.backend import AdamSettings, Backend, OfEach, StepSettings
@@ -65,15 +65,15 @@ class Trainer:
         check_type("data", data, Dataset)
         check_type("config", config, TrainConfig)
         if data.n_classes and data.n_classes != model.n_outputs:
-            raise ValueError(
+            raise SvdValueError(
                 f"data {data.name!r} has {data.n_classes} classes, but the model has {model.n_outputs} outputs"
             )
         if data.x_train.shape[1] != model.input_mean.size:
-            raise ValueError(
+            raise SvdValueError(
                 f"data {data.name!r} has {data.x_train.shape[1]} inputs, but the model expects {model.input_mean.size}"
             )
         if data.image_shape is not None and len(model.in_shape) == 3 and data.image_shape != model.in_shape:
-            raise ValueError(
+            raise SvdValueError(
                 f"data {data.name!r} has images of shape {data.image_shape}, but the model expects {model.in_shape}"
             )
         check_moves(config.shift, config.mirror, model.in_shape)
@@ -232,7 +232,7 @@ class Trainer:
         """Enter a step, or say that its loss is not finite."""
         p = self.progress
         if not math.isfinite(nll):
-            raise ValueError(
+            raise SvdValueError(
                 f"step {p.step}: the loss is {nll} with seed {self.model.seed}, expected a finite one; {DIVERGED}"
             )
         p.step += 1
@@ -263,9 +263,11 @@ class Trainer:
         """Say so if a weight, a moment or a running average is not finite; the host has seen them."""
         model = self.model
         if (non_finite := model.arena.share_non_finite()) > 0:
-            raise ValueError(f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}")
+            raise SvdValueError(
+                f"epoch {self.epoch}: {non_finite:.2g} of weights and moments are not finite; {DIVERGED}"
+            )
         if lost := [name for name, array in model.state.items() if not np.isfinite(array).all()]:
-            raise ValueError(f"epoch {self.epoch}: {lost} are not finite; {DIVERGED}")
+            raise SvdValueError(f"epoch {self.epoch}: {lost} are not finite; {DIVERGED}")
 
     def end_epoch(self, seconds: float, test: Score | None) -> Record:
         """Summarise the epoch just finished, all finite, in one record and start the next one's sums."""
@@ -318,7 +320,7 @@ class Trainer:
             have = found.state.get(part, {})
             if have != wanted:
                 keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
-                raise ValueError(
+                raise SvdValueError(
                     f"resume: the run in {run_dir} has another {part} (differs in {keys}: "
                     f"{[have.get(k) for k in keys]} there, {[wanted.get(k) for k in keys]} asked for); "
                     "use the same settings, or another run_dir"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.network.layers.activations import ReLU
 from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.batch_norm import BatchNorm
@@ -33,5 +34,5 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
     options = dict(config)
     kind = options.pop("type", None)
     if kind not in LAYERS:
-        raise ValueError(f"layer type: got {kind!r}, expected one of {tuple(LAYERS)}")
+        raise SvdValueError(f"layer type: got {kind!r}, expected one of {tuple(LAYERS)}")
     return LAYERS[kind](**options)

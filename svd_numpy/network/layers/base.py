@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdTypeError
 from svd_numpy.kernels.backend import Backend, Buffers, NoiseKey
 from svd_numpy.network.params import ParamSpec
 
@@ -72,7 +73,7 @@ class Layer:
 
     def __init__(self, name: str | None = None) -> None:
         if not isinstance(name, str | None):
-            raise TypeError(f"name: got {name!r} of type {type(name).__name__}, expected a str")
+            raise SvdTypeError(f"name: got {name!r} of type {type(name).__name__}, expected a str")
         self.name = name or ""
         self.index = 0
         self.memory = Buffers()

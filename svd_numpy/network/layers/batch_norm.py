@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_count, check_number
+from svd_numpy.checks import SvdValueError, check_count, check_number
 from svd_numpy.network.layers.base import Array, Layer, Pass, public_shape
 from svd_numpy.network.params import ParamSpec
 
@@ -63,7 +63,7 @@ class BatchNorm(Layer):
         """See `Layer.build`."""
         if in_shape[-1] != self.num_features:
             what = "channels" if len(in_shape) == 3 else "features"
-            raise ValueError(
+            raise SvdValueError(
                 f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, that is {in_shape[-1]} {what}, "
                 f"expected {self.num_features}; use BatchNorm({in_shape[-1]}), or mend the layer before it"
             )
@@ -88,7 +88,7 @@ class BatchNorm(Layer):
         mean, var = self.running_mean, self.running_var
         if run.training:
             if math.prod(x.shape[:-1]) < 2:
-                raise ValueError(
+                raise SvdValueError(
                     f"layer {self.name!r}: got a batch of shape {public_shape(x.shape[1:]).replace('B', '1', 1)}, one "
                     "number per channel, whose variance is 0; expected more examples: choose a batch_size that leaves "
                     "no single one over"

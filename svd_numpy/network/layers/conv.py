@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_count, check_number
+from svd_numpy.checks import SvdValueError, check_count, check_number
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Array, Layer, public_shape
 from svd_numpy.network.layers.weighted import Variational, Weighted
@@ -19,7 +19,7 @@ def check_pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
     """Return a pair (vertical, horizontal) of whole numbers; one number stands for both."""
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
-        raise ValueError(f"{name}: got {value!r}, expected a number or a pair (vertical, horizontal)")
+        raise SvdValueError(f"{name}: got {value!r}, expected a number or a pair (vertical, horizontal)")
     return check_count(name, pair[0], low=low), check_count(name, pair[1], low=low)
 
 
@@ -29,14 +29,14 @@ def slide(
 ) -> Window:  # fmt: skip
     """Lay a layer's window over images (H, W, C), or say why it does not fit."""
     if len(in_shape) != 3:
-        raise ValueError(
+        raise SvdValueError(
             f"layer {layer.name!r}: got inputs of shape {public_shape(in_shape)}, expected images (B, C, H, W); "
             "give Sequential an input_shape=(C, H, W), and put it before Flatten"
         )
     height, width, channels = in_shape
     window = Window(height, width, channels, kernel, stride, padding, dilation)
     if min(window.out) < 1:
-        raise ValueError(
+        raise SvdValueError(
             f"layer {layer.name!r}: a kernel of {kernel} with dilation {dilation} is larger than images of "
             f"{height} x {width} with padding {padding}; use a smaller kernel, more padding, or fewer layers before it"
         )
@@ -92,7 +92,7 @@ class Conv2d(Weighted):
         """See `Layer.build`."""
         self.window = slide(self, in_shape, self.kernel_size, self.stride, self.padding, self.dilation)
         if self.window.channels != self.in_channels:
-            raise ValueError(
+            raise SvdValueError(
                 f"layer {self.name!r}: got images of {self.window.channels} channels, expected {self.in_channels}; "
                 f"make its first argument {self.window.channels}, or mend the layer before it"
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_count, check_number
+from svd_numpy.checks import SvdValueError, check_count, check_number
 from svd_numpy.network.layers.base import public_shape
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.params import ParamSpec
@@ -44,7 +44,7 @@ class Dense(Weighted):
         """See `Layer.build`."""
         if in_shape != (self.in_features,):
             remedy = "put a Flatten before it, with" if len(in_shape) > 1 else "make its first argument"
-            raise ValueError(
+            raise SvdValueError(
                 f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, "
                 f"expected (B, {self.in_features}); "
                 f"{remedy} {int(np.prod(in_shape))}, or mend the layer before it"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Array, Layer, Pass
 from svd_numpy.network.layers.conv import Pair, check_pair, slide
@@ -25,7 +26,7 @@ class _Pool2d(Layer):
         self.stride = self.kernel_size if stride is None else check_pair("stride", stride)
         self.padding = check_pair("padding", padding, low=0)
         if any(2 * pad > size for pad, size in zip(self.padding, self.kernel_size, strict=True)):
-            raise ValueError(
+            raise SvdValueError(
                 f"padding: got {self.padding}, expected at most half the kernel_size {self.kernel_size}, so that every "
                 "window sees a pixel; use less padding or a larger kernel"
             )

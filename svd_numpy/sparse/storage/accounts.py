@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_threshold
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
@@ -169,11 +169,11 @@ def sizes(
         counted = [_of_layer(layer, threshold, small) for layer in network.layers if isinstance(layer, Weighted)]
     elif isinstance(network, SparseModel):
         if threshold is not None:
-            raise ValueError(f"threshold: got {threshold} for a SparseModel, which is pruned already; leave it out")
+            raise SvdValueError(f"threshold: got {threshold} for a SparseModel, which is pruned already; leave it out")
         small = network
         counted = [_of_op(op) for op in network.ops if isinstance(op, DenseOp | ConvOp)]
     else:
-        raise TypeError(f"network: got a {type(network).__name__}, expected a Sequential or a SparseModel")
+        raise SvdTypeError(f"network: got a {type(network).__name__}, expected a Sequential or a SparseModel")
     layers, matrices = [layer for layer, _ in counted], [matrix for _, matrix in counted]
     given = {name: value for name, value in (bits or {}).items() if name.endswith(".theta")}
     given = check_bits(given, [f"{layer.name}.theta" for layer in layers])

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from svd_numpy.checks import SvdValueError
+
 _TOP, _LOW = 1 << 48, 1 << 40  # the range is kept in [_LOW, _TOP)
 _SCALE = 16  # bits of a chance
 
@@ -148,11 +150,11 @@ def number(coder: Coder, seen: Numbers, value: int = 0, high: int = 2**32 - 1) -
     while coder.bit(seen.context(length, 0), length < width):
         length += 1
         if length > 33:
-            raise ValueError(f"a number of more than {length} bits, expected at most {high}")
+            raise SvdValueError(f"a number of more than {length} bits, expected at most {high}")
     found = 1
     for place in reversed(range(length)):
         context = seen.context(length, found) if found < 4 else None
         found = found << 1 | coder.bit(context, value >> place & 1)
     if found - 1 > high:
-        raise ValueError(f"the number {found - 1} where at most {high} is possible")
+        raise SvdValueError(f"the number {found - 1} where at most {high} is possible")
     return found - 1

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Gaussian, Likelihood, make_likelihood
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
@@ -39,7 +40,7 @@ class Budget:
         """Return `count`, if that many elements may follow."""
         self.left -= count
         if self.left < 0:
-            raise ValueError("the arrays are too large for the file")
+            raise SvdValueError("the arrays are too large for the file")
         return count
 
 
@@ -62,7 +63,7 @@ class Layout:
     def whole(self, kind: str, value: int | None, high: int) -> int:
         """Code a number in [0, high], learned together with the others of its kind."""
         if value is not None and not 0 <= value <= high:
-            raise ValueError(f"{kind} is {value}, which a packed file cannot hold; expected 0 to {high}")
+            raise SvdValueError(f"{kind} is {value}, which a packed file cannot hold; expected 0 to {high}")
         return number(self.coder, self._seen.setdefault(kind, Numbers()), value or 0, high)
 
     def flag(self, kind: str, value: bool | None) -> bool:
@@ -102,7 +103,7 @@ class Layout:
             at += 1 + self.whole(kind, None if gaps is None else gaps[n], limit)
             found[n] = at
         if at >= limit:
-            raise ValueError(f"place {at} where there are {limit}")
+            raise SvdValueError(f"place {at} where there are {limit}")
         return found
 
     def jumps(self, values: Array | None, count: int, limit: int) -> Array:
@@ -115,7 +116,7 @@ class Layout:
             size = self.whole("jump", None if step is None else abs(step), limit)
             at += -size if back else size
             if not 0 <= at < limit:
-                raise ValueError(f"place {at} where there are {limit}")
+                raise SvdValueError(f"place {at} where there are {limit}")
             found[n] = at
         return found
 
@@ -143,7 +144,7 @@ class Layout:
     def weights(self, value: Weights | None, inputs: int, outputs: int) -> Weights:
         """Code a matrix (I, O), in the form that it has."""
         if inputs * outputs > MAX_WEIGHTS:
-            raise ValueError(f"a weight matrix of {inputs} x {outputs}, where at most {MAX_WEIGHTS} cells may be")
+            raise SvdValueError(f"a weight matrix of {inputs} x {outputs}, where at most {MAX_WEIGHTS} cells may be")
         if self.flag("dense", None if value is None else value.form == "dense"):
             cells = self.numbers("weight", None if value is None else value.values.ravel(), inputs * outputs)
             return Weights((inputs, outputs), cells.reshape(inputs, outputs))
@@ -166,10 +167,10 @@ class Layout:
             op = None if ops is None else ops[n]
             kind = _KINDS[self.whole("kind", None if op is None else _KINDS.index(type(op)), len(_KINDS) - 1)]
             if (kind is TakeOp) != (n == 0):
-                raise ValueError("the first op, and no other, must take the inputs")
+                raise SvdValueError("the first op, and no other, must take the inputs")
             found.append(self._op(kind, op, found[-1].out_shape if found else ()))
         if not found:
-            raise ValueError("there is no op")
+            raise SvdValueError("there is no op")
         return found
 
     def _op(self, kind: type[Op], op: Any, shape: tuple[int, ...]) -> Op:
@@ -181,7 +182,7 @@ class Layout:
         if kind is ScaleOp:
             return self._scale(name, op, shape)
         if len(shape) != 3:
-            raise ValueError(f"{name} expects images, but gets {shape}")
+            raise SvdValueError(f"{name} expects images, but gets {shape}")
         if kind is ConvOp:
             return self._conv(name, op, shape)
         average = self.flag("average", op and op.kind == "avg")
@@ -232,11 +233,11 @@ class Layout:
         pairs = self.sizes(flat, 8, MOST_WINDOW)
         kernel, stride, padding, dilation = ((pairs[at], pairs[at + 1]) for at in range(0, 8, 2))
         if min(*kernel, *stride, *dilation) < 1:
-            raise ValueError(f"a window of kernel {kernel}, stride {stride} and dilation {dilation}")
+            raise SvdValueError(f"a window of kernel {kernel}, stride {stride} and dilation {dilation}")
         height, width, channels = shape
         window = Window(height, width, channels, kernel, stride, padding, dilation)
         if min(window.out) < 1:
-            raise ValueError(f"a window of {kernel} is larger than images of {shape}")
+            raise SvdValueError(f"a window of {kernel} is larger than images of {shape}")
         return window
 
     def likelihood(self, value: Likelihood | None) -> Likelihood:

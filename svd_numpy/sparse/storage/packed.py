@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from svd_numpy.checks import check_path, check_type
+from svd_numpy.checks import SvdValueError, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require
 from svd_numpy.kernels import resolve_backend
@@ -49,7 +49,7 @@ def pack(small: SparseModel) -> bytes:
     layout.network(small.ops)
     body = writer.finish()
     if endless - budget.left > _most_elements(len(body)):
-        raise ValueError(
+        raise SvdValueError(
             f"pack: {endless - budget.left} array elements in only {len(body)} bytes, which no reader would believe; "
             "expected a trained network: use small.save"
         )
@@ -90,7 +90,7 @@ def save_packed(path: str | Path, small: SparseModel) -> int:
     """Write a compact network to a file ending in .svdz, whole or not at all; return its bytes."""
     target = check_path("path", path)
     if target is None or target.suffix != SUFFIX:
-        raise ValueError(f"path: got {path!r}, expected a name ending in {SUFFIX}")
+        raise SvdValueError(f"path: got {path!r}, expected a name ending in {SUFFIX}")
     content = pack(small)
     write_atomic(target, content)
     return len(content)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_choice, check_threshold, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_threshold, check_type
 from svd_numpy.network.layers.weighted import Variational
 from svd_numpy.network.model import Sequential
 
@@ -78,7 +78,7 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
     check_choice("rule", rule, ("deviation", "variance"))
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
     if not model.variational_layers:
-        raise ValueError("posterior_bits: got a network without variational layers, expected one; use search_bits")
+        raise SvdValueError("posterior_bits: got a network without variational layers, expected one; use search_bits")
     bits = dict[str, int]()
     for layer in model.variational_layers:
         found = _layer_bits(layer, math.exp(-threshold), rule)
@@ -94,7 +94,7 @@ def _layer_bits(layer: Variational, keep: float, rule: Rule) -> int | None:
         return None
     log_sigma2 = layer.log_sigma2[survives].astype(np.float64)
     if (log_sigma2 < _FROZEN).all():
-        raise ValueError(
+        raise SvdValueError(
             f"posterior_bits: the weights of layer {layer.name!r} have no noise left (log_sigma2 = -20), as after "
             "fine-tuning; expected a posterior: use search_bits, or the network as it was before"
         )
@@ -107,10 +107,10 @@ def check_bits(bits: Any, names: list[str]) -> dict[str, int]:
     """Return bits by array name, from one number for all or from a mapping."""
     wanted = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
     if unknown := sorted(set(wanted) - set(names), key=str):
-        raise ValueError(f"bits: got {unknown}, expected names of {names}")
+        raise SvdValueError(f"bits: got {unknown}, expected names of {names}")
     for name, value in wanted.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"bits: got {value!r} for {name}, expected a whole number")
+            raise SvdTypeError(f"bits: got {value!r} for {name}, expected a whole number")
         if not 2 <= value <= MOST_BITS:
-            raise ValueError(f"bits: got {value} for {name}, expected 2 to {MOST_BITS}: sign and at least one more")
+            raise SvdValueError(f"bits: got {value} for {name}, expected 2 to {MOST_BITS}: sign and at least one more")
     return {name: int(value) for name, value in wanted.items()}

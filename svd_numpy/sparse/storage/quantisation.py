@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_number, check_type
+from svd_numpy.checks import SvdValueError, check_number, check_type
 from svd_numpy.network.objective import Categorical
 from svd_numpy.sparse import ConvOp, DenseOp, Op, ScaleOp, SparseModel, TakeOp, Weights
 from svd_numpy.sparse.storage.precision import MOST_BITS, check_bits, step_of
@@ -112,7 +112,7 @@ def search_bits(
         return error_of(quantise(small, candidate), x, y) <= most
 
     if not fits(bits):
-        raise ValueError(
+        raise SvdValueError(
             f"search_bits: with {bits} bits the error is already more than {tolerance:g} above that of float32; start "
             f"from more, at most {MOST_BITS}, or allow a larger tolerance"
         )
