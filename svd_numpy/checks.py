@@ -136,6 +136,32 @@ def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
     return rows
 
 
+def check_tokens(name: str, x: Any, in_shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Return x as int64 tokens (B, *in_shape) in [0, count)."""
+    x = np.asarray(x)
+    if not np.issubdtype(x.dtype, np.integer):
+        raise SvdTypeError(f"{name}: got dtype {x.dtype}, expected whole numbers (tokens) in [0, {count})")
+    if x.shape[1:] != in_shape or not len(x):
+        raise SvdValueError(f"{name}: got shape {x.shape}, expected (B, {', '.join(map(str, in_shape))}), B at least 1")
+    if x.min() < 0 or x.max() >= count:
+        raise SvdValueError(f"{name}: got tokens {x.min()}..{x.max()}, expected 0..{count - 1}")
+    return x.astype(np.int64)
+
+
+def check_indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
+    """Return which of `size` things are chosen, by a bool for each or by their numbers, as increasing numbers."""
+    chosen = np.asarray(value)
+    if chosen.dtype == bool and chosen.shape == (size,):
+        chosen = np.flatnonzero(chosen)
+    if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
+        raise SvdTypeError(
+            f"{name}: got shape {chosen.shape} of {chosen.dtype}, expected {size} bools, or whole numbers below {size}"
+        )
+    if not chosen.size or chosen.min() < 0 or chosen.max() >= size or (np.diff(chosen) <= 0).any():
+        raise SvdValueError(f"{name}: got {value!r}, expected increasing numbers in [0, {size}), at least one")
+    return chosen.astype(np.int64)
+
+
 def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int64]:
     """Return y as int64 labels (B,) in [0, n_classes)."""
     y = np.asarray(y)

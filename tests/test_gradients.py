@@ -123,12 +123,12 @@ def directional_error(model: Sequential, x: Array, y: Array, run: Pass, kl_scale
     """Relative error of the gradients of one batch along random directions, in any mode of pass."""
     mean_mode = run.mode == "mean"
     outputs = model.forward(model.prepare(x), run)
-    targets = model.likelihood.check(y, len(x), model.n_outputs, model.dtype)
+    targets = model.check_targets(y, len(x))
     d_outputs = np.empty_like(outputs)
     model.likelihood.loss(model.backend, outputs, targets, d_outputs)
     model.backward(d_outputs, run)
     if not mean_mode:
-        model.backend.finish_gradients(model.arena, model.prior, kl_scale, run.keep)
+        model.backend.finish_gradients(model.arena, kl_scale, run.keep)
     gradient = model.arena.grads.astype(np.float64)
     trained = np.ones(gradient.size)
     if mean_mode:  # log_sigma2 stays as it is, and so does every theta that is 0
@@ -164,7 +164,7 @@ def test_after_training(blobs: Dataset, stage: str, backend: str) -> None:
     trainer = Trainer(model, blobs, schedule)
     for _ in range(50 + 8 * finetune_epochs // 2):
         trainer.step()
-    masked = float(np.mean([np.mean(layer.pruned_theta(model.keep) == 0) for layer in model.variational_layers]))
+    masked = float(np.mean([np.mean(layer.pruned_theta(model.threshold) == 0) for layer in model.variational_layers]))
     assert 0.1 < masked < 0.95  # some weights are dead, not all
     x, y = blobs.x_train[:13], blobs.y_train[:13]
     if stage != "finetune":  # frozen weights have a sigma too small for finite differences of the KL

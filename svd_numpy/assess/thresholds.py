@@ -7,7 +7,6 @@ survivors afterwards by `fit` with `TrainConfig(epochs=0, finetune_epochs=..., f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +115,7 @@ def threshold_curve(
     for layer in copy.variational_layers if check_flag("by_layer", by_layer) else []:
         whole, errors = layer.theta.copy(), []
         for threshold in grid:
-            layer.theta[...] = layer.pruned_theta(math.exp(-threshold))
+            layer.theta[...] = layer.pruned_theta(threshold)
             errors.append(score(_WIDEST)["error"])
             layer.theta[...] = whole
         layer_error[layer.name] = np.array(errors)

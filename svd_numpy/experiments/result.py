@@ -206,7 +206,7 @@ class TrainResult:
         if not self.model.variational_layers:
             return training_curves(self.history, title=title)
         first = self.model.variational_layers[0]
-        theta, shape = first.fields(first.pruned_theta(self.model.keep), self.data.image_shape or ())
+        theta, shape = first.fields(first.pruned_theta(self.model.threshold), self.data.image_shape or ())
         return summary_figure(
             self.history,
             self.log_alphas,

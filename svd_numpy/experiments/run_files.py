@@ -121,7 +121,7 @@ def run_figures(
         if not frames.is_file():
             return figures
         image_shape, image = load_frames(frames).image_shape, None
-        theta = first.pruned_theta(model.keep)
+        theta = first.pruned_theta(model.threshold)
         figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
         figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
     else:  # a kernel's taps are no pixels

@@ -157,7 +157,7 @@ def measure_uncertainty(
                 probabilities = sample_probabilities(model, x, n, survivors_only=method == "survivors")
             parts.append(decompose(probabilities))
         mean = parts[0].mean
-        labels = model.likelihood.check(inside.y_test, len(mean), model.n_outputs, model.dtype)
+        labels = model.check_targets(inside.y_test, len(mean))
         likelihood = np.maximum(mean[np.arange(len(mean)), labels], np.finfo(np.float64).tiny)
         wrong = mean.argmax(axis=1) != labels
         rows[method] = UncertaintyRow(

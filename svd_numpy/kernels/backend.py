@@ -1,12 +1,13 @@
 """The contract: every numerical operation of the package, written down once.
 
-Three modules implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu.py` (Numba,
-float32, fused and parallel) and `cuda/backend.py` (a GPU, through numba.cuda). A model picks its backend when it is
-built and hands it to its layers; nothing else in the package knows which one it is.
+Three modules implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu/backend.py`
+(Numba, float32, fused and parallel) and `cuda/backend.py` (a GPU, through numba.cuda). A model picks its backend when
+it is built; a pass through its layers carries it along (`network.layers.base.Pass`). Who moves training steps forward
+is another matter: `train/runner.py`.
 
 Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless said otherwise.
-Outputs are written into arrays that the caller gives; nothing is allocated and nothing is checked here, that is done
-at the public edge. A gradient output that is None is not wanted.
+Results are written into arrays that the caller gives; scratch memory that must outlast a call is the caller's, too
+(`Buffers`). Nothing is checked here: that is done at the public edge. A gradient output that is None is not wanted.
 
 Images are (B, H, W, C), channels last. A convolution is the dense operation on im2col rows: where a `window` is given,
 x is (B, H, W, C), y is (B, OH, OW, O) with P = OH * OW positions, and "x" in the equations stands for the matrix
@@ -17,8 +18,7 @@ The noise of example b then has P * O units: unit p * O + o is that of output o 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.window import Window
 
 Array = NDArray[Any]
-Result = TypeVar("Result")
 
 
 class NoiseKey(NamedTuple):
@@ -83,62 +82,71 @@ class AdamSettings(NamedTuple):
     step: int
 
 
-OfEach = float | NDArray[np.float64]  # a number, or one for each of the runs that go side by side
-
-
 class StepSettings(NamedTuple):
-    """What `adam_step` is told anew at every step."""
+    """What `adam_step` is told anew at every step.
 
-    kl_scale: OfEach
+    Attributes
+    ----------
+    kl_scale : float
+        What the KL is multiplied by in the loss: its weight / N.
+    keep : float
+        exp(-threshold) of the mask while training, 0 without one (`lrt_forward`).
+    adam : AdamSettings
+    """
+
+    kl_scale: float
     keep: float
     adam: AdamSettings
 
 
-class Recording(Protocol):
-    """A step that a device can do again without the host (`Backend.record`)."""
+class Segment(NamedTuple):
+    """A range of the arena whose numbers are treated alike: a row of the table that `adam_step` walks through.
 
-    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[list[tuple[float, float]]]:
-        """Do one step for each of the settings, on batches row, row + 1, ... of the tables.
+    Attributes
+    ----------
+    name : str
+        Of the parameter array, `<layer>.<array>`; of several in a row that are treated alike, the first's.
+    start, stop : int
+        The range, in entries of the arena's buffers.
+    log_sigma2 : int
+        Where the log variances of the same weights begin; -1 where the numbers are ordinary ones without a posterior.
+    prior : str
+        Name of the prior (`priors.PRIORS`); "" where there is no posterior.
+    low, high : float
+        Bounds of log_sigma2, or of the ordinary numbers.
+    lr_factor : float
+        The learning rate is multiplied by it.
+    """
 
-        `step` is added to the step in the noise keys of the first. Returned is what each step's loss returned, in each
-        run (`Backend.several`).
-        """
+    name: str
+    start: int
+    stop: int
+    log_sigma2: int
+    prior: str
+    low: float
+    high: float
+    lr_factor: float
 
 
 class Arena(Protocol):
-    """What `adam_step` sees of `network.params.Arena`: flat buffers [theta | log_sigma2 | everything else]."""
+    """What backends see of `network.params.Arena`: flat buffers of one layout, and the table that describes it."""
 
-    n_weights: int  # length of the theta part, and of the log_sigma2 part
-    segments: NDArray[np.int64]  # where each layer's weights begin in the theta part; then n_weights
+    segments: tuple[Segment, ...]
     params: Array
     grads: Array
     m: Array
     v: Array
+    mask: NDArray[np.uint8]  # 0 where a number is held: see `adam_step`
 
 
 class HostMemory:
-    """The part of the contract about memory and launches, for backends whose arrays lie in the host's."""
+    """The part of the contract about memory, for backends whose arrays lie in the host's."""
 
     def to_device(self, *arrays: Array) -> None:
         """See `Backend.to_device`."""
 
     def to_host(self, *arrays: Array) -> None:
         """See `Backend.to_host`."""
-
-    def several(self, seeds: Sequence[int]) -> Backend | None:
-        """See `Backend.several`."""
-        return None
-
-    def stack(self, arrays: Sequence[Array]) -> None:
-        """See `Backend.stack`."""
-
-    def each(self, found: Result) -> list[Result]:
-        """See `Backend.each`."""
-        return [found]
-
-    def record(self, work: Callable[[], None], rows: int) -> Recording | None:
-        """See `Backend.record`."""
-        return None
 
     def clear(self, array: Array) -> None:
         """See `Backend.clear`."""
@@ -147,6 +155,10 @@ class HostMemory:
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
         """See `Backend.blend`."""
         target[:] = (1 - rate) * target + rate * source * scale
+
+    def apply_mask(self, theta: Array, mask: NDArray[np.uint8], out: Array) -> None:
+        """See `Backend.apply_mask`."""
+        np.multiply(theta, mask, out=out)
 
 
 class Backend(Protocol):
@@ -166,42 +178,22 @@ class Backend(Protocol):
     def to_host(self, *arrays: Array) -> None:
         """Let the host see what operations wrote into these arrays."""
 
-    def several(self, seeds: Sequence[int]) -> Backend | None:
-        """Return a backend on which every operation does the same in several runs; None where they take turns anyway.
-
-        The runs differ in seed and in what arrays hold, not in shapes. Operations are called for the first run and are
-        given its arrays; where a noise key names the seed seeds[0], run r draws the noise of seeds[r].
-        """
-
-    def stack(self, arrays: Sequence[Array]) -> None:
-        """Say that arrays[r] is run r's where operations are given arrays[0]; they see what the host holds there now.
-
-        From then on `to_device` and `to_host` tell the runs apart by these arrays. Every other array is met as it is by
-        all runs, each of which then writes a copy of its own; the host sees the first run's.
-        """
-
-    def each(self, found: Result) -> list[Result]:
-        """Return what the loss operation that has just returned `found` found in each run."""
-
-    def record(self, work: Callable[[], None], rows: int) -> Recording | None:
-        """Record a step, so that it can be done again without the host; None where that gains nothing.
-
-        `work` calls operations only, each of them done before with arrays of the same shapes. Where a step takes its
-        batch, `work` gives the whole epoch: `index`, `moves`, labels or targets of `rows` batches, one after the other.
-        Noise keys have step 0, and what `adam_step` is told but `fixed_mask` is without effect.
-        """
-
     def clear(self, array: Array) -> None:
         """array = 0."""
 
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
         """target = (1 - rate) target + rate scale source.  Both (C,) in float64."""
 
+    def apply_mask(self, theta: Array, mask: NDArray[np.uint8], out: Array) -> None:
+        """out = theta where mask is 1, 0 where it is 0.  All (I, O)."""
+
     def gather_rows(
         self, source: Array, index: NDArray[np.int64], scale: float, mean: Array, out: Array,
         moves: NDArray[np.int32] | None = None,
     ) -> None:  # fmt: skip
         """out[b] = source[index[b]] * scale - mean.  source (N, I) may be uint8; mean (I,); out (B, I).
+
+        Where out holds whole numbers (tokens), out[b] = source[index[b]].
 
         Where out is images (B, H, W, C), source and mean hold them channels first. They are then moved, if `moves`
         (B, 3) is given: with (down, right, mirror) = moves[b], pixel (y, x) of the moved image is pixel
@@ -256,8 +248,8 @@ class Backend(Protocol):
     def relu_backward(self, y: Array, dy: Array) -> None:
         """dy = dy where y > 0, else 0, in place."""
 
-    def softmax_cross_entropy(self, logits: Array, labels: NDArray[np.int64], d_logits: Array) -> tuple[float, int]:
-        """Return the summed NLL in nats and the number of right guesses; d_logits = (softmax - one_hot) / B."""
+    def softmax_cross_entropy(self, logits: Array, labels: NDArray[np.int64], d_logits: Array) -> tuple[float, float]:
+        """Return the summed NLL in nats and the number of wrong guesses; d_logits = (softmax - one_hot) / B."""
 
     def gaussian_nll(self, prediction: Array, target: Array, std: float, d_prediction: Array) -> tuple[float, float]:
         """Return the summed NLL in nats of N(target | prediction, std^2) and the summed squared error.
@@ -268,20 +260,18 @@ class Backend(Protocol):
     def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:
         """Sum over all weights of KL(N(theta, sigma^2) || prior), in nats."""
 
-    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:
+    def finish_gradients(self, arena: Arena, kl_scale: float, keep: float) -> None:
         """Turn the data gradients in arena.grads into gradients of mean NLL + kl_scale * KL, in place.
 
+        Of every segment with a posterior, by its prior:
         d_theta      <- d_theta where theta^2 >= keep sigma^2, else 0;   then  + kl_scale dKL/dtheta
         d_log_sigma2 <- sigma^2 d_sigma2 + kl_scale dKL/dlog_sigma2
         """
 
-    def adam_step(
-        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
-    ) -> None:
-        """`finish_gradients`, Adam and the projection of log_sigma2 to [-20, 10] in one pass over the arena.
+    def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:
+        """`finish_gradients`, Adam and the projection to the bounds in one pass over the arena, segment by segment.
 
-        With `fixed_mask` (the fine-tuning stage) a weight whose theta is 0 stays as it is. An array of kl_scale has one
-        for each run of `several`.
+        With `held`, the gradients of numbers whose mask is 0 count as 0: they stay as they are if their moments are 0.
         """
 
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: NDArray[np.int32]) -> None:

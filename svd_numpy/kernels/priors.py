@@ -29,6 +29,8 @@ from svd_numpy.checks import SvdTypeError, SvdValueError
 
 Array = NDArray[Any]
 
+LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20.0, 10.0  # bounds of every posterior's log variance: sigma from 4.5e-5 to 148
+
 # Molchanov et al. 2017, eq. 14: the sigmoid fit of the log-uniform KL.
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 
@@ -44,8 +46,6 @@ class Prior:
     ----------
     name : str
         The name used in recipes and checkpoints.
-    code : int
-        The number by which compiled kernels select the prior.
     reference : str
         Where the formula comes from.
     value : callable
@@ -59,7 +59,6 @@ class Prior:
     """
 
     name: str
-    code: int
     reference: str
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
@@ -154,19 +153,17 @@ PRIORS: dict[str, Prior] = {
     for prior in (
         Prior(
             "log_uniform",
-            0,
             "Molchanov, Ashukha, Vetrov 2017, eq. 14 (fit, within .0095 nats of exact)",
             _log_uniform_value,
             _log_uniform_slope,
         ),
         Prior(
             "log_uniform_exact",
-            1,
             "the integral that Molchanov et al. 2017 fit, in terms of the Dawson function",
             _exact_value,
             _exact_slope,
         ),
-        Prior("ard", 2, "Kharitonov, Molchanov, Vetrov 2018", _ard_value, _ard_slope),
+        Prior("ard", "Kharitonov, Molchanov, Vetrov 2018", _ard_value, _ard_slope),
     )
 }
 

@@ -6,13 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, HostMemory, NoiseKey, OfEach
+from svd_numpy.kernels.backend import Arena, Array, Buffers, HostMemory, NoiseKey, Segment, StepSettings
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.priors import kl_grad, kl_value
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 
 TINY_VAR = 1e-30
-LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20.0, 10.0
+
+
+def parts(segment: Segment, flat: Array) -> tuple[Array, Array]:
+    """Views of a segment's means and log variances in one of the arena's buffers."""
+    size = segment.stop - segment.start
+    return flat[segment.start : segment.stop], flat[segment.log_sigma2 : segment.log_sigma2 + size]
+
+
+def finish_segment(arena: Arena, segment: Segment, kl_scale: float, keep: float) -> None:
+    """Do `Backend.finish_gradients` for one segment with a posterior."""
+    (theta, log_sigma2), (d_theta, d_sigma2) = parts(segment, arena.params), parts(segment, arena.grads)
+    kl_theta, kl_log_sigma2 = kl_grad(theta, log_sigma2, segment.prior)
+    sigma2 = np.exp(log_sigma2)
+    d_theta[:] = np.where(theta**2 >= keep * sigma2, d_theta, 0) + kl_scale * kl_theta
+    d_sigma2[:] = sigma2 * d_sigma2 + kl_scale * kl_log_sigma2
 
 
 class ReferenceBackend(HostMemory):
@@ -26,6 +40,9 @@ class ReferenceBackend(HostMemory):
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
     ) -> None:
+        if np.issubdtype(out.dtype, np.integer):
+            out[:] = source[index]
+            return
         rows = source[index].astype(self.dtype) * self.dtype.type(scale) - mean
         out[:] = rows if out.ndim == 2 else channels_last(rows, (out.shape[3], *out.shape[1:3]))
         if moves is not None:
@@ -93,7 +110,7 @@ class ReferenceBackend(HostMemory):
     def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
         dy *= y > 0
 
-    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
+    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, float]:  # noqa: D102
         rows = np.arange(len(logits))
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_total = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -101,7 +118,7 @@ class ReferenceBackend(HostMemory):
         d_logits[:] = np.exp(shifted - log_total)
         d_logits[rows, labels] -= 1
         d_logits /= len(logits)
-        return float(nll), int((logits.argmax(axis=1) == labels).sum())
+        return float(nll), float((logits.argmax(axis=1) != labels).sum())
 
     def gaussian_nll(  # noqa: D102
         self, prediction: Array, target: Array, std: float, d_prediction: Array
@@ -114,30 +131,28 @@ class ReferenceBackend(HostMemory):
     def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
         return float(kl_value(theta, log_sigma2, prior).sum(dtype=np.float64))
 
-    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
-        n = arena.n_weights
-        theta, log_sigma2 = arena.params[:n], arena.params[n : 2 * n]
-        d_theta, d_sigma2 = arena.grads[:n], arena.grads[n : 2 * n]
-        kl_theta, kl_log_sigma2 = kl_grad(theta, log_sigma2, prior)
-        sigma2 = np.exp(log_sigma2)
-        d_theta[:] = np.where(theta**2 >= keep * sigma2, d_theta, 0) + kl_scale * kl_theta
-        d_sigma2[:] = sigma2 * d_sigma2 + kl_scale * kl_log_sigma2
+    def finish_gradients(self, arena: Arena, kl_scale: float, keep: float) -> None:  # noqa: D102
+        for segment in arena.segments:
+            if segment.prior:
+                finish_segment(arena, segment, kl_scale, keep)
 
-    def adam_step(  # noqa: D102
-        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
-    ) -> None:
-        n, (lr, beta1, beta2, epsilon, step) = arena.n_weights, adam
-        self.finish_gradients(arena, prior, float(kl_scale), keep)
-        if fixed_mask:
-            dead = arena.params[:n] == 0
-            arena.grads[:n][dead] = 0
-            arena.grads[n : 2 * n][dead] = 0
+    def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:  # noqa: D102
+        kl_scale, keep, (lr, beta1, beta2, epsilon, step) = settings
+        self.finish_gradients(arena, kl_scale, keep)
+        if held:
+            arena.grads[arena.mask == 0] = 0
         np.clip(arena.grads, -1e18, 1e18, out=arena.grads)  # so that squares stay finite in float32
         arena.m += (1 - beta1) * (arena.grads - arena.m)
         arena.v += (1 - beta2) * (arena.grads**2 - arena.v)
         m_hat, v_hat = arena.m / (1 - beta1**step), arena.v / (1 - beta2**step)
-        arena.params -= lr * m_hat / (np.sqrt(v_hat) + epsilon)
-        np.clip(arena.params[n : 2 * n], LOG_SIGMA2_MIN, LOG_SIGMA2_MAX, out=arena.params[n : 2 * n])
+        for segment in arena.segments:
+            ranges = [(segment.start, segment.low, segment.high)]
+            if segment.prior:  # the bounds are those of the log variances
+                ranges = [(segment.start, -np.inf, np.inf), (segment.log_sigma2, segment.low, segment.high)]
+            for start, low, high in ranges:
+                here = slice(start, start + segment.stop - segment.start)
+                arena.params[here] -= lr * segment.lr_factor * m_hat[here] / (np.sqrt(v_hat[here]) + epsilon)
+                np.clip(arena.params[here], low, high, out=arena.params[here])
 
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102
         seen = np.stack(list(window.views(window.pad(x, -np.inf))))  # (taps, B, OH, OW, C)

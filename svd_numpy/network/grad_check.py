@@ -173,7 +173,7 @@ def gradcheck(
     oracle = _clone(model, "numpy", "float64")
     inputs = batch.astype(np.float64)
     run = Pass(oracle.backend, seed=oracle.seed, step=step, training=True)
-    targets = oracle.likelihood.check(y, len(inputs), oracle.n_outputs, oracle.dtype)
+    targets = oracle.check_targets(y, len(inputs))
     d_outputs = np.empty((len(inputs), oracle.n_outputs))
 
     def loss(kl_scale: float) -> float:
@@ -251,11 +251,11 @@ def _analytic(model: Sequential, batch: Array, y: Any, kl_scale: float, step: in
     model.to_device()
     outputs = model.forward(batch.copy(), run)
     d_outputs = np.empty_like(outputs)
-    targets = model.likelihood.check(y, len(batch), model.n_outputs, model.dtype)
+    targets = model.check_targets(y, len(batch))
     model.likelihood.loss(model.backend, outputs, targets, d_outputs)
-    dx = model.backward(d_outputs, run, want_dx=True)
+    dx = model.backward(d_outputs, run, want_dx=True, kl_scale=kl_scale)
     assert dx is not None
-    model.backend.finish_gradients(model.arena, model.prior, kl_scale, 0.0)
+    model.backend.finish_gradients(model.arena, kl_scale, 0.0)
     model.backend.to_host(model.arena.grads, dx)
     return {**{name: grad.copy() for name, grad in model.arena.grad_views.items()}, "x": dx.copy()}
 

@@ -1,80 +1,25 @@
-"""Sequential: a stack of layers, their arena, one backend and one prior."""
+"""Sequential: a stack of layers, their arena, one backend; what its user calls."""
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import wraps
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from svd_numpy.checks import (
-    SvdTypeError,
-    SvdValueError,
-    check_count,
-    check_finite,
-    check_inputs,
-    check_number,
-    check_threshold,
-    check_type,
-)
-from svd_numpy.kernels import get_backend, resolve_backend
-from svd_numpy.kernels.priors import get_prior
-from svd_numpy.kernels.window import channels_last
+from svd_numpy.checks import SvdValueError, check_count, check_finite, check_number, check_type
+from svd_numpy.kernels import resolve_backend
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
+from svd_numpy.network.core import EVAL_ROWS, Network, exclusive, require_finite
 from svd_numpy.network.layers import layer_from_config
-from svd_numpy.network.layers.activations import ReLU
-from svd_numpy.network.layers.base import Layer, Pass, public_shape
-from svd_numpy.network.layers.weighted import Variational
-from svd_numpy.network.objective import Likelihood, make_likelihood
-from svd_numpy.network.params import Arena, ParamSpec
-
-Array = NDArray[Any]
-F = TypeVar("F", bound=Callable[..., Any])
-EVAL_ROWS = 1000  # examples per pass where it is not training
+from svd_numpy.network.layers.base import Pass
+from svd_numpy.network.objective import make_likelihood
 
 
-def _exclusive(method: F) -> F:
-    """Let one Python thread at a time into a method: layers keep their activations in their own buffers."""
-
-    @wraps(method)
-    def locked(self: Sequential, *args: Any, **kwargs: Any) -> Any:
-        with self.exclusive:
-            return method(self, *args, **kwargs)
-
-    return locked  # type: ignore[return-value]
-
-
-def require_finite(what: str, *arrays: Any) -> None:
-    """Raise a ValueError where what the network computed is not finite."""
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise SvdValueError(
-            f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights"
-        )
-
-
-def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
-    """Shape of one input, from what the user gave or from the first layer."""
-    features = getattr(first, "in_features", None)
-    if given is None:
-        if features is None:
-            raise SvdValueError(
-                f"Sequential: the first layer is {type(first).__name__}, which does not know the shape of its inputs; "
-                "give input_shape=(C, H, W), for example (1, 28, 28)"
-            )
-        return (features,)
-    shape = tuple(given) if isinstance(given, tuple | list) else (given,)
-    if len(shape) not in (1, 3):
-        raise SvdValueError(f"input_shape: got {given!r}, expected (I,), or (C, H, W) for images")
-    return tuple(check_count("input_shape", size) for size in shape)
-
-
-class Sequential:
+class Sequential(Network):
     """A feed-forward network with Gaussian weights.
 
     Parameters
@@ -91,15 +36,23 @@ class Sequential:
     threshold : float
         A weight is pruned when its log_alpha exceeds this (Molchanov et al. 2017: 3).
     likelihood : "categorical", "gaussian" or a likelihood object
-    input_mean : array (I,) or (C, H, W), optional
+    input_mean : array (I,), (T, I) or (C, H, W), optional
         Subtracted from every input; part of the model, so that `predict` takes raw data.
     input_shape : tuple of int, optional
-        Shape of one input, (C, H, W) for images. Needed where the first layer does not say it (`in_features`).
+        Shape of one input: (I,), (T, I) for sequences, (C, H, W) for images; (T,) for the tokens of a layer that takes
+        them. Needed where the first layer does not say it (`in_features`).
+    input_columns : array of int, optional
+        Which of the inputs (I,) are read (`take`); default: all.
+    original : mapping of layer name -> (weights, units), optional
+        How many there were before `take` made the model smaller, for honest counts.
 
     Attributes
     ----------
     parameters : dict of name -> array
         Writable views; whatever is written there is used from the next call on.
+    exclusive : lock
+        Held by every public method, and by training for the time of a step: layers keep their activations in their own
+        buffers.
 
     Notes
     -----
@@ -107,135 +60,24 @@ class Sequential:
     as is.
     """
 
-    def __init__(
-        self,
-        *layers: Layer,
-        prior: str = "log_uniform",
-        backend: str = "auto",
-        dtype: Any = "float32",
-        seed: int = 0,
-        threshold: float = 3.0,
-        likelihood: str | Likelihood = "categorical",
-        input_mean: Any = None,
-        input_shape: tuple[int, ...] | None = None,
-    ) -> None:
-        if not layers:
-            raise SvdValueError(
-                "Sequential: got no layer, expected at least one, for example VariationalDense(784, 10)"
-            )
-        for layer in layers:
-            if not isinstance(layer, Layer):
-                raise SvdTypeError(f"Sequential: got {layer!r}, expected layers such as VariationalDense or ReLU")
-        if len({id(layer) for layer in layers}) < len(layers):
-            raise SvdValueError("Sequential: the same layer object appears twice; make one object per place")
-        self.prior = get_prior(prior).name
-        self.backend = get_backend(backend, dtype)
-        self.dtype = self.backend.dtype
-        self.seed = check_count("seed", seed, low=0)
-        self.threshold = check_threshold("threshold", threshold)
-        self.likelihood = make_likelihood(likelihood)
-        self.layers = layers
-        self.exclusive = threading.RLock()
-        names = [layer.name for layer in layers]
-        try:
-            self._build(input_shape)
-        except ValueError:
-            for layer, name in zip(layers, names, strict=True):
-                layer.name = name  # as its user made it
-            raise
-        self.input_mean = np.zeros(math.prod(self.in_shape), self.dtype)
-        if input_mean is not None:
-            self.input_mean[:] = check_finite("input_mean", np.ravel(input_mean), self.input_mean.shape)
-
-    def _build(self, input_shape: Any) -> None:
-        self.in_shape = _input_shape(self.layers[0], input_shape)
-        # Images come and are kept channels first at the public edge, channels last inside.
-        shape = (*self.in_shape[1:], self.in_shape[0]) if len(self.in_shape) == 3 else self.in_shape
-        self.inner_shape = shape
-        specs, counts = list[ParamSpec](), dict[str, int]()
-        for index, layer in enumerate(self.layers):
-            counts[layer.kind] = counts.get(layer.kind, 0) + 1
-            layer.name = layer.name or f"{layer.kind}{counts[layer.kind]}"
-            layer.index = index
-            shape, wanted = layer.build(shape, np.random.default_rng([self.seed, index]))
-            specs += wanted
-        for layer, following in pairwise(self.layers):
-            if isinstance(layer, Variational) and isinstance(following, ReLU):
-                layer.relu = following.sampled = True
-        names = [layer.name for layer in self.layers]
-        if len(set(names)) < len(names):
-            raise SvdValueError(f"Sequential: layer names are {names}, expected all different")
-        if len(shape) > 1:
-            raise SvdValueError(
-                f"Sequential: the last layer {names[-1]!r} gives images {public_shape(shape)}, expected (B, outputs); "
-                "end with Flatten, or with Flatten and a dense layer"
-            )
-        self.n_outputs = shape[0]
-        self.arena = Arena(specs, self.dtype)
-        for layer in self.layers:
-            layer.bind(self.arena.views, self.arena.grad_views)
-        self.parameters: dict[str, Array] = self.arena.views
-
-    @property
-    def variational_layers(self) -> list[Variational]:
-        """Layers that have a log_sigma2, first to last."""
-        return [layer for layer in self.layers if isinstance(layer, Variational)]
-
-    @property
-    def state(self) -> dict[str, Array]:
-        """Arrays of the layers that are no parameters (running averages), by name `<layer>.<array>`."""
-        return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
-
-    @property
-    def keep(self) -> float:
-        """exp(-threshold): a weight survives where theta^2 >= keep * sigma^2."""
-        return math.exp(-self.threshold)
-
-    # ------------------------------------------------------------ passes, used by the training loop
-    def to_device(self) -> None:
-        """Let the backend see what the host wrote into `arrays()`; every public method begins with this."""
-        self.backend.to_device(self.arena.params, self.input_mean, *self.state.values())
-
-    def forward(self, x: Array, run: Pass) -> Array:
-        """Run prepared inputs (B, *inner_shape) of the model's dtype through all layers; x may be overwritten."""
-        for layer in self.layers:
-            x = layer.forward(x, run)
-        return x
-
-    def backward(self, d_outputs: Array, run: Pass, want_dx: bool = False) -> Array | None:
-        """Write the data gradients of one batch into the arena (log_sigma2's part holds d/dsigma2)."""
-        d: Array | None = d_outputs
-        for layer in reversed(self.layers):
-            assert d is not None
-            d = layer.backward(d, run, want_dx or layer is not self.layers[0])
-        return d
-
-    def prepare(self, x: Any, name: str = "x") -> Array:
-        """Check raw inputs; scale, subtract the mean, in a fresh array (B, *inner_shape) of the model's dtype."""
-        rows = check_inputs(name, x, self.in_shape)
-        out = np.empty((len(rows), *self.inner_shape), self.dtype)
-        scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
-        ready = rows.astype(self.dtype) * self.dtype.type(scale) - self.input_mean
-        np.copyto(out, channels_last(ready, self.in_shape))
-        return out
-
     # ------------------------------------------------------------ the public face
-    @_exclusive
+    @exclusive
     def predict(self, x: Any) -> Array:
         """Outputs (B, O) of the pruned network: posterior means, zero above the threshold. Deterministic."""
-        return self._evaluate(x, "pruned", 0)
+        self.to_device()
+        return self._evaluate(x, self.pruned_pass(self.backend))
 
     def predict_proba(self, x: Any) -> Array:
         """Class probabilities (B, C) of the pruned network (for regression: the predicted means)."""
         return self.likelihood.mean(self.predict(x))
 
-    @_exclusive
+    @exclusive
     @np.errstate(over="ignore", invalid="ignore")
     def activations(self, x: Any) -> dict[str, Array]:
         """Output of every layer of the pruned network, by its name: (B, O), or (B, C, H, W) of images."""
-        out, run = self.prepare(x), Pass(self.backend, "pruned", self.keep, self.seed)
         outputs = dict[str, Array]()
         self.to_device()
+        out, run = self.prepare(x), self.pruned_pass(self.backend)
         for layer in self.layers:
             out = layer.forward(out, run)
             self.backend.to_host(out)
@@ -243,22 +85,22 @@ class Sequential:
         require_finite("the outputs", out)
         return outputs
 
-    @_exclusive
+    @exclusive
     def sample(self, x: Any, n: int) -> Array:
         """Outputs of n networks drawn from the posterior, array (n, B, O). Same model, same samples."""
         n = check_count("n", n, high=2**16)
+        self.to_device()
         # Training counts its steps up from 0; Monte Carlo counts down from the other end of the 32-bit range.
-        return np.stack([self._evaluate(x, "sample", 2**32 - 1 - draw) for draw in range(n)])
+        steps = (2**32 - 1 - draw for draw in range(n))
+        return np.stack([self._evaluate(x, Pass(self.backend, seed=self.seed, step=step)) for step in steps])
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused at the end
-    def _evaluate(self, x: Any, mode: Any, step: int) -> Array:
-        x = check_inputs("x", x, self.in_shape)
-        out = np.empty((len(x), self.n_outputs), self.dtype)
-        keep = self.keep if mode == "pruned" else 0.0
-        self.to_device()
+    def _evaluate(self, x: Any, run: Pass) -> Array:
+        x = self.check(x)
+        out = np.empty((len(x), *self.out_shape), self.dtype)
         for start in range(0, len(x), EVAL_ROWS):
-            run = Pass(self.backend, mode, keep, self.seed, step, start)
-            batch = self.prepare(x[start : start + EVAL_ROWS])
+            run.first_sample = start
+            batch = self._prepared(x[start : start + EVAL_ROWS])
             outputs = self.forward(batch, run)
             self.backend.to_host(outputs)
             out[start : start + len(batch)] = outputs
@@ -280,7 +122,7 @@ class Sequential:
         """
         return self.loss_and_grads(x, y, n_train, kl_weight, step)[0]
 
-    @_exclusive
+    @exclusive
     @np.errstate(over="ignore", invalid="ignore")
     def loss_and_grads(
         self, x: Any, y: Any, n_train: int, kl_weight: float = 1.0, step: int = 0
@@ -290,25 +132,32 @@ class Sequential:
         kl_weight = check_number("kl_weight", kl_weight, low=0)
         step = check_count("step", step, low=0, high=2**32 - 1)
         batch = self.prepare(x)
-        targets = self.likelihood.check(y, len(batch), self.n_outputs, self.dtype)
-        run = Pass(self.backend, "sample", 0.0, self.seed, step, training=True)
+        targets = self.check_targets(y, len(batch))
+        run = Pass(self.backend, seed=self.seed, step=step, training=True)
         self.to_device()
         outputs = self.forward(batch, run)
         d_outputs = np.empty_like(outputs)
         nll, _ = self.likelihood.loss(self.backend, outputs, targets, d_outputs)
-        self.backward(d_outputs, run)
-        self.backend.finish_gradients(self.arena, self.prior, kl_weight / n_train, 0.0)
+        self.backward(d_outputs, run, kl_scale=kl_weight / n_train)
+        self.backend.finish_gradients(self.arena, kl_weight / n_train, 0.0)
         self.backend.to_host(self.arena.grads)
         require_finite("the loss or its gradient", nll, self.arena.grads)
         grads = {name: grad.copy() for name, grad in self.arena.grad_views.items()}
-        return nll / len(batch) + kl_weight * self.kl() / n_train, grads
+        return nll / self.rows(len(batch)) + kl_weight * self.kl() / n_train, grads
 
+    @exclusive
     def kl(self) -> float:
-        """KL of all weights from the prior, in nats."""
-        layers = self.variational_layers
+        """KL of all weights from their priors, in nats."""
         self.to_device()
-        return sum(self.backend.kl(layer.theta, layer.log_sigma2, self.prior) for layer in layers)
+        params, total = self.arena.params, 0.0
+        for segment in self.arena.segments:
+            if segment.prior:
+                size = segment.stop - segment.start
+                theta, log_sigma2 = (params[at : at + size] for at in (segment.start, segment.log_sigma2))
+                total += self.backend.kl(theta, log_sigma2, segment.prior)
+        return total + sum(layer.kl(self.backend) for layer in self.layers)
 
+    @exclusive
     def init_from(self, source: Mapping[str, Any] | Sequential) -> Sequential:
         """Start from given weights: copy every array whose name this model has.
 
@@ -332,8 +181,11 @@ class Sequential:
             raise SvdValueError(f"init_from: got {list(arrays)}, expected some of {list(known)}")
         matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
         for name, array in matched.items():
-            if name.endswith(".log_sigma2") and not ((array >= -20) & (array <= 10)).all():
-                raise SvdValueError(f"init_from: {name} goes from {array.min()} to {array.max()}, expected [-20, 10]")
+            if name.endswith(".log_sigma2") and not LOG_SIGMA2_MIN <= array.min() <= array.max() <= LOG_SIGMA2_MAX:
+                raise SvdValueError(
+                    f"init_from: {name} goes from {array.min()} to {array.max()}, "
+                    f"expected [{LOG_SIGMA2_MIN:g}, {LOG_SIGMA2_MAX:g}]"
+                )
             if name.endswith(".running_var") and (array < 0).any():
                 raise SvdValueError(f"init_from: {name} goes down to {array.min()}, expected variances, 0 or more")
         for name, array in matched.items():
@@ -351,6 +203,8 @@ class Sequential:
             "seed": self.seed,
             "threshold": self.threshold,
             "likelihood": {"name": self.likelihood.name, **asdict(self.likelihood)},
+            **({} if self.input_columns is None else {"input_columns": self.input_columns.tolist()}),
+            **({"original": {name: list(counts) for name, counts in self.original.items()}} if self.original else {}),
         }
 
     @classmethod
@@ -364,8 +218,10 @@ class Sequential:
         return cls(
             *layers, prior=config["prior"], backend=backend, dtype=dtype, seed=config["seed"],
             threshold=config["threshold"], likelihood=likelihood, input_shape=tuple(config["input_shape"]),
+            input_columns=config.get("input_columns"), original=config.get("original"),
         )  # fmt: skip
 
+    @exclusive
     def copy(self, backend: str | None = None, dtype: Any = None) -> Sequential:
         """Return an independent copy, if wanted on another backend or in another dtype."""
         new = Sequential.from_config(self.config(), backend or self.backend.name, dtype)
@@ -376,6 +232,34 @@ class Sequential:
         """Every array that belongs to the network: parameters, states of layers and `input_mean`."""
         return {**self.parameters, **self.state, "input_mean": self.input_mean}
 
+    @exclusive
+    def take(self, outputs: Mapping[str, Any], inputs: Any = None) -> Sequential:
+        """Return the smaller network that is left when units, channels and inputs go (`network.take`).
+
+        Parameters
+        ----------
+        outputs : mapping of layer name -> array of int or bool
+            Which units (channels) of a layer with weights stay; of a layer that is not named, all.
+        inputs : array of int or bool, optional
+            Which of the inputs (I,) are still read; only where inputs are rows.
+
+        Returns
+        -------
+        Sequential
+            With the same parameters, Adam's moments, masks and states as far as they are left; `original` holds the
+            counts of the network that was first built. What a unit that goes gave to the next layer is lost: add its
+            constant to the biases behind before.
+
+        Raises
+        ------
+        SvdValueError, SvdTypeError
+            For a layer without weights, an index out of range, or nothing left.
+        """
+        from svd_numpy.network.take import take
+
+        return take(self, outputs, inputs)
+
+    @exclusive
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Fill parameters, states and `input_mean` from `arrays()` of a network of the same shape."""
         own = self.arrays()

@@ -7,16 +7,19 @@ below 1 it is tempered.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, check_labels, check_number, check_targets
-from svd_numpy.kernels.backend import Backend
+from svd_numpy.kernels.backend import Array, Backend
 
-Array = NDArray[Any]
+
+def _rows(array: Array) -> Array:
+    """Outputs (B, O), or those of all steps (B, T, O) one under the other."""
+    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -25,28 +28,22 @@ class Categorical:
 
     name = "categorical"
 
-    def check(self, y: Any, rows: int, n_outputs: int, dtype: Any) -> Array:
-        """Return labels (B,) int64, or say what is wrong with them."""
-        return check_labels("y", y, rows, n_outputs)
+    def check(self, y: Any, rows: tuple[int, ...], n_outputs: int, dtype: Any) -> Array:
+        """Return labels of shape `rows`, (B,) or (B, T) with a label per step, as int64, or say what is wrong."""
+        if len(rows) == 1:
+            return check_labels("y", y, rows[0], n_outputs)
+        if np.shape(y) != rows:
+            raise SvdValueError(f"y: got shape {np.shape(y)}, expected {rows}, one label per step of every example")
+        return check_labels("y", np.ravel(y), math.prod(rows), n_outputs).reshape(rows)
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, number of wrong guesses); d_outputs = d(mean NLL)/d(outputs)."""
-        return self.losses(backend, outputs, y, d_outputs)[0]
-
-    def losses(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> list[tuple[float, float]]:
-        """Return what `loss` does for every run of the backend (`Backend.several`)."""
-        found = backend.softmax_cross_entropy(outputs, y, d_outputs)
-        return [self.outcome(one, len(y)) for one in backend.each(found)]
-
-    def outcome(self, found: tuple[float, float], rows: int) -> tuple[float, float]:
-        """Turn what the backend's operation returned for so many rows into what `loss` returns."""
-        nll, correct = found
-        return nll, float(rows - correct)
+        return backend.softmax_cross_entropy(_rows(outputs), y.reshape(-1), _rows(d_outputs))
 
     def mean(self, outputs: Array) -> Array:
-        """Class probabilities (B, C) of logits."""
-        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+        """Class probabilities of logits, of the same shape."""
+        shifted = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -59,22 +56,20 @@ class Gaussian:
     def __post_init__(self) -> None:
         check_number("std", self.std, low=1e-6, high=1e6)
 
-    def check(self, y: Any, rows: int, n_outputs: int, dtype: Any) -> Array:
-        """Return targets (B, O) of the model's dtype, or say what is wrong with them."""
-        return np.ascontiguousarray(check_targets("y", y, rows, n_outputs), dtype=dtype)
+    def check(self, y: Any, rows: tuple[int, ...], n_outputs: int, dtype: Any) -> Array:
+        """Return targets (*rows, O) of the model's dtype, or say what is wrong with them."""
+        if len(rows) > 1:
+            if np.shape(y) != (*rows, n_outputs):
+                raise SvdValueError(
+                    f"y: got shape {np.shape(y)}, expected {(*rows, n_outputs)}, targets for every step"
+                )
+            y = np.reshape(y, (-1, n_outputs))
+        targets = np.ascontiguousarray(check_targets("y", y, math.prod(rows), n_outputs), dtype=dtype)
+        return targets.reshape(*rows, n_outputs)
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, summed squared error); d_outputs = d(mean NLL)/d(outputs)."""
-        return self.losses(backend, outputs, y, d_outputs)[0]
-
-    def losses(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> list[tuple[float, float]]:
-        """See `Categorical.losses`."""
-        found = backend.gaussian_nll(outputs, y, self.std, d_outputs)
-        return [self.outcome(one, len(y)) for one in backend.each(found)]
-
-    def outcome(self, found: tuple[float, float], rows: int) -> tuple[float, float]:
-        """See `Categorical.outcome`."""
-        return found
+        return backend.gaussian_nll(_rows(outputs), _rows(y), self.std, _rows(d_outputs))
 
     def mean(self, outputs: Array) -> Array:
         """The predicted mean: the outputs themselves."""

@@ -1,23 +1,23 @@
 """The arena: every parameter of a model in one flat buffer, and layers hold views of it.
 
-Layout: [all theta | all log_sigma2 | everything deterministic]. A weight's theta and log_sigma2 lie
-`n_weights` apart, so that the chain rule, the KL gradient, Adam and the projection are one pass over memory,
-and a checkpoint is one write.
+Layout: [all theta with a posterior | their log_sigma2 | everything else]. A table of segments says how each range is
+treated (`kernels.backend.Segment`), so that chain rule, KL gradient, Adam, mask and projection are one pass over memory
+and a checkpoint is one write. A prior of one's own, a slower group of scales, a bounded number, a weight that was
+pruned: rows of the table and bytes of the mask, no special cases.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.backend import aligned_zeros
-
-Array = NDArray[Any]
-Kind = Literal["theta", "log_sigma2", "plain"]
+from svd_numpy.kernels.backend import Array, Segment, aligned_zeros
+from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 
 
 @dataclass(frozen=True)
@@ -29,60 +29,133 @@ class ParamSpec:
     name : str
         Full name, `<layer>.<array>`.
     shape : tuple of int
-    kind : "theta", "log_sigma2" or "plain"
-        Which part of the arena. A layer asks for a theta and its log_sigma2 together, with the same shape.
     start : array
         First value, broadcast to `shape`.
+    log_sigma2 : array, optional
+        First value of its log variance: then every number has a Gaussian posterior, and a second array of the same
+        shape, `<layer>.log_sigma2`, comes with it.
+    prior : str, optional
+        Of a number with a posterior; default: the model's.
+    low, high : float, optional
+        Bounds of the numbers, or of the log variances where there are any (default: `LOG_SIGMA2_MIN`,
+        `LOG_SIGMA2_MAX`).
+    lr_factor : float
+        The learning rate is multiplied by it.
     """
 
     name: str
     shape: tuple[int, ...]
-    kind: Kind
     start: Array
+    log_sigma2: Array | None = None
+    prior: str | None = None
+    low: float | None = None
+    high: float | None = None
+    lr_factor: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the arrays that the model shows."""
+        return [self.name] if self.log_sigma2 is None else [self.name, f"{self.name.rpartition('.')[0]}.log_sigma2"]
 
 
 class Arena:
-    """Flat buffers for parameters, gradients and Adam's two moments, all of one layout.
+    """Flat buffers for parameters, gradients, Adam's two moments and the mask, all of one layout.
 
     Attributes
     ----------
-    params, grads, m, v : array (2 * n_weights + n_plain,)
-    n_weights : int
-        Length of the theta part, and of the log_sigma2 part: the number of variational weights, rounded up to 16 so
-        that both parts start on a cache line. The few weights too many are 0 and stay 0.
-    segments : int64 array
-        Where the weights of each layer begin in the theta part, and where the last ones end (n_weights).
-    views, grad_views : dict of name -> array
-        Views into `params` and `grads`, shaped.
+    params, grads, m, v : array (size,)
+    mask : uint8 array (size,)
+        0 where a number is held (`Backend.adam_step`), or left out of a product (`Backend.apply_mask`); else 1.
+    segments : tuple of Segment
+        The table. Every number but the padding belongs to one.
+    views, grad_views, mask_views : dict of name -> array
+        Views into `params`, `grads` and `mask`, shaped, in the order of the layers.
     """
 
-    def __init__(self, specs: Sequence[ParamSpec], dtype: Any) -> None:
-        parts = [[s for s in specs if s.kind == kind] for kind in ("theta", "log_sigma2", "plain")]
-        sizes = [sum(int(np.prod(s.shape)) for s in part) for part in parts]
-        starts = {"theta": 0, "log_sigma2": -(-sizes[0] // 16) * 16}
-        starts["plain"] = 2 * starts["log_sigma2"]
-        self.n_weights = starts["log_sigma2"]
-        self.segments = np.array([0, *np.cumsum([np.prod(s.shape) for s in parts[0]])], np.int64)
-        self.segments[-1] = self.n_weights
+    def __init__(self, specs: Sequence[ParamSpec], dtype: Any, prior: str) -> None:
+        gaussian = [spec for spec in specs if spec.log_sigma2 is not None]
+        n_weights = _to_line(sum(spec.size for spec in gaussian))  # so that both parts start on a cache line
+        size = 2 * n_weights + sum(spec.size for spec in specs if spec.log_sigma2 is None)
         # One allocation for all four: large enough for the operating system to back it with large pages.
-        self.params, self.grads, self.m, self.v = aligned_zeros(4, starts["plain"] + sizes[2], dtype)
-        self.views: dict[str, Array] = {}
-        self.grad_views: dict[str, Array] = {}
-        for spec in (spec for part in parts for spec in part):
-            at, end = starts[spec.kind], starts[spec.kind] + int(np.prod(spec.shape))
-            self.views[spec.name] = self.params[at:end].reshape(spec.shape)
-            self.grad_views[spec.name] = self.grads[at:end].reshape(spec.shape)
+        self.params, self.grads, self.m, self.v = aligned_zeros(4, size, dtype)
+        self.mask = np.ones(size, np.uint8)
+        at, behind = 0, 2 * n_weights  # where the next numbers with and without a posterior go
+        table = list[Segment]()
+        self._ranges: dict[str, slice] = {}
+        for spec in specs:
+            if spec.log_sigma2 is None:
+                low, high = _given(spec.low, -math.inf), _given(spec.high, math.inf)
+                table.append(Segment(spec.name, behind, behind + spec.size, -1, "", low, high, spec.lr_factor))
+                self._ranges[spec.name] = slice(behind, behind + spec.size)
+                behind += spec.size
+            else:
+                low, high = _given(spec.low, LOG_SIGMA2_MIN), _given(spec.high, LOG_SIGMA2_MAX)
+                row = Segment(
+                    spec.name, at, at + spec.size, n_weights + at, spec.prior or prior, low, high, spec.lr_factor
+                )
+                table.append(row)
+                for name, start in zip(spec.names, (at, row.log_sigma2), strict=True):
+                    self._ranges[name] = slice(start, start + spec.size)
+                at += spec.size
+        self.segments = _merged(sorted(table, key=lambda row: row.start))
+        shapes = {name: spec.shape for spec in specs for name in spec.names}
+        self.views, self.grad_views, self.mask_views = (
+            {name: flat[self._ranges[name]].reshape(shape) for name, shape in shapes.items()}
+            for flat in (self.params, self.grads, self.mask)
+        )
+        for spec in specs:
             self.views[spec.name][...] = spec.start
-            starts[spec.kind] = end
-        self.views = {spec.name: self.views[spec.name] for spec in specs}  # in the order of the layers
-        self.grad_views = {spec.name: self.grad_views[spec.name] for spec in specs}
+            if spec.log_sigma2 is not None:
+                self.views[spec.names[1]][...] = spec.log_sigma2
+
+    def views_of(self, name: str) -> list[Array]:
+        """Views of a parameter's numbers, of both moments and of the mask, shaped."""
+        shape, here = self.views[name].shape, self._ranges[name]
+        return [flat[here].reshape(shape) for flat in (self.params, self.m, self.v, self.mask)]
 
     def reset_moments(self) -> None:
         """Start Adam afresh."""
         self.m[:] = 0
         self.v[:] = 0
 
+    def hold(self, name: str, alive: NDArray[np.bool_]) -> None:
+        """Let the numbers of a parameter that are not alive be 0 and stay so, without momentum; release the others."""
+        here = self._ranges[name]
+        dead = ~alive.reshape(-1)
+        for flat in (self.params, self.m, self.v):
+            flat[here][dead] = 0
+        self.mask[here] = alive.reshape(-1)
+        for segment in self.segments:
+            if segment.prior and segment.start == here.start:
+                self.mask[segment.log_sigma2 :][: len(dead)] = alive.reshape(-1)
+
     def share_non_finite(self) -> float:
         """Share of values that are NaN or infinite, over parameters and moments: 0.0 in a sound run."""
         bad = sum(int(np.count_nonzero(~np.isfinite(a))) for a in (self.params, self.m, self.v))
         return bad / max(1, 3 * self.params.size)
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
+
+
+def _to_line(count: int) -> int:
+    """Round up to whole cache lines of 16 numbers."""
+    return -(-count // 16) * 16
+
+
+def _merged(rows: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Join neighbours without a posterior that are treated alike: the fewer rows, the less the sweep has to do."""
+    merged = list[Segment]()
+    for row in rows:
+        last = merged[-1] if merged else None
+        if last and not (row.prior or last.prior) and row.start == last.stop and row[5:] == last[5:]:
+            merged[-1] = last._replace(stop=row.stop)
+        else:
+            merged.append(row)
+    return tuple(merged)

@@ -8,16 +8,14 @@ weights kept, without biases and without the bytes of any index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import check_threshold, check_type
 from svd_numpy.kernels import priors
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 from svd_numpy.network.model import Sequential
-
-Array = NDArray[Any]
 
 
 def log_alpha(model: Sequential) -> dict[str, Array]:
@@ -34,7 +32,7 @@ class Sparsity:
     ----------
     threshold : float
     total, kept : dict of layer name -> int
-        Weights (without biases).
+        Weights (without biases), plain ones too; `total` counts the network as it was first built.
     live : dict of layer name -> (int, int)
         Outputs (units, or filters of a convolution) with at least one surviving incoming weight, and all outputs.
         The others are constants, the same for every input.
@@ -66,29 +64,29 @@ def measure_sparsity(model: Sequential, threshold: float | None = None) -> Spars
     check_type("model", model, Sequential)
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
     total, kept, live = dict[str, int](), dict[str, int](), dict[str, tuple[int, int]]()
-    for name, values in log_alpha(model).items():
-        survives = values <= threshold
-        total[name], kept[name] = values.size, int(np.count_nonzero(survives))
-        live[name] = int(np.count_nonzero(survives.any(axis=0))), values.shape[1]
+    for name, alive in model.alive(threshold).items():
+        total[name], units = model.original.get(name, (alive.size, alive.shape[1]))
+        kept[name] = int(np.count_nonzero(alive))
+        live[name] = int(np.count_nonzero(alive.any(axis=0))), units
     return Sparsity(threshold, total, kept, live)
 
 
 def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
     """Return a copy of the model whose pruned weights are exactly 0; its threshold is the given one."""
     check_type("model", model, Sequential)
-    threshold = check_threshold("threshold", threshold)
     copy = model.copy()
-    copy.threshold = threshold
-    for layer in copy.variational_layers:
-        layer.theta[...] = layer.pruned_theta(copy.keep)
+    copy.threshold = check_threshold("threshold", threshold)
+    for name, alive in copy.alive().items():
+        copy.parameters[f"{name}.theta"][~alive.reshape(copy.parameters[f"{name}.theta"].shape)] = 0
     return copy
 
 
 def freeze(model: Sequential, threshold: float) -> None:
-    """Prune in place for good: pruned weights become 0, and all weights lose their noise (log_sigma2 = -20).
+    """Prune in place for good: pruned weights are 0 and held there, and no weight has noise any more.
 
     This is where masked fine-tuning starts: from here on the network is an ordinary sparse one.
     """
+    for name, alive in model.alive(threshold).items():
+        model.arena.hold(f"{name}.theta", alive)
     for layer in model.variational_layers:
-        layer.theta[priors.log_alpha(layer.theta, layer.log_sigma2) > threshold] = 0
-        layer.log_sigma2[...] = -20
+        layer.log_sigma2[...] = LOG_SIGMA2_MIN

@@ -77,7 +77,7 @@ def network_figures(
         largest = max(dense, key=lambda layer: layer.theta.size)
         before = start.parameters[f"{largest.name}.theta"]
         figures["weight_matrix"] = partial(
-            plots.weight_matrix, before, largest.pruned_theta(model.keep), name=largest.name
+            plots.weight_matrix, before, largest.pruned_theta(model.threshold), name=largest.name
         )
     if image is not None and any(isinstance(layer, Conv2d) for layer in model.variational_layers):
         figures["feature_maps"] = partial(_feature_maps, model, start, image, image_shape)
@@ -89,7 +89,7 @@ def _filters(
 ) -> Any:
     first = model.variational_layers[0]
     before = start.variational_layers[0].theta
-    arrays = before, first.pruned_theta(model.keep), np.asarray(log_alpha, dtype=np.float32)
+    arrays = before, first.pruned_theta(model.threshold), np.asarray(log_alpha, dtype=np.float32)
     before, after, log_alpha = (first.fields(array, image_shape)[0] for array in arrays)
     shape = first.fields(first.theta, image_shape)[1]
     n, units = (16, "hidden units") if first.window is None else (64, "filters")  # the former are whole images
@@ -99,7 +99,7 @@ def _filters(
 def _feature_maps(model: Sequential, start: Sequential, image: Array, image_shape: tuple[int, ...]) -> Any:
     before, after = (_answers(network, image) for network in (start, model))
     live: dict[str, Array] = {
-        layer.name: np.any(layer.pruned_theta(model.keep), axis=0)
+        layer.name: np.any(layer.pruned_theta(model.threshold), axis=0)
         for layer in model.variational_layers
         if layer.name in after
     }

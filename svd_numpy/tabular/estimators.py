@@ -118,7 +118,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         fit(model, table, config, [estimate_noise], progress=False)
         report = measure_sparsity(model)
         self.model_, self.scaler_ = model, scaler
-        self.coefs_ = [layer.pruned_theta(model.keep) for layer in model.variational_layers]
+        self.coefs_ = [layer.pruned_theta(model.threshold) for layer in model.variational_layers]
         self.intercepts_ = [layer.bias.copy() for layer in model.variational_layers]
         self.sparsity_, self.compression_ = report.overall, report.compression
         self.selected_features_ = used_inputs(model)

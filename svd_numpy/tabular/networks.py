@@ -119,6 +119,6 @@ def used_inputs(model: Sequential) -> Any:
     """Whether each input still reaches an output through surviving weights: array (I,) of bool."""
     reaches = None
     for layer in reversed(model.variational_layers):
-        alive = layer.pruned_theta(model.keep) != 0
+        alive = layer.pruned_theta(model.threshold) != 0
         reaches = alive.any(axis=1) if reaches is None else alive[:, reaches].any(axis=1)
     return reaches

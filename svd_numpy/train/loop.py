@@ -12,14 +12,9 @@ from svd_numpy.files import checkpoint
 from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
-from svd_numpy.train.ahead import Ahead
 from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.runner import groups, make_runner
 from svd_numpy.train.trainer import Record, Trainer
-
-__all__ = [
-    "SAVE_SECONDS", "Callback", "Record", "Run", "TrainConfig", "Trainer", "fit", "fit_together",
-    "side_by_side",
-]  # fmt: skip
 
 SAVE_SECONDS = 20.0  # a crash loses at most this much work, and one epoch
 Callback = Callable[[Trainer, Record], None]
@@ -91,10 +86,10 @@ class Run:
         if self.folder is not None and not self.resume:
             self.trainer.save(self.folder, 0.0)  # so that a run that is killed early can be resumed, too
 
-    def end_epoch(self, test: Score | None) -> Record:
-        """Write the record of the epoch that has just ended, with the score on the test examples."""
+    def end_epoch(self, scores: dict[str, Score]) -> Record:
+        """Write the record of the epoch that has just ended, with the scores of its network."""
         trainer = self.trainer
-        record = trainer.end_epoch(time.perf_counter() - self.started, test)
+        record = trainer.end_epoch(time.perf_counter() - self.started, scores)
         self.log.append(record)
         for callback in self.callbacks:
             callback(trainer, record)
@@ -107,47 +102,36 @@ class Run:
 
 
 def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
-    """Share runs of one recipe out into groups for `fit_together`: all that stand at the same step, or each alone.
-
-    They differ in seed, labels, weights and the factor on the KL only. One after the other is how they go where the
-    backend cannot do several in the same launches; the results are the same.
-    """
-    at_step: dict[int, list[Run]] = {}
-    for run in runs:
-        at_step.setdefault(run.trainer.progress.step, []).append(run)
-    groups = list[list[Run]]()
-    for group in at_step.values():
-        first, *others = (run.trainer for run in group)
-        together = others and not first.done and first.lead(others)
-        groups += [group] if together else [[run] for run in group]
-    return groups
+    """Share runs of one recipe out into groups for `fit_together` (`runner.groups`)."""
+    of = {id(run.trainer): run for run in runs}
+    return [[of[id(trainer)] for trainer in group] for group in groups([run.trainer for run in runs])]
 
 
 def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
     """Train a group of `side_by_side`; return the records of each run. Progress is shown of the first."""
     from svd_numpy.train.console import StopSignal, TrainingInterrupted, make_reporter
 
-    trainer = runs[0].trainer
-    ahead = Ahead(trainer)
+    trainers = [run.trainer for run in runs]
+    trainer, runner = trainers[0], make_runner(trainers)
     for run in runs:
         run.begin()
     saved = time.perf_counter()
     with StopSignal() as stop, make_reporter(trainer, progress) as report:
         while not trainer.done:
             before = trainer.progress.step
-            ahead.advance()
+            runner.advance(trainer.steps_per_epoch - before % trainer.steps_per_epoch)
             epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
             if epoch_ended:
-                trainer.to_host()
-                for run in runs:
-                    run.trainer.check_finite()
-                scores = trainer.test_scores()
+                runner.sync()
+                for each in trainers:
+                    each.check_finite()
+                scores = runner.scores() if trainer.scores_now else [{} for _ in runs]
                 records = [run.end_epoch(score) for run, score in zip(runs, scores, strict=True)]
                 report.epoch(records[0])
             report.step(trainer.progress.step - before)
             due = stop.requested or trainer.done or (epoch_ended and time.perf_counter() - saved > SAVE_SECONDS)
             if due:
-                trainer.to_host()
+                runner.sync()
                 for run in runs:
                     run.save()
                 saved = time.perf_counter()

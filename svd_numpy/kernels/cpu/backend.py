@@ -8,32 +8,35 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
 from svd_numpy.kernels.backend import (
-    AdamSettings,
     Arena,
     Array,
     Buffers,
     HostMemory,
     NoiseKey,
-    OfEach,
+    Segment,
+    StepSettings,
     aligned_zeros,
 )
 from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
-from svd_numpy.kernels.priors import PRIORS
+from svd_numpy.kernels.prior_fits import CODES
+from svd_numpy.kernels.priors import kl_value
+from svd_numpy.kernels.reference import finish_segment
 from svd_numpy.kernels.window import Window
 
 _F, _U = np.float32, np.uint32
 _EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.float32)
 _NO_NOISE = NoiseKey(0, 0, 0)
+LARGEST = 3e38  # stands for infinity in float32 bounds
 _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 # Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
 KERNEL_LOCK = threading.Lock()
@@ -51,6 +54,7 @@ class NumbaBackend(HostMemory):
     def __init__(self) -> None:
         # Private memory of each thread, see `layers.scratch_parts`; the system backs only what is written.
         self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * PACKED + MULTIPLY, np.float32)
+        self._tables: dict[Sequence[Segment], tuple[Array, Array]] = {}
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""
@@ -60,6 +64,9 @@ class NumbaBackend(HostMemory):
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
     ) -> None:
+        if np.issubdtype(out.dtype, np.integer):
+            np.take(source, index, axis=0, out=out)
+            return
         flat = out.reshape(len(out), -1)
         if out.ndim == 2 or (out.shape[3] == 1 and moves is None):
             self._run(layers.gather_rows, source, index, _F(scale), mean, flat)
@@ -187,7 +194,7 @@ class NumbaBackend(HostMemory):
     def relu_backward(self, y: Array, dy: Array) -> None:  # noqa: D102
         layers.relu_backward(y.reshape(-1), dy.reshape(-1))
 
-    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
+    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, float]:  # noqa: D102
         return layers.softmax_cross_entropy(logits, labels, d_logits)
 
     def gaussian_nll(  # noqa: D102
@@ -200,21 +207,50 @@ class NumbaBackend(HostMemory):
         return squared / (2 * std**2) + prediction.size * math.log(std * math.sqrt(2 * math.pi)), squared
 
     def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
-        flat, code = theta.reshape(-1), PRIORS[prior].code
-        return float(sweep.kl_sum(flat, log_sigma2.reshape(-1), code, np.empty(sweep.BLOCK, np.float32)))
+        if prior not in CODES:
+            return float(kl_value(theta, log_sigma2, prior).sum(dtype=np.float64))
+        scratch = np.empty(sweep.BLOCK, np.float32)
+        return float(sweep.kl_sum(theta.reshape(-1), log_sigma2.reshape(-1), CODES[prior], scratch))
 
-    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
-        self._run(sweep.finish_gradients, arena.n_weights, arena.params, arena.grads, PRIORS[prior].code,
-                  _F(kl_scale), _F(keep))  # fmt: skip
+    def _table(self, arena: Arena) -> tuple[Array, Array]:
+        """The arena's segments as the sweep reads them.
 
-    def adam_step(  # noqa: D102
-        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
-    ) -> None:
+        Of a prior that the sweep does not know, the gradients are finished before: means and log variances are ordinary
+        numbers to it.
+        """
+        if arena.segments not in self._tables:
+            rows, limits = list[tuple[int, ...]](), list[tuple[float, ...]]()
+            for _, start, stop, log_sigma2, prior, low, high, factor in arena.segments:
+                if prior in CODES:
+                    rows.append((start, stop, log_sigma2, CODES[prior]))
+                elif prior:
+                    rows += [(start, stop, -1, 0), (log_sigma2, log_sigma2 + stop - start, -1, 0)]
+                    limits.append((-LARGEST, LARGEST, factor))
+                else:
+                    rows.append((start, stop, -1, 0))
+                limits.append((max(low, -LARGEST), min(high, LARGEST), factor))
+            self._tables[arena.segments] = np.array(rows, np.int64), np.array(limits, np.float32)
+        return self._tables[arena.segments]
+
+    @staticmethod
+    def _finish_others(arena: Arena, kl_scale: float, keep: float) -> None:
+        """Finish the gradients of weights whose prior the sweep does not know."""
+        for segment in arena.segments:
+            if segment.prior and segment.prior not in CODES:
+                finish_segment(arena, segment, kl_scale, keep)
+
+    def finish_gradients(self, arena: Arena, kl_scale: float, keep: float) -> None:  # noqa: D102
+        self._finish_others(arena, kl_scale, keep)
+        self._run(sweep.finish_gradients, self._table(arena)[0], arena.params, arena.grads, _F(kl_scale), _F(keep))
+
+    def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:  # noqa: D102
+        kl_scale, keep, adam = settings
+        self._finish_others(arena, kl_scale, keep)
         rate = _F(adam.lr / (1 - adam.beta1**adam.step))
         correction2 = _F(1 / (1 - adam.beta2**adam.step))
         numbers = (rate, correction2, _F(adam.beta1), _F(adam.beta2), _F(adam.epsilon))
-        self._run(sweep.adam_sweep, arena.segments, arena.params, arena.grads, arena.m, arena.v,
-                  PRIORS[prior].code, _F(kl_scale), _F(keep), int(fixed_mask), numbers)  # fmt: skip
+        self._run(sweep.adam_sweep, *self._table(arena), arena.params, arena.grads, arena.m, arena.v, arena.mask,
+                  _F(kl_scale), _F(keep), int(held), numbers)  # fmt: skip
 
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102
         self._run(images.pool_max, x, *images.tables(window)[0], y, chosen)

@@ -290,10 +290,10 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
 
 @kernel()
 def softmax_cross_entropy(logits, labels, d_logits):
-    """Sum of the NLL in nats, number of right guesses; d_logits = (softmax - one_hot) / B."""
+    """Sum of the NLL in nats, number of wrong guesses; d_logits = (softmax - one_hot) / B."""
     rows, classes = logits.shape
     scale = ONE / F(rows)
-    nll, correct = 0.0, 0
+    nll, wrong = 0.0, 0.0
     for b in range(rows):
         z, d, label = logits[b], d_logits[b], labels[b]
         best = 0
@@ -308,5 +308,5 @@ def softmax_cross_entropy(logits, labels, d_logits):
             d[c] = d[c] * (scale / total) if d[c] > F(1e-30) else ZERO  # nothing subnormal into the backward pass
         d[label] -= scale
         nll += np.float64(log32(total) - (z[label] - z[best]))
-        correct += 1 if best == label else 0
-    return nll, correct
+        wrong += 1.0 if best != label else 0.0
+    return nll, wrong

@@ -37,30 +37,29 @@ from svd_numpy.kernels.cpu.simd import (
     to_int,
     wide_vectors,
 )
+from svd_numpy.kernels.prior_fits import (
+    E_K2,
+    FAR,
+    K1,
+    K3,
+    LARGE_GRADIENT,
+    LOG_RHO_MAX,
+    R_FAR_0,
+    R_FAR_1,
+    S_MAX,
+    S_MIN,
+    SLOPE_FACTOR,
+    SMALL_GRADIENT,
+    SMALL_M,
+    SMALL_V,
+    SMALL_X,
+    UP,
+    P,
+    Q,
+    R,
+)
 
 BLOCK = 1024
-LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = F(-20.0), F(10.0)  # the projection: sigma from 4.5e-5 to 148
-
-_S_MAX = F(1e24)  # beyond it s v is 1 to the last bit
-_S_MIN = F(1e-37)
-_UP = F(2.0**20)
-# Numbers too small to matter become 0, before they or their squares turn subnormal: those cost a trap each.
-_SMALL_GRADIENT, _SMALL_M, _SMALL_V, _SMALL_X = F(1e-17), F(1e-20), F(1e-35), F(1e-15)
-_LARGE_GRADIENT = F(1e18)
-
-# log-uniform, the paper's fit (Molchanov et al. 2017, eq. 14): t = exp(-k2) s^k3
-_K1, _K3 = F(0.63576), F(1.48695)
-_E_K2 = F(0.15363139)  # exp(-1.87320)
-_SLOPE_FACTOR = F(2 * 0.63576 * 1.48695 * 0.15363139)
-# log-uniform, exact: rational functions of s for v = sqrt(2) D(rho / sqrt 2) / rho and for the value, below s = 2000
-_P = tuple(F(c) for c in (0.999998808, 0.0419733338, 0.0103509137, 0.000738377741, 4.97629007e-05,
-                          1.95233611e-06, 1.64998525e-07))  # fmt: skip
-_Q = tuple(F(c) for c in (0.375290573, 0.0688166246, 0.00815300737, 0.000705694954, 4.72954271e-05,
-                          1.78793675e-06, 1.6499807e-07))  # fmt: skip
-_R = tuple(F(c) for c in (0.423077911, 0.0813607648, 0.0105630495, 0.00094290229, 6.91540408e-05,
-                          2.1910148e-06, 2.59223782e-07))  # fmt: skip
-_FAR = F(2000.0)
-_R_FAR_1, _R_FAR_0 = F(1.57108247), F(5.32108259)
 
 
 @kernel(inline=True)
@@ -87,7 +86,7 @@ def _power(s):
     z = m * m  # pairs of terms (Estrin's scheme): short chains keep both arithmetic units busy
     high = (_LOG2[3] + m * _LOG2[4]) + z * (_LOG2[5] + m * _LOG2[6])
     log2 = m * ((_LOG2[0] + m * _LOG2[1]) + z * (_LOG2[2] + m * high))
-    x = (_K3 - ONE) * (to_float(np.int32(shifted >> _SHIFT)) + log2)
+    x = (K3 - ONE) * (to_float(np.int32(shifted >> _SHIFT)) + log2)
     n = rint32(x)
     f = x - n
     exp2 = (_EXP2[0] + f * _EXP2[1]) + (f * f) * ((_EXP2[2] + f * _EXP2[3]) + (f * f) * _EXP2[4])
@@ -97,36 +96,36 @@ def _power(s):
 @kernel(inline=True)
 def _slope_log_uniform(s):
     c = min32(s, F(1e5))  # the sigmoid's term is below 5e-7 of the whole from here on
-    p = _power(max32(c, _S_MIN))  # s^(k3 - 1)
-    t1 = ONE + _E_K2 * c * p
-    return (t1 * t1 + _SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
+    p = _power(max32(c, S_MIN))  # s^(k3 - 1)
+    t1 = ONE + E_K2 * c * p
+    return (t1 * t1 + SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
 
 
 @kernel(inline=True)
 def _value_log_uniform(s):
-    t = _E_K2 * exp32(_K3 * log32(max32(s, _S_MIN)))
-    sigmoid = _K1 * (t / (ONE + t))
+    t = E_K2 * exp32(K3 * log32(max32(s, S_MIN)))
+    sigmoid = K1 * (t / (ONE + t))
     return _half_log1p(s) + (sigmoid if s > F(1e-20) else ZERO)  # below, t no longer counts beside s
 
 
 @kernel(inline=True)
 def _exact_denominator(s, c):
-    q = ONE + c * (_Q[0] + c * (_Q[1] + c * (_Q[2] + c * (_Q[3] + c * (_Q[4] + c * (_Q[5] + c * _Q[6]))))))
-    return s - ONE if s > _FAR else q
+    q = ONE + c * (Q[0] + c * (Q[1] + c * (Q[2] + c * (Q[3] + c * (Q[4] + c * (Q[5] + c * Q[6]))))))
+    return s - ONE if s > FAR else q
 
 
 @kernel(inline=True)
 def _slope_log_uniform_exact(s):
-    c = min32(s, _FAR)
-    p = _P[0] + c * (_P[1] + c * (_P[2] + c * (_P[3] + c * (_P[4] + c * (_P[5] + c * _P[6])))))
-    return (ONE if s > _FAR else p) / _exact_denominator(s, c)
+    c = min32(s, FAR)
+    p = P[0] + c * (P[1] + c * (P[2] + c * (P[3] + c * (P[4] + c * (P[5] + c * P[6])))))
+    return (ONE if s > FAR else p) / _exact_denominator(s, c)
 
 
 @kernel(inline=True)
 def _value_log_uniform_exact(s):
-    c = min32(s, _FAR)
-    r = c * (_R[0] + c * (_R[1] + c * (_R[2] + c * (_R[3] + c * (_R[4] + c * (_R[5] + c * _R[6]))))))
-    r = _R_FAR_1 * s - _R_FAR_0 if s > _FAR else r
+    c = min32(s, FAR)
+    r = c * (R[0] + c * (R[1] + c * (R[2] + c * (R[3] + c * (R[4] + c * (R[5] + c * R[6]))))))
+    r = R_FAR_1 * s - R_FAR_0 if s > FAR else r
     far = HALF * log32(ONE + s * F(0.15384616)) + r / _exact_denominator(s, c)
     near = c * (HALF + c * (F(-0.0833333333) + c * F(0.0111111111)))
     return near if s < F(0.05) else far
@@ -146,7 +145,7 @@ def kl_values(theta, log_sigma2, prior, out):
     wide_vectors()
     for i in range(len(theta)):
         rho = theta[i] * exp32(-HALF * log_sigma2[i])
-        s = min32(rho * rho, _S_MAX)
+        s = min32(rho * rho, S_MAX)
         if prior == 0:
             value = _value_log_uniform(s)
         elif prior == 1:
@@ -155,7 +154,7 @@ def kl_values(theta, log_sigma2, prior, out):
             value = _half_log1p(s)
         # Past the cap KL = ln rho + constant; ln rho without forming rho, which may overflow.
         log_rho = log32(max32(abs32(theta[i]), F(1e-30))) - HALF * log_sigma2[i]
-        out[i] = value + (log_rho - F(27.631021) if rho * rho > _S_MAX else ZERO)  # 27.6... = ln(1e24) / 2
+        out[i] = value + (log_rho - LOG_RHO_MAX if rho * rho > S_MAX else ZERO)
 
 
 @kernel(inline=True)
@@ -163,7 +162,7 @@ def _weight_state(theta, log_sigma2):
     """sigma, 1 / sigma and s = theta^2 / sigma^2 (capped) of one weight."""
     sigma, inverse = exp_pair(HALF * log_sigma2)
     rho = theta * inverse
-    return sigma, inverse, min32(rho * rho, _S_MAX)
+    return sigma, inverse, min32(rho * rho, S_MAX)
 
 
 @kernel()
@@ -191,7 +190,7 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
     for i in range(n):
         inverse, sigma, s, slope = out[i], out[BLOCK + i], out[2 * BLOCK + i], out[3 * BLOCK + i]
         data = d_theta[i] if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
-        kl_theta = slope * (theta[i] * (inverse * _UP)) * (inverse / _UP)  # up and down: no subnormal on the way
+        kl_theta = slope * (theta[i] * (inverse * UP)) * (inverse / UP)  # up and down: no subnormal on the way
         out[i] = data + kl_scale * kl_theta
         out[BLOCK + i] = sigma * sigma * d_sigma2[i] - kl_scale * (HALF * s * slope)
     extreme = 0
@@ -206,7 +205,7 @@ def _far_gradient(theta, log_sigma2, d_theta, kl_scale, out):
     """Beyond the cap on s every prior has dKL/dtheta = 1 / theta; a division that ordinary weights need not pay."""
     for i in range(len(theta)):
         s = _weight_state(theta[i], log_sigma2[i])[2]
-        if s >= _S_MAX:
+        if s >= S_MAX:
             out[i] = d_theta[i] + kl_scale / theta[i]
 
 
@@ -219,70 +218,91 @@ def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high
     wide_vectors()
     rest1, rest2 = ONE - beta1, ONE - beta2
     for i in range(len(x)):
-        g = min32(max32(gradient[i], -_LARGE_GRADIENT), _LARGE_GRADIENT)  # its square must stay finite
-        g = g if abs32(g) > _SMALL_GRADIENT else ZERO
+        g = min32(max32(gradient[i], -LARGE_GRADIENT), LARGE_GRADIENT)  # its square must stay finite
+        g = g if abs32(g) > SMALL_GRADIENT else ZERO
         m1 = beta1 * m[i] + rest1 * g
         v1 = beta2 * v[i] + rest2 * (g * g)
-        m1 = m1 if abs32(m1) > _SMALL_M else ZERO
-        v1 = v1 if v1 > _SMALL_V else ZERO
+        m1 = m1 if abs32(m1) > SMALL_M else ZERO
+        v1 = v1 if v1 > SMALL_V else ZERO
         m[i] = m1
         v[i] = v1
         x1 = min32(max32(x[i] - rate * m1 / (sqrt32(v1 * correction2) + epsilon), low), high)
-        x[i] = x1 if abs32(x1) > _SMALL_X else ZERO
+        x[i] = x1 if abs32(x1) > SMALL_X else ZERO
 
 
 _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
+_SHARED = 4 * BLOCK  # ordinary numbers fewer than this are too little work for more than one thread
+# Columns of a table of segments: first entry, end, first log_sigma2 (-1: ordinary numbers), code of the prior.
+START, STOP, LOG_SIGMA2, PRIOR = range(4)
+# Columns of its float32 part: bounds (`Segment`), factor on the learning rate.
+LOW, HIGH, FACTOR = range(3)
+
+
+@kernel()
+def _hold(mask, gradient):
+    """gradient <- 0 where mask is 0."""
+    for i in range(len(mask)):
+        gradient[i] = gradient[i] if mask[i] != 0 else ZERO
 
 
 @kernel(parallel=True)
-def adam_sweep(threads, segments, params, grads, m, v, prior, kl_scale, keep, fixed, adam, scratch):
-    """One optimisation step over the arena [theta | log_sigma2 | rest].
+def adam_sweep(threads, table, limits, params, grads, m, v, mask, kl_scale, keep, held, adam, scratch):
+    """One optimisation step over the arena, segment by segment.
 
-    segments : where each layer's weights begin in the theta part, and its end. The threads share every layer out in
-    the same way, by rows of theta, so that each finds in its own cache what it wrote in another kernel
-    grads : on entry the data gradients, with d/dsigma2 (not yet d/dlog_sigma2) in the second part
-    fixed : 1 in the fine-tuning stage: a weight whose theta is 0 stays as it is
+    table, limits : one row for each segment. The threads share every segment out in the same way, by rows of theta, so
+        that each finds in its own cache what it wrote in another kernel
+    grads : on entry the data gradients, of log variances d/dsigma2 (not yet d/dlog_sigma2)
+    held : 1 where numbers whose mask is 0 have no gradient
     adam : (rate, correction2, beta1, beta2, epsilon), see `_adam`
     scratch : array (threads, at least 4 * BLOCK)
     """
     rate, correction2, beta1, beta2, epsilon = adam
-    n_weights = segments[-1]
     for thread in prange(threads):
-        for segment in range(len(segments) - 1):
-            start, size = segments[segment], segments[segment + 1] - segments[segment]
+        for row in range(len(table)):
+            start, size, behind = table[row, START], table[row, STOP] - table[row, START], table[row, LOG_SIGMA2]
+            low, high, row_rate = limits[row, LOW], limits[row, HIGH], rate * limits[row, FACTOR]
             first, last = start + thread * size // threads, start + (thread + 1) * size // threads
+            if behind < 0 and size < _SHARED:
+                first, last = start, start + (size if thread == 0 else 0)
             for lo in range(first, last, BLOCK):
                 hi = min(lo + BLOCK, last)
-                theta, log_sigma2 = params[lo:hi], params[n_weights + lo : n_weights + hi]
-                d_theta, d_log_sigma2 = scratch[thread, : hi - lo], scratch[thread, BLOCK : BLOCK + hi - lo]
-                _block_gradient(theta, log_sigma2, grads[lo:hi], grads[n_weights + lo : n_weights + hi],
-                                prior, kl_scale, keep, scratch[thread])  # fmt: skip
-                if fixed == 1:
-                    for i in range(hi - lo):
-                        d_theta[i] = d_theta[i] if theta[i] != ZERO else ZERO
-                        d_log_sigma2[i] = d_log_sigma2[i] if theta[i] != ZERO else ZERO
-                _adam(log_sigma2, d_log_sigma2, m[n_weights + lo : n_weights + hi], v[n_weights + lo : n_weights + hi],
-                      rate, correction2, beta1, beta2, epsilon, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)  # fmt: skip
-                _adam(theta, d_theta, m[lo:hi], v[lo:hi],
-                      rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
-        if thread == 0:
-            lo, hi = 2 * n_weights, len(params)
-            _adam(params[lo:hi], grads[lo:hi], m[lo:hi], v[lo:hi],
-                  rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
+                d_x = scratch[thread, : hi - lo]
+                if behind < 0:
+                    d_x[:] = grads[lo:hi]
+                    if held == 1:
+                        _hold(mask[lo:hi], d_x)
+                    _adam(params[lo:hi], d_x, m[lo:hi], v[lo:hi],
+                          row_rate, correction2, beta1, beta2, epsilon, low, high)  # fmt: skip
+                    continue
+                lo2, hi2 = lo + (behind - start), hi + (behind - start)
+                d_log_sigma2 = scratch[thread, BLOCK : BLOCK + hi - lo]
+                _block_gradient(params[lo:hi], params[lo2:hi2], grads[lo:hi], grads[lo2:hi2],
+                                table[row, PRIOR], kl_scale, keep, scratch[thread])  # fmt: skip
+                if held == 1:
+                    _hold(mask[lo:hi], d_x)
+                    _hold(mask[lo2:hi2], d_log_sigma2)
+                _adam(params[lo2:hi2], d_log_sigma2, m[lo2:hi2], v[lo2:hi2],
+                      row_rate, correction2, beta1, beta2, epsilon, low, high)  # fmt: skip
+                _adam(params[lo:hi], d_x, m[lo:hi], v[lo:hi],
+                      row_rate, correction2, beta1, beta2, epsilon, _NO_LOW, _NO_HIGH)  # fmt: skip
 
 
 @kernel(parallel=True)
-def finish_gradients(threads, n_weights, params, grads, prior, kl_scale, keep, scratch):
+def finish_gradients(threads, table, params, grads, kl_scale, keep, scratch):
     """Turn the data gradients of the arena into gradients of the loss, in place (chain rule and KL as in the sweep)."""
-    n_blocks = -(-n_weights // BLOCK)
     for thread in prange(threads):
-        for block in range(thread * n_blocks // threads, (thread + 1) * n_blocks // threads):
-            lo, hi = block * BLOCK, min(block * BLOCK + BLOCK, n_weights)
-            d_theta, d_sigma2 = grads[lo:hi], grads[n_weights + lo : n_weights + hi]
-            _block_gradient(params[lo:hi], params[n_weights + lo : n_weights + hi], d_theta, d_sigma2,
-                            prior, kl_scale, keep, scratch[thread])  # fmt: skip
-            d_theta[:] = scratch[thread, : hi - lo]
-            d_sigma2[:] = scratch[thread, BLOCK : BLOCK + hi - lo]
+        for row in range(len(table)):
+            start, stop, behind = table[row, START], table[row, STOP], table[row, LOG_SIGMA2]
+            n_blocks = (stop - start + BLOCK - 1) // BLOCK if behind >= 0 else 0
+            for block in range(thread * n_blocks // threads, (thread + 1) * n_blocks // threads):
+                lo = start + block * BLOCK
+                hi = min(lo + BLOCK, stop)
+                lo2, hi2 = lo + (behind - start), hi + (behind - start)
+                d_theta, d_sigma2 = grads[lo:hi], grads[lo2:hi2]
+                _block_gradient(params[lo:hi], params[lo2:hi2], d_theta, d_sigma2,
+                                table[row, PRIOR], kl_scale, keep, scratch[thread])  # fmt: skip
+                d_theta[:] = scratch[thread, : hi - lo]
+                d_sigma2[:] = scratch[thread, BLOCK : BLOCK + hi - lo]
 
 
 @kernel()

@@ -34,29 +34,28 @@ from __future__ import annotations
 
 import math
 
-from svd_numpy.kernels.cpu.sweep import (  # the fits and limits of the CPU's sweep
-    _E_K2,
-    _FAR,
-    _K1,
-    _K3,
-    _LARGE_GRADIENT,
-    _P,
-    _Q,
-    _R,
-    _R_FAR_0,
-    _R_FAR_1,
-    _S_MAX,
-    _S_MIN,
-    _SLOPE_FACTOR,
-    _SMALL_GRADIENT,
-    _SMALL_M,
-    _SMALL_V,
-    _SMALL_X,
-    _UP,
-    LOG_SIGMA2_MAX,
-    LOG_SIGMA2_MIN,
-)
 from svd_numpy.kernels.cuda.device import HALF, ONE, ZERO, D, F, U, cuda, device, kernel
+from svd_numpy.kernels.prior_fits import (
+    E_K2,
+    FAR,
+    K1,
+    K3,
+    LARGE_GRADIENT,
+    LOG_RHO_MAX,
+    R_FAR_0,
+    R_FAR_1,
+    S_MAX,
+    S_MIN,
+    SLOPE_FACTOR,
+    SMALL_GRADIENT,
+    SMALL_M,
+    SMALL_V,
+    SMALL_X,
+    UP,
+    P,
+    Q,
+    R,
+)
 
 DIALS = 8  # numbers of a row: keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
 _EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)
@@ -72,7 +71,7 @@ def polynomial(c, p):
 @device
 def denominator(s):
     """Denominator of the exact prior's rational functions."""
-    return s - ONE if s > _FAR else ONE + min(s, _FAR) * polynomial(min(s, _FAR), _Q)
+    return s - ONE if s > FAR else ONE + min(s, FAR) * polynomial(min(s, FAR), Q)
 
 
 @device
@@ -80,11 +79,11 @@ def slope(prior, s):
     """v = K'(rho) / rho of a prior (`PRIORS`: 0 log-uniform, fit; 1 log-uniform, exact; 2 ARD)."""
     if prior == U(0):
         c = min(s, F(1e5))  # beyond, the sigmoid's term is below 5e-7 of the whole
-        p = F(math.exp((_K3 - ONE) * F(math.log(max(c, _S_MIN)))))
-        t1 = ONE + _E_K2 * c * p
-        return (t1 * t1 + _SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
+        p = F(math.exp((K3 - ONE) * F(math.log(max(c, S_MIN)))))
+        t1 = ONE + E_K2 * c * p
+        return (t1 * t1 + SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
     if prior == U(1):
-        return (ONE if s > _FAR else polynomial(min(s, _FAR), _P)) / denominator(s)
+        return (ONE if s > FAR else polynomial(min(s, FAR), P)) / denominator(s)
     return ONE / (ONE + s)
 
 
@@ -92,14 +91,14 @@ def slope(prior, s):
 def value(prior, s):
     """KL of a weight in nats, up to s = 1e24."""
     if prior == U(0):
-        t = _E_K2 * F(math.exp(_K3 * F(math.log(max(s, _S_MIN)))))
-        sigmoid = _K1 * (t / (ONE + t)) if s > F(1e-20) else ZERO
+        t = E_K2 * F(math.exp(K3 * F(math.log(max(s, S_MIN)))))
+        sigmoid = K1 * (t / (ONE + t)) if s > F(1e-20) else ZERO
         return HALF * F(math.log1p(s)) + sigmoid
     if prior == U(1):
         if s < F(0.05):
             return s * (HALF + s * (F(-0.0833333333) + s * F(0.0111111111)))
-        c = min(s, _FAR)
-        r = _R_FAR_1 * s - _R_FAR_0 if s > _FAR else c * polynomial(c, _R)
+        c = min(s, FAR)
+        r = R_FAR_1 * s - R_FAR_0 if s > FAR else c * polynomial(c, R)
         return HALF * F(math.log(ONE + s * F(0.15384616))) + r / denominator(s)
     return HALF * F(math.log1p(s))
 
@@ -116,14 +115,14 @@ def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
     """Gradients of mean NLL + kl_scale * KL for theta and log_sigma2 of one weight."""
     sigma, inverse = deviation(log_sigma2)
     rho = theta * inverse
-    s = min(rho * rho, _S_MAX)
+    s = min(rho * rho, S_MAX)
     v = slope(prior, s)
     data = d_theta if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
-    if s >= _S_MAX:
+    if s >= S_MAX:
         kl_theta = ONE / theta  # of every prior, beyond the cap
         data = d_theta
     else:
-        kl_theta = v * (theta * (inverse * _UP)) * (inverse / _UP)  # up and down: no subnormal on the way
+        kl_theta = v * (theta * (inverse * UP)) * (inverse / UP)  # up and down: no subnormal on the way
     return data + kl_scale * kl_theta, sigma * sigma * d_sigma2 - kl_scale * (HALF * s * v)
 
 
@@ -133,16 +132,16 @@ def adam(at, gradient, params, m, v, dials, row, low, high):
     rate, correction2 = dials[row + U(1)], dials[row + U(2)]
     beta1, rest1, beta2, rest2 = dials[row + U(3)], dials[row + U(4)], dials[row + U(5)], dials[row + U(6)]
     epsilon = dials[row + U(7)]
-    g = min(max(gradient, -_LARGE_GRADIENT), _LARGE_GRADIENT)  # its square must stay finite
-    g = g if abs(g) > _SMALL_GRADIENT else ZERO
+    g = min(max(gradient, -LARGE_GRADIENT), LARGE_GRADIENT)  # its square must stay finite
+    g = g if abs(g) > SMALL_GRADIENT else ZERO
     m1 = beta1 * m[at] + rest1 * g
     v1 = beta2 * v[at] + rest2 * (g * g)
-    m1 = m1 if abs(m1) > _SMALL_M else ZERO
-    v1 = v1 if v1 > _SMALL_V else ZERO
+    m1 = m1 if abs(m1) > SMALL_M else ZERO
+    v1 = v1 if v1 > SMALL_V else ZERO
     m[at] = m1
     v[at] = v1
     x = min(max(params[at] - rate * m1 / (F(math.sqrt(v1 * correction2)) + epsilon), low), high)
-    params[at] = x if abs(x) > _SMALL_X else ZERO
+    params[at] = x if abs(x) > SMALL_X else ZERO
 
 
 @kernel("uuFFFFuuFST")
@@ -163,7 +162,7 @@ def adam_sweep(n_weights, n_plain, params, grads, m, v, prior, fixed, kl_scales,
             )
             if fixed == U(1) and theta == ZERO:
                 d_theta, d_log_sigma2 = ZERO, ZERO
-            adam(behind, d_log_sigma2, params, m, v, dials, row, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+            adam(behind, d_log_sigma2, params, m, v, dials, row, low, high)
             adam(at, d_theta, params, m, v, dials, row, _NO_LOW, _NO_HIGH)
         else:
             at += n_weights
@@ -188,9 +187,9 @@ def kl_parts(count, parts, theta, log_sigma2, prior, out):
         for j in range(U(i), count, parts):
             at = U(j)
             rho = theta[at] * deviation(log_sigma2[at])[1]
-            nats = value(prior, min(rho * rho, _S_MAX))
-            if rho * rho > _S_MAX:  # past the cap KL = ln rho + constant; ln rho without rho, which may overflow
+            nats = value(prior, min(rho * rho, S_MAX))
+            if rho * rho > S_MAX:  # past the cap KL = ln rho + constant; ln rho without rho, which may overflow
                 log_rho = F(math.log(max(abs(theta[at]), F(1e-30)))) - HALF * log_sigma2[at]
-                nats += log_rho - F(27.631021)
+                nats += log_rho - LOG_RHO_MAX
             total += D(nats)
         out[U(i)] = total

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.layers.base import Layer, Pass
 
 
 class ReLU(Layer):
     """y = max(x, 0), in place."""
 
     kind = "relu"
-    sampled = False  # set by the model behind a variational layer, which rectifies what it samples (one pass less)
+    sampled = False  # set by the model behind a variational layer, which then rectifies what it samples: one pass less
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x of any shape -> y, the same memory."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_number
-from svd_numpy.network.layers.base import Array, Layer, Pass, public_shape
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.params import ParamSpec
 
 
@@ -43,6 +44,7 @@ class BatchNorm(Layer):
     """
 
     kind = "batch_norm"
+    axes = dict.fromkeys(("gamma", "beta", "running_mean", "running_var"), ("in",))
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, name: str | None = None) -> None:
         super().__init__(name)
@@ -69,9 +71,13 @@ class BatchNorm(Layer):
             )
         shape = (self.num_features,)
         return in_shape, [
-            ParamSpec(f"{self.name}.gamma", shape, "plain", np.ones(1)),
-            ParamSpec(f"{self.name}.beta", shape, "plain", np.zeros(1)),
+            ParamSpec(f"{self.name}.gamma", shape, np.ones(1)),
+            ParamSpec(f"{self.name}.beta", shape, np.zeros(1)),
         ]
+
+    def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
+        """See `Layer.resized`."""
+        return {**self.config(), "num_features": n_in}
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """See `Layer.bind`."""

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_number
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.kernels.window import Window
-from svd_numpy.network.layers.base import Array, Layer, public_shape
+from svd_numpy.network.layers.base import Layer, public_shape
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.params import ParamSpec
 
@@ -64,6 +66,9 @@ class Conv2d(Weighted):
     """
 
     kind = "conv"
+    axes = {  # noqa: RUF012
+        "theta": (None, None, "in", "out"), "log_sigma2": (None, None, "in", "out"), "bias": ("out",),
+    }  # fmt: skip
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
@@ -96,8 +101,11 @@ class Conv2d(Weighted):
                 f"layer {self.name!r}: got images of {self.window.channels} channels, expected {self.in_channels}; "
                 f"make its first argument {self.window.channels}, or mend the layer before it"
             )
-        self.out_shape = (*self.window.out, self.out_channels)
-        return self.out_shape, self._specs(rng)
+        return (*self.window.out, self.out_channels), self._specs(rng)
+
+    def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
+        """See `Layer.resized`."""
+        return {**self.config(), "in_channels": n_in, "out_channels": n_out}
 
 
 class VariationalConv2d(Variational, Conv2d):
@@ -121,4 +129,4 @@ class VariationalConv2d(Variational, Conv2d):
         name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, theta_std, name)
-        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, low=-20, high=10)
+        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_number
+from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.layers.base import public_shape
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.params import ParamSpec
 
 
 class Dense(Weighted):
-    """y = x @ theta + bias, with one fixed value per weight.
+    """y = x @ theta + bias, with one fixed value per weight; of sequences (B, T, I), step by step.
 
     Parameters
     ----------
@@ -26,6 +28,7 @@ class Dense(Weighted):
     """
 
     kind = "dense"
+    axes = {"theta": ("in", "out"), "log_sigma2": ("in", "out"), "bias": ("out",)}  # noqa: RUF012
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, theta_std: float | None = None,
@@ -34,7 +37,7 @@ class Dense(Weighted):
         self.in_features = check_count("in_features", in_features)
         self.out_features = check_count("out_features", out_features)
         super().__init__(in_features, bias, theta_std, name)
-        self.theta_shape, self.out_shape = (in_features, out_features), (out_features,)
+        self.theta_shape = (in_features, out_features)
 
     def config(self) -> dict[str, Any]:
         """See `Layer.config`."""
@@ -42,14 +45,19 @@ class Dense(Weighted):
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""
-        if in_shape != (self.in_features,):
-            remedy = "put a Flatten before it, with" if len(in_shape) > 1 else "make its first argument"
+        if len(in_shape) > 2 or in_shape[-1] != self.in_features:
+            features = in_shape[-1] if len(in_shape) < 3 else math.prod(in_shape)
+            remedy = "put a Flatten before it, with" if len(in_shape) > 2 else "make its first argument"
             raise SvdValueError(
                 f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, "
                 f"expected (B, {self.in_features}); "
-                f"{remedy} {int(np.prod(in_shape))}, or mend the layer before it"
+                f"{remedy} {features}, or mend the layer before it"
             )
-        return self.out_shape, self._specs(rng)
+        return (*in_shape[:-1], self.out_features), self._specs(rng)
+
+    def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
+        """See `Layer.resized`."""
+        return {**self.config(), "in_features": n_in, "out_features": n_out}
 
 
 class VariationalDense(Variational, Dense):
@@ -75,4 +83,4 @@ class VariationalDense(Variational, Dense):
         log_sigma2: float = -10.0, name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, bias, theta_std, name)
-        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, low=-20, high=10)
+        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)

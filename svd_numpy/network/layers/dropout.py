@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from svd_numpy.checks import check_number
-from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.layers.base import Layer, Pass
 
 
 class _Noise(Layer):
@@ -26,7 +27,7 @@ class _Noise(Layer):
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x of any shape -> y of the same; in training other memory, else the same."""
-        if not run.training or run.mode == "pruned" or self.p == 0:
+        if not run.training or self.p == 0:
             self._factors = None
             return x
         self._factors = self.memory.get("factors", x.shape, x.dtype)

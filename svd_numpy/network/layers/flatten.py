@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.params import ParamSpec
 
 
@@ -22,6 +23,12 @@ class Flatten(Layer):
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""
         return (math.prod(in_shape),), []
+
+    def take(self, outputs: Array, inputs: Array) -> Array:
+        """See `Layer.take`: of every pixel the channels that are left."""
+        channels = self.in_shape[-1]
+        pixels = math.prod(self.in_shape[:-1])
+        return np.asarray((channels * np.arange(pixels)[:, None] + inputs).reshape(-1))
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, H, W, C) -> (B, H * W * C), the same memory."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
-from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.conv import Pair, check_pair, slide
 from svd_numpy.network.params import ParamSpec
 

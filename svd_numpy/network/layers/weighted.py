@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from svd_numpy.checks import check_flag, check_number
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.priors import log_alpha
 from svd_numpy.kernels.window import Window
-from svd_numpy.network.layers.base import Array, Layer, Pass
+from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.params import ParamSpec
 
 
@@ -26,7 +30,6 @@ class Weighted(Layer):
     """
 
     theta_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]  # of one example
     window: Window | None = None
 
     def __init__(self, n_in: int, bias: bool, theta_std: float | None, name: str | None) -> None:
@@ -43,8 +46,8 @@ class Weighted(Layer):
 
     def _specs(self, rng: np.random.Generator) -> list[ParamSpec]:
         start = self.theta_std * rng.standard_normal(self.theta_shape)
-        theta = ParamSpec(f"{self.name}.theta", self.theta_shape, "plain", start)
-        bias = ParamSpec(f"{self.name}.bias", self.theta_shape[-1:], "plain", np.zeros(1))
+        theta = ParamSpec(f"{self.name}.theta", self.theta_shape, start)
+        bias = ParamSpec(f"{self.name}.bias", self.theta_shape[-1:], np.zeros(1))
         return [theta, bias] if self.has_bias else [theta]
 
     def _matrix(self, array: Array) -> Array:
@@ -65,21 +68,57 @@ class Weighted(Layer):
         """
         return array, image_shape
 
-    def _out(self, x: Array) -> Array:
-        return self.memory.get("y", (len(x), *self.out_shape), x.dtype)
+    def alive(self, threshold: float) -> Array:
+        """See `Layer.alive`: of an ordinary weight, whether it is anything but 0."""
+        return self.theta != 0
+
+    def pruned_theta(self, threshold: float) -> Array:
+        """Weights (I, O), 0 where they do not survive a threshold on log_alpha (`alive`)."""
+        return np.where(self.alive(threshold), self.theta, self.theta.dtype.type(0))
+
+    def take(self, outputs: Array, inputs: Array) -> Array:
+        """See `Layer.take`."""
+        return outputs
+
+    def _rows(self, x: Array) -> Array:
+        """Inputs as the operations take them: images as they are; the steps of sequences one under the other."""
+        return x if self.window is not None or x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+    def _used_theta(self, run: Pass) -> Array:
+        """The weights of this pass: theta, with zeros where the pass has a mask."""
+        mask = run.masks.get(self.name)
+        if mask is None:
+            return self.theta
+        masked = self.memory.get("masked", self.theta.shape, self.theta.dtype)
+        run.backend.apply_mask(self.theta, mask, masked)
+        return masked
+
+    def _prepare(self, x: Array, run: Pass) -> tuple[Array, Array, Array]:
+        """Return inputs and outputs as rows, and the weights of this pass; all is kept for `backward`."""
+        y = self.memory.get("y", (len(x), *self.out_shape), x.dtype)
+        self._x, self._theta = self._rows(x), self._used_theta(run)
+        return self._x, self._rows(y), self._theta
+
+    def _dx(self, want_dx: bool) -> Array | None:
+        return self.memory.get("dx", self._x.shape, self._x.dtype) if want_dx else None
+
+    def _shaped(self, rows: Array, shape: tuple[int, ...]) -> Array:
+        """Rows as the layers beside this one know them: (B, *shape)."""
+        return rows if rows.ndim == 1 + len(shape) else rows.reshape(-1, *shape)
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, *in_shape) -> y (B, *out_shape)."""
-        self._x, y = x, self._out(x)
-        run.backend.dense_forward(x, self.theta, self.bias, y, self.memory, self.window)
-        return y
+        x, y, theta = self._prepare(x, run)
+        run.backend.dense_forward(x, theta, self.bias, y, self.memory, self.window)
+        return self._shaped(y, self.out_shape)
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, *out_shape) -> dx (B, *in_shape)."""
-        x = self._x
-        dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
-        run.backend.dense_backward(x, self.theta, dy, self.d_theta, self.d_bias, dx, self.memory, self.window)
-        return dx
+        dx = self._dx(want_dx)
+        run.backend.dense_backward(
+            self._x, self._theta, self._rows(dy), self.d_theta, self.d_bias, dx, self.memory, self.window
+        )
+        return None if dx is None else self._shaped(dx, self.in_shape)
 
 
 class Variational(Weighted):
@@ -99,46 +138,39 @@ class Variational(Weighted):
         return {**super().config(), "log_sigma2": self.start_log_sigma2}
 
     def _specs(self, rng: np.random.Generator) -> list[ParamSpec]:
-        theta, *bias = super()._specs(rng)
-        start = np.full(1, self.start_log_sigma2)
-        return [
-            ParamSpec(theta.name, theta.shape, "theta", theta.start),
-            ParamSpec(f"{self.name}.log_sigma2", theta.shape, "log_sigma2", start),
-            *bias,
-        ]
+        theta, *others = super()._specs(rng)
+        return [replace(theta, log_sigma2=np.full(1, self.start_log_sigma2)), *others]
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """See `Layer.bind`."""
         super().bind(views, grads)
         self.log_sigma2, self.d_log_sigma2 = (self._matrix(of[f"{self.name}.log_sigma2"]) for of in (views, grads))
 
-    def pruned_theta(self, keep: float) -> Array:
-        """Posterior means (I, O), zero where theta^2 < keep * sigma^2, that is where log_alpha > -ln(keep)."""
-        return np.where(self.theta**2 >= keep * np.exp(self.log_sigma2), self.theta, self.theta.dtype.type(0))
+    def alive(self, threshold: float) -> Array:
+        """See `Layer.alive`: where log_alpha <= threshold."""
+        return log_alpha(self.theta, self.log_sigma2) <= threshold
 
     def forward(self, x: Array, run: Pass) -> Array:
-        """x (B, *in_shape) -> y (B, *out_shape): a sample, or the (pruned) mean."""
+        """x (B, *in_shape) -> y (B, *out_shape): a sample, or the mean."""
         if run.mode == "mean":
             return super().forward(x, run)
-        self._x, y = x, self._out(x)
-        if run.mode == "pruned":
-            run.backend.dense_forward(x, self.pruned_theta(run.keep), self.bias, y, self.memory, self.window)
-            return y
-        key, self._y = run.noise_key(self.index), y
+        x, y, theta = self._prepare(x, run)
+        self._y, key = y, run.noise_key(self.index)
+        if x.ndim == 2:  # an example has as many rows as a sequence has steps
+            key = key._replace(first_sample=key.first_sample * math.prod(self.out_shape[:-1]))
         run.backend.lrt_forward(
-            x, self.theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window
+            x, theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window
         )
-        return y
+        return self._shaped(y, self.out_shape)
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, *out_shape) -> dx (B, *in_shape)."""
         if run.mode == "mean":
             run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
             return super().backward(dy, run, want_dx)
-        x = self._x
-        dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
+        dx = self._dx(want_dx)
         run.backend.lrt_backward(
-            x, self.theta, self.log_sigma2, run.keep, dy, self._y if self.relu else None,
+            self._x, self._theta, self.log_sigma2, run.keep, self._rows(dy), self._y if self.relu else None,
             self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window,
         )  # fmt: skip
-        return dx
+        return None if dx is None else self._shaped(dx, self.in_shape)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
-from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
 from svd_numpy.sparse.storage.layout import find_step
@@ -182,7 +182,7 @@ def sizes(
 
 
 def _of_layer(layer: Weighted, threshold: float, small: SparseModel) -> tuple[LayerSize, Array]:
-    matrix = layer.pruned_theta(math.exp(-threshold)) if isinstance(layer, Variational) else layer.theta
+    matrix = layer.pruned_theta(threshold)
     left = next((op for op in small.ops if isinstance(op, DenseOp | ConvOp) and op.name == layer.name), None)
     positions = math.prod(layer.window.out) if layer.window is not None else 1
     biases = layer.theta_shape[-1] if layer.has_bias else 0

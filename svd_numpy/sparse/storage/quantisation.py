@@ -129,7 +129,7 @@ def search_bits(
 def error_of(small: SparseModel, x: Any, y: Any) -> float:
     """Share of wrong guesses, or for a Gaussian likelihood the root mean square error."""
     outputs = small.predict(x)
-    y = small.likelihood.check(y, len(outputs), small.n_outputs, np.float32)
+    y = small.likelihood.check(y, (len(outputs),), small.n_outputs, np.float32)
     if isinstance(small.likelihood, Categorical):
         return float(np.mean(outputs.argmax(axis=1) != y))
     return math.sqrt(np.mean((outputs - y) ** 2, dtype=np.float64))

@@ -1,0 +1,73 @@
+"""The training examples of a run, in the order and with the moves of the running epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.data import Dataset
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
+
+_MOVES = 7  # sets the random numbers that move images apart from those that order them
+
+
+class Batches:
+    """What the steps of an epoch read: inputs, and tables of an epoch (order, targets, moves) that the host writes.
+
+    Order and moves are functions of (seed, epoch) and (seed, epoch, step): a run that goes on has those of one that
+    never stopped.
+
+    Attributes
+    ----------
+    inputs : array (N, I)
+        uint8 pixels, numbers or tokens, only the columns that the model reads.
+    scale : float
+        What they are multiplied by: 1 / 255 for pixels.
+    order : int64 array (N,)
+        Row of `inputs` for each example of the epoch, batch after batch.
+    targets : array (N, ...)
+        Labels or targets in that order.
+    moves : int32 array (N, 3) or None
+        (down, right, mirror) in that order (`Backend.gather_rows`).
+    """
+
+    def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
+        rows = model.check(data.x_train, "x_train")
+        self._targets = model.check_targets(data.y_train, len(rows))
+        self._config, self._epoch = config, -1
+        self.inputs = np.ascontiguousarray(rows)
+        self.scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
+        self.order, self.targets = np.empty(len(rows), np.int64), np.empty_like(self._targets)
+        self.moves = np.zeros((len(rows), 3), np.int32) if config.shift or config.mirror else None
+        self.per_epoch = -(-len(rows) // config.batch_size)
+
+    def tables(self) -> list[Array]:
+        """What is written anew for every epoch."""
+        return [self.order, self.targets, *([] if self.moves is None else [self.moves])]
+
+    def rows(self, step: int) -> slice:
+        """Rows of the tables that a step reads."""
+        start = step % self.per_epoch * self._config.batch_size
+        return slice(start, min(start + self._config.batch_size, len(self.order)))
+
+    def begin(self, step: int) -> bool:
+        """Write order and targets of the epoch that this step lies in; False where they are there already."""
+        epoch = step // self.per_epoch
+        if epoch == self._epoch:
+            return False
+        self._epoch = epoch
+        self.order[:] = np.random.default_rng([self._config.seed, epoch]).permutation(len(self.order))
+        self.targets[:] = self._targets[self.order]
+        return True
+
+    def draw_moves(self, step: int) -> NDArray[np.int32] | None:
+        """Write the moves of a step's images into the table, and return them."""
+        if self.moves is None:
+            return None
+        shift, drawn = self._config.shift, self.moves[self.rows(step)]
+        rng = np.random.default_rng([self._config.seed, step // self.per_epoch, step, _MOVES])
+        drawn[:, :2] = rng.integers(-shift, shift, (len(drawn), 2), np.int32, endpoint=True)
+        drawn[:, 2] = rng.integers(0, 2 if self._config.mirror else 1, len(drawn), np.int32)
+        return drawn
