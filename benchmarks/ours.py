@@ -22,7 +22,7 @@ from workload import (
 from svd_numpy.data import Dataset
 from svd_numpy.experiments import architectures
 from svd_numpy.experiments.recipes import get_recipe
-from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
 from svd_numpy.kernels.cpu.backend import NumbaBackend
 from svd_numpy.network.layers import Layer, ReLU, VariationalDense
 from svd_numpy.network.model import Sequential
@@ -97,15 +97,11 @@ def our_kernels(batch: int, threads: int) -> list[Kernel]:
     )
     n_weights = sum(n_in * n_out for n_in, n_out in pairwise(LAYERS))
     start = 0.03 * rng.standard_normal(n_weights)
-    specs = [
-        ParamSpec("w.theta", (n_weights,), "theta", start),
-        ParamSpec("w.log_sigma2", (n_weights,), "log_sigma2", np.full(1, -8.0)),
-    ]
-    arena = Arena(specs, np.float32)
-    adam = AdamSettings(1e-6, 0.9, 0.999, 1e-8, 100)
+    arena = Arena([ParamSpec("w.theta", (n_weights,), start, np.full(1, -8.0))], np.float32, "log_uniform")
+    settings = StepSettings(1 / TRAIN_EXAMPLES, 0.0, AdamSettings(1e-6, 0.9, 0.999, 1e-8, 100))
     sweep = Kernel(
         "adam_step (chain rule, KL, Adam)",
-        lambda: backend.adam_step(arena, "log_uniform", 1 / TRAIN_EXAMPLES, 0.0, adam, False),
+        lambda: backend.adam_step(arena, settings, False),
         110 * n_weights,  # about 110 additions, multiplications and the like per weight, counted in machine code
         4 * 14 * n_weights,  # theta, log_sigma2, two gradients and four moments read, six of them written
     )

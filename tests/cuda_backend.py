@@ -15,6 +15,7 @@ import test_image_layers
 import test_kernels
 from numpy.typing import NDArray
 from small_runs import make_config, make_data, make_net, timeless
+from svd_numpy.train.ahead import Ahead
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
@@ -24,7 +25,6 @@ from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.params import Arena
-from svd_numpy.train.ahead import Ahead
 from svd_numpy.train.trainer import Trainer
 
 if reason := detect.why_not():

@@ -131,9 +131,11 @@ def directional_error(model: Sequential, x: Array, y: Array, run: Pass, kl_scale
         model.backend.finish_gradients(model.arena, kl_scale, run.keep)
     gradient = model.arena.grads.astype(np.float64)
     trained = np.ones(gradient.size)
-    if mean_mode:  # log_sigma2 stays as it is, and so does every theta that is 0
-        n = model.arena.n_weights
-        trained[n : 2 * n], trained[:n] = 0, model.arena.params[:n] != 0
+    if mean_mode:  # log variances stay as they are, and so do the numbers that are held
+        trained[:] = model.arena.mask
+        for segment in model.arena.segments:
+            if segment.prior:
+                trained[segment.log_sigma2 :][: segment.stop - segment.start] = 0
 
     oracle = model.copy(backend="numpy", dtype="float64")
     start, again = oracle.arena.params.copy(), Pass(oracle.backend, run.mode, run.keep, run.seed, run.step)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.philox import philox4x32
+from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.priors import PRIORS, kl_grad, kl_value
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.network.params import Arena, ParamSpec
@@ -69,16 +70,14 @@ def test_kl_on_every_float32_exponent(prior: str) -> None:
     value = np.full_like(theta, np.nan)
     for lo in range(0, len(theta), sweep.BLOCK):
         part = slice(lo, lo + sweep.BLOCK)
-        sweep.kl_values(theta[part], log_sigma2[part], PRIORS[prior].code, value[part])
-    n = len(theta)
-    specs = [ParamSpec("t", (n,), "theta", theta), ParamSpec("s", (n,), "log_sigma2", log_sigma2)]
-    arena = Arena(specs, np.float32)
-    FAST.finish_gradients(arena, prior, 1.0, 0.0)
+        sweep.kl_values(theta[part], log_sigma2[part], CODES[prior], value[part])
+    arena = Arena([ParamSpec("theta", theta.shape, theta, log_sigma2)], np.float32, prior)
+    FAST.finish_gradients(arena, 1.0, 0.0)
 
     for name, got, true in [
         ("value", value, true_value),
-        ("d_theta", arena.grad_views["t"], true_gradients[0]),
-        ("d_log_sigma2", arena.grad_views["s"], true_gradients[1]),
+        ("d_theta", arena.grad_views["theta"], true_gradients[0]),
+        ("d_log_sigma2", arena.grad_views["log_sigma2"], true_gradients[1]),
     ]:
         info = np.finfo(np.float32)
         normal = (np.abs(true) >= info.tiny) & (np.abs(true) <= info.max)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
 from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.network.params import Arena, ParamSpec
@@ -162,9 +162,9 @@ def test_softmax_cross_entropy(rows: int, classes: int, scale: float) -> None:
 def test_softmax_of_extreme_logits_is_finite(backend: Any) -> None:
     logits = np.array([[1e30, -1e30, 0], [-1e30, -1e30, -1e30], [88, 89, 1e4], [0, 0, 0]], backend.dtype)
     d_logits = unwritten(backend, 4, 3)
-    nll, correct = backend.softmax_cross_entropy(logits, np.array([1, 0, 2, 2]), d_logits)
+    nll, wrong = backend.softmax_cross_entropy(logits, np.array([1, 0, 2, 2]), d_logits)
     assert nll == pytest.approx(2e30, rel=1e-6)
-    assert correct == 2
+    assert wrong == 2
     expected = np.array([[1, -1, 0], [1 / 3 - 1, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, 1 / 3, 1 / 3 - 1]]) / 4
     np.testing.assert_allclose(d_logits, expected, atol=1e-6)
 
@@ -182,52 +182,73 @@ def test_gaussian_nll() -> None:
     assert plain[0] == pytest.approx(-norm.logpdf(target, prediction.astype(np.float64), 0.3).sum(), rel=1e-6)
 
 
-def arena_of(n_weights: int, n_plain: int, dtype: Any, seed: int = 0) -> Arena:
+def arena_of(n_weights: int, n_plain: int, dtype: Any, prior: str = "ard", seed: int = 0) -> Arena:
+    """An arena whose weights are cut in two segments, the second with bounds and a factor of its own."""
     rng = np.random.default_rng([n_weights, n_plain, seed])
     theta, log_sigma2 = rng.standard_normal(n_weights), rng.uniform(-8, 1, n_weights)
     theta[::7] *= 1e-2
+    theta, log_sigma2 = theta.astype(np.float32), log_sigma2.astype(np.float32)
+    cut = n_weights - n_weights // 3
     specs = [
-        ParamSpec("a.theta", (n_weights,), "theta", theta.astype(np.float32)),
-        ParamSpec("a.log_sigma2", (n_weights,), "log_sigma2", log_sigma2.astype(np.float32)),
-        ParamSpec("a.bias", (n_plain,), "plain", rng.standard_normal(n_plain).astype(np.float32)),
+        ParamSpec("a.theta", (cut,), theta[:cut], log_sigma2[:cut]),
+        ParamSpec("a.bias", (n_plain,), rng.standard_normal(n_plain).astype(np.float32)),
+        ParamSpec("b.theta", (n_weights - cut,), theta[cut:], log_sigma2[cut:], low=-8, high=1, lr_factor=0.1),
+        ParamSpec("b.scale", (n_plain,), rng.uniform(0.1, 0.9, n_plain), low=0, high=1, lr_factor=3),
     ]
-    return Arena(specs, dtype)
+    return Arena(specs, dtype, prior)
 
 
 @pytest.mark.parametrize(("n_weights", "n_plain"), [(1, 0), (17, 3), (1023, 0), (1025, 33), (5000, 7), (0, 40)])
 @pytest.mark.parametrize("prior", PRIOR_NAMES)
 def test_sweeps(n_weights: int, n_plain: int, prior: str, threads: int) -> None:
     for keep, fixed in ((0.0, False), (float(np.exp(-3)), False), (0.0, True)):
-        fast, plain = (arena_of(n_weights, n_plain, backend.dtype) for backend in (FAST, PLAIN))
+        fast, plain = (arena_of(n_weights, n_plain, backend.dtype, prior) for backend in (FAST, PLAIN))
         for arena in (fast, plain):
-            arena.params[:n_weights][::5] = 0
+            for name in ("a.theta", "b.theta", "b.scale"):
+                arena.hold(name, np.arange(arena.views[name].size) % 5 > 0)
+        start = fast.params.copy()
         for step in range(1, 5):
             gradient = np.random.default_rng(step).standard_normal(fast.params.size).astype(np.float32)
             fast.grads[:], plain.grads[:] = gradient, gradient
             if step == 1 and not fixed:
-                FAST.finish_gradients(fast, prior, 0.01, keep)
-                PLAIN.finish_gradients(plain, prior, 0.01, keep)
+                FAST.finish_gradients(fast, 0.01, keep)
+                PLAIN.finish_gradients(plain, 0.01, keep)
                 assert_close((fast.grads,), (plain.grads,))
                 fast.grads[:], plain.grads[:] = gradient, gradient
-            adam = AdamSettings(0.01, 0.9, 0.999, 1e-8, step)
+            settings = StepSettings(0.01, keep, AdamSettings(0.01, 0.9, 0.999, 1e-8, step))
             poison(FAST)
-            FAST.adam_step(fast, prior, 0.01, keep, adam, fixed)
-            PLAIN.adam_step(plain, prior, 0.01, keep, adam, fixed)
+            FAST.adam_step(fast, settings, fixed)
+            PLAIN.adam_step(plain, settings, fixed)
         assert_close((fast.params, fast.m, fast.v), (plain.params, plain.m, plain.v))
-        if fixed:  # a weight whose theta is 0 stays as it is
-            start = arena_of(n_weights, n_plain, np.float32).views["a.log_sigma2"]
-            assert not fast.views["a.theta"][::5].any()
-            np.testing.assert_array_equal(fast.views["a.log_sigma2"][::5], start[::5])
+        scales = fast.views["b.scale"]
+        assert scales.size == 0 or 0 <= scales.min() <= scales.max() <= 1
+        assert not fixed or not fast.views["a.theta"][::5].any()
+        held = fast.mask == 0
+        assert held.any() == (n_weights > 0 or n_plain > 0)
+        if fixed:
+            np.testing.assert_array_equal(fast.params[held], start[held])
+        elif n_weights and keep == 0:
+            assert (fast.views["a.theta"][::5] != 0).all()
 
 
 @pytest.mark.parametrize("backend", [FAST, PLAIN])
 def test_log_sigma2_is_projected(backend: Any) -> None:
-    arena = arena_of(33, 2, backend.dtype)
-    log_sigma2, gradient = arena.views["a.log_sigma2"], arena.grad_views["a.log_sigma2"]
-    log_sigma2[:17], log_sigma2[17:] = -19.99, 9.99
-    gradient[:17], gradient[17:] = 1e6, -1e6
-    backend.adam_step(arena, "ard", 0.0, 0.0, AdamSettings(1.0, 0.9, 0.999, 1e-8, 1), False)
-    np.testing.assert_array_equal(log_sigma2, [-20] * 17 + [10] * 16)
+    arena = arena_of(51, 2, backend.dtype)
+    for name, (low, high) in {"a.log_sigma2": (-20, 10), "b.log_sigma2": (-8, 1)}.items():
+        arena.views[name][:9], arena.views[name][9:] = low + 0.01, high - 0.01
+        arena.grad_views[name][:9], arena.grad_views[name][9:] = 1e6, -1e6
+    backend.adam_step(arena, StepSettings(0.0, 0.0, AdamSettings(1.0, 0.9, 0.999, 1e-8, 1)), False)
+    np.testing.assert_array_equal(arena.views["a.log_sigma2"], [-20] * 9 + [10] * 25)
+    np.testing.assert_array_equal(arena.views["b.log_sigma2"], [-8] * 9 + [1] * 8)
+
+
+@pytest.mark.parametrize("backend", [FAST, PLAIN])
+def test_a_masked_matrix_has_zeros(backend: Any) -> None:
+    rng = np.random.default_rng(0)
+    theta, mask = rng.standard_normal((7, 5)).astype(backend.dtype), rng.integers(0, 2, (7, 5), np.uint8)
+    out = unwritten(backend, 7, 5)
+    backend.apply_mask(theta, mask, out)
+    np.testing.assert_array_equal(out, np.where(mask == 1, theta, 0))
 
 
 @pytest.mark.parametrize("prior", PRIOR_NAMES)

@@ -41,7 +41,9 @@ def test_the_package_retraces_every_loss_of_micro(blobs: Dataset, log_sigma2: fl
     moments = micro.zeros_like(net), micro.zeros_like(net)
     ours, theirs = [], []
     while not trainer.done:
-        step, rows, (lr, kl_weight, _) = trainer.progress.step, trainer.batch_index(), trainer.schedule()
+        step = trainer.progress.step
+        trainer.batches.begin(step)
+        rows, (lr, kl_weight, _) = trainer.batches.order[trainer.batches.rows(step)].copy(), trainer.schedule(step)
         x, labels = blobs.x_train[rows].astype(np.float64), blobs.y_train[rows]
         loss, gradients = micro.loss_and_gradients(net, x, labels, len(blobs.x_train), kl_weight, seed, step)
         micro.adam_step(net, gradients, moments, lr, step)

@@ -63,7 +63,7 @@ def test_the_schedule_of_a_whole_run() -> None:
     assert trainer.steps_per_epoch == STEPS_PER_EPOCH
     seen = []
     while not trainer.done:
-        seen.append(trainer.schedule())
+        seen.append(trainer.schedule(trainer.progress.step))
         trainer.progress.step += 1
     lr, kl_weight, finetune = (np.array(column) for column in zip(*seen, strict=True))
     epoch = np.arange(30) / STEPS_PER_EPOCH
@@ -171,8 +171,9 @@ def test_the_order_of_the_examples_depends_on_seed_and_epoch_alone() -> None:
         for epoch in range(start, 3):
             batches = []
             for at in range(STEPS_PER_EPOCH):
-                trainer.progress.step = epoch * STEPS_PER_EPOCH + at
-                batches.append(trainer.batch_index().copy())
+                step = epoch * STEPS_PER_EPOCH + at
+                assert trainer.batches.begin(step) == (at == 0)
+                batches.append(trainer.batches.order[trainer.batches.rows(step)].copy())
             assert [len(batch) for batch in batches] == [25, 25, 25, 25, 10]
             epochs.append(np.concatenate(batches).tolist())
             assert sorted(epochs[-1]) == list(range(N_TRAIN))

@@ -38,7 +38,7 @@ import numpy as np
 from numba import njit, prange
 
 from svd_numpy.kernels import get_backend
-from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
 from svd_numpy.network.params import Arena, ParamSpec
 from svd_numpy.plots import COLOURS, STYLE
 
@@ -574,11 +574,10 @@ stages["vector code"], moved["vector code"] = (fresh(), BLOCKS), moved["one pass
 def packaged(name):
     """The layer on a backend of the package, as a state and its parts."""
     s, engine, memory = fresh(), get_backend(name), Buffers()
-    kinds = {"theta": "theta", "log_sigma2": "log_sigma2", "bias": "plain"}
-    arena = Arena([ParamSpec(key, s.p[key].shape, kind, s.p[key]) for key, kind in kinds.items()], F)
-    ends = {"theta": (0, W // 4), "log_sigma2": (arena.n_weights, arena.n_weights + W // 4), "bias": (-UNITS, None)}
+    weights = ParamSpec("theta", s.p["theta"].shape, s.p["theta"], s.p["log_sigma2"])
+    arena = Arena([weights, ParamSpec("bias", (UNITS,), s.p["bias"])], F, "log_uniform")
     s.p = arena.views
-    s.m, s.v = ({key: a[i:j].reshape(s.p[key].shape) for key, (i, j) in ends.items()} for a in (arena.m, arena.v))
+    s.m, s.v = ({key: arena.views_of(key)[i] for key in s.p} for i in (1, 2))
     y, dy, d = np.empty((B, UNITS), F), np.empty((B, UNITS), F), arena.grad_views
 
     def ahead(s):
@@ -594,7 +593,8 @@ def packaged(name):
 
     def step(s):
         s.step += 1
-        engine.adam_step(arena, "log_uniform", 1 / N, 0.0, AdamSettings(LR, BETA1, BETA2, EPSILON, s.step), False)
+        adam = AdamSettings(LR, BETA1, BETA2, EPSILON, s.step)
+        engine.adam_step(arena, StepSettings(1 / N, 0.0, adam), held=False)
 
     return s, dict(zip(NAIVE, (ahead, loss, back, step), strict=True))
 

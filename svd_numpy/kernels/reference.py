@@ -141,18 +141,19 @@ class ReferenceBackend(HostMemory):
         self.finish_gradients(arena, kl_scale, keep)
         if held:
             arena.grads[arena.mask == 0] = 0
-        np.clip(arena.grads, -1e18, 1e18, out=arena.grads)  # so that squares stay finite in float32
-        arena.m += (1 - beta1) * (arena.grads - arena.m)
-        arena.v += (1 - beta2) * (arena.grads**2 - arena.v)
-        m_hat, v_hat = arena.m / (1 - beta1**step), arena.v / (1 - beta2**step)
         for segment in arena.segments:
             ranges = [(segment.start, segment.low, segment.high)]
             if segment.prior:  # the bounds are those of the log variances
                 ranges = [(segment.start, -np.inf, np.inf), (segment.log_sigma2, segment.low, segment.high)]
             for start, low, high in ranges:
                 here = slice(start, start + segment.stop - segment.start)
-                arena.params[here] -= lr * segment.lr_factor * m_hat[here] / (np.sqrt(v_hat[here]) + epsilon)
-                np.clip(arena.params[here], low, high, out=arena.params[here])
+                x, gradient, m, v = (flat[here] for flat in (arena.params, arena.grads, arena.m, arena.v))
+                np.clip(gradient, -1e18, 1e18, out=gradient)  # so that squares stay finite in float32
+                m += (1 - beta1) * (gradient - m)
+                v += (1 - beta2) * (gradient**2 - v)
+                m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+                x -= lr * segment.lr_factor * m_hat / (np.sqrt(v_hat) + epsilon)
+                np.clip(x, low, high, out=x)
 
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102
         seen = np.stack(list(window.views(window.pad(x, -np.inf))))  # (taps, B, OH, OW, C)

@@ -60,7 +60,11 @@ class ParamSpec:
     @property
     def names(self) -> list[str]:
         """Of the arrays that the model shows."""
-        return [self.name] if self.log_sigma2 is None else [self.name, f"{self.name.rpartition('.')[0]}.log_sigma2"]
+        return (
+            [self.name]
+            if self.log_sigma2 is None
+            else [self.name, f"{self.name[: self.name.rfind('.') + 1]}log_sigma2"]
+        )
 
 
 class Arena:
