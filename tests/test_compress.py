@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from numba import get_num_threads
 from sparse_tools import NETWORKS, distance, inputs_of, kill, lenet_5, lenet_300_100, vgg_like
 
 import svd_numpy as svd
+from svd_numpy import kernels
 from svd_numpy.network.layers import Layer
 from svd_numpy.sparse import ConvOp, DenseOp, ScaleOp, SparseModel, TakeOp
 from svd_numpy.sparse import model as sparse_model
+from svd_numpy.sparse import runtime as sparse_runtime
 
 BATCHES = (1, 2, 3, 15, 16, 17, 64, 100)
 
@@ -76,12 +80,12 @@ def test_outputs_of_random_networks(seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5", "vgg-like"])
 def test_same_bits_on_any_number_of_threads(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from svd_numpy.sparse import runtime
+    from svd_numpy.sparse import numba_runtime
 
     small = svd.compress(kill(NETWORKS[name](), 0.3))
     one_by_one = np.concatenate([small.predict(inputs_of(small, 1, seed)) for seed in range(90)])
     together = np.concatenate([inputs_of(small, 1, seed) for seed in range(90)])
-    monkeypatch.setattr(runtime, "_LEAST_PARALLEL", 0.0)
+    monkeypatch.setattr(numba_runtime, "_LEAST_PARALLEL", 0.0)
     assert get_num_threads() == threads
     assert np.array_equal(small.predict(together), one_by_one)
 
@@ -231,6 +235,41 @@ def test_a_wrong_network_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sparse_model, "compact", wrong)
     with pytest.raises(sparse_model.CompressionError, match=r"wrong by 0\.001.*use the network itself"):
         svd.compress(kill(lenet_300_100(), 0.3))
+
+
+def test_a_gpu_is_refused_as_compact_networks_do_not_run_on_it(tmp_path: Path) -> None:
+    small = svd.compress(lenet_300_100(), backend="numpy")
+    small.save(tmp_path / "net.safetensors")
+    calls: list[Callable[[], Any]] = [
+        lambda: svd.compress(lenet_300_100(), backend="cuda"),
+        lambda: SparseModel(small.ops, small.likelihood, "cuda"),
+        lambda: SparseModel.load(tmp_path / "net.safetensors", "cuda"),
+        lambda: svd.unpack(svd.pack(small), "cuda"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="got 'cuda', but compact networks run on the CPU; expected 'auto'"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("named", "without_numba", "expected"),
+    [("numpy", "", "numpy"), ("numba", "", "numba"), ("cuda", "", "numba"), ("cuda", "not installed", "numpy")],
+)
+def test_the_backend_in_the_environment_counts_unless_it_is_a_gpu(
+    named: str, without_numba: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, likelihood = (small := svd.compress(lenet_300_100(), backend="numpy")).ops, small.likelihood
+    usable = {"numpy": "", "numba": without_numba, "cuda": ""}
+    for module in (kernels, sparse_runtime):
+        monkeypatch.setattr(module, "available_backends", lambda: usable)
+    monkeypatch.setenv("SVD_NUMPY_BACKEND", named)
+    assert SparseModel(ops, likelihood).backend.name == expected
+
+
+def test_a_network_runs_on_the_backend_it_names() -> None:
+    small = svd.compress(kill(lenet_300_100(), 0.3), backend="numpy")
+    assert small.backend.name == "numpy" and svd.quantise(small, 8).backend.name == "numpy"
+    assert SparseModel(small.ops, small.likelihood, "numba").backend.name == "numba"
 
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])

@@ -17,8 +17,8 @@ from pathlib import Path
 from svd_numpy.checks import SvdValueError, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require
-from svd_numpy.kernels import resolve_backend
 from svd_numpy.sparse import SparseModel
+from svd_numpy.sparse.runtime import resolve_sparse_backend
 from svd_numpy.sparse.storage.coder import Reader, Writer
 from svd_numpy.sparse.storage.layout import Budget, Layout
 
@@ -71,7 +71,7 @@ def unpack(content: bytes, backend: str = "auto") -> SparseModel:
         For anything else than the bytes of a whole, sound network.
     """
     check_type("content", content, bytes)
-    resolve_backend(backend)
+    backend = resolve_sparse_backend(backend)
     with reading(Path("the packed network")):
         require(content.startswith(MAGIC), f"it does not begin with {MAGIC!r}: not a packed network")
         require(len(content) >= _HEAD, "it ends within its head")

@@ -59,7 +59,7 @@ def quantise(small: SparseModel, bits: int | Mapping[str, int]) -> SparseModel:
         step = step_of(float(np.abs(array).max()), wanted[name])
         return np.asarray(np.rint(array / step) * step + 0, np.float32)  # + 0: no minus zero
 
-    return SparseModel([_changed(op, rounded) for op in small.ops], small.likelihood, small.backend)
+    return SparseModel([_changed(op, rounded) for op in small.ops], small.likelihood, small.backend.name)
 
 
 def _changed(op: Op, change: Callable[[str, Array], Array]) -> Op:
