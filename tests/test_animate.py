@@ -31,11 +31,12 @@ def record_run(epochs: int, *, units: int = 7, shape: tuple[int, ...] = (4, 5)) 
 def test_a_frame_keeps_the_weights_to_one_part_in_254() -> None:
     rng = np.random.default_rng(3)
     theta, log_alpha = rng.normal(size=(20, 7)), rng.normal(3, 1, (20, 7))
+    log_alpha[0] = THRESHOLD  # where a weight is kept
     recorder = animate.FrameRecorder((4, 5), max_units=6)
     recorder.add(1, theta, log_alpha, THRESHOLD, 0.5, 0.25)
     codes, scale = recorder.codes[0], recorder.scales[0]
     assert codes.shape == (6, 4, 5) and codes.dtype == np.uint8
-    alive = (log_alpha < THRESHOLD)[:, :6].T.reshape(6, 4, 5)
+    alive = (log_alpha <= THRESHOLD)[:, :6].T.reshape(6, 4, 5)
     np.testing.assert_array_equal(codes > 0, alive)
     restored = (codes.astype(float) - 128) / 127 * scale
     np.testing.assert_allclose(restored[alive], theta[:, :6].T.reshape(6, 4, 5)[alive], atol=scale / 254 * 1.0001)

@@ -34,7 +34,7 @@ def make_filters(count: int = 7) -> dict[str, Any]:
     before, noise = rng.normal(size=(2, 24, count))
     log_alpha = 3 + 2 * noise
     log_alpha[:, [2, 5]] = 9.0
-    return {"before": before, "after": np.where(log_alpha < THRESHOLD, before + 1, 0), "log_alpha": log_alpha}
+    return {"before": before, "after": np.where(log_alpha <= THRESHOLD, before + 1, 0), "log_alpha": log_alpha}
 
 
 def draw_filters(n: int = 64, **changes: Any) -> Figure:
@@ -99,11 +99,13 @@ def test_filters_lie_at_the_same_place_in_all_three_mosaics() -> None:
     assert "5 of 7 filters live" in draw_filters().get_suptitle()
 
 
-def test_noise_changes_colour_at_the_threshold() -> None:
-    image = draw_filters().axes[1].get_images()[0]
-    below, above = (image.cmap(image.norm(THRESHOLD + step)) for step in (-1e-6, 1e-6))
-    assert below[2] - below[0] > 0.1  # blue
-    assert abs(above[2] - above[0]) < 0.05  # grey
+@pytest.mark.parametrize("threshold", [THRESHOLD, 0.1])
+def test_noise_is_blue_up_to_the_threshold_and_grey_above(threshold: float) -> None:
+    image = draw_filters(threshold=threshold).axes[1].get_images()[0]
+    at = np.float32(threshold)
+    kept, pruned = (image.cmap(image.norm(float(value))) for value in (at, np.nextafter(at, np.float32(9))))
+    assert kept[2] - kept[0] > 0.1  # blue
+    assert abs(pruned[2] - pruned[0]) < 0.05  # grey
 
 
 def test_of_many_filters_those_with_most_weights_are_drawn() -> None:

@@ -176,19 +176,19 @@ def test_layout_leaves_no_text_over_text() -> None:
 # ------------------------------------------------------------------------------------------------- histogram
 
 
-def test_histogram_counts_every_weight_and_splits_at_the_threshold() -> None:
+def test_histogram_counts_every_weight_and_keeps_those_at_the_threshold() -> None:
     log_alphas = make_log_alphas()
-    log_alphas["dense1"].flat[:3] = [np.inf, -np.inf, THRESHOLD]  # the threshold itself is pruned
+    log_alphas["dense1"].flat[:4] = [np.inf, -np.inf, THRESHOLD, np.nextafter(np.float32(THRESHOLD), np.float32(9))]
     figure = plots.log_alpha_histogram(log_alphas, THRESHOLD)
     assert len(figure.axes) == len(log_alphas)
     for ax, (name, values) in zip(figure.axes, log_alphas.items(), strict=True):
         (mark,) = ax.get_lines()
         assert np.asarray(mark.get_xdata()).tolist() == [THRESHOLD, THRESHOLD]
         kept, pruned = ax.containers
-        assert sum(bar.get_height() for bar in kept) == np.sum(values < THRESHOLD)
-        assert sum(bar.get_height() for bar in pruned) == np.sum(values >= THRESHOLD)
+        assert sum(bar.get_height() for bar in kept) == np.sum(values <= THRESHOLD)
+        assert sum(bar.get_height() for bar in pruned) == np.sum(values > THRESHOLD)
         assert max(bar.get_x() + bar.get_width() for bar in kept) == pytest.approx(THRESHOLD)
-        share = 100 * np.mean(values >= THRESHOLD)
+        share = 100 * np.mean(values > THRESHOLD)
         assert ax.get_title("left").startswith(f"{name}: {share:.1f} % pruned")
     assert "alpha" in figure.axes[-1].get_xlabel()
 
@@ -258,7 +258,7 @@ def test_summary_figure_holds_the_whole_story() -> None:
     for words in ("a run", "Error: 1.43 % on the test set", "Weights pruned", "dead units: 2 of 7"):
         assert words in shown
     for name, values in log_alphas.items():
-        assert f"{name}: {100 * np.mean(values >= THRESHOLD):.1f} % pruned" in shown
+        assert f"{name}: {100 * np.mean(values > THRESHOLD):.1f} % pruned" in shown
 
 
 # -------------------------------------------------------------------------------- figures as good neighbours

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.plots.frames import STEPS, ZERO, FrameRecorder
-from svd_numpy.plots.panels import COLOURS, STYLE, epoch_axis, log_scale
+from svd_numpy.plots.mosaic import mosaic
+from svd_numpy.plots.panels import COLOURS, STYLE, Array, epoch_axis, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
-
-Array = NDArray[Any]
 
 __all__ = ["FrameRecorder", "render_gif"]
 
@@ -88,7 +87,7 @@ def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
     margin, head = round(12 * unit), round(64 * unit)
     limit = _common_scale(frames)
     mosaics = [
-        _mosaic(codes, scale / limit, width // 2) for codes, scale in zip(frames.codes, frames.scales, strict=True)
+        _picture(codes, scale / limit, width // 2) for codes, scale in zip(frames.codes, frames.scales, strict=True)
     ]
     side_y, side_x = mosaics[0].shape[:2]
     height = max(head + side_y + margin, round(330 * unit))
@@ -176,19 +175,12 @@ def _common_scale(frames: FrameRecorder) -> float:
     return max(limits) or 1.0
 
 
-def _mosaic(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.uint8]:
+def _picture(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.uint8]:
     """Codes (U, H, W) of one frame as an RGB picture, units side by side, at most `target` pixels a side."""
-    count, height, width = codes.shape
-    columns = math.isqrt(count)  # rather high than wide: the curves beside it need the width
-    rows = math.ceil(count / columns)
+    columns = math.isqrt(len(codes))  # rather high than wide: the curves beside it need the width
     strength = np.clip(gain * (codes.astype(np.float64) - ZERO) / STEPS, -1.0, 1.0)
     tiles = np.where((codes == 0)[..., None], np.array(_DARK, dtype=np.uint8), _shades(strength))
-    picture = np.empty((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), dtype=np.uint8)
-    picture[:] = _SEAM
-    for index, tile in enumerate(tiles):
-        y, x = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
-        picture[y : y + height, x : x + width] = tile
-    return _resize(picture, target)
+    return _resize(mosaic(tiles, columns, _SEAM), target)
 
 
 def _palette() -> NDArray[np.uint8]:

@@ -7,15 +7,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy import plots
 from svd_numpy.network.layers import BatchNorm, Conv2d, ReLU
 from svd_numpy.network.layers.dense import VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import measure_sparsity
+from svd_numpy.plots.panels import Array
 
-Array = NDArray[Any]
 _CONVOLUTIONS = 2  # that feature maps are drawn of, from the first on: deeper ones show nothing to the eye
 
 

@@ -12,15 +12,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
-
-Array = NDArray[Any]
+from svd_numpy.plots.panels import Array, is_pruned
 
 ZERO = 128  # code of the weight 0; 1…255 are live weights, 0 is a pruned one
 STEPS = 127
@@ -100,7 +98,7 @@ class FrameRecorder:
         theta, log_alpha : array (I, O)
             Means and log dropout rates of the first layer. Neither is kept.
         threshold : float
-            A weight with ``log_alpha >= threshold`` is drawn as pruned.
+            A weight with ``log_alpha > threshold`` is drawn as pruned.
         test_error : float or None
             Fraction; None if it was not measured.
         sparsity_total : float
@@ -127,7 +125,7 @@ class FrameRecorder:
                 "when a run resumes from an earlier checkpoint"
             )
         shown = slice(0, self.max_units)
-        codes, scale = self._quantise(theta[:, shown], log_alpha[:, shown] < threshold)
+        codes, scale = self._quantise(theta[:, shown], ~is_pruned(log_alpha[:, shown], threshold))
         if self.codes and codes.shape != self.codes[0].shape:
             raise SvdValueError(f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}")
         self.codes.append(codes)

@@ -12,19 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError
+from svd_numpy.plots.mosaic import draw_tiles, grid, noise_colours, strength_limit, weight_colours
 from svd_numpy.plots.panels import (
     COLOURS,
     WIDTH,
     Array,
     check_theta,
-    draw_tiles,
     finish,
-    grid,
     new_figure,
-    noise_colours,
-    strength_limit,
     style,
-    weight_colours,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +46,7 @@ def filters(
     log_alpha : array (I, O)
         Log dropout rates that pruning went by.
     threshold : float
-        It prunes weights with ``log_alpha >= threshold``.
+        It prunes weights with ``log_alpha > threshold``.
     image_shape : (H, W) or (C, H, W) with product I
         How the inputs of a filter lie in an image; channels are drawn side by side.
     n : int
@@ -98,7 +94,7 @@ def filters(
         values = np.clip(tiles(log_alpha).astype(np.float64), -20, 20)
         colours, norm = noise_colours(values, threshold)
         image = draw_tiles(noise, values, dead=np.zeros(len(order), bool), cmap=colours, norm=norm)
-        _bar(noise, image, f"$\\log\\,\\alpha$ (grey: {threshold:g} and more, pruned)")
+        _bar(noise, image, f"$\\log\\,\\alpha$ (grey: above {threshold:g}, pruned)")
         first.set_title("Before training")
         noise.set_title("Noise after training")
         last.set_title("Weights after training")

@@ -15,9 +15,7 @@ from svd_numpy.checks import SvdValueError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 Array = NDArray[Any]
 Record = Mapping[str, Any]
@@ -69,6 +67,11 @@ STYLE: Any = {
 WIDTH = 8.4  # inches; at 100 dots per inch this is the width of a README column
 _NEEDED = ("epoch", "stage", "nll", "kl", "kl_weight", "lr", "train_error", "sparsity", "compression")
 _STAGES = ("variational", "finetune")
+
+
+def is_pruned(log_alpha: Array, threshold: float) -> NDArray[np.bool_]:
+    """Whether weights with these log dropout rates are pruned; at the threshold itself a weight is kept."""
+    return np.asarray(log_alpha) > threshold
 
 
 def draw_errors(ax: Axes, history: Sequence[Record]) -> None:
@@ -133,10 +136,11 @@ def draw_histogram(
 ) -> None:
     """Draw the histogram of one layer's log alpha, pruned weights in another colour."""
     values = np.asarray(log_alpha, dtype=np.float64).ravel()
-    # Every weight is counted: those beyond the drawn range, infinities too, fall into the outermost bins.
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    pruned = edges[:-1] >= threshold
-    for part, label in ((~pruned, "kept"), (pruned, "pruned")):
+    # Every weight is counted: those beyond the drawn range, infinities too, fall into the outermost bins. Bins are open
+    # on the left and closed on the right, as at the threshold a weight is kept; hence the minus signs.
+    counts = np.histogram(-np.clip(values, edges[0], edges[-1]), -edges[::-1])[0][::-1]
+    gone = is_pruned(edges[1:], threshold)
+    for part, label in ((~gone, "kept"), (gone, "pruned")):
         ax.bar(
             edges[:-1][part],
             counts[part],
@@ -146,32 +150,16 @@ def draw_histogram(
             label=label,
         )
     ax.axvline(threshold, color=COLOURS["test"], linewidth=1.5, linestyle="--", label=f"threshold {threshold:g}")
-    share = 100.0 * np.mean(values >= threshold)
+    pruned = int(np.count_nonzero(is_pruned(log_alpha, threshold)))
+    share = 100.0 * pruned / values.size
     ax.set_yscale("log")
     ax.set(ylim=(0.7, 3.0 * counts.max()), xlim=(edges[0], edges[-1]))
     ax.grid(visible=False, axis="x")
     if brief:
         ax.set_title(f"{name}: {share:.1f} % pruned", fontsize=10)
     else:
-        kept = int(np.sum(values < threshold))
-        ax.set_title(f"{name}: {share:.1f} % pruned, {kept:,} of {values.size:,} weights kept")
+        ax.set_title(f"{name}: {share:.1f} % pruned, {values.size - pruned:,} of {values.size:,} weights kept")
         ax.set_ylabel("weights")
-
-
-def draw_mosaic(ax: Axes, theta: Array, images: Array, n: int, units: str) -> None:
-    """Draw the n units with most survivors as images, side by side."""
-    survivors = np.count_nonzero(theta, axis=0)
-    order = np.argsort(-survivors, kind="stable")[:n]
-    tiles = np.where((survivors[order] > 0)[:, None, None], images[order], np.nan)
-    limit = strength_limit(images)
-    picture = ax.imshow(_mosaic(tiles), cmap=with_blank("RdBu_r"), vmin=-limit, vmax=limit)
-    ax.set_axis_off()
-    dead = int(np.sum(survivors == 0))
-    shown = f"{len(order)} of {len(survivors)} {units}" if len(order) < len(survivors) else units.capitalize()
-    ax.set_title(f"{shown}, most weights first\ndead {units.split()[-1]}: {dead} of {len(survivors)}")
-    ax.figure.colorbar(picture, ax=ax, orientation="horizontal", shrink=0.7, aspect=32, extend="both").set_label(
-        r"weight $\theta$ (pruned = 0)"
-    )
 
 
 def curve(ax: Axes, history: Sequence[Record], key: str, colour: str, label: str, *, scale: float = 1.0) -> None:
@@ -244,90 +232,6 @@ def histogram_edges(arrays: Iterable[Array], threshold: float) -> Array:
     width = (high - low) / 60
     first, last = math.floor((low - threshold) / width), math.ceil((high - threshold) / width)
     return threshold + width * np.arange(first, last + 1)
-
-
-def grid(count: int, aspect: float = 1.0) -> tuple[int, int]:
-    """Rows and columns of `count` cells, each `aspect` times as wide as high: nearly a square, its last row full."""
-    side = math.sqrt(count / aspect)
-    least = math.ceil(side)
-    full = [columns for columns in range(least, math.ceil(1.6 * side) + 1) if count % columns == 0]
-    columns = full[0] if full else least
-    return math.ceil(count / columns), columns
-
-
-def _corners(tiles: Array) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """Height and width of the mosaic of tiles (n, H, W), and the row and column where each begins."""
-    count, height, width = tiles.shape
-    rows, columns = grid(count, width / height)
-    places = [divmod(index, columns) for index in range(count)]
-    size = rows * (height + 1) + 1, columns * (width + 1) + 1
-    return size, [(row * (height + 1) + 1, column * (width + 1) + 1) for row, column in places]
-
-
-def _mosaic(tiles: Array) -> Array:
-    """Tiles (n, H, W) side by side in one image, one pixel of NaN around each."""
-    size, corners = _corners(tiles)
-    image = np.full(size, np.nan)
-    for (top, left), tile in zip(corners, tiles, strict=True):
-        image[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return image
-
-
-def draw_tiles(ax: Axes, tiles: Array, *, dead: Array, **colours: Any) -> AxesImage:
-    """Tiles (n, H, W) in frames, NaN left white; those of dead (n,) are crossed out. The rest goes to `imshow`."""
-    from matplotlib.collections import LineCollection, PatchCollection
-    from matplotlib.patches import Rectangle
-
-    _, height, width = tiles.shape
-    picture = ax.imshow(_mosaic(np.where(dead[:, None, None], np.nan, tiles)), **colours)
-    frames, crosses = [], []
-    for (top, left), crossed in zip(_corners(tiles)[1], dead, strict=True):
-        y, x = top - 0.5, left - 0.5
-        fill = COLOURS["dead"] if crossed else "none"
-        frames.append(Rectangle((x, y), width, height, facecolor=fill, edgecolor=COLOURS["pruned"], linewidth=0.7))
-        if crossed:
-            crosses += [[(x, y), (x + width, y + height)], [(x, y + height), (x + width, y)]]
-    ax.add_collection(PatchCollection(frames, match_original=True))
-    ax.add_collection(LineCollection(crosses, colors=COLOURS["pruned"], linewidths=0.7))
-    ax.set_axis_off()
-    return picture
-
-
-def unit_images(theta: Array, image_shape: Sequence[int]) -> Array:
-    """Weights (I, O) as one image per unit, (O, H, W), summed over channels."""
-    shape = check_theta(theta, image_shape)
-    images: Array = np.asarray(theta).T.reshape(-1, *shape).sum(axis=1)
-    return images
-
-
-def strength_limit(weights: Array) -> float:
-    """Magnitude of the strongest colour; the last percent saturates: a few huge weights would wash out all others."""
-    strength = np.abs(weights[np.isfinite(weights) & (weights != 0)])
-    return float(np.percentile(strength, 99.0)) if strength.size else 1.0
-
-
-def weight_colours() -> Colormap:
-    """Blue to red with a grey middle, so that a small weight differs from a pruned one, which is white."""
-    from matplotlib import colormaps
-
-    return colormaps["coolwarm"].with_extremes(bad="white")
-
-
-def noise_colours(log_alpha: Array, threshold: float) -> tuple[Colormap, Normalize]:
-    """Blues for what is kept, the darker the less noise; greys from the threshold on."""
-    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
-
-    low, high = np.percentile(log_alpha, [1.0, 99.0])
-    norm = TwoSlopeNorm(threshold, min(low, threshold - 1.0), max(high, threshold + 1.0))
-    steps = [(0.0, "#023858"), (0.5, "#A6CEE3"), (0.5, COLOURS["dead"]), (1.0, "#8A8F98")]
-    return LinearSegmentedColormap.from_list("noise", steps).with_extremes(bad="white"), norm
-
-
-def with_blank(name: str) -> Colormap:
-    """Return a colour map that shows what is masked as blank paper."""
-    from matplotlib import colormaps
-
-    return colormaps[name].with_extremes(bad=COLOURS["dead"])
 
 
 @functools.cache

@@ -5,7 +5,7 @@ touches pyplot, so the figures need no display, are freed like any other object,
 when they are the value of a notebook cell.
 
 A *masked* weight matrix is ``theta`` with exact zeros where a weight is pruned; a weight is pruned when its
-``log_alpha >= threshold``.
+``log_alpha > threshold``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError
+from svd_numpy.plots.mosaic import draw_mosaic, grid, unit_images, with_blank
 from svd_numpy.plots.panels import (
     COLOURS,
     WIDTH,
@@ -30,19 +31,15 @@ from svd_numpy.plots.panels import (
     draw_compression,
     draw_errors,
     draw_histogram,
-    draw_mosaic,
     draw_schedules,
     draw_sparsity,
     epoch_axis,
     finish,
-    grid,
     histogram_edges,
     log_scale,
     new_figure,
     shade_finetune,
     style,
-    unit_images,
-    with_blank,
 )
 
 if TYPE_CHECKING:
@@ -104,7 +101,7 @@ def log_alpha_histogram(log_alphas: Mapping[str, Array], threshold: float) -> Fi
     log_alphas : mapping {layer name: array of any shape}
         ``log_alpha = log_sigma2 - log(theta**2)``; infinities fall into the outermost bins.
     threshold : float
-        Weights with ``log_alpha >= threshold`` are pruned (3.0 in Molchanov et al. 2017, section 5).
+        Weights with ``log_alpha > threshold`` are pruned (3.0 in Molchanov et al. 2017, section 5).
 
     Returns
     -------
