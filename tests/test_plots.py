@@ -355,8 +355,8 @@ def test_drawing_no_unit_is_refused() -> None:
 RUNS = {"KL weight 0.5": [(0.010, 60.0), (0.012, 70.0)], "KL weight 2": [(0.02, 200.0), (0.03, 220.0)]}
 
 
-def test_trade_off_shows_runs_and_means() -> None:
-    ax = plots.trade_off(RUNS, (0.0192, 68.0), title="cost").axes[0]
+def test_error_against_compression_shows_runs_and_means() -> None:
+    ax = plots.error_against_compression(RUNS, (0.0192, 68.0), title="cost").axes[0]
     first, second, means, published = ([*zip(*line.get_data(), strict=True)] for line in ax.lines)
     np.testing.assert_allclose(first, [(1.0, 60), (1.2, 70)])
     np.testing.assert_allclose(second, [(2.0, 200), (3.0, 220)])
@@ -368,6 +368,6 @@ def test_trade_off_shows_runs_and_means() -> None:
 
 
 @pytest.mark.parametrize("runs", [{}, {"a": []}, {"a": [(0.1, math.inf)]}, {"a": [(math.nan, 1.0)]}])
-def test_trade_off_of_nothing_is_refused(runs: dict[str, Any]) -> None:
+def test_error_against_compression_of_nothing_is_refused(runs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected groups of"):
-        plots.trade_off(runs)
+        plots.error_against_compression(runs)

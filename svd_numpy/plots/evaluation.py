@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from svd_numpy.assess.uncertainty import Calibration
 
 
-def trade_off(
+def error_against_threshold(
     thresholds: Array,
     error: Array,
     density: Array,

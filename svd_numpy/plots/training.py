@@ -301,7 +301,7 @@ def compression_accounts(accounts: Sequence[tuple[str, str, float]], *, title: s
         return finish(figure, title)
 
 
-def trade_off(
+def error_against_compression(
     runs: Mapping[str, Sequence[tuple[float, float]]], published: tuple[float, float] | None = None, *, title: str = ""
 ) -> Figure:
     """Error against compression: every run, and the mean of each group, joined in the order given.
