@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,13 +45,13 @@ def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
 
 
 def _csr_file(op: DenseOp | ConvOp) -> bytes:
-    from scipy.sparse import csr_matrix
+    """What `scipy.sparse.save_npz` writes for the matrix of an op, with the op's other arrays added."""
+    from scipy.sparse import csr_matrix, save_npz
 
-    matrix = csr_matrix(op.weights.matrix().T)
-    arrays: dict[str, Any] = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-    arrays |= {"format": np.array(b"csr"), "shape": np.array(matrix.shape), "bias": op.bias}
-    if isinstance(op, DenseOp):
-        arrays["inputs"] = op.inputs
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    written, file = io.BytesIO(), io.BytesIO()
+    save_npz(written, csr_matrix(op.weights.matrix().T), compressed=False)
+    written.seek(0)
+    with np.load(written, allow_pickle=False) as arrays:
+        own = {"bias": op.bias, "inputs": op.inputs} if isinstance(op, DenseOp) else {"bias": op.bias}
+        np.savez_compressed(file, allow_pickle=False, **arrays, **own)
+    return file.getvalue()
