@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, check_flag, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
 
-Array = NDArray[Any]
 OPSET, IR_VERSION = 19, 9  # of the year 2023; every runtime since then reads them
 
 

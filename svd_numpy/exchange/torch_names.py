@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_finite, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require, serialise
-from svd_numpy.network.layers import AvgPool2d, BatchNorm, Flatten, MaxPool2d
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.window import channels_last
+from svd_numpy.network.layers import BatchNorm
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import sparsify
 
-Array = NDArray[Any]
 # What a module of PyTorch calls its arrays -> what a layer here does.
 _WEIGHTED = {"weight": "theta", "bias": "bias"}
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
@@ -248,17 +248,13 @@ def _to_torch(name: str, array: Array, order: Array | None) -> Array:
 
 
 def _order_behind_flatten(model: Sequential, wanted: Layer) -> Array | None:
-    """For each input of a layer its number in PyTorch; None where images were not flattened just before."""
-    shape, order = model.inner_shape, None
-    for layer in model.layers:
-        if layer is wanted:
-            return order
-        if isinstance(layer, Flatten) and len(shape) == 3:
-            height, width, channels = shape
-            order = np.arange(math.prod(shape)).reshape(channels, height, width).transpose(1, 2, 0).ravel()
-            shape = (math.prod(shape),)
+    """For each input of a layer its number in PyTorch; None unless the inputs are flattened images."""
+    order = None
+    for layer in model.layers[: wanted.index]:
+        if len(layer.in_shape) > len(layer.out_shape):  # a flattening
+            height, width, channels = layer.in_shape
+            numbers = np.arange(math.prod(layer.in_shape))
+            order = channels_last(numbers, (channels, height, width)).ravel()
         elif isinstance(layer, Weighted):
-            shape, order = layer.out_shape, None
-        elif isinstance(layer, MaxPool2d | AvgPool2d):
-            shape = (*layer.window.out, layer.window.channels)
-    return None
+            order = None
+    return order

@@ -157,7 +157,9 @@ class Sequential:
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
             layer.name = layer.name or f"{layer.kind}{counts[layer.kind]}"
             layer.index = index
+            layer.in_shape = shape
             shape, wanted = layer.build(shape, np.random.default_rng([self.seed, index]))
+            layer.out_shape = shape
             specs += wanted
         for layer, following in pairwise(self.layers):
             if isinstance(layer, Variational) and isinstance(following, ReLU):

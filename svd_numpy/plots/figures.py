@@ -10,7 +10,6 @@ import numpy as np
 
 from svd_numpy import plots
 from svd_numpy.network.layers import BatchNorm, Conv2d, ReLU
-from svd_numpy.network.layers.dense import VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import measure_sparsity
 from svd_numpy.plots.panels import Array
@@ -71,14 +70,14 @@ def network_figures(
     if first.name in log_alphas:
         draw = partial(_filters, model, start, log_alphas[first.name], threshold, image_shape)
         figures["filters"] = draw
-    dense = [layer for layer in model.variational_layers if isinstance(layer, VariationalDense)]
+    dense = [layer for layer in model.variational_layers if layer.window is None]
     if dense:
         largest = max(dense, key=lambda layer: layer.theta.size)
         before = start.parameters[f"{largest.name}.theta"]
         figures["weight_matrix"] = partial(
             plots.weight_matrix, before, largest.pruned_theta(model.keep), name=largest.name
         )
-    if image is not None and any(isinstance(layer, Conv2d) for layer in model.variational_layers):
+    if image is not None and any(layer.window is not None for layer in model.variational_layers):
         figures["feature_maps"] = partial(_feature_maps, model, start, image, image_shape)
     return figures
 

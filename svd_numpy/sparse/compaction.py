@@ -12,17 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.sparse.cost import choose_form
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 from svd_numpy.sparse.stages import AnyStage, Pooling, Product, Scaling
-
-Array = NDArray[Any]
 
 
 def compact(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.sparse.ops import Form
 
 # Batches: the dense kernel shares what it reads among several outputs. A weight of it, zero or not, takes this part of
@@ -17,7 +15,7 @@ DENSE_SHARE = 0.42
 GATHER = 4.5
 
 
-def choose_form(matrix: NDArray[Any]) -> Form:
+def choose_form(matrix: Array) -> Form:
     """Return "dense" or "sparse", whichever is estimated to be faster for a compacted matrix (I, O)."""
     return "dense" if matrix.size * DENSE_SHARE < np.count_nonzero(matrix) else "sparse"
 

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.sparse.op_checks import check_ops
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
-Array = NDArray[Any]
 _KIND = "compact network"
 _TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)}
 

@@ -162,7 +162,7 @@ def compress(model: Sequential, threshold: float | None = None, backend: str = "
     check_type("model", model, Sequential)
     backend = resolve_sparse_backend(backend)
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
-    stages = stages_of(model, math.exp(-threshold))
+    stages = stages_of(model, threshold)
     ops = compact(stages, model.in_shape, model.inner_shape, model.input_mean)
     small = SparseModel(ops, model.likelihood, backend)
     _check_outputs(model, threshold, small)

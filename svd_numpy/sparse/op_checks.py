@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
-Array = NDArray[Any]
 MAX_PLACES = 2**24  # numbers per example in all activations together, with padding
 MAX_WEIGHTS = 2**28  # of a layer, zeros included
 _MAX_WORK = 2**36  # multiplications per example

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window, im2col
 
-Array = NDArray[Any]
 Form = Literal["dense", "sparse"]
 
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.cpu import sparse as kernel
 from svd_numpy.kernels.cpu.list_tiles import GROUP
 from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.sparse.cost import shares_inputs
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
-Array = NDArray[Any]
 _SLACK = 2 * LANES  # floats that a vector may read behind the last place
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers import (
     AvgPool2d,
@@ -27,8 +26,6 @@ from svd_numpy.network.layers import (
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.model import Sequential
-
-Array = NDArray[Any]
 
 
 @dataclass(eq=False)
@@ -85,19 +82,15 @@ class Scaling(Stage):
 AnyStage = Product | Pooling | Scaling
 
 
-def stages_of(model: Sequential, keep: float) -> list[AnyStage]:
-    """Translate a network pruned at keep = exp(-threshold).
+def stages_of(model: Sequential, threshold: float) -> list[AnyStage]:
+    """Translate a network pruned at a threshold on log_alpha.
 
     Raises
     ------
     TypeError
-        For a layer whose work at inference is unknown here.
+        For a layer that has no stage.
     """
-    stages: list[AnyStage] = []
-    shape = model.inner_shape
-    for layer in model.layers:
-        stages += _translated(layer, shape, keep)
-        shape = _out_shape(layer, shape)
+    stages = [stage for layer in model.layers for stage in _translated(layer, threshold)]
     merged = _merge(stages)
     while merged != stages:  # what has moved up may meet the next one
         stages, merged = merged, _merge(merged)
@@ -109,28 +102,24 @@ def stages_of(model: Sequential, keep: float) -> list[AnyStage]:
     return stages
 
 
-def _out_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if isinstance(layer, Weighted):
-        return layer.out_shape
-    if isinstance(layer, MaxPool2d | AvgPool2d):
-        return (*layer.window.out, layer.window.channels)
-    return (math.prod(shape),) if isinstance(layer, Flatten) else shape
+def pruned_weights(layer: Weighted, threshold: float) -> Array:
+    """Weights (I, O) of a layer, 0 where they are pruned."""
+    return layer.pruned_theta(math.exp(-threshold)) if isinstance(layer, Variational) else layer.theta
 
 
-def _translated(layer: Layer, shape: tuple[int, ...], keep: float) -> list[AnyStage]:
+def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     """The stage of one layer; dropout and flattening have none."""
-    out_shape = _out_shape(layer, shape)
+    shapes = layer.in_shape, layer.out_shape
     if isinstance(layer, Weighted):
-        theta = layer.pruned_theta(keep) if isinstance(layer, Variational) else layer.theta
-        weights, bias = theta.astype(np.float64), layer.bias.astype(np.float64)
-        return [Product(layer.name, shape, out_shape, weights, bias, layer.window, layer.theta_shape)]
+        theta, bias = pruned_weights(layer, threshold).astype(np.float64), layer.bias.astype(np.float64)
+        return [Product(layer.name, *shapes, theta, bias, layer.window, layer.theta_shape)]
     if isinstance(layer, BatchNorm):
         scale = layer.gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
-        return [Scaling(layer.name, shape, shape, scale, layer.beta - layer.running_mean * scale)]
+        return [Scaling(layer.name, *shapes, scale, layer.beta - layer.running_mean * scale)]
     if isinstance(layer, ReLU):
-        return [_rectifier(layer.name, shape)]
+        return [_rectifier(layer.name, layer.in_shape)]
     if isinstance(layer, MaxPool2d | AvgPool2d):
-        return [Pooling(layer.name, shape, out_shape, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
+        return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
     if isinstance(layer, Dropout | GaussianDropout | Flatten):
         return []
     raise SvdTypeError(

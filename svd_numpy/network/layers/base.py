@@ -67,9 +67,13 @@ class Layer:
         Unique in a model; set by the model when the user gives none.
     index : int
         Position in the model; part of the noise key.
+    in_shape, out_shape : tuple of int
+        Of one example, images (H, W, C); set by the model when it builds the layer.
     """
 
     kind = "layer"
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
 
     def __init__(self, name: str | None = None) -> None:
         if not isinstance(name, str | None):

@@ -11,15 +11,16 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
-from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
+from svd_numpy.sparse.stages import pruned_weights
 from svd_numpy.sparse.storage.layout import find_step
 from svd_numpy.sparse.storage.packed import pack
 from svd_numpy.sparse.storage.precision import check_bits, code_bits
@@ -27,7 +28,6 @@ from svd_numpy.sparse.storage.precision import check_bits, code_bits
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Array = NDArray[Any]
 MOLCHANOV = "Sparse VD, Molchanov et al. 2017"
 HAN = "Deep Compression, Han et al. 2016"
 LOUIZOS = "Bayesian Compression, Louizos et al. 2017"
@@ -182,7 +182,7 @@ def sizes(
 
 
 def _of_layer(layer: Weighted, threshold: float, small: SparseModel) -> tuple[LayerSize, Array]:
-    matrix = layer.pruned_theta(math.exp(-threshold)) if isinstance(layer, Variational) else layer.theta
+    matrix = pruned_weights(layer, threshold)
     left = next((op for op in small.ops if isinstance(op, DenseOp | ConvOp) and op.name == layer.name), None)
     positions = math.prod(layer.window.out) if layer.window is not None else 1
     biases = layer.theta_shape[-1] if layer.has_bias else 0

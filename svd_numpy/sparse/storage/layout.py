@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Gaussian, Likelihood, make_likelihood
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 from svd_numpy.sparse.op_checks import MAX_WEIGHTS
 from svd_numpy.sparse.storage.coder import Coder, Context, Numbers, number
 
-Array = NDArray[Any]
 MOST_NAME, MOST_OPS, MOST_SIDE, MOST_WINDOW = 200, 1000, 2**20, 2**10
 _MOST_CODE = 2**24  # multiples of a step up to this are exact in float32
 _STEP_BIAS = 160  # steps go from 2^-160 to 2^160

@@ -15,13 +15,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_threshold, check_type
 from svd_numpy.network.layers.weighted import Variational
 from svd_numpy.network.model import Sequential
 
-Array = NDArray[Any]
 Rule = Literal["deviation", "variance"]
 _MOST = 23  # bits behind the point, as many as a float32 has
 _FROZEN = -19.99  # log_sigma2 of weights that have lost their noise is -20

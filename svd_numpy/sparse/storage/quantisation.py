@@ -12,14 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, check_number, check_type
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.objective import Categorical
 from svd_numpy.sparse import ConvOp, DenseOp, Op, ScaleOp, SparseModel, TakeOp, Weights
 from svd_numpy.sparse.storage.precision import MOST_BITS, check_bits, step_of
-
-Array = NDArray[Any]
 
 
 def numbers_of(op: Op) -> dict[str, Array]:
