@@ -78,7 +78,7 @@ def test_bits_cost_their_entropy(share: float) -> None:
 def test_numbers_have_their_bounds() -> None:
     writer = Writer()
     number(writer, Numbers(), 1000)
-    with pytest.raises(ValueError, match="1000 where at most 999"):
+    with pytest.raises(ValueError, match="number 1000, expected at most 999"):
         number(Reader(writer.finish()), Numbers(), high=999)
     with pytest.raises(ValueError, match="more than 34 bits"):
         number(Reader(b"\0" * 100), Numbers())  # all ones
@@ -242,7 +242,7 @@ class Forger(Layout):
 # What is written as "<kind> <value>" for the nth time becomes something else.
 HOSTILE: dict[str, tuple[dict[str, Callable[[int], int]], str]] = {
     "large images": ({"size 1 #1": lambda _: 2**20}, "in_shape"),
-    "a place outside": ({"jump 1 #2": lambda _: 81}, "place 81 where there are 81"),
+    "a place outside": ({"jump 1 #2": lambda _: 81}, "index 81, expected 0 to 80"),
     "more inputs than there are": ({"count 8 #1": lambda _: 9}, "at most 8"),
     "an unknown op": ({"kind 0 #1": lambda _: 7}, "at most 4"),
     "no taking op": ({"kind 0 #1": lambda _: 1}, "first op"),
@@ -254,7 +254,7 @@ HOSTILE: dict[str, tuple[dict[str, Callable[[int], int]], str]] = {
     "a step beyond float32": ({"step 156 #1": lambda _: 300}, "finite"),
     "a huge step": ({"step 156 #1": lambda _: 10**6}, "at most 320"),
     "a kernel of nothing": ({"size 5 #3": lambda _: 0}, "window of kernel"),
-    "a huge kernel": ({"size 5 #3": lambda _: 1000}, "larger than images"),
+    "a huge kernel": ({"size 5 #3": lambda _: 1000}, "larger than the images"),
 }
 
 
@@ -310,10 +310,10 @@ def test_a_few_bytes_do_not_ask_for_much() -> None:
         tracemalloc.stop()
 
 
-def test_what_no_reader_would_believe_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_reader_accepts_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     small = hand_made()
     monkeypatch.setattr(packed, "_most_elements", lambda length: length)
-    with pytest.raises(ValueError, match=r"in only \d+ bytes, which no reader would believe"):
+    with pytest.raises(ValueError, match=r"take only \d+ bytes, more than `unpack` accepts"):
         svd.pack(small)
 
 
