@@ -313,7 +313,7 @@ def test_a_few_bytes_do_not_ask_for_much() -> None:
 def test_what_no_reader_accepts_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     small = hand_made()
     monkeypatch.setattr(packed, "_most_elements", lambda length: length)
-    with pytest.raises(ValueError, match=r"take only \d+ bytes, more than `unpack` accepts"):
+    with pytest.raises(ValueError, match=r"take only \d+ bytes, a ratio that `unpack` refuses"):
         svd.pack(small)
 
 

@@ -300,7 +300,7 @@ def changed(**changes: Any) -> list[dict[str, Any]]:
     ("history", "words"),
     [
         ([], "history is empty"),
-        ([{"epoch": 1}], "record 0 of the history lacks"),
+        ([{"epoch": 1}], "record 0 of the history has no"),
         (changed(epoch=1), "epochs must increase"),
         (changed(stage="warmup"), "stage 'warmup'"),
         (changed(sparsity={"dense9": 0.5}), "dense9"),

@@ -1,4 +1,4 @@
-"""Pictures of Sparse Variational Dropout, drawn from plain data (records of epochs, arrays)."""
+"""Pictures of Sparse Variational Dropout, drawn from plain data: epoch records and arrays."""
 
 from svd_numpy.plots.network import feature_maps, filters, live_units, weight_matrix
 from svd_numpy.plots.panels import COLOURS, STYLE

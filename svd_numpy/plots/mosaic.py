@@ -36,7 +36,7 @@ def _corners(count: int, height: int, width: int, columns: int) -> Iterator[tupl
 
 
 def mosaic(tiles: Array, columns: int, seam: Any) -> Array:
-    """Lay tiles (n, H, W, ...) side by side in one picture, with a line of the colour `seam`, 1 pixel wide, between."""
+    """Lay tiles (n, H, W, ...) side by side in one picture, framed by lines of the colour `seam`, 1 pixel wide."""
     count, height, width = tiles.shape[:3]
     rows = math.ceil(count / columns)
     picture = np.empty((rows * (height + 1) + 1, columns * (width + 1) + 1, *tiles.shape[3:]), tiles.dtype)
@@ -47,7 +47,7 @@ def mosaic(tiles: Array, columns: int, seam: Any) -> Array:
 
 
 def draw_mosaic(ax: Axes, theta: Array, images: Array, n: int, units: str) -> None:
-    """Draw the n units with most survivors as images, side by side."""
+    """Draw the n units with the most surviving weights as images, side by side."""
     survivors = np.count_nonzero(theta, axis=0)
     order = np.argsort(-survivors, kind="stable")[:n]
     tiles = np.where((survivors[order] > 0)[:, None, None], images[order], np.nan)
@@ -88,7 +88,7 @@ def draw_tiles(ax: Axes, tiles: Array, *, dead: Array, **colours: Any) -> AxesIm
 
 
 def unit_images(theta: Array, image_shape: Sequence[int]) -> Array:
-    """Weights (I, O) as one image per unit, (O, H, W), summed over channels."""
+    """Weights (I, O) as one image per unit (O, H, W), summed over channels."""
     shape = check_theta(theta, image_shape)
     images: Array = np.asarray(theta).T.reshape(-1, *shape).sum(axis=1)
     return images

@@ -68,7 +68,7 @@ def compact(
 def _propagate(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Array]:
     """Fold constants and drop unread channels until nothing changes; return the channels kept at every boundary.
 
-    Boundary n lies before stage n, the last one after the outputs. Channels are counted along the last axis.
+    Boundary n lies before stage n, the last one after all stages. Channels are counted along the last axis.
     """
     weights = -1
     while True:

@@ -50,8 +50,8 @@ def pack(small: SparseModel) -> bytes:
     body = writer.finish()
     if endless - budget.left > _most_elements(len(body)):
         raise SvdValueError(
-            f"pack: {endless - budget.left} array elements take only {len(body)} bytes, more than `unpack` accepts as "
-            "safe; expected a trained network: use small.save instead"
+            f"pack: {endless - budget.left} array elements take only {len(body)} bytes, a ratio that `unpack` refuses; "
+            "expected a trained network: use small.save instead"
         )
     return MAGIC + bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "big") + body
 
