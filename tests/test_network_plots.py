@@ -196,7 +196,7 @@ def test_a_network_without_survivors_can_be_drawn() -> None:
         ({"before": np.zeros((24, 6))}, r"before has shape \(24, 6\)"),
         ({"after": np.full((24, 7), np.inf)}, "theta holds NaN or infinity"),
         ({"log_alpha": np.zeros((24, 6))}, "log_alpha has shape"),
-        ({"log_alpha": np.full((24, 7), np.nan)}, "no NaN"),
+        ({"log_alpha": np.full((24, 7), np.nan)}, "without NaN"),
         ({"n": 0}, "n is 0"),
     ],
 )

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_flag, check_path, check_type
+from svd_numpy.checks import check_file, check_flag, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
+from svd_numpy.sparse.ops import channels_first
 
 OPSET, IR_VERSION = 19, 9  # from 2023; every runtime since then reads them
 
@@ -43,9 +44,7 @@ def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> N
     """
     check_type("small", small, SparseModel)
     sparse = check_flag("sparse", sparse)
-    target = check_path("path", path)
-    if target is None or target.suffix != ".onnx":
-        raise SvdValueError(f"path: got {path!r}, expected a name ending in .onnx")
+    target = check_file("path", path, ".onnx")
     try:
         import onnx
     except ImportError as error:
@@ -143,15 +142,13 @@ class _Graph:
     # ---- ops ----
 
     def _take(self, op: TakeOp) -> None:
-        index, mean, shape = op.index.astype(np.int64), op.mean, op.out_shape
+        shape = op.out_shape
         if len(op.in_shape) == 3:
             self._rows(math.prod(op.in_shape))
-        if len(shape) == 3:  # channels first from here on
-            index = index.reshape(shape).transpose(2, 0, 1).ravel()
-            mean = None if mean is None else mean.reshape(shape).transpose(2, 0, 1).ravel()
+        index = channels_first(op.index.astype(np.int64), shape)
         self._node("Gather", self._array("input_index", index), axis=1)
-        if mean is not None:
-            self._node("Sub", self._array("input_mean", mean))
+        if op.mean is not None:
+            self._node("Sub", self._array("input_mean", channels_first(op.mean, shape)))
         if len(shape) == 3:
             self._reshape(shape[2], shape[0], shape[1])
 

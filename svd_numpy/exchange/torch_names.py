@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_finite, check_path, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require, serialise
 from svd_numpy.kernels.backend import Array
@@ -113,9 +113,7 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
 
 def save_torch_state_dict(path: str | Path, model: Sequential, threshold: float | None = None) -> None:
     """Write `torch_state_dict` to a .safetensors file, which `safetensors.torch.load_file` reads."""
-    target = check_path("path", path)
-    if target is None or target.suffix != ".safetensors":
-        raise SvdValueError(f"path: got {path!r}, expected a name ending in .safetensors")
+    target = check_file("path", path, ".safetensors")
     write_atomic(target, serialise(torch_state_dict(model, threshold)))
 
 

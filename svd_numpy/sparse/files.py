@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, check_file
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
 from svd_numpy.kernels.backend import Array
@@ -68,9 +68,7 @@ def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
     OSError
         When the disk fails; each file is then either the old one or the new one, whole.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise SvdValueError(f"export_numpy: got {path.name!r}, expected a name ending in .npz")
+    path = check_file("path", path, ".npz")
     arrays: dict[str, Array] = {"kinds": np.array([_plain_kind(op) for op in ops])}
     for number, op in enumerate(ops):
         own, rest = _describe(op if not isinstance(op, DenseOp | ConvOp) else _sparse(op))

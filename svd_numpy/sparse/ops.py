@@ -244,6 +244,11 @@ Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp
 WeightedOp = DenseOp | ConvOp
 
 
+def channels_first(numbers: Array, shape: tuple[int, ...]) -> Array:
+    """Reorder the numbers of an image (H, W, C) to channels first; those of other shapes stay as they are."""
+    return numbers.reshape(shape).transpose(2, 0, 1).ravel() if len(shape) == 3 else numbers
+
+
 def apply_ops(ops: tuple[Op, ...], x: Array) -> Array:
     """Run rows x (B, I) of floats through all ops in NumPy, in the dtype of x; return (B, outputs)."""
     rows = len(x)

@@ -17,10 +17,11 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.backend import Array
-from svd_numpy.kernels.window import Window
+from svd_numpy.kernels.window import Window, channels_last
 from svd_numpy.network.objective import Gaussian, Likelihood, make_likelihood
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 from svd_numpy.sparse.op_checks import MAX_WEIGHTS
+from svd_numpy.sparse.ops import channels_first
 from svd_numpy.sparse.storage.coder import Coder, Context, Numbers, number
 
 MOST_NAME, MOST_OPS, MOST_SIDE, MOST_WINDOW = 200, 1000, 2**20, 2**10
@@ -192,10 +193,10 @@ class Layout:
         out_shape = self._shape(op and op.out_shape)
         count = math.prod(out_shape)
         # Images are channels last in the op and channels first in the example; turned, most indices are consecutive.
-        index = self.jumps(op and _turned(op.index, out_shape), count, math.prod(in_shape))
+        index = self.jumps(op and channels_first(op.index, out_shape), count, math.prod(in_shape))
         mean = None
         if self.flag("mean", op and op.mean is not None):
-            given = None if op is None or op.mean is None else _turned(op.mean, out_shape)
+            given = None if op is None or op.mean is None else channels_first(op.mean, out_shape)
             mean = _turned_back(self.numbers("mean", given, count), out_shape)
         return TakeOp(name, in_shape, out_shape, _turned_back(index, out_shape), mean)
 
@@ -249,15 +250,9 @@ class Layout:
         return Gaussian(struct.unpack(">d", self.raw(given, 64).to_bytes(8, "big"))[0])
 
 
-def _turned(values: Array, shape: tuple[int, ...]) -> Array:
-    return values.reshape(shape).transpose(2, 0, 1).ravel() if len(shape) == 3 else values
-
-
 def _turned_back(values: Array, shape: tuple[int, ...]) -> Array:
-    if len(shape) != 3:
-        return values
-    height, width, channels = shape
-    return np.ascontiguousarray(values.reshape(channels, height, width).transpose(1, 2, 0)).ravel()
+    """Undo `channels_first`."""
+    return channels_last(values, (shape[-1], *shape[:-1])).ravel()
 
 
 def find_step(values: Array) -> int | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from svd_numpy.checks import SvdValueError, check_path, check_type
+from svd_numpy.checks import SvdValueError, check_file, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require
 from svd_numpy.sparse import SparseModel
@@ -88,9 +88,7 @@ def unpack(content: bytes, backend: str = "auto") -> SparseModel:
 
 def save_packed(path: str | Path, small: SparseModel) -> int:
     """Write a compact network to a .svdz file, whole or not at all; return the size in bytes."""
-    target = check_path("path", path)
-    if target is None or target.suffix != SUFFIX:
-        raise SvdValueError(f"path: got {path!r}, expected a name ending in {SUFFIX}")
+    target = check_file("path", path, SUFFIX)
     content = pack(small)
     write_atomic(target, content)
     return len(content)
