@@ -1,4 +1,4 @@
-"""Compaction and the runtime of compact networks: the same outputs as the pruned network, and nothing superfluous."""
+"""Compaction and the runtime of compact networks: the same outputs as the pruned network, with nothing superfluous."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def filled(*layers: Layer, **options: Any) -> svd.Sequential:
 
 
 def test_dead_units_go_in_both_directions() -> None:
-    """Of three hidden units one is constant, relu(-1 + 3) = 2, one is not read, and one lives, on two inputs."""
+    """Of three hidden units one is constant, relu(-1 + 3) = 2, one is never read, and one lives, with two inputs."""
     model = filled(
         dense([[1, 0, 5], [0, 0, 0], [2, 0, 6], [0, 0, 7]], [0.5, 3, 0]),
         dense([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, -1, 0]),
@@ -160,7 +160,7 @@ def test_constant_channels_before_padding_become_one_channel_of_ones() -> None:
     first, second = model.layers[0], model.layers[3]
     assert isinstance(first, svd.Conv2d) and isinstance(second, svd.Conv2d)
     first.theta[:, 1:] = 0
-    first.bias[:] = [0.1, 0.5, 2, -1, 3, 0]  # constants 0.5, 2, 0, 3 and 0 behind the ReLU
+    first.bias[:] = [0.1, 0.5, 2, -1, 3, 0]  # after the ReLU: constants 0.5, 2, 0, 3 and 0
     second.bias[:] = rng.standard_normal(4)
     small = svd.compress(model)
     conv = small.ops[1]
@@ -180,8 +180,8 @@ def test_a_network_without_weights_is_a_constant() -> None:
     assert np.array_equal(small.predict(np.zeros((3, 60))), [np.arange(10.0)] * 3)
 
 
-def test_scaling_that_nothing_can_take_in_stays() -> None:
-    """Before padding, behind an average, and behind a flattening; all others have gone into weights."""
+def test_scaling_that_cannot_be_folded_stays() -> None:
+    """Before padding, after an average and after a flattening; all others are folded into weights."""
     ops = svd.compress(kill(vgg_like(svd.AvgPool2d), 0.5)).ops
     assert [op.name for op in ops if isinstance(op, ScaleOp)] == ["batch_norm1", "relu4", "batch_norm5"]
 
@@ -274,7 +274,7 @@ def test_a_network_runs_on_the_backend_it_names() -> None:
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
 @pytest.mark.parametrize("rows", [1, 2, 16, 80])
-def test_unfit_inputs_are_refused(backend: str, rows: int) -> None:
+def test_inputs_that_are_not_finite_are_refused(backend: str, rows: int) -> None:
     small = svd.compress(kill(lenet_300_100(), 0.5), backend=backend)
     take = small.ops[0]
     assert isinstance(take, TakeOp)

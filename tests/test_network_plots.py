@@ -1,4 +1,4 @@
-"""Figures of networks before and after training show the weights and answers that they were given."""
+"""Figures of networks before and after training show the weights and outputs they were given."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tile(ax: Any, row: int, column: int, height: int, width: int) -> np.ndarray:
 
 
 def crossed_out(ax: Any) -> int:
-    """How many tiles bear a cross: two lines each."""
+    """How many tiles are crossed out, with two lines each."""
     (lines,) = [one for one in ax.collections if isinstance(one, LineCollection)]
     return len(lines.get_segments()) // 2
 
@@ -228,7 +228,7 @@ def test_bad_matrices_maps_and_counts_are_refused() -> None:
 
 
 def make_result(arch: str = "lenet-5", **changes: Any) -> TrainResult:
-    """A "trained" network on digits: weights moved from where they started, two filters of the first layer dead."""
+    """A "trained" network on digits: weights moved from their start, two filters of the first layer dead."""
     data = load("digits")
     recipe = get_recipe(arch, "default")
     model = build(data, recipe, 3, "numpy")
@@ -284,7 +284,7 @@ def test_result_refuses_figures_that_it_does_not_have() -> None:
     assert "298 of 300 hidden units live" in dense.plot("filters").get_suptitle()
     with pytest.raises(ValueError, match="feature_maps"):
         dense.plot("feature_maps")
-    with pytest.raises(ValueError, match="filters"):  # where it began is not known
+    with pytest.raises(ValueError, match="filters"):  # its start is not known
         make_result(init_from=True).plot("filters")
 
 

@@ -1,4 +1,4 @@
-"""Packed networks: the arithmetic coder, what comes back, how small it is, and files that are damaged or hostile."""
+"""Packed networks: the arithmetic coder, lossless files, their size, and files that are damaged or hostile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_numbers_come_back(values: list[int]) -> None:
 
 @pytest.mark.parametrize("carry", [0.0, 1.0, 0.999])
 def test_carries_reach_far_back(carry: float) -> None:
-    """Nearly certain bits that come true give long runs of bytes 0 or 255; a surprise then carries through them."""
+    """Many bits as expected give long runs of bytes 0 or 255; an unexpected bit then carries through them."""
     rng = np.random.default_rng(3)
     bits = [int(rng.random() < carry) for _ in range(30_000)] + [1 - round(carry)] * 3
     writer, context = Writer(), Context()
@@ -71,7 +71,7 @@ def test_bits_cost_their_entropy(share: float) -> None:
     for bit in bits:
         writer.bit(context, bit)
     entropy = -count * (share * math.log2(share) + (1 - share) * math.log2(1 - share))
-    # learning one chance from `count` bits costs log2(count) / 2 + 1 bits (Krichevsky and Trofimov); then whole bytes
+    # learning a probability costs log2(count) / 2 + 1 bits (Krichevsky and Trofimov); 16 are for whole bytes
     assert entropy - math.log2(count) < 8 * len(writer.finish()) < 1.002 * entropy + math.log2(count) / 2 + 1 + 16
 
 
@@ -223,7 +223,7 @@ def test_any_bytes_are_a_network_or_an_error_and_never_large() -> None:
 
 
 class Forger(Layout):
-    """Writes a network whose parts are not what they were."""
+    """Writes a network with some of its numbers changed."""
 
     def __init__(self, forge: dict[str, Callable[[int], int]]) -> None:
         self.writer = Writer()
@@ -239,7 +239,7 @@ class Forger(Layout):
         return value
 
 
-# What is written as "<kind> <value>" for the nth time becomes something else.
+# "<kind> <value> #<n>": the nth number of this kind and value is replaced by another.
 HOSTILE: dict[str, tuple[dict[str, Callable[[int], int]], str]] = {
     "large images": ({"size 1 #1": lambda _: 2**20}, "in_shape"),
     "a place outside": ({"jump 1 #2": lambda _: 81}, "index 81, expected 0 to 80"),
@@ -288,8 +288,8 @@ def hand_made() -> SparseModel:
     return SparseModel([take, conv, pool, dense], svd.Categorical(), "numpy")
 
 
-def test_a_few_bytes_do_not_ask_for_much() -> None:
-    """A million weights in a file of some dozen bytes: possible to write, refused before it is allocated."""
+def test_a_few_bytes_cannot_ask_for_much_memory() -> None:
+    """A few dozen bytes can describe 64 million inputs; they are refused before anything is allocated."""
     writer = Writer()
     layout = Layout(writer, Budget(2**62))
     layout.likelihood(svd.Categorical())

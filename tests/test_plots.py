@@ -62,7 +62,7 @@ def make_log_alphas() -> dict[str, np.ndarray]:
 
 
 def line(ax: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Data of the line so labelled; a number may follow the label after two spaces."""
+    """Data of the line with this label; in the legend, two spaces and a number may follow it."""
     found = [one for one in ax.get_lines() if str(one.get_label()).split("  ")[0] == label]
     assert len(found) == 1, (label, [one.get_label() for one in ax.get_lines()])
     return np.asarray(found[0].get_xdata()), np.asarray(found[0].get_ydata())
@@ -151,7 +151,7 @@ def test_curves_of_one_epoch_and_of_many_layers(layers: int) -> None:
 
 
 def test_layout_leaves_no_text_over_text() -> None:
-    """Titles and labels lie on the page and do not cover one another."""
+    """Titles and labels lie within the page and do not overlap."""
     history = make_history()
     figures = [
         plots.training_curves(history, title="a run"),
