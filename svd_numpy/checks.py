@@ -63,6 +63,14 @@ def check_path(name: str, value: Any) -> Path | None:
     return None if value is None else Path(value)
 
 
+def check_file(name: str, value: Any, suffix: str) -> Path:
+    """Return `value` as a Path whose name ends in `suffix`."""
+    path = check_path(name, value)
+    if path is None or path.suffix != suffix:
+        raise SvdValueError(f"{name}: got {value!r}, expected a name ending in {suffix}")
+    return path
+
+
 def check_callbacks(value: Any) -> list[Any]:
     """Return `value` as a list of functions."""
     if not isinstance(value, Iterable) or not all(map(callable, functions := list(value))):

@@ -12,9 +12,9 @@ from svd_numpy.network.layers.weighted import Variational, Weighted
 
 
 def kill(model: svd.Sequential, density: float, seed: int = 0, units: float = 0.6) -> svd.Sequential:
-    """Prune a network at random: weights, and whole units; biases, batch normalisation and the mean are anything.
+    """Prune weights and whole units at random; randomise biases and batch normalisation.
 
-    Pruned weights of variational layers are not 0 but uncertain. That sizes stay near 1 keeps outputs near 1, too.
+    Pruned weights of variational layers are not 0 but very noisy. Weights are rescaled so that outputs stay near 1.
     """
     rng = np.random.default_rng(seed)
     for name, array in {**model.parameters, **model.state}.items():
@@ -42,7 +42,7 @@ def lenet_300_100(**options: Any) -> svd.Sequential:
 
 
 def lenet_5(**options: Any) -> svd.Sequential:
-    """Convolutions with a pooling that can be fused behind each."""
+    """Convolutions, each followed by a pooling that can be fused with it."""
     return svd.Sequential(
         svd.VariationalConv2d(1, 6, 5), svd.ReLU(), svd.MaxPool2d(2), svd.VariationalConv2d(6, 9, 3), svd.MaxPool2d(2),
         svd.ReLU(), svd.Flatten(), svd.VariationalDense(9 * 25, 40), svd.ReLU(), svd.VariationalDense(40, 10),
@@ -51,7 +51,7 @@ def lenet_5(**options: Any) -> svd.Sequential:
 
 
 def vgg_like(pool: type[svd.MaxPool2d] | type[svd.AvgPool2d] = svd.MaxPool2d) -> svd.Sequential:
-    """Everything that is awkward: padding behind dead filters, strides, batch normalisation wherever it can stand."""
+    """All awkward cases: padding after dead filters, strides, batch normalisation in every possible place."""
     return svd.Sequential(
         svd.BatchNorm(3), svd.VariationalConv2d(3, 8, 3, padding=1, bias=False), svd.BatchNorm(8), svd.ReLU(),
         svd.Dropout(0.3), svd.Conv2d(8, 12, 3, padding=1), svd.ReLU(), pool(2),

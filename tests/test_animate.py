@@ -1,4 +1,4 @@
-"""Recordings and animations: what was recorded is drawn, and survives the disk."""
+"""Recordings and animations: frames are recorded, saved and drawn."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def record_run(epochs: int, *, units: int = 7, shape: tuple[int, ...] = (4, 5)) 
 def test_a_frame_keeps_the_weights_to_one_part_in_254() -> None:
     rng = np.random.default_rng(3)
     theta, log_alpha = rng.normal(size=(20, 7)), rng.normal(3, 1, (20, 7))
+    log_alpha[0] = THRESHOLD  # where a weight is kept
     recorder = animate.FrameRecorder((4, 5), max_units=6)
     recorder.add(1, theta, log_alpha, THRESHOLD, 0.5, 0.25)
     codes, scale = recorder.codes[0], recorder.scales[0]
     assert codes.shape == (6, 4, 5) and codes.dtype == np.uint8
-    alive = (log_alpha < THRESHOLD)[:, :6].T.reshape(6, 4, 5)
+    alive = (log_alpha <= THRESHOLD)[:, :6].T.reshape(6, 4, 5)
     np.testing.assert_array_equal(codes > 0, alive)
     restored = (codes.astype(float) - 128) / 127 * scale
     np.testing.assert_allclose(restored[alive], theta[:, :6].T.reshape(6, 4, 5)[alive], atol=scale / 254 * 1.0001)
@@ -104,7 +105,7 @@ def test_gif_paints_live_weights_by_sign_and_pruned_ones_dark(tmp_path: Path) ->
     with Image.open(tmp_path / "a.gif") as gif:
         gif.seek(1)
         pixels = np.asarray(gif.convert("RGB")).astype(int)
-    factor = 320 // 5  # 2 units of 1 pixel, one below the other, with seams are 5 high, enlarged into half of 640
+    factor = 320 // 5  # 2 units of 1 x 2 pixels, stacked, are 5 pixels high with seams; enlarged to fit half of 640
     places = ((1, 1), (3, 1), (3, 2))
     red, blue, dark = (pixels[64 + factor * y + factor // 2, 12 + factor * x + factor // 2] for y, x in places)
     assert red[0] > red[2] + 40 and blue[2] > blue[0] + 40 and dark.max() < 60
@@ -124,7 +125,7 @@ def test_gif_of_sixty_dense_frames_stays_small(tmp_path: Path) -> None:
 
 
 def test_gif_of_a_first_frame_already_perfect_and_dead(tmp_path: Path) -> None:
-    """Nothing left, no error, images too large for the picture: still a GIF."""
+    """No weight left, no error, images too large for the picture: still a GIF."""
     recorder = animate.FrameRecorder((3, 96, 96), max_units=16)
     weights = np.zeros((3 * 96 * 96, 20), dtype=np.float32)
     recorder.add(1, weights, np.full_like(weights, np.inf), 3.0, 0.0, 1.0)
@@ -180,7 +181,7 @@ def test_bad_recorders_files_and_gif_settings_are_refused(tmp_path: Path) -> Non
 
 
 def damaged_copies(whole: bytes) -> dict[str, bytes]:
-    """A file of frames, spoilt in several ways."""
+    """A file of frames, damaged in several ways."""
     array = io.BytesIO()
     np.save(array, np.arange(5))
     middle = len(whole) // 2

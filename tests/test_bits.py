@@ -16,7 +16,7 @@ from svd_numpy.sparse.storage.quantisation import error_of, numbers_of
 
 
 def bits_by_definition(theta: np.ndarray, spread: np.ndarray) -> int:
-    """Sign, whole part of the largest weight, and the mean over the weights of the t with 2 * spread < 2^-t."""
+    """The sign, the integer part of the largest weight, and the mean over weights of the t with 2 spread < 2^-t."""
     behind = np.mean([sum(2 * s < 2.0**-t for t in range(1, 24)) for s in spread])
     whole = int(np.ceil(behind))
     largest = round(np.abs(theta).max() * 2**whole)
@@ -105,7 +105,7 @@ def test_only_named_arrays_are_rounded() -> None:
             assert np.array_equal(before, numbers_of(other)[name]) == (name != "conv1.theta"), name
 
 
-def test_many_bits_lose_nothing_to_speak_of() -> None:
+def test_many_bits_lose_almost_nothing() -> None:
     small = svd.compress(kill(lenet_5(), 0.3), backend="numpy")
     x = inputs_of(small, 10)
     wanted = small.predict(x)
@@ -129,7 +129,7 @@ def test_the_search_keeps_the_error(trained: tuple[SparseModel, Any]) -> None:
         after = np.mean(svd.quantise(small, bits).predict(data.x_train).argmax(axis=1) != data.y_train)
         assert after <= before + tolerance
         assert max(bits.values()) < 12
-        if bits["dense2.bias"] > 2:  # the smallest array is the last to be searched: one bit less is too few there
+        if bits["dense2.bias"] > 2:  # the smallest array is searched last, so one bit less is too few for it
             fewer = svd.quantise(small, bits | {"dense2.bias": bits["dense2.bias"] - 1})
             assert np.mean(fewer.predict(data.x_train).argmax(axis=1) != data.y_train) > before + tolerance
 
@@ -137,7 +137,7 @@ def test_the_search_keeps_the_error(trained: tuple[SparseModel, Any]) -> None:
 def test_more_tolerance_needs_no_more_bits(trained: tuple[SparseModel, Any]) -> None:
     small, data = trained
     found = [sum(svd.search_bits(small, data.x_train, data.y_train, t).values()) for t in (0.0, 0.6)]
-    assert found[1] == 2 * 4 < found[0]  # three classes: at most 2 / 3 wrong by guessing one
+    assert found[1] == 2 * 4 < found[0]  # always guessing one of three classes: about 2 / 3 wrong
 
 
 def test_a_start_that_is_already_too_coarse(trained: tuple[SparseModel, Any]) -> None:

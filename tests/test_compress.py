@@ -1,8 +1,10 @@
-"""Compaction and the runtime of compact networks: the same outputs as the pruned network, and nothing superfluous."""
+"""Compaction and the runtime of compact networks: the same outputs as the pruned network, with nothing superfluous."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from numba import get_num_threads
 from sparse_tools import NETWORKS, distance, inputs_of, kill, lenet_5, lenet_300_100, vgg_like
 
 import svd_numpy as svd
+from svd_numpy import kernels
 from svd_numpy.network.layers import Layer
 from svd_numpy.sparse import ConvOp, DenseOp, ScaleOp, SparseModel, TakeOp
 from svd_numpy.sparse import model as sparse_model
+from svd_numpy.sparse import runtime as sparse_runtime
 
 BATCHES = (1, 2, 3, 15, 16, 17, 64, 100)
 
@@ -76,12 +80,12 @@ def test_outputs_of_random_networks(seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5", "vgg-like"])
 def test_same_bits_on_any_number_of_threads(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from svd_numpy.sparse import runtime
+    from svd_numpy.sparse import numba_runtime
 
     small = svd.compress(kill(NETWORKS[name](), 0.3))
     one_by_one = np.concatenate([small.predict(inputs_of(small, 1, seed)) for seed in range(90)])
     together = np.concatenate([inputs_of(small, 1, seed) for seed in range(90)])
-    monkeypatch.setattr(runtime, "_LEAST_PARALLEL", 0.0)
+    monkeypatch.setattr(numba_runtime, "_LEAST_PARALLEL", 0.0)
     assert get_num_threads() == threads
     assert np.array_equal(small.predict(together), one_by_one)
 
@@ -122,7 +126,7 @@ def filled(*layers: Layer, **options: Any) -> svd.Sequential:
 
 
 def test_dead_units_go_in_both_directions() -> None:
-    """Of three hidden units one is constant, relu(-1 + 3) = 2, one is not read, and one lives, on two inputs."""
+    """Of three hidden units one is constant, relu(-1 + 3) = 2, one is never read, and one lives, with two inputs."""
     model = filled(
         dense([[1, 0, 5], [0, 0, 0], [2, 0, 6], [0, 0, 7]], [0.5, 3, 0]),
         dense([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, -1, 0]),
@@ -156,7 +160,7 @@ def test_constant_channels_before_padding_become_one_channel_of_ones() -> None:
     first, second = model.layers[0], model.layers[3]
     assert isinstance(first, svd.Conv2d) and isinstance(second, svd.Conv2d)
     first.theta[:, 1:] = 0
-    first.bias[:] = [0.1, 0.5, 2, -1, 3, 0]  # constants 0.5, 2, 0, 3 and 0 behind the ReLU
+    first.bias[:] = [0.1, 0.5, 2, -1, 3, 0]  # after the ReLU: constants 0.5, 2, 0, 3 and 0
     second.bias[:] = rng.standard_normal(4)
     small = svd.compress(model)
     conv = small.ops[1]
@@ -176,8 +180,8 @@ def test_a_network_without_weights_is_a_constant() -> None:
     assert np.array_equal(small.predict(np.zeros((3, 60))), [np.arange(10.0)] * 3)
 
 
-def test_scaling_that_nothing_can_take_in_stays() -> None:
-    """Before padding, behind an average, and behind a flattening; all others have gone into weights."""
+def test_scaling_that_cannot_be_folded_stays() -> None:
+    """Before padding, after an average and after a flattening; all others are folded into weights."""
     ops = svd.compress(kill(vgg_like(svd.AvgPool2d), 0.5)).ops
     assert [op.name for op in ops if isinstance(op, ScaleOp)] == ["batch_norm1", "relu4", "batch_norm5"]
 
@@ -233,9 +237,44 @@ def test_a_wrong_network_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) ->
         svd.compress(kill(lenet_300_100(), 0.3))
 
 
+def test_a_gpu_is_refused_as_compact_networks_do_not_run_on_it(tmp_path: Path) -> None:
+    small = svd.compress(lenet_300_100(), backend="numpy")
+    small.save(tmp_path / "net.safetensors")
+    calls: list[Callable[[], Any]] = [
+        lambda: svd.compress(lenet_300_100(), backend="cuda"),
+        lambda: SparseModel(small.ops, small.likelihood, "cuda"),
+        lambda: SparseModel.load(tmp_path / "net.safetensors", "cuda"),
+        lambda: svd.unpack(svd.pack(small), "cuda"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="got 'cuda', but compact networks run on the CPU; expected 'auto'"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("named", "without_numba", "expected"),
+    [("numpy", "", "numpy"), ("numba", "", "numba"), ("cuda", "", "numba"), ("cuda", "not installed", "numpy")],
+)
+def test_the_backend_in_the_environment_counts_unless_it_is_a_gpu(
+    named: str, without_numba: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, likelihood = (small := svd.compress(lenet_300_100(), backend="numpy")).ops, small.likelihood
+    usable = {"numpy": "", "numba": without_numba, "cuda": ""}
+    for module in (kernels, sparse_runtime):
+        monkeypatch.setattr(module, "available_backends", lambda: usable)
+    monkeypatch.setenv("SVD_NUMPY_BACKEND", named)
+    assert SparseModel(ops, likelihood).backend.name == expected
+
+
+def test_a_network_runs_on_the_backend_it_names() -> None:
+    small = svd.compress(kill(lenet_300_100(), 0.3), backend="numpy")
+    assert small.backend.name == "numpy" and svd.quantise(small, 8).backend.name == "numpy"
+    assert SparseModel(small.ops, small.likelihood, "numba").backend.name == "numba"
+
+
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
 @pytest.mark.parametrize("rows", [1, 2, 16, 80])
-def test_unfit_inputs_are_refused(backend: str, rows: int) -> None:
+def test_inputs_that_are_not_finite_are_refused(backend: str, rows: int) -> None:
     small = svd.compress(kill(lenet_300_100(), 0.5), backend=backend)
     take = small.ops[0]
     assert isinstance(take, TakeOp)

@@ -1,4 +1,4 @@
-"""Exchange with other libraries: they must compute from our files what we compute, and we from theirs."""
+"""Exchange with other libraries: the same outputs from our files in theirs, and from theirs in ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svd_numpy.sparse import DenseOp
 
 
 def plain_net() -> svd.Sequential:
-    """Every layer with arrays that both libraries have; batch normalisation before and behind the flattening."""
+    """Every layer with arrays that both libraries have; batch normalisation before and after the flattening."""
     return svd.Sequential(
         svd.Conv2d(3, 6, (3, 2), stride=(2, 1), padding=(1, 0), name="first"), svd.BatchNorm(6), svd.ReLU(),
         svd.MaxPool2d(2), svd.Conv2d(6, 5, 3, bias=False, dilation=(1, 2)), svd.ReLU(), svd.AvgPool2d(2, 1),
@@ -103,7 +103,7 @@ def test_layouts_element_by_element() -> None:
 
 
 def test_weights_of_pytorch_start_an_experiment(tmp_path: Path) -> None:
-    """The mapping goes wherever `init_from` does; a variational network keeps the start of its log_sigma2."""
+    """The arrays fit everything that takes `init_from`; a variational network keeps its initial log_sigma2."""
     dense = svd.Sequential(svd.Dense(60, 30), svd.ReLU(), svd.Dense(30, 20), svd.ReLU(), svd.Dense(20, 10), seed=3)
     arrays = svd.torch_state_dict(dense)
     model = lenet_300_100(seed=4)
@@ -113,7 +113,7 @@ def test_weights_of_pytorch_start_an_experiment(tmp_path: Path) -> None:
 
 
 def test_files_keep_no_order(tmp_path: Path) -> None:
-    """Modules are told apart by shape, and where they are alike by number: 2 comes before 10."""
+    """Modules are told apart by shape, and those of one shape by number: 2 comes before 10."""
 
     def net(*sizes: int) -> svd.Sequential:
         return svd.Sequential(*(svd.Dense(i, o) for i, o in pairwise(sizes)))
@@ -135,7 +135,7 @@ def test_files_keep_no_order(tmp_path: Path) -> None:
         svd.from_torch_state_dict(net(7, 5, 5, 5, 4), path)
 
 
-def test_state_dicts_that_do_not_fit(tmp_path: Path) -> None:
+def test_state_dicts_that_do_not_match_are_refused(tmp_path: Path) -> None:
     model = lenet_300_100()
     arrays = svd.torch_state_dict(model)
     with pytest.raises(ValueError, match=r"got 2 modules with arrays, \['0', '2'\], expected one for each"):

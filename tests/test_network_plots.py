@@ -1,4 +1,4 @@
-"""Figures of networks before and after training show the weights and answers that they were given."""
+"""Figures of networks before and after training show the weights and outputs they were given."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_filters(count: int = 7) -> dict[str, Any]:
     before, noise = rng.normal(size=(2, 24, count))
     log_alpha = 3 + 2 * noise
     log_alpha[:, [2, 5]] = 9.0
-    return {"before": before, "after": np.where(log_alpha < THRESHOLD, before + 1, 0), "log_alpha": log_alpha}
+    return {"before": before, "after": np.where(log_alpha <= THRESHOLD, before + 1, 0), "log_alpha": log_alpha}
 
 
 def draw_filters(n: int = 64, **changes: Any) -> Figure:
@@ -61,7 +61,7 @@ def tile(ax: Any, row: int, column: int, height: int, width: int) -> np.ndarray:
 
 
 def crossed_out(ax: Any) -> int:
-    """How many tiles bear a cross: two lines each."""
+    """How many tiles are crossed out, with two lines each."""
     (lines,) = [one for one in ax.collections if isinstance(one, LineCollection)]
     return len(lines.get_segments()) // 2
 
@@ -99,11 +99,13 @@ def test_filters_lie_at_the_same_place_in_all_three_mosaics() -> None:
     assert "5 of 7 filters live" in draw_filters().get_suptitle()
 
 
-def test_noise_changes_colour_at_the_threshold() -> None:
-    image = draw_filters().axes[1].get_images()[0]
-    below, above = (image.cmap(image.norm(THRESHOLD + step)) for step in (-1e-6, 1e-6))
-    assert below[2] - below[0] > 0.1  # blue
-    assert abs(above[2] - above[0]) < 0.05  # grey
+@pytest.mark.parametrize("threshold", [THRESHOLD, 0.1])
+def test_noise_is_blue_up_to_the_threshold_and_grey_above(threshold: float) -> None:
+    image = draw_filters(threshold=threshold).axes[1].get_images()[0]
+    at = np.float32(threshold)
+    kept, pruned = (image.cmap(image.norm(float(value))) for value in (at, np.nextafter(at, np.float32(9))))
+    assert kept[2] - kept[0] > 0.1  # blue
+    assert abs(pruned[2] - pruned[0]) < 0.05  # grey
 
 
 def test_of_many_filters_those_with_most_weights_are_drawn() -> None:
@@ -194,7 +196,7 @@ def test_a_network_without_survivors_can_be_drawn() -> None:
         ({"before": np.zeros((24, 6))}, r"before has shape \(24, 6\)"),
         ({"after": np.full((24, 7), np.inf)}, "theta holds NaN or infinity"),
         ({"log_alpha": np.zeros((24, 6))}, "log_alpha has shape"),
-        ({"log_alpha": np.full((24, 7), np.nan)}, "no NaN"),
+        ({"log_alpha": np.full((24, 7), np.nan)}, "without NaN"),
         ({"n": 0}, "n is 0"),
     ],
 )
@@ -226,7 +228,7 @@ def test_bad_matrices_maps_and_counts_are_refused() -> None:
 
 
 def make_result(arch: str = "lenet-5", **changes: Any) -> TrainResult:
-    """A "trained" network on digits: weights moved from where they started, two filters of the first layer dead."""
+    """A "trained" network on digits: weights moved from their start, two filters of the first layer dead."""
     data = load("digits")
     recipe = get_recipe(arch, "default")
     model = build(data, recipe, 3, "numpy")
@@ -282,7 +284,7 @@ def test_result_refuses_figures_that_it_does_not_have() -> None:
     assert "298 of 300 hidden units live" in dense.plot("filters").get_suptitle()
     with pytest.raises(ValueError, match="feature_maps"):
         dense.plot("feature_maps")
-    with pytest.raises(ValueError, match="filters"):  # where it began is not known
+    with pytest.raises(ValueError, match="filters"):  # its start is not known
         make_result(init_from=True).plot("filters")
 
 

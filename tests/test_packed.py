@@ -1,4 +1,4 @@
-"""Packed networks: the arithmetic coder, what comes back, how small it is, and files that are damaged or hostile."""
+"""Packed networks: the arithmetic coder, lossless files, their size, and files that are damaged or hostile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_numbers_come_back(values: list[int]) -> None:
 
 @pytest.mark.parametrize("carry", [0.0, 1.0, 0.999])
 def test_carries_reach_far_back(carry: float) -> None:
-    """Nearly certain bits that come true give long runs of bytes 0 or 255; a surprise then carries through them."""
+    """Many bits as expected give long runs of bytes 0 or 255; an unexpected bit then carries through them."""
     rng = np.random.default_rng(3)
     bits = [int(rng.random() < carry) for _ in range(30_000)] + [1 - round(carry)] * 3
     writer, context = Writer(), Context()
@@ -71,14 +71,14 @@ def test_bits_cost_their_entropy(share: float) -> None:
     for bit in bits:
         writer.bit(context, bit)
     entropy = -count * (share * math.log2(share) + (1 - share) * math.log2(1 - share))
-    # learning one chance from `count` bits costs log2(count) / 2 + 1 bits (Krichevsky and Trofimov); then whole bytes
+    # learning a probability costs log2(count) / 2 + 1 bits (Krichevsky and Trofimov); 16 are for whole bytes
     assert entropy - math.log2(count) < 8 * len(writer.finish()) < 1.002 * entropy + math.log2(count) / 2 + 1 + 16
 
 
 def test_numbers_have_their_bounds() -> None:
     writer = Writer()
     number(writer, Numbers(), 1000)
-    with pytest.raises(ValueError, match="1000 where at most 999"):
+    with pytest.raises(ValueError, match="number 1000, expected at most 999"):
         number(Reader(writer.finish()), Numbers(), high=999)
     with pytest.raises(ValueError, match="more than 34 bits"):
         number(Reader(b"\0" * 100), Numbers())  # all ones
@@ -130,7 +130,8 @@ def test_a_packed_network_is_the_same_network(name: str, bits: int | None, tmp_p
 
 def test_the_backend_of_a_network_read() -> None:
     content = svd.pack(svd.compress(kill(lenet_5(), 0.3), backend="numpy"))
-    assert svd.unpack(content, "numpy").backend == "numpy" and svd.unpack(content, "numba").backend == "numba"
+    for backend in ("numpy", "numba"):
+        assert svd.unpack(content, backend).backend.name == backend
     with pytest.raises(ValueError, match="backend"):
         svd.unpack(content, "cuda")
 
@@ -222,7 +223,7 @@ def test_any_bytes_are_a_network_or_an_error_and_never_large() -> None:
 
 
 class Forger(Layout):
-    """Writes a network whose parts are not what they were."""
+    """Writes a network with some of its numbers changed."""
 
     def __init__(self, forge: dict[str, Callable[[int], int]]) -> None:
         self.writer = Writer()
@@ -238,10 +239,10 @@ class Forger(Layout):
         return value
 
 
-# What is written as "<kind> <value>" for the nth time becomes something else.
+# "<kind> <value> #<n>": the nth number of this kind and value is replaced by another.
 HOSTILE: dict[str, tuple[dict[str, Callable[[int], int]], str]] = {
     "large images": ({"size 1 #1": lambda _: 2**20}, "in_shape"),
-    "a place outside": ({"jump 1 #2": lambda _: 81}, "place 81 where there are 81"),
+    "a place outside": ({"jump 1 #2": lambda _: 81}, "index 81, expected 0 to 80"),
     "more inputs than there are": ({"count 8 #1": lambda _: 9}, "at most 8"),
     "an unknown op": ({"kind 0 #1": lambda _: 7}, "at most 4"),
     "no taking op": ({"kind 0 #1": lambda _: 1}, "first op"),
@@ -253,7 +254,7 @@ HOSTILE: dict[str, tuple[dict[str, Callable[[int], int]], str]] = {
     "a step beyond float32": ({"step 156 #1": lambda _: 300}, "finite"),
     "a huge step": ({"step 156 #1": lambda _: 10**6}, "at most 320"),
     "a kernel of nothing": ({"size 5 #3": lambda _: 0}, "window of kernel"),
-    "a huge kernel": ({"size 5 #3": lambda _: 1000}, "larger than images"),
+    "a huge kernel": ({"size 5 #3": lambda _: 1000}, "larger than the images"),
 }
 
 
@@ -287,8 +288,8 @@ def hand_made() -> SparseModel:
     return SparseModel([take, conv, pool, dense], svd.Categorical(), "numpy")
 
 
-def test_a_few_bytes_do_not_ask_for_much() -> None:
-    """A million weights in a file of some dozen bytes: possible to write, refused before it is allocated."""
+def test_a_few_bytes_cannot_ask_for_much_memory() -> None:
+    """A few dozen bytes can describe 64 million inputs; they are refused before anything is allocated."""
     writer = Writer()
     layout = Layout(writer, Budget(2**62))
     layout.likelihood(svd.Categorical())
@@ -309,10 +310,10 @@ def test_a_few_bytes_do_not_ask_for_much() -> None:
         tracemalloc.stop()
 
 
-def test_what_no_reader_would_believe_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_reader_accepts_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     small = hand_made()
     monkeypatch.setattr(packed, "_most_elements", lambda length: length)
-    with pytest.raises(ValueError, match=r"in only \d+ bytes, which no reader would believe"):
+    with pytest.raises(ValueError, match=r"take only \d+ bytes, a ratio that `unpack` refuses"):
         svd.pack(small)
 
 

@@ -62,7 +62,7 @@ def make_log_alphas() -> dict[str, np.ndarray]:
 
 
 def line(ax: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Data of the line so labelled; a number may follow the label after two spaces."""
+    """Data of the line with this label; in the legend, two spaces and a number may follow it."""
     found = [one for one in ax.get_lines() if str(one.get_label()).split("  ")[0] == label]
     assert len(found) == 1, (label, [one.get_label() for one in ax.get_lines()])
     return np.asarray(found[0].get_xdata()), np.asarray(found[0].get_ydata())
@@ -151,7 +151,7 @@ def test_curves_of_one_epoch_and_of_many_layers(layers: int) -> None:
 
 
 def test_layout_leaves_no_text_over_text() -> None:
-    """Titles and labels lie on the page and do not cover one another."""
+    """Titles and labels lie within the page and do not overlap."""
     history = make_history()
     figures = [
         plots.training_curves(history, title="a run"),
@@ -176,19 +176,19 @@ def test_layout_leaves_no_text_over_text() -> None:
 # ------------------------------------------------------------------------------------------------- histogram
 
 
-def test_histogram_counts_every_weight_and_splits_at_the_threshold() -> None:
+def test_histogram_counts_every_weight_and_keeps_those_at_the_threshold() -> None:
     log_alphas = make_log_alphas()
-    log_alphas["dense1"].flat[:3] = [np.inf, -np.inf, THRESHOLD]  # the threshold itself is pruned
+    log_alphas["dense1"].flat[:4] = [np.inf, -np.inf, THRESHOLD, np.nextafter(np.float32(THRESHOLD), np.float32(9))]
     figure = plots.log_alpha_histogram(log_alphas, THRESHOLD)
     assert len(figure.axes) == len(log_alphas)
     for ax, (name, values) in zip(figure.axes, log_alphas.items(), strict=True):
         (mark,) = ax.get_lines()
         assert np.asarray(mark.get_xdata()).tolist() == [THRESHOLD, THRESHOLD]
         kept, pruned = ax.containers
-        assert sum(bar.get_height() for bar in kept) == np.sum(values < THRESHOLD)
-        assert sum(bar.get_height() for bar in pruned) == np.sum(values >= THRESHOLD)
+        assert sum(bar.get_height() for bar in kept) == np.sum(values <= THRESHOLD)
+        assert sum(bar.get_height() for bar in pruned) == np.sum(values > THRESHOLD)
         assert max(bar.get_x() + bar.get_width() for bar in kept) == pytest.approx(THRESHOLD)
-        share = 100 * np.mean(values >= THRESHOLD)
+        share = 100 * np.mean(values > THRESHOLD)
         assert ax.get_title("left").startswith(f"{name}: {share:.1f} % pruned")
     assert "alpha" in figure.axes[-1].get_xlabel()
 
@@ -258,7 +258,7 @@ def test_summary_figure_holds_the_whole_story() -> None:
     for words in ("a run", "Error: 1.43 % on the test set", "Weights pruned", "dead units: 2 of 7"):
         assert words in shown
     for name, values in log_alphas.items():
-        assert f"{name}: {100 * np.mean(values >= THRESHOLD):.1f} % pruned" in shown
+        assert f"{name}: {100 * np.mean(values > THRESHOLD):.1f} % pruned" in shown
 
 
 # -------------------------------------------------------------------------------- figures as good neighbours
@@ -300,7 +300,7 @@ def changed(**changes: Any) -> list[dict[str, Any]]:
     ("history", "words"),
     [
         ([], "history is empty"),
-        ([{"epoch": 1}], "record 0 of the history lacks"),
+        ([{"epoch": 1}], "record 0 of the history has no"),
         (changed(epoch=1), "epochs must increase"),
         (changed(stage="warmup"), "stage 'warmup'"),
         (changed(sparsity={"dense9": 0.5}), "dense9"),
@@ -355,8 +355,8 @@ def test_drawing_no_unit_is_refused() -> None:
 RUNS = {"KL weight 0.5": [(0.010, 60.0), (0.012, 70.0)], "KL weight 2": [(0.02, 200.0), (0.03, 220.0)]}
 
 
-def test_trade_off_shows_runs_and_means() -> None:
-    ax = plots.trade_off(RUNS, (0.0192, 68.0), title="cost").axes[0]
+def test_error_against_compression_shows_runs_and_means() -> None:
+    ax = plots.error_against_compression(RUNS, (0.0192, 68.0), title="cost").axes[0]
     first, second, means, published = ([*zip(*line.get_data(), strict=True)] for line in ax.lines)
     np.testing.assert_allclose(first, [(1.0, 60), (1.2, 70)])
     np.testing.assert_allclose(second, [(2.0, 200), (3.0, 220)])
@@ -368,6 +368,6 @@ def test_trade_off_shows_runs_and_means() -> None:
 
 
 @pytest.mark.parametrize("runs", [{}, {"a": []}, {"a": [(0.1, math.inf)]}, {"a": [(math.nan, 1.0)]}])
-def test_trade_off_of_nothing_is_refused(runs: dict[str, Any]) -> None:
+def test_error_against_compression_of_nothing_is_refused(runs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected groups of"):
-        plots.trade_off(runs)
+        plots.error_against_compression(runs)

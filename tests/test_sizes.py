@@ -23,7 +23,7 @@ from svd_numpy.sparse.storage.accounts import csr_bytes, gap_bits, zipped
 
 
 def lenet_300_100_with(kept: tuple[int, ...]) -> svd.Sequential:
-    """784 - 300 - 100 - 10 with so many weights left in each layer, at random places."""
+    """784-300-100-10 with these numbers of weights left in the layers, at random places."""
     sizes = (784, 300, 100, 10)
     layers = [svd.Dense(i, o) for i, o in pairwise(sizes)]
     model = svd.Sequential(layers[0], svd.ReLU(), layers[1], svd.ReLU(), layers[2])
@@ -37,13 +37,13 @@ def lenet_300_100_with(kept: tuple[int, ...]) -> svd.Sequential:
 
 
 def test_the_published_lenet_300_100_counted_in_many_ways() -> None:
-    """98.9 - 97.2 - 62.0 % zeros (Molchanov et al. 2017, table 1) are 3807 weights: 68 times there, 33 with indices."""
+    """98.9-97.2-62.0 % zeros (Molchanov et al. 2017, table 1) leave 3807 weights: ratio 68 there, 33 with indices."""
     report = svd.sizes(lenet_300_100_with((2587, 840, 380)))
     assert report["weights"].ratio == pytest.approx(266_200 / 3807)
     assert report["weights and biases"].ratio == pytest.approx(266_610 / (3807 + 410))
     assert report["CSR, 32-bit indices"].ratio == pytest.approx(33.2, abs=0.05)
     assert report["CSR, 16-bit indices"].ratio == pytest.approx(43.5, abs=0.05)
-    # With one width of 8 bits for all layers it is 53.6 in the mean over where the weights lie; each its best is more.
+    # With 8-bit gaps in all layers the ratio is 53.6, averaged over random places; the best width per layer gives more.
     matrices = [theta for name, theta in lenet_300_100_with((2587, 840, 380)).parameters.items() if "theta" in name]
     assert 8 * 4 * 266_200 / sum(gap_bits(m, 8, 32) for m in matrices) == pytest.approx(53.6, rel=0.01)
     assert 8 * 4 * 266_200 / sum(gap_bits(m, 5, 32) for m in matrices) == pytest.approx(22.0, rel=0.02)
@@ -101,7 +101,7 @@ def test_csr_bytes_are_those_of_scipy() -> None:
 
 @pytest.mark.parametrize("gap", [1, 2, 5])
 def test_gaps_with_padding_zeros(gap: int) -> None:
-    """Write the list that Deep Compression describes, and read the matrix out of it again."""
+    """Write the list that Deep Compression describes, and read the matrix back from it."""
     rng = np.random.default_rng(gap)
     matrix = np.where(rng.random((40, 25)) < 0.1, rng.standard_normal((40, 25)), 0)
     entries, zeros = list[tuple[int, float]](), 0
@@ -161,7 +161,7 @@ def test_an_empty_network_has_sizes() -> None:
     assert "packed file" in str(report)
 
 
-def test_the_report_names_who_counts_so() -> None:
+def test_the_report_names_who_counts_this_way() -> None:
     report = svd.sizes(kill(lenet_5(), 0.3))
     text = str(report)
     for account in report.accounts:
@@ -185,7 +185,7 @@ def test_the_picture_has_a_bar_for_every_account() -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_table_of_finished_runs(frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """benchmarks/sizes.py over two runs, with and without a posterior."""
+    """benchmarks/sizes.py on two runs, with and without a posterior."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     script = importlib.import_module("sizes")
     monkeypatch.setattr(script, "OUT", tmp_path / "results")

@@ -1,4 +1,4 @@
-"""Files of compact networks: they come back as they went, or are refused; and the reader that needs only NumPy."""
+"""Files of compact networks: read back unchanged or refused; and the reader that needs only NumPy."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_hostile_files_are_refused(case: str, saved: Path, tmp_path: Path) -> No
 
 
 def test_a_small_file_cannot_ask_for_much_memory(saved: Path, tmp_path: Path) -> None:
-    """A sparse matrix stores nothing for its zeros, and a padding nothing at all."""
+    """The zeros of a sparse matrix take no space in a file, nor does padding."""
     small = SparseModel.load(saved)
     take, conv, pool, dense = (small.ops[n] for n in (0, 1, 2, 5))
     assert isinstance(conv, ConvOp) and isinstance(pool, PoolOp) and isinstance(dense, DenseOp)
@@ -228,7 +228,7 @@ def test_the_exported_network_runs_without_this_package(make: Callable[[], svd.S
     assert [int(line) for line in done.stdout.split()] == expected.argmax(axis=1).tolist()
 
 
-def test_the_export_wants_its_suffix(tmp_path: Path) -> None:
+def test_the_export_needs_its_suffix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ending in \.npz"):
         svd.compress(lenet_300_100()).export_numpy(tmp_path / "net.npy")
     assert not list(tmp_path.iterdir())

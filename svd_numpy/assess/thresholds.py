@@ -71,9 +71,11 @@ class ThresholdCurve:
 
     def plot(self, chosen: float | None = None) -> Any:
         """Draw error against threshold and against density, and the layers' sensitivity; a Figure."""
-        from svd_numpy.plots.evaluation import trade_off
+        from svd_numpy.plots.evaluation import error_against_threshold
 
-        return trade_off(self.thresholds, self.error, self.density, self.layer_error, self.layer_density, chosen)
+        return error_against_threshold(
+            self.thresholds, self.error, self.density, self.layer_error, self.layer_density, chosen
+        )
 
 
 def threshold_curve(

@@ -1,4 +1,4 @@
-"""Networks from and for other libraries."""
+"""Exchange of networks with other libraries: PyTorch, ONNX and SciPy."""
 
 from svd_numpy.exchange.csr import export_csr
 from svd_numpy.exchange.onnx_graph import export_onnx

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,21 +15,21 @@ from svd_numpy.sparse import ConvOp, DenseOp, SparseModel
 def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
     """Write `<layer>.npz` for every layer with weights; return the paths.
 
-    `scipy.sparse.load_npz` reads its matrix (O, I), one row per output: y = matrix @ inputs + bias. `numpy.load` shows
-    what else is in the file: `bias` (O,), and of a dense layer `inputs` (I,), the places of what is read among the
-    (flattened, channels last) numbers before it. The columns of a convolution are its taps, by kernel row, then kernel
-    column, then channel.
+    `scipy.sparse.load_npz` reads the matrix (O, I), one row per output: y = matrix @ inputs + bias. `numpy.load` reads
+    the other arrays of the file: `bias` (O,) and, for a dense layer, `inputs` (I,), the indices of its inputs among the
+    (flattened, channels last) activations before it. The columns of a convolution are its taps, ordered by kernel row,
+    kernel column, channel.
 
     Parameters
     ----------
     small : SparseModel
     folder : path
-        Made where it is not there; files of these names are replaced.
+        Created if it does not exist; files of these names are replaced.
 
     Raises
     ------
     ValueError
-        When the name of a layer is no file name; nothing is written then.
+        If the name of a layer cannot be a file name; nothing is written then.
     """
     check_type("small", small, SparseModel)
     target = check_path("folder", folder)
@@ -38,7 +37,7 @@ def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
         raise SvdTypeError("folder: got None, expected a path")
     ops = {target / f"{op.name}.npz": op for op in small.ops if isinstance(op, DenseOp | ConvOp)}
     for path, op in ops.items():
-        if path.parent != target:  # a file made by somebody else may name a layer ../../anything
+        if path.parent != target:  # a network from an untrusted file may name a layer ../../anything
             raise SvdValueError(f"export_csr: layer {op.name!r} cannot be the name of a file; rename it")
     for path, op in ops.items():
         write_atomic(path, _csr_file(op))
@@ -46,13 +45,13 @@ def export_csr(small: SparseModel, folder: str | Path) -> list[Path]:
 
 
 def _csr_file(op: DenseOp | ConvOp) -> bytes:
-    from scipy.sparse import csr_matrix
+    """Return what `scipy.sparse.save_npz` writes for the matrix of an op, with the op's other arrays added."""
+    from scipy.sparse import csr_matrix, save_npz
 
-    matrix = csr_matrix(op.weights.matrix().T)
-    arrays: dict[str, Any] = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-    arrays |= {"format": np.array(b"csr"), "shape": np.array(matrix.shape), "bias": op.bias}
-    if isinstance(op, DenseOp):
-        arrays["inputs"] = op.inputs
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    written, file = io.BytesIO(), io.BytesIO()
+    save_npz(written, csr_matrix(op.weights.matrix().T), compressed=False)
+    written.seek(0)
+    with np.load(written, allow_pickle=False) as arrays:
+        own = {"bias": op.bias, "inputs": op.inputs} if isinstance(op, DenseOp) else {"bias": op.bias}
+        np.savez_compressed(file, allow_pickle=False, **arrays, **own)
+    return file.getvalue()

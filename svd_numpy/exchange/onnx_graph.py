@@ -1,7 +1,7 @@
 """A compact network as an ONNX file, which most runtimes read.
 
-ONNX lies channels first and a compact network channels last; the graph works channels first and turns images round only
-where they are flattened.
+ONNX stores images channels first, a compact network channels last; the graph works channels first and transposes images
+only where they are flattened.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError, check_flag, check_path, check_type
+from svd_numpy.checks import check_file, check_flag, check_type
 from svd_numpy.files.atomic import write_atomic
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
+from svd_numpy.sparse.ops import channels_first
 
-Array = NDArray[Any]
-OPSET, IR_VERSION = 19, 9  # of the year 2023; every runtime since then reads them
+OPSET, IR_VERSION = 19, 9  # from 2023; every runtime since then reads them
 
 
 def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> None:
     """Write a compact network as ONNX.
 
-    The graph takes "x", float32 (B, I) or (B, C, H, W), and gives "outputs", float32 (B, O), as `small.predict` does.
-    Pixels of uint8 are to be divided by 255 first.
+    The graph maps "x", float32 (B, I) or (B, C, H, W), to "outputs", float32 (B, O), as `small.predict` does. Divide
+    uint8 pixels by 255 first.
 
     Parameters
     ----------
@@ -34,19 +34,17 @@ def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> N
     path : path
         Ending in .onnx.
     sparse : bool
-        Store matrices of the sparse form as sparse initialisers: a smaller file. onnxruntime reads it; the checker of
-        `onnx` refuses it, since it does not know that a `Gemm` or `Conv` may take one, and so may other runtimes.
+        Store matrices in the sparse form as sparse initialisers, for a smaller file. onnxruntime reads it; the checker
+        of `onnx` refuses it, as it does not expect a sparse `Gemm` or `Conv`, and other runtimes may refuse it too.
 
     Raises
     ------
     ImportError
-        Without `onnx`.
+        If `onnx` is not installed.
     """
     check_type("small", small, SparseModel)
     sparse = check_flag("sparse", sparse)
-    target = check_path("path", path)
-    if target is None or target.suffix != ".onnx":
-        raise SvdValueError(f"path: got {path!r}, expected a name ending in .onnx")
+    target = check_file("path", path, ".onnx")
     try:
         import onnx
     except ImportError as error:
@@ -58,7 +56,7 @@ def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> N
 
 
 class _Graph:
-    """The nodes and initialisers of a network, added one after the other; `_now` names the latest result."""
+    """The nodes and initialisers of a network, added one by one; `_now` names the latest result."""
 
     def __init__(self, small: SparseModel, sparse: bool) -> None:
         self._small, self._sparse = small, sparse
@@ -81,7 +79,7 @@ class _Graph:
         self._flatten()
 
     def model(self) -> Any:
-        """Return the whole as a ModelProto."""
+        """Return the graph as a ModelProto."""
         from onnx import TensorProto, helper
 
         self._nodes[-1].output[0] = "outputs"
@@ -96,7 +94,7 @@ class _Graph:
     # ---- pieces ----
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> None:
-        """Add a node that takes the latest result and other inputs."""
+        """Add a node that takes the latest result and the given inputs."""
         from onnx import helper
 
         output = f"{kind}_{len(self._nodes)}"
@@ -111,13 +109,13 @@ class _Graph:
         return name
 
     def _weights(self, name: str, array: Array, sparse: bool) -> str:
-        """Add weights, sparse or dense."""
+        """Add weights as a sparse or dense initialiser; return its name."""
         from onnx import helper, numpy_helper
 
         places = np.flatnonzero(array)
         if not (sparse and places.size):
             return self._array(name, array)
-        values = numpy_helper.from_array(array.ravel()[places], name)  # the values carry the name
+        values = numpy_helper.from_array(array.ravel()[places], name)  # the name belongs to the values
         indices = numpy_helper.from_array(places.astype(np.int64), f"{name}_indices")
         self._sparse_arrays.append(helper.make_sparse_tensor(values, indices, array.shape))
         return name
@@ -126,7 +124,7 @@ class _Graph:
         self._node("Reshape", self._array(f"shape_{len(self._nodes)}", np.array([-1, *shape])), allowzero=1)
 
     def _flatten(self) -> None:
-        """Turn images into rows, channels last, as compact networks number them."""
+        """Flatten images to rows, channels last, the order in compact networks."""
         if len(self._shape) == 3:
             self._node("Transpose", perm=[0, 2, 3, 1])
             self._rows(math.prod(self._shape))
@@ -134,7 +132,7 @@ class _Graph:
     def _rows(self, width: int) -> None:
         if width:
             self._reshape(width)
-        else:  # of no width, -1 rows could be any number
+        else:  # with width 0, Reshape cannot infer the number of rows from -1
             self._node("Flatten", axis=1)
 
     def _rectify(self, relu: bool) -> None:
@@ -144,15 +142,13 @@ class _Graph:
     # ---- ops ----
 
     def _take(self, op: TakeOp) -> None:
-        index, mean, shape = op.index.astype(np.int64), op.mean, op.out_shape
+        shape = op.out_shape
         if len(op.in_shape) == 3:
             self._rows(math.prod(op.in_shape))
-        if len(shape) == 3:  # channels first from here on
-            index = index.reshape(shape).transpose(2, 0, 1).ravel()
-            mean = None if mean is None else mean.reshape(shape).transpose(2, 0, 1).ravel()
+        index = channels_first(op.index.astype(np.int64), shape)
         self._node("Gather", self._array("input_index", index), axis=1)
-        if mean is not None:
-            self._node("Sub", self._array("input_mean", mean))
+        if op.mean is not None:
+            self._node("Sub", self._array("input_mean", channels_first(op.mean, shape)))
         if len(shape) == 3:
             self._reshape(shape[2], shape[0], shape[1])
 

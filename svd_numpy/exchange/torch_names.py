@@ -1,4 +1,4 @@
-"""Weights from PyTorch, and for PyTorch: names, layouts, and the order behind a flattening.
+"""Weights from and for PyTorch: names, layouts, and the order of flattened images.
 
     ours                          PyTorch
     dense1.theta (I, O)           <module>.weight (O, I)
@@ -7,8 +7,8 @@
     batch_norm1.gamma, .beta      <module>.weight, <module>.bias
     batch_norm1.running_mean      <module>.running_mean; likewise running_var
 
-Behind a flattening the inputs of a dense layer are numbered by row, column, channel here and by channel, row, column
-there. PyTorch itself is not needed: its state dict is a mapping of arrays, and is best kept as safetensors.
+The inputs of a dense layer after a flattening are ordered by row, column, channel here, but by channel, row, column in
+PyTorch. PyTorch itself is not needed: a state dict is a mapping of arrays, best stored as safetensors.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_finite, check_path, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require, serialise
-from svd_numpy.network.layers import AvgPool2d, BatchNorm, Flatten, MaxPool2d
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.window import channels_last
+from svd_numpy.network.layers import BatchNorm
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import sparsify
 
-Array = NDArray[Any]
-# What a module of PyTorch calls its arrays -> what a layer here does.
+# PyTorch's name of an array -> our name.
 _WEIGHTED = {"weight": "theta", "bias": "bias"}
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 _IGNORED = "num_batches_tracked"
@@ -47,23 +47,23 @@ def from_torch_state_dict(
     Parameters
     ----------
     model : Sequential
-        Says which layers there are; it is not changed.
+        Defines the layers; it is not changed.
     source : path of a .safetensors file, or mapping of name to array
-        Such as `torch_model.state_dict()`; tensors on the processor are taken, too.
+        Such as `torch_model.state_dict()`, with tensors on the CPU.
     names : mapping of layer name to module name, optional
-        {"dense1": "encoder.fc1", ...}. Default: the modules of a mapping, in their order, are those of the layers with
-        arrays, in theirs. A file keeps no order: there each layer takes the module of its shapes, of several such the
+        {"dense1": "encoder.fc1", ...}. By default, the modules of a mapping belong to the layers with arrays in the
+        same order. A file keeps no order, so each layer takes the module with its shapes, or, if several have them, the
         one with the lowest number in its name.
 
     Returns
     -------
     dict of str to array
-        By our names and in our layout. `init_from` takes it; so does `init_from=` of the experiments.
+        With our names and layout, for `model.init_from` or for `init_from=` of the experiments.
 
     Raises
     ------
     ValueError, TypeError
-        When layers and modules do not fit together; the message lists both.
+        If layers and modules do not match; the message lists both.
     CheckpointError
         For a damaged file.
     """
@@ -84,7 +84,7 @@ def from_torch_state_dict(
 
 
 def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[str, Array]:
-    """Return the pruned network as a state dict of the same layers in `torch.nn.Sequential`.
+    """Return the pruned network as the state dict of a `torch.nn.Sequential` with the same layers.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
     Returns
     -------
     dict of str to array
-        "0.weight", "0.bias", ...: the number is the place of the layer. Weights above the threshold are 0.
-        `input_mean` is not in it: subtract it from the inputs.
+        "0.weight", "0.bias", ..., where the number is the position of the layer. Pruned weights are 0. `input_mean` is
+        not included: subtract it from the inputs.
     """
     check_type("model", model, Sequential)
     pruned = sparsify(model, model.threshold if threshold is None else threshold)
@@ -106,16 +106,14 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
             array = arrays.get(f"{layer.name}.{ours}")
             if array is None:  # no bias
                 continue
-            array = _to_torch(ours, array, _order_behind_flatten(pruned, layer))
+            array = _to_torch(ours, array, _order_after_flatten(pruned, layer))
             found[f"{place}.{theirs}"] = np.array(array, order="C")
     return found
 
 
 def save_torch_state_dict(path: str | Path, model: Sequential, threshold: float | None = None) -> None:
-    """Write `torch_state_dict` as a .safetensors file, which `safetensors.torch.load_file` reads."""
-    target = check_path("path", path)
-    if target is None or target.suffix != ".safetensors":
-        raise SvdValueError(f"path: got {path!r}, expected a name ending in .safetensors")
+    """Write `torch_state_dict` to a .safetensors file, which `safetensors.torch.load_file` reads."""
+    target = check_file("path", path, ".safetensors")
     write_atomic(target, serialise(torch_state_dict(model, threshold)))
 
 
@@ -123,7 +121,7 @@ def save_torch_state_dict(path: str | Path, model: Sequential, threshold: float 
 
 
 def _read(path: Any) -> dict[str, Array]:
-    """Arrays of a safetensors file, whoever wrote it."""
+    """Arrays of any safetensors file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
@@ -132,7 +130,7 @@ def _read(path: Any) -> dict[str, Array]:
     if file.suffix in (".pt", ".pth", ".bin"):
         raise SvdValueError(
             f"source: got {file.name}, a pickle, which may run any code; expected .safetensors: write one with "
-            "safetensors.torch.save_file(model.state_dict(), ...), or give the state dict itself"
+            "safetensors.torch.save_file(model.state_dict(), ...), or pass the state dict itself"
         )
     with reading(file), open_regular(file.resolve()) as (opened, size):
         require(size <= _MOST_BYTES, f"it has {size} bytes, more than {_MOST_BYTES}")
@@ -143,7 +141,7 @@ def _read(path: Any) -> dict[str, Array]:
 
 
 def _modules(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Group the arrays of a state dict by module, in order."""
+    """Group the arrays of a state dict by module, keeping the order."""
     modules = dict[str, dict[str, Any]]()
     for name, array in arrays.items():
         if not isinstance(name, str):
@@ -161,14 +159,14 @@ def _names_in(layer: Layer) -> dict[str, str]:
 
 
 def _wanted(model: Sequential, layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Shapes that the arrays of a layer have in PyTorch, by their names there."""
+    """PyTorch's shapes of a layer's arrays, by PyTorch's names."""
     known = {**model.parameters, **model.state}
     shapes = {theirs: np.shape(known.get(f"{layer.name}.{ours}", 0)) for theirs, ours in _names_in(layer).items()}
     return {theirs: _torch_shape(shape) for theirs, shape in shapes.items() if shape}
 
 
 def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) -> dict[str, str]:
-    """Pair layers with modules as the user says."""
+    """Pair layers with modules as the user specifies."""
     check_type("names", names, Mapping)
     for layer, module in names.items():
         if layer not in wanted or module not in modules:
@@ -179,7 +177,7 @@ def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) ->
 
 
 def _in_order(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
-    """Pair the first layer with the first module, and so on."""
+    """Pair layers and modules in order."""
     if len(wanted) != len(modules):
         raise SvdValueError(
             f"source: got {len(modules)} modules with arrays, {list(modules)}, expected one for each of the layers "
@@ -189,7 +187,7 @@ def _in_order(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str
 
 
 def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
-    """Pair every layer with a module of its shapes; of several such, numbers in the names must tell the order."""
+    """Pair every layer with a module of its shapes; among several, numbers in their names must give the order."""
     left = sorted(modules, key=lambda name: [int(part) if part.isdigit() else 0 for part in re.split(r"(\d+)", name)])
     pairs = dict[str, str]()
     for layer, shapes in wanted.items():
@@ -197,13 +195,13 @@ def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str
         if not fitting or len({re.sub(r"\d+", "", module) for module in fitting}) > 1:
             raise SvdValueError(
                 f"source: modules {fitting} of {left} have the shapes {shapes} of layer {layer!r}, expected one, or "
-                "several that differ by numbers only; say which is which: names={layer: module}"
+                "several whose names differ only by numbers; say which is which: names={layer: module}"
             )
         pairs[layer] = fitting[0]
         left.remove(fitting[0])
     if left:
         raise SvdValueError(
-            f"source: modules {left} belong to no layer of {list(wanted)}; give names={{layer: module}}"
+            f"source: modules {left} belong to no layer of {list(wanted)}; say which is which: names={{layer: module}}"
         )
     return pairs
 
@@ -211,13 +209,13 @@ def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str
 def _translated(
     model: Sequential, layer: Layer, wanted: Mapping[str, tuple[int, ...]], module: str, arrays: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """Arrays of one module, by our names."""
+    """Arrays of one module, with our names and layout."""
     if set(arrays) != set(wanted):
         raise SvdValueError(
             f"source: module {module!r} has {sorted(arrays)}, expected {sorted(wanted)} for layer {layer.name!r}, "
             f"a {type(layer).__name__}"
         )
-    order, found = _order_behind_flatten(model, layer), dict[str, Array]()
+    order, found = _order_after_flatten(model, layer), dict[str, Array]()
     for theirs, ours in _names_in(layer).items():
         if theirs in wanted:
             array = check_finite(f"source: {module}.{theirs}", arrays[theirs], wanted[theirs])
@@ -233,10 +231,10 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _from_torch(name: str, array: Array, order: Array | None) -> Array:
-    """(O, I) -> (I, O), (O, C, KH, KW) -> (KH, KW, C, O); numbers of inputs as `order` says."""
+    """(O, I) -> (I, O), (O, C, KH, KW) -> (KH, KW, C, O); inputs are reordered by `order`."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
-    inputs_first = array.T  # of one axis: itself
+    inputs_first = array.T  # an array of one axis stays as it is
     return inputs_first if order is None or name == "bias" else inputs_first[order]
 
 
@@ -247,18 +245,14 @@ def _to_torch(name: str, array: Array, order: Array | None) -> Array:
     return (array if order is None or name == "bias" else array[np.argsort(order)]).T
 
 
-def _order_behind_flatten(model: Sequential, wanted: Layer) -> Array | None:
-    """For each input of a layer its number in PyTorch; None where images were not flattened just before."""
-    shape, order = model.inner_shape, None
-    for layer in model.layers:
-        if layer is wanted:
-            return order
-        if isinstance(layer, Flatten) and len(shape) == 3:
-            height, width, channels = shape
-            order = np.arange(math.prod(shape)).reshape(channels, height, width).transpose(1, 2, 0).ravel()
-            shape = (math.prod(shape),)
+def _order_after_flatten(model: Sequential, wanted: Layer) -> Array | None:
+    """PyTorch's index of each input of a layer; None unless the inputs are flattened images."""
+    order = None
+    for layer in model.layers[: wanted.index]:
+        if len(layer.in_shape) > len(layer.out_shape):  # a flattening
+            height, width, channels = layer.in_shape
+            numbers = np.arange(math.prod(layer.in_shape))
+            order = channels_last(numbers, (channels, height, width)).ravel()
         elif isinstance(layer, Weighted):
-            shape, order = layer.out_shape, None
-        elif isinstance(layer, MaxPool2d | AvgPool2d):
-            shape = (*layer.window.out, layer.window.channels)
-    return None
+            order = None
+    return order

@@ -109,7 +109,7 @@ class TrainResults(Sequence[TrainResult]):
 
     def plot(self) -> Any:
         """Draw what sparsity costs: error and compression of every run, and their means by KL weight; a Figure."""
-        from svd_numpy.plots import trade_off
+        from svd_numpy.plots import error_against_compression
 
         groups = self.by_kl_weight
         runs = {
@@ -117,7 +117,7 @@ class TrainResults(Sequence[TrainResult]):
             for weight, group in groups.items()
         }
         row = self[0].published
-        return trade_off(
+        return error_against_compression(
             runs,
             None if row is None else (row.error, row.compression),
             title=f"{replace(self[0], kl_weight=1.0).title}: what sparsity costs",

@@ -1,14 +1,14 @@
-"""Pictures of Sparse Variational Dropout, drawn from plain data (records of epochs, arrays)."""
+"""Pictures of Sparse Variational Dropout, drawn from plain data: epoch records and arrays."""
 
 from svd_numpy.plots.network import feature_maps, filters, live_units, weight_matrix
 from svd_numpy.plots.panels import COLOURS, STYLE
 from svd_numpy.plots.training import (
     compression_accounts,
+    error_against_compression,
     log_alpha_histogram,
     pixel_importance,
     receptive_fields,
     summary_figure,
-    trade_off,
     training_curves,
 )
 
@@ -16,6 +16,7 @@ __all__ = [
     "COLOURS",
     "STYLE",
     "compression_accounts",
+    "error_against_compression",
     "feature_maps",
     "filters",
     "live_units",
@@ -23,7 +24,6 @@ __all__ = [
     "pixel_importance",
     "receptive_fields",
     "summary_figure",
-    "trade_off",
     "training_curves",
     "weight_matrix",
 ]

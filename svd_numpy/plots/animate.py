@@ -1,7 +1,7 @@
-"""The moving picture of a run: first-layer weights go dark while the test error stays.
+"""The animation of a run: first-layer weights go dark while the test error stays.
 
-Recording (`svd_numpy.plots.frames`) and drawing are apart: `render_gif` draws after the run, with matplotlib for
-the curves and Pillow for the GIF. Only the drawing needs these two.
+Recording (`svd_numpy.plots.frames`) is separate from drawing: `render_gif` draws after the run, with matplotlib for the
+curves and Pillow for the GIF. Recording needs neither.
 """
 
 from __future__ import annotations
@@ -18,36 +18,35 @@ from numpy.typing import NDArray
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.plots.frames import STEPS, ZERO, FrameRecorder
-from svd_numpy.plots.panels import COLOURS, STYLE, epoch_axis, log_scale
+from svd_numpy.plots.mosaic import mosaic
+from svd_numpy.plots.panels import COLOURS, STYLE, Array, epoch_axis, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
-
-Array = NDArray[Any]
 
 __all__ = ["FrameRecorder", "render_gif"]
 
 _DARK = (27, 30, 38)  # a pruned weight
 _SEAM = (84, 89, 102)  # the line between two units
 _TITLE = "Sparse VD: weights die, the error stays"
-_HOLD_MS = 3000  # on the last frame, so that the end can be read before it starts again
+_HOLD_MS = 3000  # for the last frame, so that it can be read before the animation starts again
 
 
 def render_gif(frames: FrameRecorder, path: str | os.PathLike[str], *, fps: float = 10.0, width_px: int = 640) -> None:
-    """Draw the frames as an animated GIF that runs for ever and rests on its last frame.
+    """Draw the frames as an animated GIF that loops for ever and pauses on its last frame.
 
-    Left the weights of the recorded units, dark where pruned; right the test error and the share of weights
-    left, growing with the epochs.
+    On the left are the weights of the recorded units, dark where pruned; on the right the curves of the test error and
+    the share of weights left grow with the epochs.
 
     Parameters
     ----------
     frames : FrameRecorder
         At least one frame.
     path : path
-        An older file is replaced, whole or not at all.
+        An existing file is replaced, whole or not at all.
     fps : float
-        Frames per second, 1 to 50; GIF counts in hundredths of a second.
+        Frames per second, 1 to 50; rounded, since a GIF counts in hundredths of a second.
     width_px : int
         Width in pixels, at least 320.
 
@@ -64,7 +63,7 @@ def render_gif(frames: FrameRecorder, path: str | os.PathLike[str], *, fps: floa
     if not 1.0 <= fps <= 50.0:
         raise SvdValueError(f"fps is {fps}; expected 1 to 50 frames per second")
     if width_px < 320:
-        raise SvdValueError(f"width_px is {width_px}; expected at least 320 pixels, or the text cannot be read")
+        raise SvdValueError(f"width_px is {width_px}; expected at least 320 pixels, so that the text can be read")
     pictures = _draw_frames(frames, int(width_px))
     palette = Image.new("P", (1, 1))
     palette.putpalette(_palette().ravel().tolist())
@@ -78,17 +77,17 @@ def render_gif(frames: FrameRecorder, path: str | os.PathLike[str], *, fps: floa
 
 
 def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:
-    """All frames as RGB pictures; axes and labels are drawn once and only what changes is drawn again."""
+    """All frames as RGB pictures; axes and labels are drawn once, and each frame redraws only what changes."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
-    unit = width / 640  # everything is laid out for 640 pixels
+    unit = width / 640  # the layout is for 640 pixels
     margin, head = round(12 * unit), round(64 * unit)
     limit = _common_scale(frames)
     mosaics = [
-        _mosaic(codes, scale / limit, width // 2) for codes, scale in zip(frames.codes, frames.scales, strict=True)
+        _picture(codes, scale / limit, width // 2) for codes, scale in zip(frames.codes, frames.scales, strict=True)
     ]
     side_y, side_x = mosaics[0].shape[:2]
     height = max(head + side_y + margin, round(330 * unit))
@@ -150,9 +149,9 @@ class _Panel:
         self.ax.yaxis.set_label_coords(-0.14, 0.5)
 
     def draw(self, index: int, title: str) -> None:
-        """Draw the values up to a frame over what the canvas shows."""
+        """Draw the values up to a frame on top of the canvas."""
         values = self.values[: index + 1]
-        # A value of 0 has no place on a log axis, and an epoch without evaluation has none at all.
+        # A log axis cannot show a value of 0, and an epoch without evaluation has no value.
         known = np.flatnonzero(np.isfinite(values) & (values > 0))
         self.line.set_data(self.epochs[known], values[known])
         self.dot.set_data(self.epochs[known[-1:]], values[known[-1:]])
@@ -176,23 +175,16 @@ def _common_scale(frames: FrameRecorder) -> float:
     return max(limits) or 1.0
 
 
-def _mosaic(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.uint8]:
+def _picture(codes: NDArray[np.uint8], gain: float, target: int) -> NDArray[np.uint8]:
     """Codes (U, H, W) of one frame as an RGB picture, units side by side, at most `target` pixels a side."""
-    count, height, width = codes.shape
-    columns = math.isqrt(count)  # rather high than wide: the curves beside it need the width
-    rows = math.ceil(count / columns)
+    columns = math.isqrt(len(codes))  # tall rather than wide: the curves beside it need the width
     strength = np.clip(gain * (codes.astype(np.float64) - ZERO) / STEPS, -1.0, 1.0)
     tiles = np.where((codes == 0)[..., None], np.array(_DARK, dtype=np.uint8), _shades(strength))
-    picture = np.empty((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), dtype=np.uint8)
-    picture[:] = _SEAM
-    for index, tile in enumerate(tiles):
-        y, x = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
-        picture[y : y + height, x : x + width] = tile
-    return _resize(picture, target)
+    return _resize(mosaic(tiles, columns, _SEAM), target)
 
 
 def _palette() -> NDArray[np.uint8]:
-    """One palette (n, 3) for all frames: only pixels that change are stored anew, and nothing flickers."""
+    """One palette (n, 3) for all frames, so that only pixels that change are stored and nothing flickers."""
     from matplotlib.colors import to_rgb
 
     inks = [COLOURS["ink"], COLOURS["test"], COLOURS["sparsity"], STYLE["xtick.color"]]
@@ -204,7 +196,7 @@ def _palette() -> NDArray[np.uint8]:
 
 
 def _shades(strength: Array) -> NDArray[np.uint8]:
-    """Colours of weights in [-1, 1], 17 of them: enough for so small a picture, and the GIF stays small."""
+    """Colours of weights in [-1, 1], 17 in all: enough for a small picture, and few enough for a small file."""
     from matplotlib import colormaps
 
     colours = np.asarray(colormaps["RdBu_r"](0.5 + np.rint(8 * strength) / 16))
@@ -213,7 +205,7 @@ def _shades(strength: Array) -> NDArray[np.uint8]:
 
 
 def _resize(picture: NDArray[np.uint8], target: int) -> NDArray[np.uint8]:
-    """Enlarge by a whole factor, or thin out what is too large, to at most `target` pixels a side."""
+    """Enlarge by a whole factor, or drop rows and columns, to at most `target` pixels a side."""
     side = max(picture.shape[:2])
     if side <= target:
         factor = target // side

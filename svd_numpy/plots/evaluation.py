@@ -1,6 +1,6 @@
-"""Pictures of a finished network: what its threshold costs, how calibrated it is, what it does not know.
+"""Pictures of a finished network: the cost of its threshold, its calibration, its uncertainty.
 
-As in `svd_numpy.plots`: plain data in, a figure of its own out.
+As in `svd_numpy.plots`, every function takes plain data and returns a figure of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from svd_numpy.assess.uncertainty import Calibration
 
 
-def trade_off(
+def error_against_threshold(
     thresholds: Array,
     error: Array,
     density: Array,
@@ -27,14 +27,14 @@ def trade_off(
     layer_density: Mapping[str, Array],
     chosen: float | None = None,
 ) -> Figure:
-    """Error against threshold and against the share of weights kept; each layer alone in a third panel.
+    """Draw the error against the threshold and against the share of weights kept; a third panel has each layer alone.
 
     Parameters
     ----------
     thresholds, error, density : array (T,)
-        Thresholds on log_alpha; error and share of weights kept with all layers pruned there.
+        Thresholds on log_alpha; error and share of weights kept with all layers pruned at each.
     layer_error, layer_density : mapping {layer name: array (T,)}
-        The same with one layer pruned and the others whole; without any, the third panel is left out.
+        The same with only this layer pruned; if empty, the third panel is left out.
     chosen : float, optional
         A threshold to mark.
 
@@ -69,7 +69,7 @@ def trade_off(
 
 
 def _share_axis(ax: Axes, percent: Array) -> None:
-    """Log axis for shares in percent, with plain numbers; 2 and 5 are named as well where there is room."""
+    """Log axis for percentages, with plain numbers; 2 and 5 are labelled too if there is room."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     positive = percent[percent > 0]
@@ -84,15 +84,15 @@ def _share_axis(ax: Axes, percent: Array) -> None:
 def uncertainty_figure(
     reliability: Mapping[str, Calibration], entropies: Mapping[str, tuple[Array, Array]], inside: str, outside: str
 ) -> Figure:
-    """Reliability above, predictive entropy of familiar and foreign inputs below, a column for each method.
+    """Draw reliability above and predictive entropy of familiar and foreign inputs below, one column per method.
 
     Parameters
     ----------
     reliability : mapping {method: Calibration}
     entropies : mapping {method: (array (B,), array (B',))}
-        In nats, of familiar and of foreign inputs.
+        Predictive entropies of familiar and of foreign inputs, in nats.
     inside, outside : str
-        What the inputs are called.
+        Names of the familiar and of the foreign inputs.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def uncertainty_figure(
                 share = np.full(len(values), 1 / len(values))
                 lower.hist(values, edges, weights=share, color=COLOURS[colour], alpha=0.6, label=name)
             lower.set(xlabel="predictive entropy (nats)", yscale="log")
-        axes[0, 0].set_ylabel("share that is right")
+        axes[0, 0].set_ylabel("share correct")
         axes[1, 0].set_ylabel("share of inputs")
         axes[0, 0].legend(loc="upper left")
         axes[1, -1].legend(loc="upper right")

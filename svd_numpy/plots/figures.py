@@ -1,4 +1,4 @@
-"""Which figures a trained network can be shown in, drawn from the network itself."""
+"""The figures that can be drawn of a trained network, given the network itself."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy import plots
 from svd_numpy.network.layers import BatchNorm, Conv2d, ReLU
-from svd_numpy.network.layers.dense import VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import measure_sparsity
+from svd_numpy.plots.panels import Array
 
-Array = NDArray[Any]
-_CONVOLUTIONS = 2  # that feature maps are drawn of, from the first on: deeper ones show nothing to the eye
+_CONVOLUTIONS = 2  # feature maps are drawn of the first ones only: deeper ones mean nothing to the eye
 
 
 def at_start(model: Sequential, pretrained: Sequential | None = None) -> Sequential:
-    """Build the network again as it was before training: its first weights are a function of its seed.
+    """Rebuild the network as it was before training: its initial weights are a function of its seed.
 
     Parameters
     ----------
     model : Sequential
         After training.
     pretrained : Sequential, optional
-        The network whose weights it then took over.
+        The network whose weights it was then given.
     """
     start = Sequential.from_config(model.config(), model.backend.name)
     start.input_mean[...] = model.input_mean
@@ -42,28 +40,28 @@ def network_figures(
     image_shape: tuple[int, ...],
     image: Array | None,
 ) -> dict[str, Callable[[], Any]]:
-    """Functions that draw the figures for which there is all that is needed.
+    """Functions that draw the figures for which all data are available.
 
     Parameters
     ----------
     model : Sequential
         With at least one variational layer.
     start : Sequential or None
-        The same network before training, where it is known.
+        The same network before training, if it is known.
     log_alphas : mapping {layer name: array}
-        As pruning went by them; empty where unknown.
+        The log dropout rates that decided what was pruned; empty if unknown.
     threshold : float
-        On those.
+        The threshold on them.
     image_shape : (C, H, W)
-        Of the pictures that the network is given.
+        Shape of the network's input images.
     image : array (D,) or None
-        One such picture, as the network takes it, for the feature maps.
+        One input image, as the network takes it, for the feature maps.
 
     Returns
     -------
     dict of str to function () -> Figure
-        "live_units"; with `start` also "filters", "weight_matrix" (where there is a dense layer) and
-        "feature_maps" (where there are convolutions).
+        "live_units"; with `start` also "filters", "weight_matrix" (if there is a dense layer) and "feature_maps" (if
+        there are convolutions).
     """
     figures: dict[str, Callable[[], Any]] = {"live_units": partial(plots.live_units, measure_sparsity(model).live)}
     if start is None:
@@ -72,14 +70,14 @@ def network_figures(
     if first.name in log_alphas:
         draw = partial(_filters, model, start, log_alphas[first.name], threshold, image_shape)
         figures["filters"] = draw
-    dense = [layer for layer in model.variational_layers if isinstance(layer, VariationalDense)]
+    dense = [layer for layer in model.variational_layers if layer.window is None]
     if dense:
         largest = max(dense, key=lambda layer: layer.theta.size)
         before = start.parameters[f"{largest.name}.theta"]
         figures["weight_matrix"] = partial(
             plots.weight_matrix, before, largest.pruned_theta(model.threshold), name=largest.name
         )
-    if image is not None and any(isinstance(layer, Conv2d) for layer in model.variational_layers):
+    if image is not None and any(layer.window is not None for layer in model.variational_layers):
         figures["feature_maps"] = partial(_feature_maps, model, start, image, image_shape)
     return figures
 
@@ -92,7 +90,8 @@ def _filters(
     arrays = before, first.pruned_theta(model.threshold), np.asarray(log_alpha, dtype=np.float32)
     before, after, log_alpha = (first.fields(array, image_shape)[0] for array in arrays)
     shape = first.fields(first.theta, image_shape)[1]
-    n, units = (16, "hidden units") if first.window is None else (64, "filters")  # the former are whole images
+    # Of hidden units fewer are drawn, as each fills a whole image.
+    n, units = (16, "hidden units") if first.window is None else (64, "filters")
     return plots.filters(before, after, log_alpha, threshold, shape, n, units)
 
 
@@ -107,7 +106,7 @@ def _feature_maps(model: Sequential, start: Sequential, image: Array, image_shap
 
 
 def _answers(model: Sequential, image: Array) -> dict[str, Array]:
-    """Feature maps (O, h, w) of the first convolutions, past the normalisation and the ReLU behind each."""
+    """Feature maps (O, h, w) of the first convolutions, after the normalisation and ReLU that follow each."""
     outputs, answers, name = model.activations(image[None]), dict[str, Array](), ""
     for layer in model.layers:
         if isinstance(layer, Conv2d):

@@ -1,6 +1,6 @@
-"""Small pictures of a first layer over a run, recorded while training and drawn later (`svd_numpy.plots.animate`).
+"""Small pictures of a first layer, recorded while training and drawn later (`svd_numpy.plots.animate`).
 
-One byte per shown weight and epoch is kept, so that recording hardly slows a run.
+Recording stores one byte per shown weight and epoch, so it hardly slows a run.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
-
-Array = NDArray[Any]
+from svd_numpy.plots.panels import Array, is_pruned
 
 ZERO = 128  # code of the weight 0; 1…255 are live weights, 0 is a pruned one
 STEPS = 127
 _SCHEMA = 1
 _NAMES = {"schema", "image_shape", "max_units", "codes", "scales", "epochs", "test_errors", "sparsities"}
-# What zipfile and NumPy raise, among them, for bytes that are no sound .npz file.
+# What zipfile and NumPy raise between them for damaged .npz files.
 _DAMAGE = (
     ValueError,
     TypeError,
@@ -40,12 +38,12 @@ _DAMAGE = (
 
 
 class FrameRecorder:
-    """Small pictures of a first layer over a run, one per epoch.
+    """Small pictures of a first layer, one per epoch of a run.
 
     Parameters
     ----------
     image_shape : (H, W) or (C, H, W)
-        How the I inputs of the layer lie in an image (product I); channels are summed.
+        How the I inputs of the layer form an image (product I); channels are summed.
     max_units : int
         Only the first `max_units` units are recorded.
 
@@ -61,7 +59,7 @@ class FrameRecorder:
     Raises
     ------
     ValueError
-        If image_shape or max_units make no sense.
+        If image_shape or max_units is not positive, or image_shape has another number of axes.
     """
 
     def __init__(self, image_shape: Sequence[int], max_units: int = 100) -> None:
@@ -98,9 +96,9 @@ class FrameRecorder:
         epoch : int
             Epoch, from 1.
         theta, log_alpha : array (I, O)
-            Means and log dropout rates of the first layer. Neither is kept.
+            Means and log dropout rates of the first layer. No reference to them is kept.
         threshold : float
-            A weight with ``log_alpha >= threshold`` is drawn as pruned.
+            A weight with ``log_alpha > threshold`` is drawn as pruned.
         test_error : float or None
             Fraction; None if it was not measured.
         sparsity_total : float
@@ -109,7 +107,7 @@ class FrameRecorder:
         Raises
         ------
         ValueError
-            If the shapes or numbers do not fit, or the epoch is not later. Nothing is recorded then.
+            If shapes or numbers are wrong, or the epoch is not later. Nothing is recorded then.
         """
         theta, log_alpha = np.asarray(theta), np.asarray(log_alpha)
         inputs = math.prod(self.image_shape)
@@ -127,7 +125,7 @@ class FrameRecorder:
                 "when a run resumes from an earlier checkpoint"
             )
         shown = slice(0, self.max_units)
-        codes, scale = self._quantise(theta[:, shown], log_alpha[:, shown] < threshold)
+        codes, scale = self._quantise(theta[:, shown], ~is_pruned(log_alpha[:, shown], threshold))
         if self.codes and codes.shape != self.codes[0].shape:
             raise SvdValueError(f"the layer now shows {len(codes)} units; earlier frames show {len(self.codes[0])}")
         self.codes.append(codes)
@@ -137,7 +135,7 @@ class FrameRecorder:
         self.sparsities.append(float(sparsity_total))
 
     def _quantise(self, theta: Array, alive: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], float]:
-        """One byte per pixel (U, H, W) and the magnitude of code 255; a pixel dies with its last channel."""
+        """One byte per pixel (U, H, W) and the magnitude of code 255; a pixel is pruned if all its channels are."""
         shape = (-1, *(1,) * (3 - len(self.image_shape)), *self.image_shape)
         kept = np.where(alive, theta, 0.0).T.reshape(shape).sum(axis=1)
         if not np.isfinite(kept).all():
@@ -148,7 +146,7 @@ class FrameRecorder:
         return codes.astype(np.uint8), scale
 
     def drop_after(self, epoch: int) -> None:
-        """Forget the frames later than `epoch`, for a run that goes on from an earlier checkpoint.
+        """Drop the frames later than `epoch`, for a run that resumes from an earlier checkpoint.
 
         Parameters
         ----------
@@ -165,7 +163,7 @@ class FrameRecorder:
         Parameters
         ----------
         path : path
-            An older file is replaced.
+            An existing file is replaced.
 
         Raises
         ------
@@ -191,7 +189,7 @@ class FrameRecorder:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FrameRecorder:
-        """Read the frames that `save` wrote; more can be added.
+        """Read the frames that `save` wrote; more can be added to them.
 
         Parameters
         ----------
@@ -206,7 +204,7 @@ class FrameRecorder:
         Raises
         ------
         ValueError
-            If the file is damaged, is not one of `save`, or is of another schema.
+            If the file is damaged, was not written by `save`, or has another schema.
         OSError
             If it cannot be read.
         """
@@ -216,11 +214,11 @@ class FrameRecorder:
                 arrays = dict(file)
         except _DAMAGE as error:
             raise SvdValueError(
-                f"{path} is damaged or no .npz file; expected one of FrameRecorder.save: "
-                "restore it from a copy, or delete it and record the run anew"
+                f"{path} is damaged or not an .npz file; expected one written by FrameRecorder.save: "
+                "restore it from a copy, or delete it and record the run again"
             ) from error
         if not _NAMES.issubset(arrays) or not np.array_equal(arrays["schema"], _SCHEMA):
-            raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
+            raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file by FrameRecorder.save")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()

@@ -1,7 +1,7 @@
-"""Figures of a network before and after its training: filters, a piece of a matrix, feature maps, live units.
+"""Figures of a network before and after training: filters, part of a matrix, feature maps, live units.
 
-Re-exported by `svd_numpy.plots`, whose conventions hold here, too. A pruned weight is white in all of them, so a
-weight that lives, however small, is not: the colours have a grey middle. What has no weight left is crossed out.
+Re-exported by `svd_numpy.plots`, whose conventions apply here too. Pruned weights are white in all figures, and kept
+ones never are, however small: the middle of the colour map is grey. Filters without a weight left are crossed out.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError
+from svd_numpy.plots.mosaic import draw_tiles, grid, noise_colours, strength_limit, weight_colours
 from svd_numpy.plots.panels import (
     COLOURS,
     WIDTH,
     Array,
     check_theta,
-    draw_tiles,
     finish,
-    grid,
     new_figure,
-    noise_colours,
-    strength_limit,
     style,
-    weight_colours,
 )
 
 if TYPE_CHECKING:
@@ -41,38 +37,37 @@ def filters(
     n: int = 64,
     units: str = "filters",
 ) -> Figure:
-    """First-layer filters before training, the noise that training gave their weights, and what was left of them.
+    """Draw first-layer filters before training, the noise of their weights after training, and what remains of them.
 
     Parameters
     ----------
     before, after : array (I, O)
         Weights at the start, and at the end with exact zeros where pruned.
     log_alpha : array (I, O)
-        Log dropout rates that pruning went by.
+        The log dropout rates that decided what was pruned.
     threshold : float
-        It prunes weights with ``log_alpha >= threshold``.
+        Weights with ``log_alpha > threshold`` are pruned.
     image_shape : (H, W) or (C, H, W) with product I
-        How the inputs of a filter lie in an image; channels are drawn side by side.
+        How the inputs of a filter form an image; channels are drawn side by side.
     n : int
-        How many filters to draw; of more than these, the ones that keep the most weights.
+        How many filters to draw; if there are more, those with the most weights are drawn.
     units : str
-        What the title calls them: "filters", or "hidden units" of a dense layer.
+        Their name in the title: "filters", or "hidden units" for a dense layer.
 
     Returns
     -------
     Figure
-        Three mosaics, each filter at the same place in all of them. Pruned weights are white, dead filters crossed
-        out.
+        Three mosaics with each filter at the same place. Pruned weights are white, dead filters crossed out.
 
     Raises
     ------
     ValueError
-        If the arrays are no finite matrices of one shape, image_shape does not fit, or n < 1.
+        If the arrays are not finite matrices of one shape, image_shape does not fit, or n < 1.
     """
     channels, height, width = check_theta(after, image_shape)
     _check_pair(before, after)
     if np.shape(log_alpha) != np.shape(after) or np.isnan(log_alpha).any():
-        raise SvdValueError(f"log_alpha has shape {np.shape(log_alpha)}; expected {np.shape(after)}, and no NaN in it")
+        raise SvdValueError(f"log_alpha has shape {np.shape(log_alpha)}; expected {np.shape(after)}, without NaN")
     if n < 1:
         raise SvdValueError(f"n is {n}; expected the number of filters to draw, at least 1")
     survivors = np.count_nonzero(after, axis=0)
@@ -98,7 +93,7 @@ def filters(
         values = np.clip(tiles(log_alpha).astype(np.float64), -20, 20)
         colours, norm = noise_colours(values, threshold)
         image = draw_tiles(noise, values, dead=np.zeros(len(order), bool), cmap=colours, norm=norm)
-        _bar(noise, image, f"$\\log\\,\\alpha$ (grey: {threshold:g} and more, pruned)")
+        _bar(noise, image, f"$\\log\\,\\alpha$ (grey: above {threshold:g}, pruned)")
         first.set_title("Before training")
         noise.set_title("Noise after training")
         last.set_title("Weights after training")
@@ -107,16 +102,16 @@ def filters(
 
 
 def weight_matrix(before: Array, after: Array, size: int = 100, name: str = "") -> Figure:
-    """Draw a piece of a weight matrix before and after training, one pixel a weight.
+    """Draw part of a weight matrix before and after training, one pixel per weight.
 
     Parameters
     ----------
     before, after : array (I, O)
         Weights at the start, and at the end with exact zeros where pruned.
     size : int
-        Rows and columns of the piece, cut from the middle of the matrix; all where it has fewer.
+        Rows and columns of the part, taken from the middle of the matrix; all of them if there are fewer.
     name : str
-        Of the layer, for the title.
+        Name of the layer, for the title.
 
     Returns
     -------
@@ -126,7 +121,7 @@ def weight_matrix(before: Array, after: Array, size: int = 100, name: str = "") 
     Raises
     ------
     ValueError
-        If the arrays are no finite matrices of one shape, or size < 1.
+        If the arrays are not finite matrices of one shape, or size < 1.
     """
     inputs, units = _check_pair(before, after)
     if size < 1:
@@ -159,32 +154,32 @@ def weight_matrix(before: Array, after: Array, size: int = 100, name: str = "") 
 def feature_maps(
     image: Array, before: Mapping[str, Array], after: Mapping[str, Array], live: Mapping[str, Array]
 ) -> Figure:
-    """What the filters of convolutions answer to one image: fresh weights beside trained and pruned ones.
+    """Draw the outputs of convolution filters for one image: initial weights beside trained and pruned ones.
 
     Parameters
     ----------
     image : array (C, H, W)
-        One channel, or three of red, green and blue; values are stretched to the whole range.
+        One channel, or three for red, green and blue; values are stretched to the full range.
     before, after : mapping {layer name: array (O, h, w)}
-        The answers of each filter, with the weights at the start, and with those that were left.
+        The outputs of each filter, with the initial and with the remaining weights.
     live : mapping {layer name: bool array (O,)}
-        Which filters still have a weight. A dead one answers the same to every image, and is crossed out.
+        Which filters still have a weight. A dead one gives the same output for every image and is crossed out.
 
     Returns
     -------
     Figure
-        Axes: the image, then two per layer. Brightness is on one scale within each mosaic, dark is none.
+        Axes: the image, then two per layer. Each mosaic has one scale of brightness; dark is no output.
 
     Raises
     ------
     ValueError
-        If the names differ, there are none, or an array has another shape.
+        If the layer names differ, there are none, or an array has another shape.
     """
     if np.ndim(image) != 3 or np.shape(image)[0] not in (1, 3):
         raise SvdValueError(f"image has shape {np.shape(image)}; expected (C, H, W) with one channel or three")
     if not after or not set(after) == set(before) == set(live):
         names = [sorted(one) for one in (before, after, live)]
-        raise SvdValueError(f"before, after and live have the layers {names}; expected the same, at least one")
+        raise SvdValueError(f"before, after and live have the layers {names}; expected the same ones, at least one")
     for name, maps in after.items():
         if np.ndim(maps) != 3 or np.shape(before[name]) != np.shape(maps) or np.shape(live[name]) != (len(maps),):
             shapes = np.shape(before[name]), np.shape(maps), np.shape(live[name])
@@ -208,26 +203,26 @@ def feature_maps(
                 draw_tiles(ax, answers, dead=dead, cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
             row[0].set_title(f"{name} before training")
             row[1].set_title(f"{name} after: {alive.sum()} of {len(alive)} filters live")
-        return finish(figure, "What each filter answers to one image")
+        return finish(figure, "The output of each filter for one image")
 
 
 def live_units(live: Mapping[str, tuple[int, int]]) -> Figure:
-    """Bars of the units, or filters, that are left in each layer.
+    """Draw bars of the live units, or filters, in each layer.
 
     Parameters
     ----------
     live : mapping {layer name: (live, all)}
-        As in `Sparsity.live`: units with at least one surviving incoming weight, and all units.
+        As in `Sparsity.live`: the number of units with at least one surviving incoming weight, and of all units.
 
     Returns
     -------
     Figure
-        One bar per layer, first layer on top, its counts beside it.
+        One bar per layer, the first layer on top, with its counts beside it.
 
     Raises
     ------
     ValueError
-        If there is no layer, or counts make no sense.
+        If there is no layer, or not 0 <= live <= all with all at least 1.
     """
     if not live:
         raise SvdValueError("live is empty; expected {layer name: (live, all)}, at least one layer")
@@ -254,7 +249,7 @@ def live_units(live: Mapping[str, tuple[int, int]]) -> Figure:
 
 
 def _check_pair(before: Array, after: Array) -> tuple[int, int]:
-    """Shape of two finite matrices that must be alike."""
+    """Check that two finite matrices have the same shape, and return it."""
     for name, array in (("before", before), ("after", after)):
         if np.ndim(array) != 2 or np.size(array) == 0 or not np.isfinite(array).all():
             raise SvdValueError(
@@ -282,6 +277,6 @@ def _photograph(ax: Axes, image: Array) -> None:
     stretched = (np.moveaxis(np.asarray(image, dtype=np.float64), 0, -1) - low) / max(high - low, 1e-12)
     ax.imshow(stretched if stretched.shape[-1] == 3 else stretched[..., 0], cmap="gray")
     ax.set_title("The image")
-    ax.set_xlabel("Bright: a strong answer.\nDark: none.\nCrossed out: a dead filter,\nwithout any weight.", fontsize=9)
+    ax.set_xlabel("Bright: strong output.\nDark: none.\nCrossed out: a dead filter,\nwithout any weight.", fontsize=9)
     ax.set(xticks=[], yticks=[])
     ax.set_anchor("N")

@@ -1,4 +1,4 @@
-"""What the figures of `svd_numpy.plots` are made of: colours, one panel a function, axes, and the checks."""
+"""The parts of the figures of `svd_numpy.plots`: style, one function per panel, axes, and checks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from svd_numpy.checks import SvdValueError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 Array = NDArray[Any]
 Record = Mapping[str, Any]
 
-# Okabe & Ito (2008): eight colours told apart by readers with any common colour blindness.
+# From Okabe & Ito (2008), whose colours readers with any common colour blindness can tell apart.
 COLOURS = {
     "test": "#D55E00",
     "train": "#0072B2",
@@ -36,7 +34,7 @@ COLOURS = {
 _LAYER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#6F4E9C", "#7A7A7A")
 _LAYER_DASHES = ("-", "--", "-.", ":")
 
-# Typed loosely: what matplotlib calls the type of these keys differs between its releases.
+# Typed loosely, as matplotlib's type for these keys differs between releases.
 STYLE: Any = {
     "figure.facecolor": "white",
     "figure.dpi": 100,
@@ -71,20 +69,25 @@ _NEEDED = ("epoch", "stage", "nll", "kl", "kl_weight", "lr", "train_error", "spa
 _STAGES = ("variational", "finetune")
 
 
+def is_pruned(log_alpha: Array, threshold: float) -> NDArray[np.bool_]:
+    """Whether weights with these log dropout rates are pruned; at the threshold itself a weight is kept."""
+    return np.asarray(log_alpha) > threshold
+
+
 def draw_errors(ax: Axes, history: Sequence[Record]) -> None:
     """Draw training and test error by epoch."""
     curve(ax, history, "train_error", "train", "train", scale=100.0)
     curve(ax, history, "test_error", "test", "test", scale=100.0)
     test = 100.0 * column(history, "test_error")
     known = test[np.isfinite(test)]
-    if known.size == 1:  # measured once, at the end: a line of one point would not be seen
+    if known.size == 1:  # measured only once, at the end: a line through one point is invisible
         ax.lines[-1].set_marker("o")
     ax.set(title=f"Error: {known[-1]:.2f} % on the test set" if known.size else "Error", ylabel="error (%)")
     log_scale(ax, np.concatenate([test, 100.0 * column(history, "train_error")]))
 
 
 def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
-    """Draw the share of zeros of each layer by epoch."""
+    """Draw the share of pruned weights of each layer by epoch."""
     epochs = column(history, "epoch")
     for index, name in enumerate(history[0]["sparsity"]):
         share = np.array([100.0 * record["sparsity"][name] for record in history])
@@ -94,14 +97,14 @@ def draw_sparsity(ax: Axes, history: Sequence[Record]) -> None:
     layers = len(history[0]["sparsity"])
     if 0 < layers <= 3:
         ax.legend(loc="best")
-    elif layers:  # no free corner is large enough: make room above the curves
+    elif layers:  # no corner is large enough for the legend: make room above the curves
         columns, size, height = (2, 8.0, 17) if layers <= 6 else (3, 6.5, 12)
         ax.set(ylim=(-3, 106 + height * math.ceil(layers / columns)), yticks=range(0, 101, 20))
         ax.legend(loc="upper center", ncols=columns, fontsize=size, handlelength=1.4, columnspacing=0.8)
 
 
 def layer_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the line of layer number `index`, all different for many layers."""
+    """Colour and dashes for layer number `index`; 32 layers all look different."""
     dash = _LAYER_DASHES[(index // len(_LAYER_COLOURS)) % len(_LAYER_DASHES)]
     return {"color": _LAYER_COLOURS[index % len(_LAYER_COLOURS)], "linestyle": dash}
 
@@ -115,7 +118,7 @@ def draw_compression(ax: Axes, history: Sequence[Record]) -> None:
 
 
 def draw_schedules(ax: Axes, history: Sequence[Record]) -> None:
-    """KL weight on the left axis, learning rate on the right: two units, so two axes in two colours."""
+    """Draw the KL weight on the left axis and the learning rate on the right, as their scales differ."""
     curve(ax, history, "kl_weight", "accent", "KL weight")
     ax.set(title="Schedules", ylim=(-0.04, max(1.0, column(history, "kl_weight").max()) * 1.08))
     ax.set_ylabel("KL weight (solid)", color=COLOURS["accent"])
@@ -133,10 +136,11 @@ def draw_histogram(
 ) -> None:
     """Draw the histogram of one layer's log alpha, pruned weights in another colour."""
     values = np.asarray(log_alpha, dtype=np.float64).ravel()
-    # Every weight is counted: those beyond the drawn range, infinities too, fall into the outermost bins.
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    pruned = edges[:-1] >= threshold
-    for part, label in ((~pruned, "kept"), (pruned, "pruned")):
+    # Every weight is counted: those beyond the drawn range, infinities too, fall into the outermost bins. Bins are open
+    # on the left and closed on the right, as at the threshold a weight is kept; hence the minus signs.
+    counts = np.histogram(-np.clip(values, edges[0], edges[-1]), -edges[::-1])[0][::-1]
+    gone = is_pruned(edges[1:], threshold)
+    for part, label in ((~gone, "kept"), (gone, "pruned")):
         ax.bar(
             edges[:-1][part],
             counts[part],
@@ -146,38 +150,22 @@ def draw_histogram(
             label=label,
         )
     ax.axvline(threshold, color=COLOURS["test"], linewidth=1.5, linestyle="--", label=f"threshold {threshold:g}")
-    share = 100.0 * np.mean(values >= threshold)
+    pruned = int(np.count_nonzero(is_pruned(log_alpha, threshold)))
+    share = 100.0 * pruned / values.size
     ax.set_yscale("log")
     ax.set(ylim=(0.7, 3.0 * counts.max()), xlim=(edges[0], edges[-1]))
     ax.grid(visible=False, axis="x")
     if brief:
         ax.set_title(f"{name}: {share:.1f} % pruned", fontsize=10)
     else:
-        kept = int(np.sum(values < threshold))
-        ax.set_title(f"{name}: {share:.1f} % pruned, {kept:,} of {values.size:,} weights kept")
+        ax.set_title(f"{name}: {share:.1f} % pruned, {values.size - pruned:,} of {values.size:,} weights kept")
         ax.set_ylabel("weights")
 
 
-def draw_mosaic(ax: Axes, theta: Array, images: Array, n: int, units: str) -> None:
-    """Draw the n units with most survivors as images, side by side."""
-    survivors = np.count_nonzero(theta, axis=0)
-    order = np.argsort(-survivors, kind="stable")[:n]
-    tiles = np.where((survivors[order] > 0)[:, None, None], images[order], np.nan)
-    limit = strength_limit(images)
-    picture = ax.imshow(_mosaic(tiles), cmap=with_blank("RdBu_r"), vmin=-limit, vmax=limit)
-    ax.set_axis_off()
-    dead = int(np.sum(survivors == 0))
-    shown = f"{len(order)} of {len(survivors)} {units}" if len(order) < len(survivors) else units.capitalize()
-    ax.set_title(f"{shown}, most weights first\ndead {units.split()[-1]}: {dead} of {len(survivors)}")
-    ax.figure.colorbar(picture, ax=ax, orientation="horizontal", shrink=0.7, aspect=32, extend="both").set_label(
-        r"weight $\theta$ (pruned = 0)"
-    )
-
-
 def curve(ax: Axes, history: Sequence[Record], key: str, colour: str, label: str, *, scale: float = 1.0) -> None:
-    """One line over the epochs, left out where no epoch has the value."""
+    """Draw one line over the epochs, or nothing if no epoch has a value."""
     values = scale * column(history, key)
-    known = np.isfinite(values)  # joined over epochs without evaluation
+    known = np.isfinite(values)  # the line bridges epochs without evaluation
     if known.any():
         epochs = column(history, "epoch")
         ax.plot(epochs[known], values[known], color=COLOURS[colour], label=label, **_marker(history))
@@ -189,7 +177,7 @@ def _marker(history: Sequence[Record]) -> dict[str, Any]:
 
 
 def column(history: Sequence[Record], key: str) -> NDArray[np.float64]:
-    """Values of a key as float64, NaN where missing or None."""
+    """Values of a key as float64, NaN where they are missing or None."""
     values = (record.get(key) for record in history)
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
@@ -208,7 +196,7 @@ def shade_finetune(ax: Axes, history: Sequence[Record]) -> None:
 
 
 def epoch_axis(ax: Axes, history: Sequence[Record], *, labelled: bool) -> None:
-    """Give an axis whole epochs, from the first to the last."""
+    """Give an axis ticks at whole epochs, from the first to the last."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
@@ -218,7 +206,7 @@ def epoch_axis(ax: Axes, history: Sequence[Record], *, labelled: bool) -> None:
 
 
 def log_scale(ax: Axes, values: Array) -> None:
-    """Log axis with plain numbers, its ends rounded outwards to 1, 2 or 5 times a power of ten."""
+    """Give an axis a log scale with plain numbers; its ends are 1, 2 or 5 times a power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     positive = values[np.isfinite(values) & (values > 0)]
@@ -236,7 +224,7 @@ def log_scale(ax: Axes, values: Array) -> None:
 
 
 def histogram_edges(arrays: Iterable[Array], threshold: float) -> Array:
-    """Bin edges shared by all layers; one edge lies on the threshold so that no bar is half pruned."""
+    """Bin edges shared by all layers; one edge is the threshold, so that no bar is half pruned."""
     values = np.concatenate([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, [0.0005, 0.9995]) if values.size else (threshold, threshold)
@@ -244,90 +232,6 @@ def histogram_edges(arrays: Iterable[Array], threshold: float) -> Array:
     width = (high - low) / 60
     first, last = math.floor((low - threshold) / width), math.ceil((high - threshold) / width)
     return threshold + width * np.arange(first, last + 1)
-
-
-def grid(count: int, aspect: float = 1.0) -> tuple[int, int]:
-    """Rows and columns of `count` cells, each `aspect` times as wide as high: nearly a square, its last row full."""
-    side = math.sqrt(count / aspect)
-    least = math.ceil(side)
-    full = [columns for columns in range(least, math.ceil(1.6 * side) + 1) if count % columns == 0]
-    columns = full[0] if full else least
-    return math.ceil(count / columns), columns
-
-
-def _corners(tiles: Array) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """Height and width of the mosaic of tiles (n, H, W), and the row and column where each begins."""
-    count, height, width = tiles.shape
-    rows, columns = grid(count, width / height)
-    places = [divmod(index, columns) for index in range(count)]
-    size = rows * (height + 1) + 1, columns * (width + 1) + 1
-    return size, [(row * (height + 1) + 1, column * (width + 1) + 1) for row, column in places]
-
-
-def _mosaic(tiles: Array) -> Array:
-    """Tiles (n, H, W) side by side in one image, one pixel of NaN around each."""
-    size, corners = _corners(tiles)
-    image = np.full(size, np.nan)
-    for (top, left), tile in zip(corners, tiles, strict=True):
-        image[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return image
-
-
-def draw_tiles(ax: Axes, tiles: Array, *, dead: Array, **colours: Any) -> AxesImage:
-    """Tiles (n, H, W) in frames, NaN left white; those of dead (n,) are crossed out. The rest goes to `imshow`."""
-    from matplotlib.collections import LineCollection, PatchCollection
-    from matplotlib.patches import Rectangle
-
-    _, height, width = tiles.shape
-    picture = ax.imshow(_mosaic(np.where(dead[:, None, None], np.nan, tiles)), **colours)
-    frames, crosses = [], []
-    for (top, left), crossed in zip(_corners(tiles)[1], dead, strict=True):
-        y, x = top - 0.5, left - 0.5
-        fill = COLOURS["dead"] if crossed else "none"
-        frames.append(Rectangle((x, y), width, height, facecolor=fill, edgecolor=COLOURS["pruned"], linewidth=0.7))
-        if crossed:
-            crosses += [[(x, y), (x + width, y + height)], [(x, y + height), (x + width, y)]]
-    ax.add_collection(PatchCollection(frames, match_original=True))
-    ax.add_collection(LineCollection(crosses, colors=COLOURS["pruned"], linewidths=0.7))
-    ax.set_axis_off()
-    return picture
-
-
-def unit_images(theta: Array, image_shape: Sequence[int]) -> Array:
-    """Weights (I, O) as one image per unit, (O, H, W), summed over channels."""
-    shape = check_theta(theta, image_shape)
-    images: Array = np.asarray(theta).T.reshape(-1, *shape).sum(axis=1)
-    return images
-
-
-def strength_limit(weights: Array) -> float:
-    """Magnitude of the strongest colour; the last percent saturates: a few huge weights would wash out all others."""
-    strength = np.abs(weights[np.isfinite(weights) & (weights != 0)])
-    return float(np.percentile(strength, 99.0)) if strength.size else 1.0
-
-
-def weight_colours() -> Colormap:
-    """Blue to red with a grey middle, so that a small weight differs from a pruned one, which is white."""
-    from matplotlib import colormaps
-
-    return colormaps["coolwarm"].with_extremes(bad="white")
-
-
-def noise_colours(log_alpha: Array, threshold: float) -> tuple[Colormap, Normalize]:
-    """Blues for what is kept, the darker the less noise; greys from the threshold on."""
-    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
-
-    low, high = np.percentile(log_alpha, [1.0, 99.0])
-    norm = TwoSlopeNorm(threshold, min(low, threshold - 1.0), max(high, threshold + 1.0))
-    steps = [(0.0, "#023858"), (0.5, "#A6CEE3"), (0.5, COLOURS["dead"]), (1.0, "#8A8F98")]
-    return LinearSegmentedColormap.from_list("noise", steps).with_extremes(bad="white"), norm
-
-
-def with_blank(name: str) -> Colormap:
-    """Return a colour map that shows what is masked as blank paper."""
-    from matplotlib import colormaps
-
-    return colormaps[name].with_extremes(bad=COLOURS["dead"])
 
 
 @functools.cache
@@ -346,22 +250,22 @@ def _figure_class() -> type[Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make a figure of so many inches that needs no display."""
+    """Make a figure, sized in inches, that needs no display."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    # A little more height around each text than the default: the title of a page touches those of its panels else.
+    # A little more height around each text than the default; otherwise the main title touches those of the panels.
     return _figure_class()(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07))
 
 
 def style() -> Any:
-    """Return a context in which the style of these figures holds."""
+    """Return a context manager that applies the style of these figures."""
     from matplotlib import rc_context
 
     return rc_context(STYLE)
 
 
 def finish(figure: Figure, title: str) -> Figure:
-    """Title and lay out while the style is in force: ticks are made, and styled, only when drawn."""
+    """Add the title and lay out the figure while the style applies: ticks are made and styled only when drawn."""
     if title:
         figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=13, fontweight="bold")
     figure.draw_without_rendering()
@@ -369,7 +273,7 @@ def finish(figure: Figure, title: str) -> Figure:
 
 
 def check_history(history: Sequence[Record]) -> None:
-    """Raise where a history has no epochs to draw."""
+    """Raise a ValueError unless a history can be drawn."""
     if not history:
         raise SvdValueError("the history is empty; expected one record per epoch, so train at least one epoch first")
     layers = set(history[0].get("sparsity", ()))
@@ -377,7 +281,7 @@ def check_history(history: Sequence[Record]) -> None:
     for index, record in enumerate(history):
         missing = [key for key in _NEEDED if key not in record]
         if missing:
-            raise SvdValueError(f"record {index} of the history lacks {missing}; expected the keys {list(_NEEDED)}")
+            raise SvdValueError(f"record {index} of the history has no {missing}; expected the keys {list(_NEEDED)}")
         if record["stage"] not in _STAGES:
             raise SvdValueError(f"record {index} has the stage {record['stage']!r}; expected one of {_STAGES}")
         if not record["epoch"] > before:
@@ -390,7 +294,7 @@ def check_history(history: Sequence[Record]) -> None:
 
 
 def check_log_alphas(log_alphas: Mapping[str, Array], threshold: float) -> None:
-    """Raise where there are no log alphas to draw, or the threshold is not a number."""
+    """Raise a ValueError unless these log alphas and threshold can be drawn."""
     if not log_alphas:
         raise SvdValueError("log_alphas is empty; expected {layer name: array of log_alpha}, at least one layer")
     if not math.isfinite(threshold):
@@ -401,7 +305,7 @@ def check_log_alphas(log_alphas: Mapping[str, Array], threshold: float) -> None:
 
 
 def check_theta(theta: Array, image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return the image shape as (C, H, W) if theta fits it."""
+    """Return the image shape as (C, H, W); raise a ValueError unless it fits theta."""
     theta = np.asarray(theta)
     if theta.ndim != 2 or theta.size == 0:
         raise SvdValueError(f"theta has shape {theta.shape}; expected a matrix (inputs, units)")

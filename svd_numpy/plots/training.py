@@ -1,11 +1,10 @@
-"""Pictures of Sparse Variational Dropout: weights die while the test error stays.
+"""Pictures of a training run: weights die while the test error stays.
 
-Every function takes plain data (epoch records, arrays), draws on a figure of its own and returns it. Nothing
-touches pyplot, so the figures need no display, are freed like any other object, and still show themselves
-when they are the value of a notebook cell.
+Every function takes plain data (epoch records, arrays) and returns a figure of its own. Nothing uses pyplot, so the
+figures need no display and are freed like any other object, and notebooks still show them.
 
-A *masked* weight matrix is ``theta`` with exact zeros where a weight is pruned; a weight is pruned when its
-``log_alpha >= threshold``.
+A *masked* weight matrix is ``theta`` with exact zeros where weights are pruned, that is, where
+``log_alpha > threshold``.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svd_numpy.checks import SvdValueError
+from svd_numpy.plots.mosaic import draw_mosaic, grid, unit_images, with_blank
 from svd_numpy.plots.panels import (
     COLOURS,
     WIDTH,
@@ -30,19 +30,15 @@ from svd_numpy.plots.panels import (
     draw_compression,
     draw_errors,
     draw_histogram,
-    draw_mosaic,
     draw_schedules,
     draw_sparsity,
     epoch_axis,
     finish,
-    grid,
     histogram_edges,
     log_scale,
     new_figure,
     shade_finetune,
     style,
-    unit_images,
-    with_blank,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def training_curves(history: Sequence[Record], *, title: str = "") -> Figure:
-    """Six panels over the epochs of a run: error, NLL, KL, sparsity, compression and schedules.
+    """Draw six panels over the epochs of a run: error, NLL, KL, sparsity, compression and schedules.
 
     Parameters
     ----------
@@ -65,7 +61,7 @@ def training_curves(history: Sequence[Record], *, title: str = "") -> Figure:
     Returns
     -------
     Figure
-        Axes in reading order. Epochs of fine-tuning are shaded.
+        Axes in reading order. Fine-tuning epochs are shaded.
 
     Raises
     ------
@@ -97,19 +93,19 @@ def training_curves(history: Sequence[Record], *, title: str = "") -> Figure:
 
 
 def log_alpha_histogram(log_alphas: Mapping[str, Array], threshold: float) -> Figure:
-    """Histogram of the log dropout rates of each layer, split by the pruning threshold.
+    """Draw a histogram of the log dropout rates of each layer, split at the pruning threshold.
 
     Parameters
     ----------
     log_alphas : mapping {layer name: array of any shape}
         ``log_alpha = log_sigma2 - log(theta**2)``; infinities fall into the outermost bins.
     threshold : float
-        Weights with ``log_alpha >= threshold`` are pruned (3.0 in Molchanov et al. 2017, section 5).
+        Weights with ``log_alpha > threshold`` are pruned (3.0 in Molchanov et al. 2017, section 5).
 
     Returns
     -------
     Figure
-        One row per layer, bar heights in weights on a log axis, share pruned written in each row.
+        One row per layer, with the number of weights on a log axis and the share pruned in the title.
 
     Raises
     ------
@@ -129,21 +125,21 @@ def log_alpha_histogram(log_alphas: Mapping[str, Array], threshold: float) -> Fi
 
 
 def receptive_fields(theta: Array, image_shape: Sequence[int], n: int = 64) -> Figure:
-    """Incoming weights of the hidden units that keep the most weights, drawn as small images.
+    """Draw the incoming weights of the hidden units that keep the most, as small images.
 
     Parameters
     ----------
     theta : array (I, O)
         Masked weights of a first layer: exact zeros where pruned.
     image_shape : (H, W) or (C, H, W) with product I
-        How the inputs of the layer lie in an image; channels are summed.
+        How the inputs of the layer form an image; channels are summed.
     n : int
-        Number of units to draw; all O when n is larger.
+        Number of units to draw; all of them if n is larger.
 
     Returns
     -------
     Figure
-        A mosaic, most survivors first. Units without a surviving weight are blank; the title counts them.
+        A mosaic, the units with most weights first. Units without a weight are blank; the title counts them.
 
     Raises
     ------
@@ -162,20 +158,20 @@ def receptive_fields(theta: Array, image_shape: Sequence[int], n: int = 64) -> F
 
 
 def pixel_importance(theta: Array, image_shape: Sequence[int]) -> Figure:
-    """Which input pixels the first layer still looks at.
+    """Draw how much the first layer still uses each input pixel.
 
     Parameters
     ----------
     theta : array (I, O)
         Masked weights of a first layer: exact zeros where pruned.
     image_shape : (H, W) or (C, H, W) with product I
-        How the inputs lie in an image; channels are summed.
+        How the inputs form an image; channels are summed.
 
     Returns
     -------
     Figure
-        Left the number of surviving weights of each pixel, right the sum of their absolute values. Pixels
-        without any are blank.
+        On the left the number of surviving weights of each pixel, on the right the sum of their absolute values. Pixels
+        without weights are blank.
 
     Raises
     ------
@@ -207,7 +203,7 @@ def summary_figure(
     title: str = "",
     units: str = "hidden units",
 ) -> Figure:
-    """One picture of a run: the error stays, the weights go, and what the survivors look like.
+    """Draw a run in one picture: the error stays, the weights go, and what the surviving ones look like.
 
     Parameters
     ----------
@@ -220,11 +216,11 @@ def summary_figure(
     threshold : float
         Pruning threshold on log_alpha.
     image_shape : (H, W) or (C, H, W) with product I
-        How the inputs of the first layer lie in an image.
+        How the inputs of the first layer form an image.
     title : str
         Printed above the panels.
     units : str
-        What the outputs of the first layer are called, such as "filters" of a convolution.
+        Name of the outputs of the first layer, such as "filters" for a convolution.
 
     Returns
     -------
@@ -234,7 +230,7 @@ def summary_figure(
     Raises
     ------
     ValueError
-        As the functions above, and if log_alphas names a layer that the history does not have.
+        As in the functions above, or if log_alphas names a layer that the history does not have.
     """
     check_history(history)
     check_log_alphas(log_alphas, threshold)
@@ -271,11 +267,11 @@ def summary_figure(
 
 
 def compression_accounts(accounts: Sequence[tuple[str, str, float]], *, title: str = "") -> Figure:
-    """Bars of the compression of one network, counted in several ways.
+    """Draw bars of the compression of one network, counted in several ways.
 
     Parameters
     ----------
-    accounts : sequence of (what is counted, who counts so, ratio)
+    accounts : sequence of (what is counted, who counts this way, ratio)
         From top to bottom. Ratios are finite and above 0.
     title : str
         Printed above the bars.
@@ -304,17 +300,17 @@ def compression_accounts(accounts: Sequence[tuple[str, str, float]], *, title: s
         return finish(figure, title)
 
 
-def trade_off(
+def error_against_compression(
     runs: Mapping[str, Sequence[tuple[float, float]]], published: tuple[float, float] | None = None, *, title: str = ""
 ) -> Figure:
-    """Error against compression: every run, and the mean of each group, joined in the order given.
+    """Draw error against compression: every run, and the means of the groups, joined in the order given.
 
     Parameters
     ----------
     runs : mapping of group -> (error, compression) of each of its runs
-        Errors are fractions, compressions all weights / kept weights.
+        Errors are fractions; compressions are all weights / kept weights.
     published : (error, compression), optional
-        A point to compare with.
+        A published result to compare with.
     title : str
         Printed above.
 

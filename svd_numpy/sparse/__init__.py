@@ -1,4 +1,4 @@
-"""Compact networks: what is left of a pruned network, and its fast inference."""
+"""Compact networks: what remains of a pruned network, and its fast inference."""
 
 from svd_numpy.sparse.model import CompressionError, SparseModel, compress
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights

@@ -1,28 +1,25 @@
-"""Compaction: what a pruned network need not compute is taken out of it, and its outputs stay the same.
+"""Compaction: remove from a pruned network what its outputs do not need; they stay the same.
 
-Two passes over the stages, until nothing changes. Forwards: a channel that depends on no input is a constant; it goes
-into the bias of the stage that reads it, where that is exact. Backwards: a channel that nothing reads needs no
-weights. What is neither constant nor unread is kept.
+Two passes over the stages are repeated until nothing changes. Forwards: a channel that depends on no input is constant,
+and is folded into the bias of the stage that reads it wherever that is exact. Backwards: a channel that nothing reads
+loses its weights. Channels that vary and are read are kept.
 
-A convolution with padding sees a constant channel only inside the image and zeros around it, which no bias can say.
-All constant channels together then become one that is 1 everywhere.
+A convolution with padding sees a constant channel inside the image but zeros around it, which no bias can express. All
+its constant channels are then merged into one that is 1 everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.sparse.cost import choose_form
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 from svd_numpy.sparse.stages import AnyStage, Pooling, Product, Scaling
-
-Array = NDArray[Any]
 
 
 def compact(
@@ -33,9 +30,10 @@ def compact(
     Parameters
     ----------
     stages : sequence of stages
-        Changed in the course.
+        They are modified.
     in_shape, inner_shape : tuple of int
-        Of an example as the user gives it, and as the first stage sees it: (I,) and (I,), or (C, H, W) and (H, W, C).
+        Shape of an example as the user gives it and as the first stage sees it: (I,) and (I,), or (C, H, W) and
+        (H, W, C).
     mean : array (prod(in_shape),)
         Subtracted from every example.
 
@@ -45,9 +43,7 @@ def compact(
         The first is a `TakeOp`.
     """
     stages = list(stages)
-    order = channels_last(
-        np.arange(len(mean)), in_shape
-    ).ravel()  # where the numbers of a first stage's input come from
+    order = channels_last(np.arange(len(mean)), in_shape).ravel()  # where each input of the first stage comes from
     mean = mean[order].astype(np.float64)
     first = stages[0] if stages else None
     if isinstance(first, Product) and first.window is None:
@@ -57,7 +53,7 @@ def compact(
     for number, (stage, following) in enumerate(pairwise(stages), start=1):
         if isinstance(stage, Product) and isinstance(following, Product) and len(stage.out_shape) == 1:
             kept[number] = _by_weights(stage, kept[number])
-    # Behind a boundary where nothing is kept there are only constants, and what comes before it is not needed.
+    # After a boundary where no channel is kept everything is constant, so all stages before it can go.
     ops = [_cut(*piece) for piece in zip(stages[start:], kept[start:], kept[start + 1 :], strict=False)]
     taken = kept[0] if not start else kept[start]
     index = np.arange(len(order)).reshape(inner_shape)[..., taken]
@@ -66,13 +62,13 @@ def compact(
     return [TakeOp("input", in_shape, shape, order[index.ravel()].astype(np.int32), offset), *ops]
 
 
-# ---- what is constant, what is read ----
+# ---- which channels are constant, which are read ----
 
 
 def _propagate(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Array]:
-    """Fold constants and drop what is unread until nothing changes; return the channels kept at every boundary.
+    """Fold constants and drop unread channels until nothing changes; return the channels kept at every boundary.
 
-    Boundary n lies before stage n; the last one are the outputs. Channels are numbers along the last axis there.
+    Boundary n lies before stage n, the last one after all stages. Channels are counted along the last axis.
     """
     weights = -1
     while True:
@@ -87,28 +83,31 @@ def _propagate(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Arr
 
 
 def _forwards(before: list[AnyStage], stage: AnyStage, constant: Array) -> Array:
-    """From the constants before a stage (C,), NaN where a channel varies, to those behind it; fold what can be."""
+    """Fold the constant inputs of a stage where possible; return the constants after it.
+
+    Constants are arrays (C,) over channels, NaN where a channel varies.
+    """
     if isinstance(stage, Pooling):
         blurred = stage.kind == "avg" and stage.window.padding != (0, 0)  # zeros enter the means at the border
         return np.where(blurred & (constant != 0), np.nan, constant)
     constant = _spread(constant, stage)
     if isinstance(stage, Scaling):
-        behind = np.where(stage.scale == 0, 0.0, constant * stage.scale) + stage.shift
+        after = np.where(stage.scale == 0, 0.0, constant * stage.scale) + stage.shift
     else:
         _fold(before, stage, constant)
-        behind = np.where(stage.theta.any(axis=0), np.nan, stage.bias)
-    return np.maximum(behind, 0) if stage.relu else behind  # the maximum of NaN and 0 is NaN
+        after = np.where(stage.theta.any(axis=0), np.nan, stage.bias)
+    return np.maximum(after, 0) if stage.relu else after  # the maximum of NaN and 0 is NaN
 
 
 def _spread(channels: Array, stage: AnyStage) -> Array:
-    """What is said of the channels of images, said of the columns that a stage on flattened images sees."""
+    """Repeat values of image channels for every column of the flattened images that a stage sees."""
     return np.resize(channels, stage.in_shape[-1])
 
 
 def _fold(before: list[AnyStage], stage: Product, constant: Array) -> None:
-    """Take the constant inputs of a stage out of its weights."""
+    """Move the constant inputs of a stage from its weights into its bias, or into one channel of ones."""
     weights = stage.by_channel
-    constant = np.where(weights.any(axis=(0, 2)), constant, np.nan)  # those that are read
+    constant = np.where(weights.any(axis=(0, 2)), constant, np.nan)  # only channels that are read
     known = np.flatnonzero(~np.isnan(constant))
     gone = np.einsum("pco,c->po", weights[:, known], constant[known])
     if not stage.padded:
@@ -124,7 +123,7 @@ def _fold(before: list[AnyStage], stage: Product, constant: Array) -> None:
 
 
 def _source(before: list[AnyStage]) -> Product | None:
-    """The stage whose biases are what a constant channel holds: one with weights, with nothing but poolings behind."""
+    """The stage whose biases set the constant channels: the last with weights, if only poolings follow it."""
     for stage in reversed(before):
         if isinstance(stage, Product):
             return stage
@@ -134,7 +133,7 @@ def _source(before: list[AnyStage]) -> Product | None:
 
 
 def _backwards(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Array]:
-    """Zero the weights of channels that nothing reads; return the channels that are read at every boundary."""
+    """Zero the weights of channels that nothing reads; return the channels read at every boundary."""
     read: Array = np.ones(stages[-1].out_shape[-1], bool)
     kept = [read]
     for stage, shape in zip(reversed(stages), [s.out_shape for s in stages[-2::-1]] + [inner_shape], strict=True):
@@ -142,26 +141,26 @@ def _backwards(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Arr
             stage.theta[:, ~read] = 0
             read = np.asarray(stage.by_channel.any(axis=(0, 2)))
             if stage.window is not None and not read.any():
-                read[0] = True  # a convolution of no images at all is not worth a special case
-        if len(read) != shape[-1]:  # a scaling of flattened images: whole channels stay, or go
+                read[0] = True  # saves a special case for a convolution without input channels
+        if len(read) != shape[-1]:  # a scaling of flattened images: channels stay or go as a whole
             read = np.asarray(read.reshape(-1, shape[-1]).any(axis=0))
             kept[0] = _spread(read, stage)
         kept.insert(0, read)
     return [np.flatnonzero(channels) for channels in kept]
 
 
-# ---- cutting out what is kept ----
+# ---- cutting out the kept channels ----
 
 
-def _cut(stage: AnyStage, before: Array, behind: Array) -> Op:
-    """The op of a stage, from the channels kept before and behind it."""
+def _cut(stage: AnyStage, before: Array, after: Array) -> Op:
+    """The op of a stage, given the channels kept before and after it."""
     if isinstance(stage, Pooling):
         return PoolOp(stage.name, "max" if stage.kind == "max" else "avg", stage.window._replace(channels=len(before)))
     if isinstance(stage, Scaling):
-        shape = (*stage.out_shape[:-1], len(behind))
-        return ScaleOp(stage.name, shape, _float(stage.scale[behind]), _float(stage.shift[behind]), stage.relu)
-    theta = _float(stage.by_channel[:, before][:, :, behind].reshape(-1, len(behind)))
-    bias = _float(stage.bias[behind])
+        shape = (*stage.out_shape[:-1], len(after))
+        return ScaleOp(stage.name, shape, _float(stage.scale[after]), _float(stage.shift[after]), stage.relu)
+    theta = _float(stage.by_channel[:, before][:, :, after].reshape(-1, len(after)))
+    bias = _float(stage.bias[after])
     if stage.window is not None:
         window = stage.window._replace(channels=len(before))
         weights = Weights.from_matrix(theta, choose_form(theta))
@@ -172,7 +171,7 @@ def _cut(stage: AnyStage, before: Array, behind: Array) -> Op:
 
 
 def _by_weights(stage: Product, channels: Array) -> Array:
-    """Hidden units with their inputs' number falling: vectors of neighbours then have lists of like length."""
+    """Sort hidden units by their number of inputs, most first, so that units in a vector have lists of like length."""
     return channels[np.argsort(-np.count_nonzero(stage.theta[:, channels], axis=0), kind="stable")]
 
 

@@ -1,4 +1,4 @@
-"""Compact networks as files: one checksummed safetensors file, read back only if it describes a network exactly."""
+"""Compact networks as files: one checksummed safetensors file, fully checked when it is read back."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, check_file
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.sparse.op_checks import check_ops
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
-Array = NDArray[Any]
 _KIND = "compact network"
 _TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)}
 
 
 def save_ops(path: str | Path, ops: Sequence[Op], likelihood: Likelihood) -> None:
-    """Write a network atomically to a `.safetensors` file: arrays by name `<number of the op>.<field>`."""
+    """Write a network atomically to a `.safetensors` file, its arrays named `<number of the op>.<field>`."""
     described = [_describe(op) for op in ops]
     arrays = {f"{number}.{name}": array for number, (own, _) in enumerate(described) for name, array in own.items()}
     state = {
@@ -42,7 +41,7 @@ def load_ops(path: str | Path) -> tuple[list[Op], Likelihood]:
     Raises
     ------
     CheckpointError
-        When the file is missing, damaged, of another kind, or describes no network.
+        When the file is missing or damaged, or does not hold a valid compact network.
     """
     arrays, state = load_model(path)
     try:
@@ -58,20 +57,18 @@ def load_ops(path: str | Path) -> tuple[list[Op], Likelihood]:
 
 
 def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
-    """Write a network as `.npz`, and beside it the reader that needs nothing but NumPy; return the reader's path.
+    """Write a network as `.npz` and, beside it, a reader that needs only NumPy; return the reader's path.
 
-    The arrays are those of the ops, under the names `<number>.<field>`; all weights are in the sparse form.
+    The arrays are those of the ops, named `<number>.<field>`; all weights are in the sparse form.
 
     Raises
     ------
     ValueError
         For a file name that does not end in .npz.
     OSError
-        For a disk fault; both files are whole then, old or new.
+        When the disk fails; each file is then either the old one or the new one, whole.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise SvdValueError(f"export_numpy: got {path.name!r}, expected a name ending in .npz")
+    path = check_file("path", path, ".npz")
     arrays: dict[str, Array] = {"kinds": np.array([_plain_kind(op) for op in ops])}
     for number, op in enumerate(ops):
         own, rest = _describe(op if not isinstance(op, DenseOp | ConvOp) else _sparse(op))
@@ -124,7 +121,7 @@ def _own(arrays: Mapping[str, Array], number: int) -> dict[str, Array]:
 
 
 def _restore(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> Op:
-    """Make an op from its parts; whether it makes sense is `check_ops`' business."""
+    """Make an op from its parts, unchecked; `check_ops` checks it."""
     rest = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
     given: dict[str, Any] = {**arrays, **rest}
     if len(given) < len(arrays) + len(rest):

@@ -1,4 +1,4 @@
-"""Runs a compact network with nothing but NumPy:  python net_reader.py net.npz images.npy  prints a class per image.
+"""Run a compact network with NumPy alone:  python net_reader.py net.npz images.npy  prints the class of each image.
 
 From Python:  predict = load("net.npz");  outputs = predict(images)
 """
@@ -18,7 +18,7 @@ def windows(x, n, at, fill):
 
 
 def weights(n, at):
-    """Matrix (inputs, outputs) of op n: its nonzeros, output by output, put in their places."""
+    """Matrix (inputs, outputs) of op n, built from its nonzeros."""
     matrix = np.zeros(at("shape", n), np.float32)
     matrix[at("rows", n), np.repeat(np.arange(matrix.shape[1]), np.diff(at("starts", n)))] = at("values", n)
     return matrix

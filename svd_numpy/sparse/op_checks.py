@@ -1,4 +1,4 @@
-"""Is a list of ops a network? Everything that the compiled kernel takes on trust is checked here."""
+"""Is a list of ops a network? The compiled kernel checks nothing, so everything it relies on is checked here."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
-Array = NDArray[Any]
 MAX_PLACES = 2**24  # numbers per example in all activations together, with padding
 MAX_WEIGHTS = 2**28  # of a layer, zeros included
 _MAX_WORK = 2**36  # multiplications per example
 
 
 def check_ops(ops: Sequence[Op]) -> None:
-    """Raise ValueError or TypeError unless `ops` is a network that computes what it says.
+    """Raise ValueError or TypeError unless `ops` form a network that the kernel can run.
 
-    It begins with a `TakeOp` and each op fits the one before it; arrays have the right types and shapes and finite
-    numbers; indices are in range and in order; nothing is larger than any sensible network.
+    The first op is a `TakeOp` and each op fits the one before it; arrays have the right types and shapes and finite
+    numbers; indices are in range and in order; sizes are those of a sensible network.
     """
     if not ops or not isinstance(ops[0], TakeOp):
         raise SvdValueError("a compact network begins with a TakeOp; make it with compress, or load it from a file")
@@ -41,7 +40,7 @@ def check_ops(ops: Sequence[Op]) -> None:
             raise type(error)(f"{what} {error}") from None
         if work > _MAX_WORK or places > MAX_PLACES:
             raise SvdValueError(
-                f"{what} makes the network larger than 2**24 activations or 2**36 multiplications an example"
+                f"{what} makes the network larger than 2**24 activations or 2**36 multiplications per example"
             )
     _require(math.prod(shape) > 0, "the network has no output")
 
@@ -81,7 +80,7 @@ def _rising(name: str, index: Array) -> None:
 
 def _check_take(op: TakeOp, shape: tuple[int, ...]) -> int:
     inputs, count = _shape("in_shape", op.in_shape, 1, 3), _shape("out_shape", op.out_shape, 1, 3)
-    _require(inputs > 0, "takes nothing in")
+    _require(inputs > 0, "has an empty in_shape")
     index = _indices("index", op.index, count, inputs)
     _require(len(np.unique(index)) == count, "takes an input twice")
     if op.mean is not None:
@@ -154,7 +153,7 @@ def _check_pool(op: PoolOp, shape: tuple[int, ...]) -> int:
     _require(op.kind in ("max", "avg"), f"has kind {op.kind!r}, expected 'max' or 'avg'")
     _check_window(op.window, shape)
     fits = all(2 * pad <= size for pad, size in zip(op.window.padding, op.window.kernel, strict=True))
-    _require(fits and op.window.dilation == (1, 1), "is no pooling: too much padding, or dilated")
+    _require(fits and op.window.dilation == (1, 1), "is not a valid pooling: it has too much padding, or is dilated")
     return math.prod(op.out_shape) * math.prod(op.window.kernel)
 
 

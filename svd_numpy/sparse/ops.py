@@ -1,25 +1,24 @@
-"""The operations of a compact network, as data, and each one's meaning in plain NumPy.
+"""The operations of a compact network as data, each with its meaning in plain NumPy.
 
-A compact network is a list of these: a `TakeOp`, then any of the others, each on what the one before it gives. Rows
-are (B, F), images (B, H, W, C), channels last. A `DenseOp` behind images sees them flattened in that order, and so
-does whoever reads the last op. All arrays are float32 or int32; nothing in here is ever written to.
+A compact network is a list of ops: a `TakeOp`, then any of the others, each applied to the output of the one before.
+Rows are (B, F), images (B, H, W, C), channels last. A `DenseOp` after images sees them flattened in that order, and the
+network's outputs are flattened likewise. All arrays are float32 or int32 and read-only.
 
-Where a layer's name says so, an op is the remains of that layer: batch normalisation has gone into weights and
-biases, dropout is nothing at inference, constants have gone into the biases behind them.
+An op bears the name of the layer it comes from. Batch normalisation has been folded into weights and biases, constants
+into the biases after them, and dropout does nothing at inference.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window, im2col
 
-Array = NDArray[Any]
 Form = Literal["dense", "sparse"]
 
 
@@ -30,10 +29,10 @@ class Weights:
     Attributes
     ----------
     shape : (int, int)
-        Inputs I (of a convolution: taps), outputs O.
+        Inputs I (for a convolution: taps) and outputs O.
     values : array
-        In the dense form (I, O), zeros included. In the sparse one (nnz,): the nonzeros of output 0 by rising input,
-        then those of output 1, and so on.
+        In the dense form (I, O), zeros included. In the sparse form (nnz,): the nonzeros of output 0 by increasing
+        input, then those of output 1, and so on.
     rows : array (nnz,) of int32, or None in the dense form
         The input of each value.
     starts : array (O + 1,) of int32, or None in the dense form
@@ -80,7 +79,7 @@ def _rectified(y: Array, relu: bool) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class TakeOp:
-    """Take those inputs that the network reads out of a raw example.
+    """Select the inputs that the network reads from a raw example.
 
     Attributes
     ----------
@@ -89,11 +88,11 @@ class TakeOp:
     in_shape : tuple of int
         Shape of a raw example, (I,) or (C, H, W): channels first, as the user gives it.
     out_shape : tuple of int
-        Shape of what is taken: (n,), or (H, W, C) with the channels that are read.
+        Shape of the selection: (n,), or (H, W, C) with the channels that are read.
     index : array (n,) of int32
-        Where each number of the result lies in a flattened raw example.
+        Position of each selected number in a flattened raw example.
     mean : array (n,) or None
-        Subtracted; None where nothing is, or where it has gone into the biases of the first layer.
+        Subtracted from the selection; None if there is no mean, or if the first layer's biases include it.
     """
 
     name: str
@@ -110,16 +109,16 @@ class TakeOp:
 
 @dataclass(frozen=True, eq=False)
 class DenseOp:
-    """y = x[inputs] @ weights + bias, then ReLU where `relu`.
+    """y = x[inputs] @ weights + bias, then ReLU if `relu`.
 
     Attributes
     ----------
     name : str
-        Of the layer that it was.
+        Name of the original layer.
     before : (int, int)
         Inputs and outputs of that layer.
     inputs : array (I,) of int32
-        Which numbers of the (flattened) activations before this op are read, ascending.
+        Which numbers of the (flattened) activations before this op it reads, ascending.
     weights : Weights (I, O)
     bias : array (O,)
     relu : bool
@@ -145,12 +144,12 @@ class DenseOp:
 
 @dataclass(frozen=True, eq=False)
 class ConvOp:
-    """Convolution of the live channels with the live filters, then ReLU where `relu`.
+    """Convolution of the live channels with the live filters, then ReLU if `relu`.
 
     Attributes
     ----------
     name : str
-        Of the layer that it was.
+        Name of the original layer.
     before : (int, int, int, int)
         Kernel height, kernel width, channels and filters of that layer.
     window : Window
@@ -186,9 +185,9 @@ class PoolOp:
     Attributes
     ----------
     name : str
-        Of the layer that it was.
+        Name of the original layer.
     kind : "max" or "avg"
-        What is outside the image counts as minus infinity, or as 0 and is counted.
+        Pixels outside the image count as minus infinity for "max"; for "avg" they count as 0 and enter the mean.
     window : Window
         Geometry over the live channels.
     """
@@ -216,16 +215,16 @@ class PoolOp:
 
 @dataclass(frozen=True, eq=False)
 class ScaleOp:
-    """y = x * scale + shift, channel by channel, then ReLU where `relu`.
+    """y = x * scale + shift, channel by channel, then ReLU if `relu`.
 
-    What is left of a batch normalisation, or of a ReLU, that no layer with weights could take in.
+    What remains of a batch normalisation or ReLU that could not be folded into a layer with weights.
 
     Attributes
     ----------
     name : str
-        Of the layer that it was.
+        Name of the original layer.
     out_shape : tuple of int
-        (F,) or (H, W, C): of an example afterwards, and before, where images may still have to be flattened.
+        Shape of one result, (F,) or (H, W, C). Inputs have the same shape, or are images that (F,) flattens.
     scale, shift : array (out_shape[-1],)
     relu : bool
     """
@@ -245,8 +244,13 @@ Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp
 WeightedOp = DenseOp | ConvOp
 
 
+def channels_first(numbers: Array, shape: tuple[int, ...]) -> Array:
+    """Reorder the numbers of an image (H, W, C) to channels first; those of other shapes stay as they are."""
+    return numbers.reshape(shape).transpose(2, 0, 1).ravel() if len(shape) == 3 else numbers
+
+
 def apply_ops(ops: tuple[Op, ...], x: Array) -> Array:
-    """Run rows x (B, I) of floats through all ops, in NumPy, in the dtype of x; returns (B, outputs)."""
+    """Run rows x (B, I) of floats through all ops in NumPy, in the dtype of x; return (B, outputs)."""
     rows = len(x)
     for op in ops:
         x = op.apply(x)

@@ -1,7 +1,7 @@
-"""From a list of ops to the table, lists and values that the compiled kernel reads (`svd_numpy.kernels.cpu.sparse`).
+"""Turn a list of ops into the table, lists and values that the compiled kernel reads (`svd_numpy.kernels.cpu.sparse`).
 
-Activations become places in one memory, a region per op. Images lie channels first there, each channel a plane with the
-padding of the op that reads it around the pixels.
+All activations share one memory, with a region for each op. Images are stored channels first in it; each channel is a
+plane that includes the padding of the op that reads it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.cpu import sparse as kernel
 from svd_numpy.kernels.cpu.list_tiles import GROUP
 from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.sparse.cost import shares_inputs
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
-Array = NDArray[Any]
-_SLACK = 2 * LANES  # floats that a vector may read behind the last place
+_SLACK = 2 * LANES  # floats that a vector may read beyond the last place
 
 
 class Region(NamedTuple):
-    """Where the activations behind an op lie: images of `channels` planes; rows of numbers are images of one pixel."""
+    """Where the outputs of an op are stored: images of `channels` planes; rows count as images of one pixel."""
 
     start: int
     height: int
@@ -50,11 +49,11 @@ class Region(NamedTuple):
 
     @property
     def end(self) -> int:
-        """First place behind the region."""
+        """First place after the region."""
         return self.start + self.channels * self.plane
 
     def places(self) -> Array:
-        """The place of each number, counted from the start, in the order (H, W, C)."""
+        """The place of each number relative to the start, in the order (H, W, C)."""
         pixels = self.first + self.row * np.arange(self.height)[:, None] + np.arange(self.width)
         return (pixels[:, :, None] + self.plane * np.arange(self.channels)).ravel()
 
@@ -73,7 +72,7 @@ class Plan:
     work : float
         Multiplications and copies per example.
     images : bool
-        Whether the network has images inside.
+        Whether any activations are images.
     """
 
     table: Array
@@ -96,7 +95,7 @@ class _Writer:
         self._lists: list[Array] = [np.zeros(0, np.int32)]
         self._values: list[Array] = [np.zeros(0, np.float32)]
         self._n_lists = self._n_values = 0
-        self.list_of([0])  # so that no list starts at 0, which says that there is none
+        self.list_of([0])  # no list may start at 0, which stands for "no list"
 
     def list_of(self, numbers: Any) -> int:
         """Append int32 numbers; return where they start."""
@@ -127,13 +126,13 @@ class _Writer:
         self.rows.append(row)
 
     def finish(self) -> tuple[Array, Array, Array]:
-        """Table, lists and values; never empty, since the kernel takes their addresses."""
+        """Return table, lists and values, none of them empty, since the kernel takes their addresses."""
         lists, values = np.concatenate([*self._lists, [0]]), np.concatenate([*self._values, np.zeros(LANES)])
         return np.stack(self.rows), lists.astype(np.int32), values.astype(np.float32)
 
 
 def plan(ops: tuple[Op, ...]) -> Plan:
-    """Lay out a network."""
+    """Lay out the activations of a network and list the kernel's operations."""
     regions: list[Region] = []
     for op, reader in zip(ops, [*ops[1:], None], strict=True):
         window = reader.window if isinstance(reader, ConvOp | PoolOp) else None
@@ -177,7 +176,7 @@ def _pools_by_two(op: WeightedOp, following: Op | None) -> bool:
 
 
 def _take(write: _Writer, op: TakeOp, target: Region, trash: int) -> None:
-    """Cut the inputs that are read into tiles of LANES neighbours; what is not read goes to a place of its own."""
+    """Cut the inputs into tiles of LANES neighbours; those in a tile that are not read all go to the place `trash`."""
     width, order = math.prod(op.in_shape), np.argsort(op.index, kind="stable")
     columns, places = op.index[order], target.places()[order]
     means = np.zeros(len(order), np.float32) if op.mean is None else -op.mean[order]
@@ -196,7 +195,7 @@ def _take(write: _Writer, op: TakeOp, target: Region, trash: int) -> None:
 
 
 def _scale(write: _Writer, op: ScaleOp, source: Region, target: Region) -> None:
-    """List all numbers one by one: where each comes from and where it goes."""
+    """List every number: where it comes from and where it goes."""
     pairs = np.stack([source.places(), target.places()], axis=1)
     scale, shift = (np.resize(array, len(pairs)) for array in (op.scale, op.shift))
     write.row(kernel.SCALE, source, target, count=len(pairs), lists=write.list_of(pairs),
@@ -220,7 +219,7 @@ def _weigh(write: _Writer, op: WeightedOp, source: Region, target: Region, fused
 
 
 def _groups(write: _Writer, weights: Weights, places: Array) -> list[tuple[int, int, int, int]]:
-    """For each group: outputs, entries, where its indices and its weights start."""
+    """Return for each group: outputs, entries, where its indices start, where its weights start."""
     inputs, outputs = weights.shape
     if weights.rows is not None and weights.starts is not None:
         start, values = write.list_of(places[weights.rows]), write.values_of(weights.values)
@@ -236,9 +235,9 @@ def _groups(write: _Writer, weights: Weights, places: Array) -> list[tuple[int, 
 
 
 def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
-    """List the weights once more, for one example alone: by vectors of outputs."""
+    """List the weights a second time for single examples: by vectors of outputs."""
     inputs, outputs = weights.shape
-    vectors, most = -(-outputs // LANES), 4 * weights.values.size + 256 * LANES  # numbers that this may take
+    vectors, most = -(-outputs // LANES), 4 * weights.values.size + 256 * LANES  # limit of the numbers listed
     lists = Weights.from_matrix(weights.matrix(), "sparse")
     assert lists.rows is not None and lists.starts is not None
     entries = np.zeros(vectors * LANES, np.int64)
@@ -256,7 +255,7 @@ def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
     step = np.arange(len(lists.values)) - lists.starts[output]
     at = (np.cumsum(counts) - counts)[output // LANES] + step, output % LANES
     index, numbers = np.zeros((total, LANES), np.int32), np.zeros((total, LANES), np.float32)
-    index[at], numbers[at] = places[lists.rows], lists.values  # what is left over weighs nothing
+    index[at], numbers[at] = places[lists.rows], lists.values  # the rest of each vector has weight 0
     start = write.list_of(counts)
     write.list_of(index)
     return {"single_count": vectors, "single_lists": start, "single_values": write.values_of(numbers)}

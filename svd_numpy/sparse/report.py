@@ -11,7 +11,7 @@ _HEAD = ("layer", "form", "before", "after", "weights kept", "density")
 
 
 def table(ops: Sequence[Op]) -> str:
-    """One row per op: its form, its shape before and after, the weights that are left."""
+    """One row per op: its form, its shape before and after, the weights it keeps."""
     rows, total, kept = [_HEAD], 0, 0
     for op in ops:
         if isinstance(op, DenseOp | ConvOp):

@@ -1,62 +1,85 @@
-"""Runs a plan with the compiled kernel: how many examples a block holds, on how many threads, in which memory."""
+"""Running a compact network: in NumPy here, or by one compiled kernel (`svd_numpy.sparse.numba_runtime`)."""
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+from typing import Protocol
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from svd_numpy.kernels.backend import aligned_zeros
-from svd_numpy.kernels.cpu import sparse as cpu_sparse
-from svd_numpy.kernels.cpu.backend import KERNEL_LOCK
-from svd_numpy.kernels.cpu.tiles import LANES
-from svd_numpy.sparse.plan import Plan
+from svd_numpy.checks import LARGEST_INPUT, SvdValueError
+from svd_numpy.kernels import available_backends, resolve_backend
+from svd_numpy.kernels.backend import Array
+from svd_numpy.sparse.ops import Op, TakeOp, apply_ops
 
-Array = NDArray[Any]
-_ROW_LANES, _IMAGE_LANES = 64, 16  # examples of a full block: four vectors share a weight, or positions of an image do
-# Multiplications of a batch, about 0.1 ms, from which other threads are woken: on a busy machine that can take long.
-_LEAST_PARALLEL = 1e6
-_UNIT, _PIXEL = np.float32(1), np.float32(1 / 255)
+_ROWS = 256  # examples per pass
 
 
-class Runtime:
-    """The plan of one network, and memory for its activations, which is kept from call to call."""
+class Runtime(Protocol):
+    """Runs one compact network.
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._lock = threading.Lock()
-        self._floats = np.zeros(0, np.float32)
-        self._memories: dict[tuple[int, int], Array] = {}
-        self._block = _IMAGE_LANES if plan.images else _ROW_LANES
+    Attributes
+    ----------
+    name : "numpy" or "numba"
+    """
+
+    name: str
 
     def run(self, x: Array, out: Array) -> bool:
-        """Run rows x (B, I) of uint8 or float32; write out (B, O); return whether all numbers are fit."""
-        plan, examples = self._plan, len(x)
-        scale = _UNIT if x.dtype == np.float32 else _PIXEL
-        with self._lock:  # of the memory
-            threads = 1
-            if examples > LANES and examples * plan.work > _LEAST_PARALLEL:
-                threads = min(numba.get_num_threads(), -(-examples // LANES))
-            if threads == 1:
-                lanes = min(examples, self._block)
-                memory = self._memory(1, lanes)
-                return not cpu_sparse.run(plan.table, plan.lists, plan.values, x, scale, memory, lanes, out)
-            lanes = min(self._block, -(-examples // (threads * LANES)) * LANES)
-            faults, memory = np.empty(threads, np.int64), self._memory(threads, lanes)
-            with KERNEL_LOCK:  # of Numba's threads
-                cpu_sparse.run_parallel(plan.table, plan.lists, plan.values, x, scale, memory, lanes, out, faults)
-            return not faults.any()
+        """Write the outputs (B, O) of rows x (B, I) of uint8 or float32; return whether all numbers are usable.
 
-    def _memory(self, threads: int, lanes: int) -> Array:
-        """Memory (threads, floats) for blocks of `lanes` examples: a view of one array, however batches change."""
-        memory = self._memories.get((threads, lanes))
-        if memory is None:
-            floats = -(-self._plan.floats(lanes) // LANES) * LANES
-            if threads * floats > self._floats.size:
-                self._floats = aligned_zeros(1, threads * floats, np.float32)[0]
-                self._memories.clear()
-            memory = self._memories[threads, lanes] = self._floats[: threads * floats].reshape(threads, floats)
-        return memory
+        They are not where an input that the network reads is not finite or beyond `LARGEST_INPUT`, or where an output
+        is not finite. What `out` then holds does not matter.
+        """
+
+
+class NumpyRuntime:
+    """Runs the ops one after the other in NumPy."""
+
+    name = "numpy"
+
+    def __init__(self, ops: tuple[Op, ...]) -> None:
+        self._ops = ops
+        assert isinstance(ops[0], TakeOp)
+        self._read = ops[0].index
+
+    def run(self, x: Array, out: Array) -> bool:
+        """See `Runtime.run`."""
+        scale = np.float32(1 / 255 if x.dtype == np.uint8 else 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported by the return value
+            for start in range(0, len(x), _ROWS):
+                piece = x[start : start + _ROWS]
+                if not (np.abs(piece[:, self._read]) <= LARGEST_INPUT).all():
+                    return False
+                out[start : start + _ROWS] = apply_ops(self._ops, piece.astype(np.float32) * scale)
+        return bool(np.isfinite(out).all())
+
+
+def resolve_sparse_backend(name: str) -> str:
+    """Turn the backend that a user asks for into "numba" or "numpy".
+
+    Compact networks run on the CPU only. "auto" follows `SVD_NUMPY_BACKEND` as everywhere else, except that "cuda"
+    there, which is meant for training, gives the fastest backend of the CPU.
+
+    Raises
+    ------
+    ValueError
+        For "cuda" asked for by name, an unknown name, or a backend that cannot be used here.
+    """
+    if name == "cuda":
+        raise SvdValueError(
+            "backend: got 'cuda', but compact networks run on the CPU; expected 'auto', 'numba' or 'numpy'"
+        )
+    found = resolve_backend(name)
+    if found == "cuda":
+        return "numpy" if available_backends()["numba"] else "numba"
+    return found
+
+
+def make_runtime(name: str, ops: tuple[Op, ...]) -> Runtime:
+    """Prepare checked ops to run on a backend, named as in `resolve_sparse_backend`."""
+    if resolve_sparse_backend(name) == "numpy":
+        return NumpyRuntime(ops)
+    from svd_numpy.sparse.numba_runtime import NumbaRuntime  # late: these import Numba
+    from svd_numpy.sparse.plan import plan
+
+    return NumbaRuntime(plan(ops))

@@ -1,19 +1,16 @@
-"""A trained network as a list of stages: pruned, batch normalisation folded, ReLUs attached; nothing compacted yet.
+"""A trained network as a list of stages: pruned, batch normalisation folded, ReLUs attached, but not yet compacted.
 
-Stages are what `compaction` works on: mutable, in float64, with all channels. Only what a network does at inference is
-in them.
+`compaction` works on stages: they are mutable, in float64, and have all channels. They describe inference only.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers import (
     AvgPool2d,
@@ -25,15 +22,13 @@ from svd_numpy.network.layers import (
     ReLU,
 )
 from svd_numpy.network.layers.base import Layer
-from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
-
-Array = NDArray[Any]
 
 
 @dataclass(eq=False)
 class Stage:
-    """What all stages have: the shape of an example before and behind it, and whether a ReLU ends it."""
+    """What all stages have: the shape of an example before and after it, and whether it ends with a ReLU."""
 
     name: str
     in_shape: tuple[int, ...]
@@ -71,7 +66,7 @@ class Pooling(Stage):
 
 @dataclass(eq=False)
 class Scaling(Stage):
-    """y = x * scale + shift by channel."""
+    """y = x * scale + shift, channel by channel."""
 
     scale: Array
     shift: Array
@@ -85,56 +80,43 @@ class Scaling(Stage):
 AnyStage = Product | Pooling | Scaling
 
 
-def stages_of(model: Sequential, keep: float) -> list[AnyStage]:
-    """Translate a network pruned at keep = exp(-threshold).
+def stages_of(model: Sequential, threshold: float) -> list[AnyStage]:
+    """Translate a network pruned at a threshold on log_alpha.
 
     Raises
     ------
     TypeError
-        For a layer whose work at inference is unknown here.
+        For a layer that has no stage.
     """
-    stages: list[AnyStage] = []
-    shape = model.inner_shape
-    for layer in model.layers:
-        stages += _translated(layer, shape, keep)
-        shape = _out_shape(layer, shape)
+    stages = [stage for layer in model.layers for stage in _translated(layer, threshold)]
     merged = _merge(stages)
-    while merged != stages:  # what has moved up may meet the next one
+    while merged != stages:  # a stage that has moved forwards may now merge with the next one
         stages, merged = merged, _merge(merged)
     shape = model.inner_shape
     for stage in stages:
         if isinstance(stage, Product) and stage.window is None:
-            stage.in_shape = shape  # flattening moves nothing: the rows of theta are still grouped by position
+            stage.in_shape = shape  # flattening moves nothing in memory: rows of theta are still grouped by position
         shape = stage.out_shape
     return stages
 
 
-def _out_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if isinstance(layer, Weighted):
-        return layer.out_shape
-    if isinstance(layer, MaxPool2d | AvgPool2d):
-        return (*layer.window.out, layer.window.channels)
-    return (math.prod(shape),) if isinstance(layer, Flatten) else shape
-
-
-def _translated(layer: Layer, shape: tuple[int, ...], keep: float) -> list[AnyStage]:
+def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     """The stage of one layer; dropout and flattening have none."""
-    out_shape = _out_shape(layer, shape)
+    shapes = layer.in_shape, layer.out_shape
     if isinstance(layer, Weighted):
-        theta = layer.pruned_theta(keep) if isinstance(layer, Variational) else layer.theta
-        weights, bias = theta.astype(np.float64), layer.bias.astype(np.float64)
-        return [Product(layer.name, shape, out_shape, weights, bias, layer.window, layer.theta_shape)]
+        theta, bias = layer.pruned_theta(threshold).astype(np.float64), layer.bias.astype(np.float64)
+        return [Product(layer.name, *shapes, theta, bias, layer.window, layer.theta_shape)]
     if isinstance(layer, BatchNorm):
         scale = layer.gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
-        return [Scaling(layer.name, shape, shape, scale, layer.beta - layer.running_mean * scale)]
+        return [Scaling(layer.name, *shapes, scale, layer.beta - layer.running_mean * scale)]
     if isinstance(layer, ReLU):
-        return [_rectifier(layer.name, shape)]
+        return [_rectifier(layer.name, layer.in_shape)]
     if isinstance(layer, MaxPool2d | AvgPool2d):
-        return [Pooling(layer.name, shape, out_shape, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
+        return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
     if isinstance(layer, Dropout | GaussianDropout | Flatten):
         return []
     raise SvdTypeError(
-        f"compress: layer {layer.name!r} is a {type(layer).__name__}, which the compact network does not know; "
+        f"compress: layer {layer.name!r} is a {type(layer).__name__}, which compact networks do not have; "
         "expected dense and convolutional layers, BatchNorm, ReLU, poolings, dropout and Flatten"
     )
 
@@ -144,14 +126,14 @@ def _rectifier(name: str, shape: tuple[int, ...]) -> Scaling:
 
 
 def _merge(stages: list[AnyStage]) -> list[AnyStage]:
-    """Let stages with weights take in the scalings next to them, wherever that is exact."""
+    """Fold scalings into the stages with weights next to them, wherever that is exact."""
     merged: list[AnyStage] = []
     for stage in stages:
         before = merged[-1] if merged else None
         if isinstance(stage, Scaling) and before is not None and _take_in(before, stage):
             continue
         if isinstance(stage, Scaling) and stage.rectifies_only and isinstance(before, Pooling) and before.kind == "max":
-            # max(0, .) rises, so it may as well come before the maximum of a window
+            # max(0, .) is monotonic, so it can equally well come before the maximum over a window
             merged[-1:] = [_rectifier(stage.name, before.in_shape), before]
             continue
         if isinstance(stage, Product) and isinstance(before, Scaling) and _feed(before, stage):
@@ -161,11 +143,11 @@ def _merge(stages: list[AnyStage]) -> list[AnyStage]:
 
 
 def _take_in(before: AnyStage, stage: Scaling) -> bool:
-    """Do a scaling within the stage before it; False where that cannot be."""
+    """Fold a scaling into the stage before it; return False where that is not exact."""
     if isinstance(before, Pooling):
         return False
     if not stage.rectifies_only:
-        if before.relu or before.out_shape != stage.in_shape:  # of another shape: a flattening lies between
+        if before.relu or before.out_shape != stage.in_shape:  # shapes differ if a flattening lies between
             return False
         if isinstance(before, Product):
             before.theta *= stage.scale
@@ -177,7 +159,7 @@ def _take_in(before: AnyStage, stage: Scaling) -> bool:
 
 
 def _feed(before: Scaling, stage: Product) -> bool:
-    """Do a scaling within the weights behind it; False where that cannot be."""
+    """Fold a scaling into the weights after it; return False where that is not exact."""
     if before.relu or before.out_shape != stage.in_shape or (stage.padded and before.shift.any()):
         return False
     weights = stage.by_channel

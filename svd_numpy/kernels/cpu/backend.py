@@ -7,7 +7,6 @@ all parameters), `gemm.py` (matrix products) and `simd.py` (exp, log, noise).
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from svd_numpy.kernels.backend import (
 )
 from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
+from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.prior_fits import CODES
@@ -38,8 +38,6 @@ _EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.flo
 _NO_NOISE = NoiseKey(0, 0, 0)
 LARGEST = 3e38  # stands for infinity in float32 bounds
 _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
-# Numba's `workqueue` threading layer aborts the process on concurrent use, and the scratch memory is shared.
-KERNEL_LOCK = threading.Lock()
 
 
 class NumbaBackend(HostMemory):
@@ -58,7 +56,7 @@ class NumbaBackend(HostMemory):
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""
-        with KERNEL_LOCK:
+        with KERNEL_LOCK:  # of the scratch memory, too
             kernel(numba.get_num_threads(), *args, self._scratch)
 
     def gather_rows(  # noqa: D102

@@ -1,4 +1,4 @@
-"""How few bytes: bit precision, the packed file, and honest accounts of size."""
+"""Small files: bit precision, the packed format, and the size of a network as each paper counts it."""
 
 from svd_numpy.sparse.storage.accounts import Account, LayerSize, Sizes, sizes
 from svd_numpy.sparse.storage.packed import load_packed, pack, save_packed, unpack

@@ -1,8 +1,8 @@
-"""How small is it? One network, counted as each paper counts.
+"""How small is a network? One network, counted the way each paper counts.
 
 "Compression" is a ratio of two counts, and papers differ in what they count: weights, bytes with or without indices and
-biases, bits, multiplications. The same network gets numbers that differ tenfold, so every number here comes with the
-name of the paper that counts so.
+biases, bits, multiplications. For the same network the results can differ tenfold, so every number here names the paper
+that counts this way.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
@@ -27,7 +27,6 @@ from svd_numpy.sparse.storage.precision import check_bits, code_bits
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Array = NDArray[Any]
 MOLCHANOV = "Sparse VD, Molchanov et al. 2017"
 HAN = "Deep Compression, Han et al. 2016"
 LOUIZOS = "Bayesian Compression, Louizos et al. 2017"
@@ -44,17 +43,17 @@ class LayerSize:
     ----------
     name : str
     before : tuple of int
-        Shape of its weights in the network as it was trained: (I, O), or (KH, KW, C, O).
+        Shape of its weights before pruning: (I, O), or (KH, KW, C, O).
     kept : int
         Weights that are not zero.
     live : (int, int)
-        Inputs (of a convolution: channels) that are read and outputs that vary and are read, after compaction.
+        After compaction: inputs (of a convolution: channels) that are read, and outputs that vary and are read.
     biases : (int, int)
-        Before, and those left. A compact network does not know what it had: one per output is taken.
+        Before pruning and after. A compact network does not record the former; it is counted as one per output.
     positions : int
-        Times that each weight is used for one example.
+        How many times each weight is used for one example.
     bits : int
-        Of a weight: 32, or fewer where the weights are multiples of a step.
+        Bits per weight: 32, or fewer if the weights are multiples of a step.
     """
 
     name: str
@@ -80,7 +79,7 @@ class Account:
     what : str
         What is counted.
     source : str
-        Who counts so.
+        Who counts this way.
     unit : str
     before, after : float
     """
@@ -93,13 +92,13 @@ class Account:
 
     @property
     def ratio(self) -> float:
-        """How many times less; what is empty counts as one."""
+        """How many times smaller; a count of 0 is taken as 1."""
         return self.before / max(self.after, 1)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What `sizes` found: printable, and a picture by `plot`.
+    """The result of `sizes`; print it for tables, `plot` it for a picture.
 
     Attributes
     ----------
@@ -111,11 +110,11 @@ class Sizes:
     accounts: tuple[Account, ...]
 
     def __getitem__(self, what: str) -> Account:
-        """Look an account up by what it counts."""
+        """Return the account with this `what`."""
         return {account.what: account for account in self.accounts}[what]
 
     def __str__(self) -> str:
-        """Two tables: layers, and accounts."""
+        """Return two tables: layers and accounts."""
         form = "{:<12}{:>20}{:>10}{:>9}{:>14}{:>6}".format
         lines = [form("layer", "weights", "kept", "kept %", "live in-out", "bits")]
         for layer in self.layers:
@@ -140,18 +139,18 @@ class Sizes:
 def sizes(
     network: Sequential | SparseModel, threshold: float | None = None, bits: Mapping[str, int] | None = None
 ) -> Sizes:
-    """Count a network in every way that is in use.
+    """Count a network in all the usual ways.
 
     Parameters
     ----------
     network : Sequential or SparseModel
-        A `Sequential` is counted as pruned at the threshold, a `SparseModel` as it is: weights that no output depends
-        on are gone there.
+        A `Sequential` is counted as pruned at the threshold, a `SparseModel` as it is, without the weights that no
+        output depends on.
     threshold : float, optional
-        On log_alpha; default: the model's. Of a `Sequential` only: a `SparseModel` is pruned already.
+        On log_alpha; default: the model's. Only for a `Sequential`, as a `SparseModel` is pruned already.
     bits : mapping of array name to int, optional
-        Bits of weights ("conv1.theta"), such as `posterior_bits`; those of other arrays do not matter. Default: what
-        the weights need as they are, 32 unless they were rounded (`quantise`).
+        Bits per weight by array ("conv1.theta"), such as `posterior_bits`; other arrays are ignored. Default: what the
+        weights need as they are, 32 unless they were rounded (`quantise`).
 
     Returns
     -------
@@ -160,8 +159,7 @@ def sizes(
     Raises
     ------
     TypeError, ValueError
-        For another kind of network, one that `compress` or `pack` does not take, or bits of layers that are not
-        there.
+        For another kind of network, a network that `compress` or `pack` refuses, or bits for layers that do not exist.
     """
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)
@@ -204,7 +202,7 @@ def _live(op: DenseOp | ConvOp) -> tuple[int, int]:
 
 
 def _bits(matrix: Array) -> int:
-    """Bits that the weights need as they are."""
+    """Bits per weight that these weights need without further rounding."""
     step = find_step(matrix)
     if step is None or not matrix.any():
         return _FLOAT
@@ -250,14 +248,14 @@ def _area(layer: LayerSize) -> int:
 
 
 def csr_bytes(matrix: Array, index_bytes: int) -> int:
-    """Bytes of a matrix (I, O) by compressed rows, one per output: float32 values, indices, 32-bit row pointers."""
+    """Bytes of a matrix (I, O) in compressed rows, one per output: float32 values, indices, 32-bit row pointers."""
     return int(np.count_nonzero(matrix)) * (4 + index_bytes) + 4 * (matrix.shape[1] + 1)
 
 
 def gap_bits(matrix: Array, gap: int, value: int) -> int:
-    """Bits of a matrix (I, O) as one list of values of `value` bits, each with its distance from the one before.
+    """Bits of a matrix (I, O) as one list of values with `value` bits, each with its distance from the one before.
 
-    The distance has `gap` bits; where it is too long, zeros are stored in between (Han et al. 2016, §2).
+    A distance has `gap` bits; longer ones are bridged by stored zeros (Han et al. 2016, §2).
     """
     places = np.flatnonzero(matrix.T)
     zeros_before = np.diff(places, prepend=-1) - 1
@@ -266,7 +264,7 @@ def gap_bits(matrix: Array, gap: int, value: int) -> int:
 
 
 def zipped(small: SparseModel) -> bytes:
-    """Bytes of a zip file with the arrays of a compact network: what a plain `np.savez_compressed` makes of it."""
+    """Return a zip file with the arrays of a compact network, as a plain `np.savez_compressed` writes it."""
     arrays = dict[str, Array]()
     for op in small.ops:
         for name, value in vars(op).items():

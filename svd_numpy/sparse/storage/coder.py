@@ -1,8 +1,8 @@
-"""An adaptive arithmetic coder: every yes or no costs as many bits as it is surprising.
+"""An adaptive arithmetic coder: the more likely a bit was, the less space it takes.
 
-One description of a format serves both ways: `Writer.bit` takes a bit, writes it and returns it; `Reader.bit` ignores
-what it is given and returns the bit that was written. Whatever is built out of `bit`, such as `number`, does
-likewise. All arithmetic is on whole numbers, so that a file means the same on every machine.
+The same code describes a format for writing and for reading: `Writer.bit` takes a bit, writes it and returns it;
+`Reader.bit` ignores its argument and returns the bit that was written. Functions built from `bit`, such as `number`,
+work likewise. All arithmetic is on whole numbers, so a file means the same on every machine.
 
 The interval arithmetic is that of Witten, Neal and Cleary (1987) in bytes, as in Martin's range coder (1979).
 """
@@ -14,14 +14,14 @@ from typing import Protocol
 from svd_numpy.checks import SvdValueError
 
 _TOP, _LOW = 1 << 48, 1 << 40  # the range is kept in [_LOW, _TOP)
-_SCALE = 16  # bits of a chance
+_SCALE = 16  # bits of a probability
 
 
 class Context:
     """How often a bit has been 1 so far.
 
-    Its chance is (ones + 1/2) / (all + 1), the estimate of Krichevsky and Trofimov (1981); what is learned costs about
-    half of log2(all) bits.
+    The probability of a 1 is estimated as (ones + 1/2) / (all + 1) (Krichevsky and Trofimov 1981); learning it costs
+    about log2(all) / 2 bits.
     """
 
     __slots__ = ("all", "ones")
@@ -30,7 +30,7 @@ class Context:
         self.ones = self.all = 0
 
     def chance(self) -> int:
-        """Chance of a 1, in units of 2^-16, never 0 or 1."""
+        """Probability of a 1 in units of 2^-16, strictly between 0 and 1."""
         return ((2 * self.ones + 1) << _SCALE) // (2 * self.all + 2) or 1
 
     def learn(self, bit: int) -> None:
@@ -43,7 +43,7 @@ class Coder(Protocol):
     """A `Writer` or a `Reader`."""
 
     def bit(self, context: Context | None, bit: int) -> int:
-        """Code one bit; without a context both values are equally likely."""
+        """Code one bit; without a context, 0 and 1 are equally likely."""
 
 
 class Writer:
@@ -68,7 +68,7 @@ class Writer:
         return bit
 
     def _shift(self) -> None:
-        """Give the top byte away; a carry goes into the bytes already written."""
+        """Move the top byte to the output; a carry goes into the bytes already written."""
         if self._low >= _TOP:
             at = len(self._bytes) - 1
             while self._bytes[at] == 255:
@@ -81,7 +81,7 @@ class Writer:
         self._range <<= 8
 
     def finish(self) -> bytes:
-        """Return the shortest bytes that mean what was written; a reader sees zeros behind them."""
+        """Return the fewest bytes that decode to what was written; a reader takes the bytes after them as zeros."""
         for kept in range(7):
             unit = 1 << 48 - 8 * kept
             value = -(-self._low // unit) * unit
@@ -94,14 +94,17 @@ class Writer:
 
 
 class Reader:
-    """Turns bytes back into the bits that a `Writer` was given. Any bytes mean something: check what comes out."""
+    """Turns bytes back into the bits that a `Writer` was given.
+
+    It accepts any bytes, damaged ones too: the caller must check what it decodes.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._bytes, self._at, self._range = data, 6, _TOP - 1
         self._value = int.from_bytes(data[:6].ljust(6, b"\0"), "big")
 
     def bit(self, context: Context | None, bit: int = 0) -> int:
-        """Return the next bit; the one given does not matter."""
+        """Return the next bit, whatever `bit` is."""
         split = (self._range >> _SCALE) * (context.chance() if context else 1 << _SCALE - 1)
         if self._value < split:
             found, self._range = 1, split
@@ -120,17 +123,17 @@ class Reader:
 
 
 class Numbers:
-    """What has been seen of whole numbers of one kind.
+    """What has been learned about whole numbers of one kind.
 
-    A number n >= 0 is coded as the length of n + 1 in bits, in unary, then the bits behind the leading one. The length
-    and the first two of those bits are learned, the rest counts as noise (Elias 1975, made adaptive).
+    A number n >= 0 is coded as the length of n + 1 in bits, in unary, then the bits after the leading one. The length
+    and the first two of those bits are learned, the others are treated as noise (Elias 1975, made adaptive).
     """
 
     def __init__(self) -> None:
         self._contexts: dict[tuple[int, int], Context] = {}
 
     def context(self, length: int, prefix: int) -> Context:
-        """Context of the bit behind `prefix` in numbers of this length."""
+        """Context of the bit after `prefix` in numbers of this length."""
         key = length, prefix
         if key not in self._contexts:
             self._contexts[key] = Context()
@@ -143,18 +146,18 @@ def number(coder: Coder, seen: Numbers, value: int = 0, high: int = 2**32 - 1) -
     Raises
     ------
     ValueError
-        When the number read is larger than `high`.
+        If the number read is larger than `high`.
     """
     value += 1
     width, length = value.bit_length() - 1, 0
     while coder.bit(seen.context(length, 0), length < width):
         length += 1
         if length > 33:
-            raise SvdValueError(f"a number of more than {length} bits, expected at most {high}")
+            raise SvdValueError(f"got a number of more than {length} bits, expected at most {high}")
     found = 1
     for place in reversed(range(length)):
         context = seen.context(length, found) if found < 4 else None
         found = found << 1 | coder.bit(context, value >> place & 1)
     if found - 1 > high:
-        raise SvdValueError(f"the number {found - 1} where at most {high} is possible")
+        raise SvdValueError(f"got the number {found - 1}, expected at most {high}")
     return found - 1

@@ -1,9 +1,9 @@
-"""What a packed network consists of: one description of it, which a `Writer` runs forwards and a `Reader` backwards.
+"""The layout of a packed network: one description, used by a `Writer` to write and by a `Reader` to read.
 
-Every function takes what is to be written, or None when reading, and returns what was written or read. Everything is
-whole numbers in the end. Places are gaps between neighbours; numbers are multiples of a power of two where they can be,
-raw float32 elsewhere. What is read is bounded on the spot, so that no file, whoever made it, asks for more memory than
-`Budget` allows; whether it is a network is for `SparseModel` to say.
+Every function takes the value to write, or None when reading, and returns the value written or read. In the end
+everything is a whole number: indices become gaps between neighbours, and weights become multiples of a power of two
+where that is exact, raw float32 elsewhere. Sizes are checked as they are read, so that no file, whoever made it, can
+ask for more memory than `Budget` allows; `SparseModel` then checks that the ops form a network.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
-from svd_numpy.kernels.window import Window
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.window import Window, channels_last
 from svd_numpy.network.objective import Gaussian, Likelihood, make_likelihood
 from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 from svd_numpy.sparse.op_checks import MAX_WEIGHTS
+from svd_numpy.sparse.ops import channels_first
 from svd_numpy.sparse.storage.coder import Coder, Context, Numbers, number
 
-Array = NDArray[Any]
 MOST_NAME, MOST_OPS, MOST_SIDE, MOST_WINDOW = 200, 1000, 2**20, 2**10
 _MOST_CODE = 2**24  # multiples of a step up to this are exact in float32
 _STEP_BIAS = 160  # steps go from 2^-160 to 2^160
@@ -32,12 +32,12 @@ _KINDS: tuple[type[Op], ...] = (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)
 
 @dataclass
 class Budget:
-    """How many array elements may still follow."""
+    """How many more array elements a file may hold."""
 
     left: int
 
     def take(self, count: int) -> int:
-        """Return `count`, if that many elements may follow."""
+        """Return `count` if that many elements are allowed; raise a ValueError otherwise."""
         self.left -= count
         if self.left < 0:
             raise SvdValueError("the arrays are too large for the file")
@@ -58,10 +58,10 @@ class Layout:
         self._seen: dict[str, Numbers] = {}
         self._flags: dict[str, Context] = {}
 
-    # ---- the smallest pieces ----
+    # ---- numbers, flags, names ----
 
     def whole(self, kind: str, value: int | None, high: int) -> int:
-        """Code a number in [0, high], learned together with the others of its kind."""
+        """Code a number in [0, high], sharing statistics with others of its kind."""
         if value is not None and not 0 <= value <= high:
             raise SvdValueError(f"{kind} is {value}, which a packed file cannot hold; expected 0 to {high}")
         return number(self.coder, self._seen.setdefault(kind, Numbers()), value or 0, high)
@@ -71,7 +71,7 @@ class Layout:
         return bool(self.coder.bit(self._flags.setdefault(kind, Context()), bool(value)))
 
     def raw(self, value: int | None, bits: int) -> int:
-        """Code bits that look like noise."""
+        """Code bits without learning from them."""
         found = 0
         for place in reversed(range(bits)):
             found = found << 1 | self.coder.bit(None, (value or 0) >> place & 1)
@@ -89,13 +89,13 @@ class Layout:
         return self.whole("size", value, high)
 
     def sizes(self, values: tuple[int, ...] | None, count: int, high: int = MOST_SIDE) -> tuple[int, ...]:
-        """Code several."""
+        """Code several lengths of a shape."""
         return tuple(self.size(None if values is None else values[at], high) for at in range(count))
 
     # ---- arrays ----
 
     def places(self, kind: str, values: Array | None, limit: int) -> Array:
-        """Code rising places (n,) of int32 in [0, limit)."""
+        """Code increasing indices (n,) in [0, limit)."""
         count = self.budget.take(self.whole("count", None if values is None else len(values), limit))
         gaps = None if values is None else (np.diff(values, prepend=-1) - 1).tolist()
         found, at = np.empty(count, np.int64), -1
@@ -103,11 +103,11 @@ class Layout:
             at += 1 + self.whole(kind, None if gaps is None else gaps[n], limit)
             found[n] = at
         if at >= limit:
-            raise SvdValueError(f"place {at} where there are {limit}")
+            raise SvdValueError(f"got the index {at}, expected less than {limit}")
         return found
 
     def jumps(self, values: Array | None, count: int, limit: int) -> Array:
-        """Code places (count,) of int32 in [0, limit) in any order, cheaply where most lie behind one another."""
+        """Code int32 indices (count,) in [0, limit) in any order; runs of consecutive ones are cheap."""
         steps = None if values is None else np.diff(values, prepend=-1).tolist()
         found, at = np.empty(self.budget.take(count), np.int32), -1
         for n in range(count):
@@ -116,7 +116,7 @@ class Layout:
             size = self.whole("jump", None if step is None else abs(step), limit)
             at += -size if back else size
             if not 0 <= at < limit:
-                raise SvdValueError(f"place {at} where there are {limit}")
+                raise SvdValueError(f"got the index {at}, expected 0 to {limit - 1}")
             found[n] = at
         return found
 
@@ -138,13 +138,13 @@ class Layout:
             code = None if codes is None else int(codes[n])
             size = self.whole(kind, None if code is None else abs(code), _MOST_CODE)
             found[n] = -size if size and self.flag(f"{kind} sign", None if code is None else code < 0) else size
-        with np.errstate(over="ignore"):  # infinity is no weight of a network, and is refused as such
+        with np.errstate(over="ignore"):  # infinite weights are refused later, by SparseModel
             return np.ldexp(found.astype(np.float64), exponent).astype(np.float32)
 
     def weights(self, value: Weights | None, inputs: int, outputs: int) -> Weights:
-        """Code a matrix (I, O), in the form that it has."""
+        """Code a matrix (I, O) in the form that it has."""
         if inputs * outputs > MAX_WEIGHTS:
-            raise SvdValueError(f"a weight matrix of {inputs} x {outputs}, where at most {MAX_WEIGHTS} cells may be")
+            raise SvdValueError(f"got a weight matrix of {inputs} x {outputs}, expected at most {MAX_WEIGHTS} weights")
         if self.flag("dense", None if value is None else value.form == "dense"):
             cells = self.numbers("weight", None if value is None else value.values.ravel(), inputs * outputs)
             return Weights((inputs, outputs), cells.reshape(inputs, outputs))
@@ -170,7 +170,7 @@ class Layout:
                 raise SvdValueError("the first op, and no other, must take the inputs")
             found.append(self._op(kind, op, found[-1].out_shape if found else ()))
         if not found:
-            raise SvdValueError("there is no op")
+            raise SvdValueError("got no op, expected at least one")
         return found
 
     def _op(self, kind: type[Op], op: Any, shape: tuple[int, ...]) -> Op:
@@ -192,11 +192,11 @@ class Layout:
         in_shape = self._shape(op and op.in_shape)
         out_shape = self._shape(op and op.out_shape)
         count = math.prod(out_shape)
-        # Images lie channels last in the op and channels first in the example: so turned, most places are neighbours.
-        index = self.jumps(op and _turned(op.index, out_shape), count, math.prod(in_shape))
+        # Images are channels last in the op and channels first in the example; turned, most indices are consecutive.
+        index = self.jumps(op and channels_first(op.index, out_shape), count, math.prod(in_shape))
         mean = None
         if self.flag("mean", op and op.mean is not None):
-            given = None if op is None or op.mean is None else _turned(op.mean, out_shape)
+            given = None if op is None or op.mean is None else channels_first(op.mean, out_shape)
             mean = _turned_back(self.numbers("mean", given, count), out_shape)
         return TakeOp(name, in_shape, out_shape, _turned_back(index, out_shape), mean)
 
@@ -233,42 +233,38 @@ class Layout:
         pairs = self.sizes(flat, 8, MOST_WINDOW)
         kernel, stride, padding, dilation = ((pairs[at], pairs[at + 1]) for at in range(0, 8, 2))
         if min(*kernel, *stride, *dilation) < 1:
-            raise SvdValueError(f"a window of kernel {kernel}, stride {stride} and dilation {dilation}")
+            raise SvdValueError(
+                f"got a window of kernel {kernel}, stride {stride} and dilation {dilation}, expected at least 1"
+            )
         height, width, channels = shape
         window = Window(height, width, channels, kernel, stride, padding, dilation)
         if min(window.out) < 1:
-            raise SvdValueError(f"a window of {kernel} is larger than images of {shape}")
+            raise SvdValueError(f"got a window of {kernel}, which is larger than the images of {shape}")
         return window
 
     def likelihood(self, value: Likelihood | None) -> Likelihood:
-        """Code what the outputs mean."""
+        """Code the likelihood: what the outputs mean."""
         if not self.flag("gaussian", isinstance(value, Gaussian)):
             return make_likelihood("categorical")
         given = int.from_bytes(struct.pack(">d", value.std), "big") if isinstance(value, Gaussian) else None
         return Gaussian(struct.unpack(">d", self.raw(given, 64).to_bytes(8, "big"))[0])
 
 
-def _turned(values: Array, shape: tuple[int, ...]) -> Array:
-    return values.reshape(shape).transpose(2, 0, 1).ravel() if len(shape) == 3 else values
-
-
 def _turned_back(values: Array, shape: tuple[int, ...]) -> Array:
-    if len(shape) != 3:
-        return values
-    height, width, channels = shape
-    return np.ascontiguousarray(values.reshape(channels, height, width).transpose(1, 2, 0)).ravel()
+    """Undo `channels_first`."""
+    return channels_last(values, (shape[-1], *shape[:-1])).ravel()
 
 
 def find_step(values: Array) -> int | None:
-    """Exponent of the largest power of two of which all values are multiples, none of them larger than 2^24 times that.
+    """Exponent of the largest power of two that divides all values, if none exceeds 2^24 times that power.
 
-    None where there is none, as for weights that were never rounded.
+    None otherwise, as for weights that were never rounded.
     """
     mantissas, exponents = np.frexp(values[values != 0].astype(np.float64))
     if not mantissas.size:
         return 0
-    codes = np.ldexp(mantissas, 24).astype(np.int64)  # whole numbers: float32 has 24 digits
-    zeros = np.frexp((codes & -codes).astype(np.float64))[1] - 1  # at the end of each
+    codes = np.ldexp(mantissas, 24).astype(np.int64)  # whole numbers: a float32 has 24 binary digits
+    zeros = np.frexp((codes & -codes).astype(np.float64))[1] - 1  # trailing zeros of each
     step = int((exponents - 24 + zeros).min())
     reaches = float(np.abs(values).max()) <= math.ldexp(_MOST_CODE, step)
     return step if reaches and abs(step) <= _STEP_BIAS else None

@@ -2,11 +2,11 @@
 
     4 bytes  "SVDz"
     1 byte   version
-    4 bytes  CRC-32 of all that follows, big end first
+    4 bytes  CRC-32 of everything after it, big-endian
     ...      the network (`svd_numpy.sparse.storage.layout`), arithmetically coded (`svd_numpy.sparse.storage.coder`)
 
-Packing loses nothing: the network that comes back computes the same numbers. It is small where the numbers are few and
-short: prune, `compress`, `quantise`, then pack.
+Packing is lossless: the network that comes back computes the same numbers. For a small file, prune, `compress` and
+`quantise` before packing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from svd_numpy.checks import SvdValueError, check_path, check_type
+from svd_numpy.checks import SvdValueError, check_file, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require
-from svd_numpy.kernels import resolve_backend
 from svd_numpy.sparse import SparseModel
+from svd_numpy.sparse.runtime import resolve_sparse_backend
 from svd_numpy.sparse.storage.coder import Reader, Writer
 from svd_numpy.sparse.storage.layout import Budget, Layout
 
@@ -29,17 +29,17 @@ _HEAD = len(MAGIC) + 5
 
 
 def _most_elements(length: int) -> int:
-    """Array elements that a file of so many bytes may hold: a million, and 64 a byte, far more than trained ones do."""
+    """Array elements that a file of this length may hold: a million plus 64 per byte, far more than networks need."""
     return 2**20 + 64 * length
 
 
 def pack(small: SparseModel) -> bytes:
-    """Return a compact network as few bytes.
+    """Return a compact network as a short string of bytes.
 
     Raises
     ------
     ValueError
-        For a network larger than a packed file may be: more than a thousand ops, say.
+        For a network beyond the limits of a packed file, such as a thousand ops.
     """
     check_type("small", small, SparseModel)
     writer = Writer()
@@ -50,31 +50,31 @@ def pack(small: SparseModel) -> bytes:
     body = writer.finish()
     if endless - budget.left > _most_elements(len(body)):
         raise SvdValueError(
-            f"pack: {endless - budget.left} array elements in only {len(body)} bytes, which no reader would believe; "
-            "expected a trained network: use small.save"
+            f"pack: {endless - budget.left} array elements take only {len(body)} bytes, a ratio that `unpack` refuses; "
+            "expected a trained network: use small.save instead"
         )
     return MAGIC + bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def unpack(content: bytes, backend: str = "auto") -> SparseModel:
-    """Return the network in what `pack` made.
+    """Return the network that `pack` turned into bytes.
 
     Parameters
     ----------
     content : bytes
     backend : "auto", "numba" or "numpy"
-        That the network runs on.
+        What the network runs on, see `SparseModel`.
 
     Raises
     ------
     CheckpointError
-        For anything else than the bytes of a whole, sound network.
+        If the bytes are not those of a complete, undamaged network.
     """
     check_type("content", content, bytes)
-    resolve_backend(backend)
+    backend = resolve_sparse_backend(backend)
     with reading(Path("the packed network")):
         require(content.startswith(MAGIC), f"it does not begin with {MAGIC!r}: not a packed network")
-        require(len(content) >= _HEAD, "it ends within its head")
+        require(len(content) >= _HEAD, "it ends within its header")
         version = content[len(MAGIC)]
         require(
             version == VERSION, f"format version {version}; this release reads {VERSION}: use the one that wrote it"
@@ -87,10 +87,8 @@ def unpack(content: bytes, backend: str = "auto") -> SparseModel:
 
 
 def save_packed(path: str | Path, small: SparseModel) -> int:
-    """Write a compact network to a file ending in .svdz, whole or not at all; return its bytes."""
-    target = check_path("path", path)
-    if target is None or target.suffix != SUFFIX:
-        raise SvdValueError(f"path: got {path!r}, expected a name ending in {SUFFIX}")
+    """Write a compact network to a .svdz file, whole or not at all; return the size in bytes."""
+    target = check_file("path", path, SUFFIX)
     content = pack(small)
     write_atomic(target, content)
     return len(content)
@@ -102,7 +100,7 @@ def load_packed(path: str | Path, backend: str = "auto") -> SparseModel:
     Raises
     ------
     CheckpointError
-        When the file is missing, damaged, or another kind of file.
+        If the file is missing, damaged, or of another kind.
     """
     source = Path(path)
     with reading(source), open_regular(source.resolve()) as (file, size):

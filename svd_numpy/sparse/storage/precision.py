@@ -1,11 +1,11 @@
-"""How many bits a layer's weights need, read off their posterior (Bayesian Compression, Louizos et al. 2017).
+"""How many bits a layer's weights need, according to their posterior (Bayesian Compression, Louizos et al. 2017).
 
-A weight that the data know only to within sigma need not be stored to more digits than that. With t bits behind the
-point the round-off is 2^-t; a weight gets as many as keep that above twice its spread, a layer the mean over its
-surviving weights, rounded up.
+A weight that the data determine only to within sigma need not be stored more precisely. With t fractional bits the
+round-off is 2^-t; a weight gets the most bits that keep the round-off above twice its spread, and a layer gets the mean
+over its surviving weights, rounded up.
 
-The paper takes the variance for the spread, although the round-off has the unit of a standard deviation; it also counts
-pruned weights, whose variance is not theirs any more. Here only survivors count, and both spreads can be had.
+The paper uses the variance as the spread, although the round-off has the unit of a standard deviation, and it includes
+pruned weights, whose variance no longer matters. Here only surviving weights count, and either spread can be chosen.
 """
 
 from __future__ import annotations
@@ -15,30 +15,28 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_threshold, check_type
 from svd_numpy.network.layers.weighted import Variational
 from svd_numpy.network.model import Sequential
 
-Array = NDArray[Any]
 Rule = Literal["deviation", "variance"]
-_MOST = 23  # bits behind the point, as many as a float32 has
-_FROZEN = -19.99  # log_sigma2 of weights that have lost their noise is -20
+_MOST = 23  # fractional bits, as many as a float32 has
+_FROZEN = -19.99  # weights without noise have a log_sigma2 of -20
 MOST_BITS = 24
 
 
 def code_bits(largest: float, step: float) -> int:
-    """Bits of a signed code for multiples of `step` up to `largest` in size."""
+    """Bits of a signed code for multiples of `step` up to the magnitude `largest`."""
     return 1 + round(largest / step).bit_length()
 
 
 def step_of(largest: float, bits: int) -> float:
-    """Return the smallest power of two whose multiples reach `largest` in codes of so many bits, sign included."""
+    """Return the smallest power of two whose multiples reach `largest` in codes of `bits` bits, sign included."""
     if not largest:
         return 1.0
     codes = 2 ** (bits - 1) - 1
-    # the largest rounds to a code within reach as soon as it is less than half a step above the last one
+    # `largest` still rounds to the last code if it is less than half a step above it
     exponent = math.ceil(math.log2(largest / (codes + 0.5)))
     while round(largest / 2.0**exponent) > codes:
         exponent += 1
@@ -46,33 +44,33 @@ def step_of(largest: float, bits: int) -> float:
 
 
 def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule = "deviation") -> dict[str, int]:
-    """Bits for the weights of each layer, from the posterior variances of those that survive.
+    """Bits for the weights of each layer, from the posterior variances of the surviving ones.
 
     Parameters
     ----------
     model : Sequential
-        With its posterior: before any fine-tuning.
+        Before any fine-tuning, which removes the posterior.
     threshold : float, optional
         On log_alpha; default: the model's.
     rule : "deviation" or "variance"
-        What the round-off is compared with: sigma, which has its unit, or sigma^2, as published. For sigma < 1 the
-        latter asks for more bits.
+        What the round-off is compared with: sigma, which has the same unit, or sigma^2, as published. For sigma < 1
+        the latter gives more bits.
 
     Returns
     -------
     dict of str to int
-        {"dense1.theta": bits, ...} for `quantise`: one for the sign, those of the whole part of the layer's largest
-        weight, those behind the point. A layer without a surviving weight is not in it.
+        {"dense1.theta": bits, ...} for `quantise`: one for the sign, those for the integer part of the layer's largest
+        weight, and the fractional ones. Layers without a surviving weight are left out.
 
     Raises
     ------
     ValueError
-        For a network without a posterior: a plain one, or one that was fine-tuned.
+        For a network without a posterior, that is, a plain or a fine-tuned one.
 
     Notes
     -----
-    The posterior is that of the weights as trained. Where `compress` folds batch normalisation into them, their sizes
-    change by channel: look at the error afterwards, or take the bits as the start of `search_bits`.
+    The posterior is that of the weights as trained. If `compress` folds batch normalisation into them, their scale
+    changes by channel: check the error afterwards, or use the bits as the start of `search_bits`.
     """
     check_type("model", model, Sequential)
     check_choice("rule", rule, ("deviation", "variance"))
@@ -81,14 +79,14 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
         raise SvdValueError("posterior_bits: got a network without variational layers, expected one; use search_bits")
     bits = dict[str, int]()
     for layer in model.variational_layers:
-        found = _layer_bits(layer, math.exp(-threshold), rule)
+        found = _layer_bits(layer, threshold, rule)
         if found is not None:
             bits[f"{layer.name}.theta"] = found
     return bits
 
 
-def _layer_bits(layer: Variational, keep: float, rule: Rule) -> int | None:
-    theta = layer.pruned_theta(keep)
+def _layer_bits(layer: Variational, threshold: float, rule: Rule) -> int | None:
+    theta = layer.pruned_theta(threshold)
     survives = theta != 0
     if not survives.any():
         return None
@@ -96,15 +94,15 @@ def _layer_bits(layer: Variational, keep: float, rule: Rule) -> int | None:
     if (log_sigma2 < _FROZEN).all():
         raise SvdValueError(
             f"posterior_bits: the weights of layer {layer.name!r} have no noise left (log_sigma2 = -20), as after "
-            "fine-tuning; expected a posterior: use search_bits, or the network as it was before"
+            "fine-tuning; expected a posterior: use search_bits, or the network from before fine-tuning"
         )
     spread = np.exp(log_sigma2 / 2 if rule == "deviation" else log_sigma2)
-    behind = np.clip(np.ceil(-np.log2(2 * spread)) - 1, 0, _MOST)
-    return min(code_bits(float(np.abs(theta).max()), 2.0 ** -math.ceil(behind.mean())), MOST_BITS)
+    fractional = np.clip(np.ceil(-np.log2(2 * spread)) - 1, 0, _MOST)
+    return min(code_bits(float(np.abs(theta).max()), 2.0 ** -math.ceil(fractional.mean())), MOST_BITS)
 
 
 def check_bits(bits: Any, names: list[str]) -> dict[str, int]:
-    """Return bits by array name, from one number for all or from a mapping."""
+    """Return bits by array name, given one number for all arrays or a mapping."""
     wanted = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
     if unknown := sorted(set(wanted) - set(names), key=str):
         raise SvdValueError(f"bits: got {unknown}, expected names of {names}")

@@ -1,7 +1,7 @@
-"""Weights in few bits: every array of a compact network in multiples of a power of two, its step.
+"""Weights in few bits: every array of a compact network rounded to multiples of a power of two, its step.
 
-So rounded, a network is still a `SparseModel` that computes in float32; what is saved shows in its packed file
-(`svd_numpy.sparse.storage.packed`), which finds the steps again.
+A rounded network is still a `SparseModel` that computes in float32; the saving appears in its packed file
+(`svd_numpy.sparse.storage.packed`), which detects the steps.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, check_number, check_type
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.objective import Categorical
 from svd_numpy.sparse import ConvOp, DenseOp, Op, ScaleOp, SparseModel, TakeOp, Weights
 from svd_numpy.sparse.storage.precision import MOST_BITS, check_bits, step_of
 
-Array = NDArray[Any]
-
 
 def numbers_of(op: Op) -> dict[str, Array]:
-    """Arrays of an op that can be rounded, by the names that the layer's parameters have."""
+    """Arrays of an op that can be rounded, under the names of the layer's parameters."""
     if isinstance(op, DenseOp | ConvOp):
         return {f"{op.name}.theta": op.weights.values, f"{op.name}.bias": op.bias}
     if isinstance(op, ScaleOp):
@@ -40,14 +38,14 @@ def quantise(small: SparseModel, bits: int | Mapping[str, int]) -> SparseModel:
     ----------
     small : SparseModel
     bits : int, or mapping of array name to int
-        2 to 24, sign included; of every array, or of those named, such as "conv1.theta", "conv1.bias", "input.mean":
-        the others stay as they are. The step of an array is the smallest power of two whose multiples so reach its
-        largest number.
+        2 to 24, sign included. One number applies to every array; a mapping applies to those it names, such as
+        "conv1.theta", "conv1.bias" or "input.mean", and leaves the others unchanged. The step of an array is the
+        smallest power of two whose multiples can reach its largest number with these bits.
 
     Returns
     -------
     SparseModel
-        Weights that were rounded to 0 are gone.
+        Without the weights that were rounded to 0.
     """
     check_type("small", small, SparseModel)
     names = [name for op in small.ops for name in numbers_of(op)]
@@ -57,9 +55,9 @@ def quantise(small: SparseModel, bits: int | Mapping[str, int]) -> SparseModel:
         if name not in wanted or not array.size:
             return array
         step = step_of(float(np.abs(array).max()), wanted[name])
-        return np.asarray(np.rint(array / step) * step + 0, np.float32)  # + 0: no minus zero
+        return np.asarray(np.rint(array / step) * step + 0, np.float32)  # + 0 turns -0 into 0
 
-    return SparseModel([_changed(op, rounded) for op in small.ops], small.likelihood, small.backend)
+    return SparseModel([_changed(op, rounded) for op in small.ops], small.likelihood, small.backend.name)
 
 
 def _changed(op: Op, change: Callable[[str, Array], Array]) -> Op:
@@ -77,20 +75,20 @@ def _changed(op: Op, change: Callable[[str, Array], Array]) -> Op:
 def search_bits(
     small: SparseModel, x: Any, y: Any, tolerance: float = 0.001, start: int | Mapping[str, int] = 12
 ) -> dict[str, int]:
-    """Find few bits for every array such that the error on validation data stays.
+    """Find the fewest bits for every array that keep the error on validation data.
 
-    First all arrays lose a bit at a time together, then each alone, the largest first. That takes about as many
-    predictions as there are arrays, times three.
+    First all arrays lose one bit at a time together, then each array alone, the largest first. That takes about three
+    predictions per array.
 
     Parameters
     ----------
     small : SparseModel
     x, y : arrays (B, ...), (B,) or (B, O)
-        Validation data: not those that the error is reported on.
+        Validation data, not the data on which the error is reported.
     tolerance : float
-        By how much the error may rise: share of wrong guesses, or root mean square error in the units of y.
+        By how much the error may rise: the share of wrong predictions, or the root mean square error in units of y.
     start : int or mapping of array name to int
-        Bits to start from, such as `posterior_bits`; arrays not named start from 12.
+        Bits to start from, such as `posterior_bits`; arrays that a mapping does not name start from 12.
 
     Returns
     -------
@@ -100,7 +98,7 @@ def search_bits(
     Raises
     ------
     ValueError
-        When the bits to start from already cost more than the tolerance.
+        If the error is beyond the tolerance with the bits to start from.
     """
     check_type("small", small, SparseModel)
     tolerance = check_number("tolerance", tolerance, low=0)
@@ -127,7 +125,7 @@ def search_bits(
 
 
 def error_of(small: SparseModel, x: Any, y: Any) -> float:
-    """Share of wrong guesses, or for a Gaussian likelihood the root mean square error."""
+    """Share of wrong predictions, or for a Gaussian likelihood the root mean square error."""
     outputs = small.predict(x)
     y = small.likelihood.check(y, (len(outputs),), small.n_outputs, np.float32)
     if isinstance(small.likelihood, Categorical):
