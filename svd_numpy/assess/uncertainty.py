@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, check_count, check_flag, check_labels, check_type
 from svd_numpy.kernels import priors
+from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Categorical
 from svd_numpy.network.sparsity import sparsify
 
 Array = NDArray[Any]
-_NO_NOISE = -20.0  # the smallest log_sigma2, where fine-tuning puts all
 
 
 def sample_probabilities(model: Sequential, x: Any, n: int = 100, survivors_only: bool = False) -> Array:
@@ -43,7 +43,7 @@ def sample_probabilities(model: Sequential, x: Any, n: int = 100, survivors_only
     check_type("model", model, Sequential)
     if not isinstance(model.likelihood, Categorical):
         raise SvdValueError(f"model: got the likelihood {model.likelihood!r}, expected a classifier's, Categorical()")
-    if all((layer.log_sigma2 <= _NO_NOISE).all() for layer in model.variational_layers):
+    if all((layer.log_sigma2 <= LOG_SIGMA2_MIN).all() for layer in model.variational_layers):
         raise SvdValueError(
             "model: got a network without noise, expected one that variational training left; fine-tuning removes it, "
             "so train with finetune_epochs=0, for example with recipe='paper'"
@@ -51,7 +51,7 @@ def sample_probabilities(model: Sequential, x: Any, n: int = 100, survivors_only
     if check_flag("survivors_only", survivors_only):
         threshold, model = model.threshold, sparsify(model, model.threshold)
         for layer in model.variational_layers:
-            layer.log_sigma2[priors.log_alpha(layer.theta, layer.log_sigma2) > threshold] = _NO_NOISE
+            layer.log_sigma2[priors.log_alpha(layer.theta, layer.log_sigma2) > threshold] = LOG_SIGMA2_MIN
     return np.stack([model.likelihood.mean(outputs) for outputs in model.sample(x, n)])
 
 

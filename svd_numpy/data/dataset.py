@@ -84,10 +84,10 @@ class Dataset:
     def _check_targets(self, part: str, y: NDArray[Any]) -> None:
         if self.n_classes == 0:
             return
-        if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        if y.ndim not in (1, 2) or not np.issubdtype(y.dtype, np.integer):
             raise SvdValueError(
-                f"y_{part} has shape {y.shape} and dtype {y.dtype}; expected (N,) integer labels because "
-                f"n_classes is {self.n_classes} (use n_classes=0 for regression)"
+                f"y_{part} has shape {y.shape} and dtype {y.dtype}; expected (N,) integer labels, or (N, T) "
+                f"of sequences, because n_classes is {self.n_classes} (use n_classes=0 for regression)"
             )
         if y.size and (int(y.min()) < 0 or int(y.max()) >= self.n_classes):
             raise SvdValueError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,10 +13,59 @@ from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Backend
 from svd_numpy.kernels.cuda import detect
 
-NAMES = ("numpy", "numba", "cuda")
+
+class _Entry(NamedTuple):
+    """How a backend is had: why it cannot be used here ("" where it can), and how it is made for a dtype."""
+
+    why_not: Callable[[], str]
+    make: Callable[[np.dtype[Any]], Backend]
+
+
+def _reference(dtype: np.dtype[Any]) -> Backend:
+    from svd_numpy.kernels.reference import ReferenceBackend
+
+    return ReferenceBackend(dtype)
+
+
+def _numba(dtype: np.dtype[Any]) -> Backend:
+    from svd_numpy.kernels.cpu.backend import NumbaBackend
+
+    return NumbaBackend()
+
+
+def _cuda(dtype: np.dtype[Any]) -> Backend:
+    from svd_numpy.kernels.cuda.backend import CudaBackend
+
+    return CudaBackend()
+
+
+def _no_numba() -> str:
+    return "" if importlib.util.find_spec("numba") else "the package numba is not installed: pip install numba"
+
+
+_BACKENDS: dict[str, _Entry] = {
+    "numpy": _Entry(lambda: "", _reference),
+    "numba": _Entry(_no_numba, _numba),
+    "cuda": _Entry(detect.why_not, _cuda),
+}
 # What "auto" picks from, best first. "cuda" has been simulated and compiled, but not run on a device: it joins when
 # `make gpu-check` has passed on one.
 _PREFERENCE = ("numba", "numpy")
+
+
+def add_backend(name: str, make: Callable[[np.dtype[Any]], Backend], why_not: Callable[[], str] = lambda: "") -> None:
+    """Let a backend of one's own be chosen by name.
+
+    Parameters
+    ----------
+    name : str
+        Equal to the backend's attribute `name`. A name that is taken already stands for the new one.
+    make : function (dtype) -> Backend
+        Raises a ValueError for a dtype that it does not compute in.
+    why_not : function () -> str
+        Why the backend cannot be used here, "" where it can.
+    """
+    _BACKENDS[name] = _Entry(why_not, make)
 
 
 def available_backends() -> dict[str, str]:
@@ -26,8 +76,7 @@ def available_backends() -> dict[str, str]:
     dict
         Name of each backend -> "" where it can be used, else the reason why not.
     """
-    missing = "" if importlib.util.find_spec("numba") else "the package numba is not installed: pip install numba"
-    return {"numpy": "", "numba": missing, "cuda": detect.why_not()}
+    return {name: entry.why_not() for name, entry in _BACKENDS.items()}
 
 
 def resolve_backend(name: str) -> str:
@@ -39,14 +88,16 @@ def resolve_backend(name: str) -> str:
         For an unknown name, or a backend that cannot be used here.
     """
     if not isinstance(name, str):
-        raise SvdTypeError(f"backend: got {name!r} of type {type(name).__name__}, expected one of 'auto', {NAMES}")
+        raise SvdTypeError(
+            f"backend: got {name!r} of type {type(name).__name__}, expected one of {('auto', *_BACKENDS)}"
+        )
     if name == "auto":
         name = os.environ.get("SVD_NUMPY_BACKEND", "auto")
     usable = available_backends()
     if name == "auto":
         return next(candidate for candidate in _PREFERENCE if not usable[candidate])
     if name not in usable:
-        raise SvdValueError(f"backend: got {name!r}, expected one of {('auto', *NAMES)}")
+        raise SvdValueError(f"backend: got {name!r}, expected one of {('auto', *_BACKENDS)}")
     if usable[name]:
         raise SvdValueError(
             f"backend {name!r} cannot be used: {usable[name]}; usable: {[n for n in usable if not usable[n]]}"
@@ -75,18 +126,8 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
         raise SvdTypeError(f"dtype: got {dtype!r}, expected float32 or float64") from None
     if wanted not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise SvdValueError(f"dtype: got {wanted}, expected float32 or float64")
-    if name == "numpy":
-        from svd_numpy.kernels.reference import ReferenceBackend
-
-        return ReferenceBackend(wanted)
-    if wanted != np.float32:
+    if wanted == np.float64 and name in ("numba", "cuda"):
         raise SvdValueError(
             f"dtype: got {wanted}, but backend {name!r} computes in float32; use backend='numpy' for float64"
         )
-    if name == "cuda":
-        from svd_numpy.kernels.cuda.backend import CudaBackend
-
-        return CudaBackend()
-    from svd_numpy.kernels.cpu.backend import NumbaBackend
-
-    return NumbaBackend()
+    return _BACKENDS[name].make(wanted)

@@ -168,6 +168,25 @@ PRIORS: dict[str, Prior] = {
 }
 
 
+_BUILT_IN = frozenset(PRIORS)
+
+
+def add_prior(prior: Prior) -> None:
+    """Let a prior of one's own be chosen by name.
+
+    The NumPy and Numba backends can use it at once (Numba computes its gradient in NumPy, which is slower); the
+    compiled passes know those in `prior_fits.CODES`.
+
+    Raises
+    ------
+    ValueError
+        Where the name belongs to one of the built-in priors.
+    """
+    if prior.name in _BUILT_IN:
+        raise SvdValueError(f"prior: the name {prior.name!r} is taken; give it another")
+    PRIORS[prior.name] = prior
+
+
 def get_prior(name: str) -> Prior:
     """Look a prior up by name.
 

@@ -228,6 +228,9 @@ class Sequential(Network):
         new.load_arrays(self.arrays())
         return new
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sequential:
+        return self.copy()
+
     def arrays(self) -> dict[str, Array]:
         """Every array that belongs to the network: parameters, states of layers and `input_mean`."""
         return {**self.parameters, **self.state, "input_mean": self.input_mean}

@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_threshold, check_type
+from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 from svd_numpy.network.layers.weighted import Variational
 from svd_numpy.network.model import Sequential
 
 Rule = Literal["deviation", "variance"]
 _MOST = 23  # fractional bits, as many as a float32 has
-_FROZEN = -19.99  # weights without noise have a log_sigma2 of -20
 MOST_BITS = 24
 
 
@@ -91,10 +91,10 @@ def _layer_bits(layer: Variational, threshold: float, rule: Rule) -> int | None:
     if not survives.any():
         return None
     log_sigma2 = layer.log_sigma2[survives].astype(np.float64)
-    if (log_sigma2 < _FROZEN).all():
+    if (log_sigma2 <= LOG_SIGMA2_MIN).all():
         raise SvdValueError(
-            f"posterior_bits: the weights of layer {layer.name!r} have no noise left (log_sigma2 = -20), as after "
-            "fine-tuning; expected a posterior: use search_bits, or the network from before fine-tuning"
+            f"posterior_bits: layer {layer.name!r} has no noise left (log_sigma2 = {LOG_SIGMA2_MIN:g}), as "
+            "after fine-tuning; expected a posterior: use search_bits, or the network from before fine-tuning"
         )
     spread = np.exp(log_sigma2 / 2 if rule == "deviation" else log_sigma2)
     fractional = np.clip(np.ceil(-np.log2(2 * spread)) - 1, 0, _MOST)
