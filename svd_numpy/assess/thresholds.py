@@ -88,7 +88,7 @@ def threshold_curve(
         As variational training left it. Fine-tuning removes the noise, and log_alpha then only ranks by magnitude.
         It is not changed.
     data : Dataset
-        What `split` returned, and what the model was trained on: its `x_test, y_test` are the validation rows.
+        What the model was trained on, with validation rows, as `Dataset.split` makes it.
     thresholds : sequence of float, optional
         On log_alpha; default -5 to 8 in steps of 1/2.
     by_layer : bool
@@ -97,10 +97,10 @@ def threshold_curve(
     Raises
     ------
     ValueError, TypeError
-        For data whose test rows are the test set.
+        For data without validation rows.
     """
     check_type("model", model, Sequential)
-    _check_validation(data)
+    x, y = _validation_rows(data)
     grid = np.unique([check_threshold("thresholds", float(t)) for t in (_GRID if thresholds is None else thresholds)])
     if not grid.size:
         raise SvdValueError("thresholds: got none, expected at least one number, such as 3.0")
@@ -109,7 +109,7 @@ def threshold_curve(
 
     def score(threshold: float) -> dict[str, float]:
         copy.threshold = threshold
-        return evaluate(copy, data.x_test, data.y_test)
+        return evaluate(copy, x, y)
 
     scores = [score(t) for t in grid]
     layer_error, layer_density = dict[str, Array](), dict[str, Array]()
@@ -128,7 +128,7 @@ def threshold_curve(
         np.array([1 - count.overall for count in counts]),
         layer_error,
         layer_density,
-        len(data.x_test),
+        len(x),
     )
 
 
@@ -175,10 +175,11 @@ def threshold_for_density(model: Sequential, density: float, layer: str | None =
     return float((ends[kept] + ends[kept + 1]) / 2)
 
 
-def _check_validation(data: Any) -> None:
+def _validation_rows(data: Any) -> tuple[Array, Array]:
     check_type("data", data, Dataset)
-    if not data.validation:
+    if data.x_valid is None or data.y_valid is None:
         raise SvdValueError(
-            f"data {data.name!r}: got its test set, expected held-out training rows, since whatever is chosen on the "
-            "test set cannot be reported on it; train on data.split(n_valid), and pass that"
+            f"data {data.name!r}: got no validation rows, expected some to choose a threshold on: what is chosen on "
+            "the test set cannot be reported on it. Train on data.split(n_valid), and pass that"
         )
+    return data.x_valid, data.y_valid
