@@ -151,7 +151,7 @@ def calibration(probabilities: Any, labels: Any, bins: int = 15) -> Calibration:
 
 
 def auroc(inside: Any, outside: Any) -> float:
-    """Area under the ROC curve of telling foreign inputs by a score that should be higher for them.
+    """Area under the ROC curve of a score that should tell foreign inputs from familiar ones by being higher.
 
     It is the probability that a random foreign input scores higher than a random familiar one, ties counting half
     (Hanley and McNeil 1982): 0.5 is chance, 1 perfect.
@@ -159,19 +159,19 @@ def auroc(inside: Any, outside: Any) -> float:
     Parameters
     ----------
     inside, outside : array (B,), (B',)
-        Scores of familiar and of foreign inputs.
+        Scores of familiar and of foreign inputs, finite.
     """
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
     scores = [np.asarray(score, dtype=np.float64) for score in (inside, outside)]
     for name, score in zip(("inside", "outside"), scores, strict=True):
-        if score.ndim != 1 or not score.size or np.isnan(score).any():
+        if score.ndim != 1 or not score.size or not np.isfinite(score).all():
             raise SvdValueError(
-                f"{name}: got shape {score.shape} or NaN, expected one number for each input, at least one"
+                f"{name}: got shape {score.shape}, NaN or infinity, expected one finite number for each input, "
+                "at least one"
             )
-    n_inside, n_outside = (len(score) for score in scores)
-    ranks = rankdata(np.concatenate(scores))[n_inside:]
-    return float((ranks.sum() - n_outside * (n_outside + 1) / 2) / (n_inside * n_outside))
+    foreign = np.repeat([0, 1], [len(score) for score in scores])
+    return float(roc_auc_score(foreign, np.concatenate(scores)))
 
 
 def _check_probabilities(probabilities: Any, ndim: int, shape: str) -> Array:
