@@ -46,7 +46,9 @@ def trained(arch: str, folder: Path) -> Path:
         import svd_numpy as svd
 
         print(f"training {arch} into {path.parent}", flush=True)
-        svd.train_mnist(arch, run_dir=path.parent, resume=(path.parent / "metrics.jsonl").exists(), dataset="mnist")
+        svd.train_mnist(
+            arch=arch, run_dir=path.parent, resume=(path.parent / "metrics.jsonl").exists(), dataset="mnist"
+        )
     return path
 
 

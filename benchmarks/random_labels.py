@@ -24,10 +24,9 @@ from machine import command_line, describe, one_line
 
 from svd_numpy import evaluate
 from svd_numpy.data import load
-from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe, stretch
-from svd_numpy.experiments.result import TrainResult
-from svd_numpy.experiments.run import check_options, random_labels, run
+from svd_numpy.experiments.run import begin, random_labels, run
 from svd_numpy.files import checkpoint
 
 NAMES = {"dense": "no regularisation", "dropout": "Bernoulli dropout", "variational": "Sparse VD"}
@@ -49,7 +48,7 @@ class Case:
     @property
     def name(self) -> str:
         """Name of its folder and of its entry in the table's JSON file."""
-        return f"{self.dataset}-{self.arch}-k{self.width:g}-{self.kind}"
+        return f"{self.dataset}-{self.arch}-width{self.width:g}-{self.kind}"
 
 
 # At a learning rate of 1e-3 dropout of 1/2 is still at chance after 100 epochs (the wide net after 20, in a trial): its
@@ -70,16 +69,18 @@ def run_one(case: Case) -> None:
     """Do (or finish) one run, from random weights, and write its figures."""
     run_dir = ROOT / case.name
     resume = checkpoint.latest(run_dir / "checkpoints") is not None
-    options = check_options(0, "auto", run_dir, resume, False, 0, ())
+    options = Options(
+        dataset=case.dataset, arch=case.arch, width=case.width, kind=case.kind, run_dir=run_dir, resume=resume,
+        progress=False, eval_every=0,
+    )  # fmt: skip
     plan = get_recipe(case.arch, "default")
     recipe = plan.config if case.kind == "variational" or plan.pretrain is None else plan.pretrain
     config = replace(stretch(recipe, case.epochs), lr=case.lr, shift=0, mirror=False, eval_every=0)
     if case.kind != "variational":
         config = replace(config, finetune_epochs=0)
     data = random_labels(load(case.dataset), 0)
-    model = build(data, plan, 0, options.backend, case.kind, case.width)
-    result = run(TrainResult(model, [], plan, data, {}, case.kind, case.width), config, options)
-    train = evaluate(model, data.x_train, data.y_train)
+    result = run(begin(options, data), config, options)
+    train = evaluate(result.model, data.x_train, data.y_train)
     figures = result.to_dict() | {
         "train_accuracy": 1 - train["error"],
         "train_nll": train["nll"],

@@ -56,7 +56,7 @@ def ridge(name: str, seed: int) -> dict[str, Any]:
 
 def network(name: str, seed: int, **options: Any) -> dict[str, Any]:
     """One run of ours."""
-    return train_regression(name, seed=seed, progress=False, **options).to_dict()
+    return train_regression(dataset=name, seed=seed, progress=False, **options).to_dict()
 
 
 def row(name: str, label: str, runs: list[dict[str, Any]]) -> str:

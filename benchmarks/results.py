@@ -2,7 +2,7 @@
 
     python benchmarks/results.py --arch lenet-300-100 --seeds 5 --jobs 2
     python benchmarks/results.py --arch lenet-5 --seeds 3 --jobs 2
-    python benchmarks/results.py --arch vgg-like --k 0.25 --seeds 1
+    python benchmarks/results.py --arch vgg-like --width 0.25 --seeds 1
 
 Each run is a folder of its own under `runs/results`; finished runs are read back, interrupted ones go on
 where they stopped. The test set is measured once, after the last epoch. Runs that stand in the table's JSON file
@@ -25,11 +25,10 @@ from typing import Any
 
 from machine import command_line, describe, one_line
 
-from svd_numpy import checkpoint
 from svd_numpy.experiments.cifar import train_cifar
 from svd_numpy.experiments.mnist import train_mnist
 from svd_numpy.experiments.recipes import PUBLISHED, get_recipe, stretch
-from svd_numpy.experiments.series import mean_sd
+from svd_numpy.experiments.series import begun, mean_sd
 
 Case = tuple[str, str]  # data set, and recipe or kind of network
 CASES: dict[str, tuple[Case, ...]] = {
@@ -52,7 +51,7 @@ OUT = Path(__file__).parent / "results"
 
 def folder(options: argparse.Namespace, case: Case, seed: int) -> Path:
     """The run folder of one case and seed."""
-    width = f"-k{options.k:g}" if options.arch == "vgg-like" else ""
+    width = f"-width{options.width:g}" if options.arch == "vgg-like" else ""
     return ROOT / f"{options.arch}{width}-{case[0]}-{case[1]}-seed{seed}"
 
 
@@ -69,17 +68,17 @@ def run_one(options: argparse.Namespace, case: Case, seed: int) -> None:
         "seed": seed,
         "dataset": dataset,
         "run_dir": run_dir,
-        "resume": any(checkpoint.latest(at / "checkpoints") is not None for at in (run_dir, run_dir / "pretrain")),
+        "resume": begun(run_dir),
         "progress": False,
         "eval_every": 0,
     }
     if options.arch != "vgg-like":
-        train_mnist(options.arch, epochs=options.epochs, **shared)
+        train_mnist(arch=options.arch, epochs=options.epochs, **shared)
     elif kind == "variational":
         stages = {"epochs": options.epochs, "pretrain_epochs": options.pretrain_epochs}
-        train_cifar(arch=options.arch, k=options.k, **stages, **shared, **CHANGED.get(name, {}))
+        train_cifar(arch=options.arch, width=options.width, **stages, **shared, **CHANGED.get(name, {}))
     else:
-        train_cifar(arch=options.arch, k=options.k, epochs=total_epochs(options), **shared)
+        train_cifar(arch=options.arch, width=options.width, epochs=total_epochs(options), **shared)
 
 
 def total_epochs(options: argparse.Namespace) -> int:
@@ -163,7 +162,8 @@ def pretrained_row(case: str, runs: list[dict[str, Any]]) -> str:
 
 def out_path(options: argparse.Namespace) -> Path:
     """Where the table goes, without its suffix."""
-    return OUT / (options.arch if options.arch != "vgg-like" else f"{options.arch}-k{options.k:g}".replace(".", "_"))
+    width = f"-width{options.width:g}".replace(".", "_") if options.arch == "vgg-like" else ""
+    return OUT / f"{options.arch}{width}"
 
 
 def write_table(options: argparse.Namespace) -> None:
@@ -179,8 +179,9 @@ def write_table(options: argparse.Namespace) -> None:
         cells = f"{100 * paper.error:.2f} | | {shares} | {paper.compression:.0f} | | | |"
         lines.append(f"| mnist | *published: {paper.source}* | | {cells}")
     some = next(iter(kept.values()))[0]
+    width = f", width {options.width:g}" if options.arch == "vgg-like" else ""
     text = [
-        f"# {TITLES[options.arch]}{f', width {options.k:g}' if options.arch == 'vgg-like' else ''}: error and sparsity",
+        f"# {TITLES[options.arch]}{width}: error and sparsity",
         "",
         f"* Machine: {one_line(facts)}",
         f"* Command: {command_line()}",
@@ -214,7 +215,7 @@ def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--arch", choices=CASES, default="lenet-300-100")
-    parser.add_argument("--k", type=float, default=0.25, help="width of vgg-like")
+    parser.add_argument("--width", type=float, default=0.25, help="of vgg-like")
     parser.add_argument("--epochs", type=int, help="in place of the recipe's")
     parser.add_argument("--pretrain-epochs", type=int, help="in place of the recipe's (vgg-like)")
     parser.add_argument("--seeds", type=int, default=5)

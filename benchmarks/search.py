@@ -93,7 +93,7 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
         {
             "candidate": name,
             "threshold": None,
-            "error": last["test_error"],
+            "error": last["valid_error"],
             "compression": last["compression"],
         }
     ]
@@ -111,7 +111,7 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
             {
                 "candidate": name,
                 "threshold": threshold,
-                "error": last["test_error"],
+                "error": last["valid_error"],
                 "compression": last["compression"],
             }
         )

@@ -32,7 +32,7 @@ def main() -> None:
     run_dir = Path("runs/trade-off") / options.arch
     begun = any(checkpoint.latest(at) for at in run_dir.glob("*/checkpoints"))
     results = train_mnist(
-        options.arch, epochs=options.epochs, dataset="mnist", eval_every=0, progress=False,
+        arch=options.arch, epochs=options.epochs, dataset="mnist", eval_every=0, progress=False,
         kl_weight=KL_WEIGHTS, seeds=range(options.seeds), run_dir=run_dir, resume=begun,
     )  # fmt: skip
     lines = [

@@ -82,9 +82,9 @@ def test_a_command_line_is_written_as_it_is_read() -> None:
     words = train.command_line()
     assert words == "svd-numpy train --epochs 2 --seed 3 --data-dir 'a b' --run-dir r --resume --no-progress"
     assert cli.parse(shlex.split(words)[1:]) == train
-    cifar_run = cli.TrainCifar("cifar100", k=0.25, pretrain_epochs=0, resume=True)
+    cifar_run = cli.TrainCifar("cifar100", width=0.25, pretrain_epochs=0, resume=True)
     words = cifar_run.command_line()
-    assert words == "svd-numpy train-cifar --dataset cifar100 --k 0.25 --pretrain-epochs 0 --resume"
+    assert words == "svd-numpy train-cifar --dataset cifar100 --width 0.25 --pretrain-epochs 0 --resume"
     assert cli.parse(shlex.split(words)[1:]) == cifar_run
 
 
@@ -107,7 +107,7 @@ def test_a_command_line_is_written_as_it_is_read() -> None:
         (["train", "--arch", "vgg-like", "--dataset", "digits"], "arch: got 'vgg-like'"),
         (["train-cifar", "--dataset", "mnist", "--run-dir", "RUN"], "dataset: got 'mnist'"),
         (["train-cifar", "--arch", "lenet-5"], "arch: got 'lenet-5'"),
-        (["train-cifar", "--k", "0", "--run-dir", "RUN"], "k: got 0.0"),
+        (["train-cifar", "--width", "0", "--run-dir", "RUN"], "width: got 0.0"),
         (["evaluate", "RUN"], "RUN is not there"),
         (["uncertainty", "RUN"], "model.safetensors is not there"),
         (["report", "RUN"], "metrics.jsonl is not there"),

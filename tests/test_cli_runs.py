@@ -55,7 +55,7 @@ def test_default_run_dir_names_what_is_trained(tmp_path: Path, monkeypatch: pyte
     assert digits.default_run_dir() == Path("runs/lenet-300-100-digits-default-seed4")
     other = cli.Train(dataset="digits", kind="dropout", random_labels=True)
     assert other.default_run_dir() == Path("runs/lenet-300-100-dropout-digits-random-labels-default-seed0")
-    assert cli.TrainCifar(k=0.25).default_run_dir() == Path("runs/vgg-like-k0.25-cifar10-default-seed0")
+    assert cli.TrainCifar(width=0.25).default_run_dir() == Path("runs/vgg-like-width0.25-cifar10-default-seed0")
     monkeypatch.setenv("SVD_NUMPY_OFFLINE", "1")
     monkeypatch.delenv("SVD_NUMPY_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -150,7 +150,7 @@ def test_exit_status_tells_the_signal(
 
     monkeypatch.setattr(mnist, "train_mnist", stopped)
     assert cli.main(["train", *TINY, "--run-dir", str(tmp_path)]) == code
-    assert f"svd-numpy train --batch-size 500 --backend numpy --dataset digits --run-dir {tmp_path} --resume" in (
+    assert f"svd-numpy train --dataset digits --batch-size 500 --backend numpy --run-dir {tmp_path} --resume" in (
         capsys.readouterr().err
     )
 

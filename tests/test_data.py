@@ -170,33 +170,53 @@ def own_dataset(n: int = 50) -> data.Dataset:
     return data.Dataset("own", x, y, x[:5], y[:5], (1, 2, 2), 3, "memory")
 
 
-def test_split_partitions_the_training_rows() -> None:
+def test_split_takes_validation_rows_from_the_training_rows() -> None:
     whole = own_dataset()
     part = whole.split(12, seed=7)
-    assert part.x_train.shape == (38, 4) and part.x_test.shape == (12, 4)
+    assert part.x_valid is not None and part.y_valid is not None and whole.x_valid is None
+    assert part.x_train.shape == (38, 4) and part.x_valid.shape == (12, 4)
     assert part.name == "own" and "validation split" in part.source and "seed 7" in part.source
-    assert part.validation and not whole.validation
-    rows = np.concatenate([part.x_train[:, 0], part.x_test[:, 0]]) // 4
+    rows = np.concatenate([part.x_train[:, 0], part.x_valid[:, 0]]) // 4
     assert sorted(rows) == list(range(50))
     np.testing.assert_array_equal(part.y_train, (part.x_train[:, 0] // 4) % 3)
-    np.testing.assert_array_equal(part.y_test, (part.x_test[:, 0] // 4) % 3)
-    assert set(part.y_test) == {0, 1, 2}
-    np.testing.assert_array_equal(part.x_test, whole.split(12, seed=7).x_test)
-    assert not np.array_equal(part.x_test, whole.split(12, seed=8).x_test)
+    np.testing.assert_array_equal(part.y_valid, (part.x_valid[:, 0] // 4) % 3)
+    assert set(part.y_valid) == {0, 1, 2}
+    again, other = whole.split(12, seed=7).x_valid, whole.split(12, seed=8).x_valid
+    assert again is not None and other is not None
+    np.testing.assert_array_equal(part.x_valid, again)
+    assert not np.array_equal(part.x_valid, other)
+
+
+def test_split_keeps_the_test_rows() -> None:
+    whole = own_dataset()
+    part = whole.split(12)
+    assert part.x_test is whole.x_test and part.y_test is whole.y_test
+
+
+def test_the_same_rows_as_ever_are_held_out() -> None:
+    """Published choices were made on them: recipes by 5,000 training images of seed 0, for example."""
+    valid = own_dataset().split(6).x_valid
+    assert valid is not None
+    np.testing.assert_array_equal(valid[:, 0] // 4, np.random.default_rng(0).permutation(50)[:6])
 
 
 @pytest.mark.parametrize("n_valid", [0, -1, 50, 51])
 def test_split_refuses_impossible_sizes(n_valid: int) -> None:
-    with pytest.raises(ValueError, match="expected 1 to 49"):
+    with pytest.raises(ValueError, match=rf"n_valid: got {n_valid}, expected a whole number (>= 1|<= 49)"):
         own_dataset().split(n_valid)
 
 
 def test_split_refuses_other_types() -> None:
     for bad in (3.0, True, "3", None):
-        with pytest.raises(TypeError, match="must be an integer"):
+        with pytest.raises(TypeError, match=r"n_valid: got .*, expected a whole number"):
             own_dataset().split(bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="seed is -1"):
+    with pytest.raises(ValueError, match="seed: got -1"):
         own_dataset().split(3, seed=-1)
+
+
+def test_validation_rows_are_taken_once() -> None:
+    with pytest.raises(ValueError, match="'own' has 12 validation rows already; split the data set"):
+        own_dataset().split(12).split(5)
 
 
 def test_dataset_refuses_arrays_that_do_not_fit() -> None:
@@ -213,6 +233,12 @@ def test_dataset_refuses_arrays_that_do_not_fit() -> None:
         data.Dataset("own", x, y, x[:, :5], y, None, 3, "memory")
     with pytest.raises(ValueError, match="image_shape"):
         data.Dataset("own", x, y, x, y, (1, 2, 2), 3, "memory")
+    with pytest.raises(ValueError, match="one of x_valid and y_valid, expected both or neither"):
+        data.Dataset("own", x, y, x, y, None, 3, "memory", x_valid=x)
+    with pytest.raises(ValueError, match="x_valid has 5"):
+        data.Dataset("own", x, y, x, y, None, 3, "memory", x_valid=x[:, :5], y_valid=y)
+    with pytest.raises(ValueError, match=r"y_valid holds labels 0\.\.9"):
+        data.Dataset("own", x, y, x, y, None, 3, "memory", x_valid=x, y_valid=np.array([0, 1, 2, 9]))
 
 
 # --- small tables ------------------------------------------------------------------------------

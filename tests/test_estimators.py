@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.network.objective import Gaussian
-from svd_numpy.tabular.networks import estimate_noise, make_network, used_inputs
+from svd_numpy.tabular.networks import estimate_noise, make_config, make_network, used_inputs
 from svd_numpy.train.trainer import Trainer
 
 QUICK: dict[str, Any] = {"epochs": 60, "random_state": 0}
@@ -87,6 +87,19 @@ def test_an_input_behind_a_dead_unit_is_not_used() -> None:
     np.testing.assert_array_equal(used_inputs(network), [True, False, False])
 
 
+def test_an_ordinary_network_uses_every_input_that_a_weight_reads() -> None:
+    network = svd.Sequential(svd.Dense(4, 3), svd.ReLU(), svd.Dense(3, 1), likelihood="gaussian", backend="numpy")
+    np.testing.assert_array_equal(used_inputs(network), [True] * 4)
+    network.parameters["dense1.theta"][2] = 0
+    np.testing.assert_array_equal(used_inputs(network), [True, True, False, True])
+
+
+def test_where_nothing_reaches_an_output_no_input_is_used() -> None:
+    network = svd.Sequential(svd.VariationalDense(3, 2), svd.ReLU(), svd.VariationalDense(2, 1), likelihood="gaussian")
+    network.parameters["dense2.theta"][...] = 0
+    np.testing.assert_array_equal(used_inputs(network), [False] * 3)
+
+
 @pytest.mark.parametrize("labels", [["no", "yes", "perhaps"], [-1.0, 0.5, 7.0], [True, False]])
 def test_labels_of_any_kind(labels: list[Any]) -> None:
     rng = np.random.default_rng(0)
@@ -110,7 +123,7 @@ def test_in_a_pipeline_and_a_grid_search() -> None:
     pipeline = make_pipeline(
         PolynomialFeatures(2, include_bias=False), svd.SparseVDRegressor(hidden_sizes=(), epochs=150, random_state=0)
     )
-    search = GridSearchCV(pipeline, {"sparsevdregressor__kl_weight": [8.0, 1e4]}, cv=3).fit(x, y)
+    search = GridSearchCV(pipeline, {"sparsevdregressor__kl_weight": [8.0, 1e3]}, cv=3).fit(x, y)
     assert search.best_params_ == {"sparsevdregressor__kl_weight": 8.0} and search.best_score_ > 0.9
     names = search.best_estimator_[0].get_feature_names_out()
     assert list(names[search.best_estimator_[-1].selected_features_]) == ["x0 x1"]
@@ -123,6 +136,12 @@ def test_the_seed_decides() -> None:
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_the_kl_weight_is_a_factor_on_the_schedule() -> None:
+    plain, double = (make_config(100, epochs=20, kl_weight=weight) for weight in (1.0, 2.0))
+    assert plain.kl_schedule == double.kl_schedule == ((2.0, 0.0), (10.0, 1.0))
+    assert (plain.kl_weight, double.kl_weight) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -138,7 +157,7 @@ def test_a_copy_predicts_the_same(backend: str) -> None:
 
 
 def test_large_networks_go_to_the_fast_backend() -> None:
-    small, large = (make_network(100, (units,), 1, "gaussian", 0) for units in (100, 1000))
+    small, large = (make_network(100, (units,), 1, likelihood="gaussian", seed=0) for units in (100, 1000))
     assert (small.backend.name, small.dtype.name) == ("numpy", "float64")
     assert large.backend.name == svd.Sequential(svd.VariationalDense(2, 2)).backend.name
 
@@ -148,7 +167,7 @@ def test_the_noise_that_is_estimated_maximises_the_bound() -> None:
     x = rng.standard_normal((50, 4))
     y = np.column_stack([x[:, 0], 0.5 * rng.standard_normal(50)])
     data = Dataset("line", x, y, x, y, None, 0, "made here")
-    model = make_network(4, (), 2, Gaussian(3.0), 0)
+    model = make_network(4, (), 2, likelihood=Gaussian(3.0), seed=0)
     trainer = Trainer(model, data, svd.TrainConfig(epochs=2, batch_size=50))
     estimate_noise(trainer, {"stage": "variational", "train_error": 0.72})
     std = model.likelihood.std
@@ -173,6 +192,7 @@ def test_the_noise_that_is_estimated_maximises_the_bound() -> None:
         ({"batch_size": -1}, ("batch_size", "-1", "expected")),
         ({"lr": "fast"}, ("lr", "'fast'", "expected")),
         ({"kl_weight": -1.0}, ("kl_weight", "-1", "expected")),
+        ({"kl_weight": 1001.0}, ("kl_weight", "1001", "expected")),
         ({"prior": "flat"}, ("'flat'", "expected")),
         ({"threshold": 100.0}, ("threshold", "100", "expected")),
         ({"finetune_epochs": -1}, ("finetune_epochs", "-1", "expected")),

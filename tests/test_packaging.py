@@ -30,7 +30,7 @@ ROOMS = {
     "train": {"checks", "data", "files", "kernels", "network"},
     "sparse": {"checks", "files", "kernels", "network", "plots"},
     "assess": {"checks", "data", "kernels", "network", "plots"},
-    "tabular": {"checks", "data", "network", "train"},
+    "tabular": {"checks", "data", "network", "sparse", "train"},
     "exchange": {"checks", "files", "kernels", "network", "sparse"},
     "experiments": {"assess", "checks", "data", "files", "kernels", "network", "plots", "tabular", "train"},
     "cli": {
@@ -174,6 +174,8 @@ def test_every_public_function_and_class_is_documented(path: Path) -> None:
     if path.name.startswith("_"):
         return  # a private module: its functions are known to their neighbours only
     for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and "overload" in map(ast.unparse, node.decorator_list):
+            continue  # a signature for type checkers; what it says stands in the function itself
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from small_runs import bits, timeless
 import svd_numpy as svd
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import get_recipe, stretch
-from svd_numpy.train.console import StopSignal
 from svd_numpy.train.loop import fit
 from svd_numpy.train.trainer import Trainer
 
@@ -41,26 +41,16 @@ def test_several_seeds_are_the_separate_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "seed-7").exists()
 
 
-def test_an_interrupted_series_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Trainer.step
+def test_an_interrupted_series_goes_on(tmp_path: Path) -> None:
+    def ctrl_c(trainer: Trainer, record: dict[str, Any]) -> None:
+        if trainer.model.seed == 1 and record["epoch"] == 1:
+            signal.raise_signal(signal.SIGINT)
 
-    def stopped(self: Trainer) -> None:
-        step(self)
-        if self.model.seed == 1 and self.progress.step == 2:
-            monkeypatch.setattr(StopSignal, "requested", True, raising=False)
-
-    def requested(self: StopSignal) -> None:
-        self.number, self._before = 2, {}
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", stopped)
-        patch.setattr(StopSignal, "__init__", requested)
-        patch.setattr(StopSignal, "requested", False, raising=False)
-        with pytest.raises(svd.TrainingInterrupted, match=r"run_dir='.*/run', resume=True"):
-            train(seeds=range(3), run_dir=tmp_path / "run")
-    monkeypatch.undo()
+    with pytest.raises(svd.TrainingInterrupted, match=r"run_dir='.*/run', resume=True"):
+        train(seeds=range(3), run_dir=tmp_path / "run", callbacks=[ctrl_c])
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["seed-0", "seed-1"]
     assert (tmp_path / "run" / "seed-0" / "result.json").exists()
+    assert not (tmp_path / "run" / "seed-1" / "result.json").exists()
     results = train(seeds=range(3), run_dir=tmp_path / "run", resume=True)
     assert [outcome(one) for one in results] == [outcome(train(seed=seed)) for seed in range(3)]
 

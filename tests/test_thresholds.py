@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_the_curve_is_that_of_the_pruned_networks(model: svd.Sequential, data: D
     curve = threshold_curve(model, data, GRID)
     for index, threshold in enumerate(GRID):
         pruned = svd.sparsify(model, threshold)
-        wrong = pruned.predict(data.x_test).argmax(axis=1) != data.y_test
+        wrong = pruned.predict(data.x_valid).argmax(axis=1) != data.y_valid
         assert curve.error[index] == pytest.approx(wrong.mean())
         kept = sum(np.count_nonzero(layer.theta) for layer in pruned.variational_layers)
         assert curve.density[index] == pytest.approx(kept / (12 * 8 + 8 * N_CLASSES))
@@ -53,7 +54,7 @@ def test_one_layer_is_pruned_and_the_others_stay_whole(model: svd.Sequential, da
             copy.threshold = 60.0
             theta = copy.parameters[f"{name}.theta"]
             theta[svd.log_alpha(model)[name] > threshold] = 0
-            wrong = copy.predict(data.x_test).argmax(axis=1) != data.y_test
+            wrong = copy.predict(data.x_valid).argmax(axis=1) != data.y_valid
             assert curve.layer_error[name][index] == pytest.approx(wrong.mean())
             assert curve.layer_density[name][index] == pytest.approx(np.count_nonzero(theta) / theta.size)
     assert threshold_curve(model, data, GRID, by_layer=False).layer_error == {}
@@ -66,6 +67,13 @@ def made_curve(error: list[float]) -> ThresholdCurve:
     return ThresholdCurve(grid, values, values, grid / len(values), {}, {}, 10)
 
 
+def test_test_rows_have_no_say(model: svd.Sequential, data: Dataset) -> None:
+    other = replace(data, x_test=data.x_test + 1)
+    curves = [threshold_curve(model, rows, GRID, by_layer=False) for rows in (data, other)]
+    np.testing.assert_array_equal(curves[0].nll, curves[1].nll)
+    assert curves[0].n_valid == 20
+
+
 @pytest.mark.parametrize(("tolerance", "wanted"), [(0.0, 3.0), (0.005, 2.0), (0.02, 1.0), (1.0, 0.0)])
 def test_the_sparsest_within_the_tolerance_is_selected(tolerance: float, wanted: float) -> None:
     assert made_curve([0.5, 0.12, 0.104, 0.1, 0.1, 0.11]).select(tolerance) == wanted
@@ -76,7 +84,7 @@ def test_select_threshold_keeps_its_promise(model: svd.Sequential, data: Dataset
     threshold = svd.select_threshold(model, data, 0.05, grid)
     curve = svd.threshold_curve(model, data, grid, by_layer=False)
     model_there = svd.sparsify(model, threshold)
-    error = svd.evaluate(model_there, data.x_test, data.y_test)["error"]
+    error = svd.evaluate(model_there, data.x_valid, data.y_valid)["error"]
     assert error <= curve.error.min() + 0.05 + 1e-12
     lower = curve.error[curve.thresholds < threshold]
     assert lower.size and (lower > curve.error.min() + 0.05).all()
@@ -92,7 +100,7 @@ def test_regression_is_measured_by_its_squared_error() -> None:
     theta[...] = [[1], [-2], [0.01], [0.01], [0.01]]
     curve = threshold_curve(model, data, (-9.0, 0.0))  # log_alpha: -10, -11.4, -.8 three times
     assert curve.error[0] == pytest.approx(0, abs=1e-12) and curve.density[0] == pytest.approx(0.4)
-    expected = np.mean((0.01 * data.x_test[:, 2:].sum(axis=1)) ** 2)
+    expected = np.mean((0.01 * data.x_valid[:, 2:].sum(axis=1)) ** 2)
     assert curve.error[1] == pytest.approx(expected, rel=1e-4)
 
 
@@ -143,8 +151,8 @@ def test_the_figure_shows_the_curve(model: svd.Sequential, data: Dataset) -> Non
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m, d: threshold_curve(m, make_data()), ("test set", "data.split")),
-        (lambda m, d: svd.select_threshold(m, make_data()), ("test set", "data.split")),
+        (lambda m, d: threshold_curve(m, make_data()), ("no validation rows", "data.split")),
+        (lambda m, d: svd.select_threshold(m, make_data()), ("no validation rows", "data.split")),
         (lambda m, d: threshold_curve("net", d), ("'net'", "expected a Sequential")),
         (lambda m, d: threshold_curve(m, d, ()), ("got none", "at least one")),
         (lambda m, d: threshold_curve(m, d, (3, 99)), ("99", "expected")),

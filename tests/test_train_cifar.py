@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +20,16 @@ import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.data import Dataset
 from svd_numpy.experiments import cifar, run
+from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
+from svd_numpy.experiments.run import begin
 from svd_numpy.files.checkpoint import CheckpointError
 from svd_numpy.train.console import TrainingInterrupted
 from svd_numpy.train.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {
-    "k": 0.05, "epochs": 1, "pretrain_epochs": 1, "batch_size": 20, "backend": "numpy", "progress": False,
+    "width": 0.05, "epochs": 1, "pretrain_epochs": 1, "batch_size": 20, "backend": "numpy", "progress": False,
 }  # fmt: skip
 DRAW = TrainResult.plot
 WARNING = "cifar10: 20 of 10,000 test images are used, because test_batch.bin lacks the others."
@@ -49,7 +53,7 @@ def images() -> Iterator[Dataset]:
         yield data
 
 
-def train(**changes: Any) -> TrainResult:
+def train(**changes: Any) -> Any:
     return svd.train_cifar(**(SETTINGS | changes))
 
 
@@ -99,31 +103,16 @@ def test_a_run_leaves_everything_of_both_stages(whole: tuple[Path, TrainResult])
     np.testing.assert_array_equal(loaded.predict(result.data.x_test), result.model.predict(result.data.x_test))
 
 
-def test_sparse_vd_starts_where_pre_training_ended(tmp_path: Path) -> None:
-    starts: list[dict[str, Any]] = []
-
-    def keep(trainer: Trainer, record: dict[str, Any]) -> None:
-        if not trainer.model.variational_layers:
-            arrays = {**trainer.model.parameters, **trainer.model.state}
-            starts.append({name: array.copy() for name, array in arrays.items()})
-
-    seen: list[svd.Sequential] = []
-    with pytest.MonkeyPatch.context() as monkey:
-
-        def started(result: TrainResult, *rest: Any) -> TrainResult:
-            if result.kind == "variational":
-                seen.append(result.model.copy())
-            return run.run(result, *rest)
-
-        monkey.setattr(cifar, "run", started)
-        result = train(callbacks=[keep])
-    assert result.pretrained is not None
-    now = {**seen[0].parameters, **seen[0].state}
-    assert len(starts) == 1 and any("running_var" in name for name in starts[0])
-    for name, array in starts[0].items():
-        np.testing.assert_array_equal(now[name], array)
-    assert all((layer.log_sigma2 == -10).all() for layer in seen[0].variational_layers)
-    np.testing.assert_array_equal(seen[0].input_mean, result.pretrained.model.input_mean)
+def test_sparse_vd_starts_where_pre_training_ended(whole: tuple[Path, TrainResult], images: Dataset) -> None:
+    before = whole[1].pretrained
+    assert before is not None
+    options = Options(dataset="cifar10", arch="vgg-like", width=0.05, backend="numpy")
+    model = begin(options, images, before).model
+    assert any("running_var" in name for name in before.model.state)
+    for name, array in {**before.model.parameters, **before.model.state}.items():
+        np.testing.assert_array_equal({**model.parameters, **model.state}[name], array)
+    assert all((layer.log_sigma2 == -10).all() for layer in model.variational_layers)
+    np.testing.assert_array_equal(model.input_mean, before.model.input_mean)
 
 
 def test_settings_reach_both_stages(whole: tuple[Path, TrainResult]) -> None:
@@ -166,31 +155,53 @@ def test_a_stopped_run_goes_on_in_its_stage(tmp_path: Path, whole: tuple[Path, T
 
 
 def test_going_on_after_the_first_stage_was_finished(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
-    with pytest.MonkeyPatch.context() as monkey:
-
-        def only_first(result: TrainResult, *rest: Any) -> TrainResult:
-            if result.kind == "variational":
-                raise RuntimeError("killed between the stages")
-            return run.run(result, *rest)
-
-        monkey.setattr(cifar, "run", only_first)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(run_dir=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["pretrain"]
+    shutil.copytree(
+        whole[0] / "pretrain", tmp_path / "pretrain"
+    )  # as a run leaves it that is killed between the stages
     assert bits(train(run_dir=tmp_path, resume=True).model) == bits(whole[1].model)
 
 
-def test_ctrl_c_while_pre_training_names_the_folder_of_the_run(
+def ctrl_c(trainer: Trainer, record: dict[str, Any]) -> None:
+    """Press Ctrl-C in the first epoch."""
+    if record["epoch"] == 1:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_while_pre_training_names_the_folder_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterrupted, match=f"run_dir='{tmp_path}', resume=True"):
+        train(run_dir=tmp_path, pretrain_epochs=2, callbacks=[ctrl_c])
+    assert [path.name for path in tmp_path.iterdir()] == ["pretrain"]
+
+
+def test_the_command_line_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: Any) -> None:
-        raise TrainingInterrupted(2, tmp_path / "pretrain")
+    def interrupted(**_: Any) -> None:
+        raise TrainingInterrupted(2, tmp_path)
 
-    monkeypatch.setattr(cifar, "run", interrupted)
+    monkeypatch.setattr(cifar, "train_cifar", interrupted)
+    assert cli.main(["train-cifar", "--width", "0.05", "--run-dir", str(tmp_path / "run")]) == 130
+    assert f"svd-numpy train-cifar --width 0.05 --run-dir {tmp_path / 'run'} --resume" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------ several runs
+
+
+def test_several_runs_are_the_separate_ones(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
     with pytest.raises(TrainingInterrupted, match=f"run_dir='{tmp_path}', resume=True"):
-        train(run_dir=tmp_path)
-    assert cli.main(["train-cifar", "--k", "0.05", "--run-dir", str(tmp_path / "run")]) == 130
-    assert f"svd-numpy train-cifar --k 0.05 --run-dir {tmp_path / 'run'} --resume" in capsys.readouterr().err
+        train(kl_weight=(1, 3), run_dir=tmp_path, pretrain_epochs=2, callbacks=[ctrl_c])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kl-1"]  # whose pre-training was stopped
+    shutil.rmtree(tmp_path / "kl-1")
+    results = train(kl_weight=(1, 3), run_dir=tmp_path)
+    assert [bits(one.model) for one in results] == [bits(whole[1].model), bits(train(kl_weight=3).model)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kl-1", "kl-3", "results.png", "results.txt"]
+    assert run_log(tmp_path / "kl-1" / "pretrain") == run_log(whole[0] / "pretrain")
+    shutil.rmtree(tmp_path / "kl-3" / "checkpoints")  # as if the second stage of one had not begun
+    (tmp_path / "kl-3" / "metrics.jsonl").unlink()
+    again = train(kl_weight=(1, 3), run_dir=tmp_path, resume=True)
+    assert [bits(one.model) for one in again] == [bits(one.model) for one in results]
+    with pytest.raises(ValueError, match=r"kl-1 holds a run already; choose another folder, or resume=True"):
+        train(kl_weight=(1, 2), run_dir=tmp_path)
 
 
 # ------------------------------------------------------------ other starts, random labels
@@ -203,7 +214,7 @@ def test_given_weights_take_the_place_of_pre_training(tmp_path: Path, whole: tup
     assert result.pretrained is None and bits(result.model) == bits(whole[1].model)  # the weights are the same ones
     assert not (tmp_path / "pretrain").exists() and "pre-trained" not in str(result)
     settings = {"pretrain_epochs": None, "run_dir": tmp_path, "resume": True}
-    with pytest.raises(ValueError, match="began without pre-training, this one is to begin with"):
+    with pytest.raises(ValueError, match="began without pre-training, but this call asks for one with it"):
         train(**settings)
     assert bits(train(**settings, init_from=start).model) == bits(result.model)
 
@@ -241,19 +252,19 @@ def test_the_networks_to_compare_with_have_one_stage(tmp_path: Path) -> None:
     [
         ({"dataset": "mnist"}, ValueError, "dataset: got 'mnist', expected one of"),
         ({"arch": "lenet-5"}, ValueError, "arch: got 'lenet-5', expected one of"),
-        ({"k": 0}, ValueError, "k: got 0, expected"),
-        ({"k": "wide"}, TypeError, "k: got 'wide'"),
+        ({"width": 0}, ValueError, "width: got 0, expected"),
+        ({"width": "wide"}, TypeError, "width: got 'wide'"),
         ({"recipe": "best"}, ValueError, "recipe: got 'best'"),
         ({"epochs": 0}, ValueError, "epochs: got 0"),
         ({"pretrain_epochs": -1}, ValueError, "pretrain_epochs: got -1"),
-        ({"init_from": "x.safetensors"}, ValueError, "stands in for it; leave one of them out"),
+        ({"init_from": "x.safetensors"}, ValueError, "replaces it; leave one of them out"),
         ({"init_from": "nowhere.safetensors", "pretrain_epochs": None}, CheckpointError, "nowhere.safetensors"),
         ({"batch_size": 39}, ValueError, "leaves one of 40 images over"),
         ({"kind": "sparse"}, ValueError, "kind: got 'sparse'"),
         ({"kind": "dense", "kl_weight": 2}, ValueError, "kl_weight: got 2, but kind .dense. has no KL"),
         ({"kind": "dense"}, ValueError, "pretrain_epochs: got 1, but kind 'dense' has one stage"),
         ({"random_labels": None}, TypeError, "random_labels: got None"),
-        ({"resume": True}, ValueError, "holds no run to go on with"),
+        ({"resume": True}, ValueError, "holds no run to continue"),
         ({"resume": True, "run_dir": None}, ValueError, "resume=True needs run_dir"),
     ],
 )

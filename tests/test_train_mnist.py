@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from small_runs import bits, run_log, timeless
 
 import svd_numpy as svd
 from svd_numpy.data import MissingDataError
-from svd_numpy.experiments import mnist
+from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult
+from svd_numpy.experiments.run import begin
 from svd_numpy.experiments.run_files import recorded_dataset, run_figures
 from svd_numpy.files.checkpoint import load_model
 from svd_numpy.plots.frames import FrameRecorder
@@ -114,28 +116,14 @@ def test_nothing_is_written_without_a_run_folder(tmp_path: Path, monkeypatch: py
 
 
 def test_starting_from_a_saved_network(tmp_path: Path) -> None:
-    first = train(epochs=1)
-    first.model.save(tmp_path / "start.safetensors")
-    started: list[dict[str, bytes]] = []
-
-    def built(*args: Any) -> svd.Sequential:
-        model = real(*args)
-        original = model.init_from
-
-        def recorded(source: Any) -> svd.Sequential:
-            done = original(source)
-            started.append(bits(model))
-            return done
-
-        monkey.setattr(model, "init_from", recorded)
-        return model
-
-    real = mnist.build
-    with pytest.MonkeyPatch.context() as monkey:
-        monkey.setattr(mnist, "build", built)
-        train(epochs=1, init_from=tmp_path / "start.safetensors")
-        train(epochs=1, init_from=first.model)
-    assert started == [bits(first.model)] * 2
+    first, file = train(epochs=1), tmp_path / "start.safetensors"
+    first.model.save(file)
+    for start in (file, first.model):
+        options = Options(dataset="digits", arch="lenet-300-100", backend="numpy", seed=7, init_from=start)
+        assert bits(begin(options, first.data).model) == bits(first.model)
+    again, same, other = (train(epochs=1, init_from=start) for start in (file, first.model, None))
+    assert bits(again.model) == bits(same.model) != bits(other.model)
+    assert (again.init_from, other.init_from) == (True, False)
 
 
 def test_mnist_without_data_says_what_to_do() -> None:
@@ -157,8 +145,7 @@ def test_the_table_shows_the_papers_row_on_mnist_only() -> None:
     result = train(epochs=1)
     row = PUBLISHED["lenet-300-100"]
     assert (row.error, row.layer_sparsity, row.compression) == (0.0192, (0.989, 0.972, 0.62), 68.0)
-    object.__setattr__(result.data, "name", "mnist")
-    text = str(result)
+    text = str(replace(result, data=replace(result.data, name="mnist")))
     assert "the paper" in text and "98.9 - 97.2 - 62.0" in text and "68x" in text and "1.92" in text
 
 
@@ -213,16 +200,15 @@ def test_ordinary_networks_are_trained_by_the_same_code(tmp_path: Path, kind: st
     loaded = svd.Sequential.load(tmp_path / "model.safetensors", backend="numpy")
     assert svd.evaluate(loaded, result.data.x_test, result.data.y_test)["error"] == result.test_error < 0.5
     assert train(kind=kind, run_dir=tmp_path, epochs=3, resume=True).to_dict() == result.to_dict()
-    object.__setattr__(result.data, "name", "mnist")
-    assert result.published is None  # the paper's row is not one of ordinary networks
+    on_mnist = replace(result, data=replace(result.data, name="mnist"))
+    assert on_mnist.published is None  # the paper's row is not one of ordinary networks
 
 
 def test_an_ordinary_network_is_a_start_for_sparse_vd() -> None:
     dropout = train(kind="dropout")
     theta = {name: array.copy() for name, array in dropout.model.parameters.items()}
-    seen: dict[str, Any] = {}
-    model = mnist.build(dropout.data, get_recipe("lenet-300-100", "default"), 5, "numpy").init_from(dropout.model)
-    seen.update(model.parameters)
+    options = Options(dataset="digits", arch="lenet-300-100", backend="numpy", seed=5, init_from=dropout.model)
+    seen = begin(options, dropout.data).model.parameters
     assert all(np.array_equal(seen[name], array) for name, array in theta.items())
     assert {name for name in seen if name not in theta} == {f"dense{number}.log_sigma2" for number in (1, 2, 3)}
 
@@ -241,9 +227,9 @@ def test_random_labels_are_seeded_named_and_not_compared(tmp_path: Path) -> None
     text = str(result)
     assert "on digits, random labels" in text and "labels are random" in text
     assert f"Training error in the last epoch: {100 * result.history[-1]['train_error']:.2f} %" in text
-    object.__setattr__(result.data, "name", "mnist, random labels")
-    assert result.published is None
-    result.save(tmp_path)
+    on_mnist = replace(result, data=replace(result.data, name="mnist, random labels"))
+    assert on_mnist.published is None
+    on_mnist.save(tmp_path)
     assert recorded_dataset(tmp_path) == "mnist"  # whose test labels it has
 
 

@@ -77,10 +77,20 @@ def test_only_training_rows_standardise() -> None:
     np.testing.assert_allclose(data.y_test, (y[40:] - y[:40].mean()) / std)
 
 
+def test_validation_rows_are_standardised_as_well() -> None:
+    rng = np.random.default_rng(0)
+    x, y = 5 + 3 * rng.standard_normal((50, 2)), 7 + 2 * rng.standard_normal((50, 1))
+    part = Dataset("own", x[:40], y[:40], x[40:], y[40:], None, 0, "made here").split(10)
+    data, std = standardise(part)
+    assert part.x_valid is not None and part.y_valid is not None
+    np.testing.assert_allclose(data.x_valid, (part.x_valid - part.x_train.mean(axis=0)) / part.x_train.std(axis=0))
+    np.testing.assert_allclose(data.y_valid, (part.y_valid - part.y_train.mean()) / std)
+
+
 @pytest.mark.skipif("SVD_NUMPY_DATA" not in os.environ, reason="Boston is never downloaded; set SVD_NUMPY_DATA")
 def test_boston_comes_with_its_note(capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        result = svd.train_regression("boston", epochs=2)
+        result = svd.train_regression(dataset="boston", epochs=2)
     except svd.DataError as error:
         pytest.skip(str(error).splitlines()[0])
     assert result.weights[1] == 13 * 150 + 150
@@ -94,6 +104,7 @@ def test_boston_comes_with_its_note(capsys: pytest.CaptureFixture[str]) -> None:
         ({"dataset": "california"}, ("'california'", "expected one of")),
         ({"kind": "dropout"}, ("'dropout'", "expected one of")),
         ({"kl_weight": -1.0}, ("kl_weight", "-1", "expected")),
+        ({"kl_weight": 2.0, "kind": "dense"}, ("kl_weight", "2", "has no KL")),
         ({"hidden_sizes": (0,)}, ("hidden_sizes", "0", "expected")),
         ({"epochs": 0}, ("epochs", "0", "expected")),
         ({"seed": -1}, ("seed", "-1", "expected")),

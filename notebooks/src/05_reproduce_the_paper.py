@@ -193,10 +193,10 @@ def make_net(seed=0):
 
 model = make_net()
 history = svd.fit(model, part, config, progress=False)
-print(f"{data.name}: {len(part.x_train):,} training, {len(part.x_test):,} held-out, {len(data.x_test):,} test images")
+print(f"{data.name}: {len(part.x_train):,} training, {len(part.x_valid):,} held-out, {len(data.x_test):,} test images")
 
 # %%
-times, errors = (np.array([record[key] for record in history]) for key in ("compression", "test_error"))
+times, errors = (np.array([record[key] for record in history]) for key in ("compression", "valid_error"))
 fig, ax = plt.subplots(figsize=(7, 3.6))
 ax.plot(times, 100 * errors, color=COLOURS["pruned"], linewidth=1)
 dots = ax.scatter(times, 100 * errors, c=1 + np.arange(EPOCHS), cmap="cividis", s=22, zorder=3)
@@ -294,7 +294,7 @@ def show_cut(cut):
 fine = replace(config, epochs=0, finetune_epochs=FINE, eval_every=0)
 cut_only, sparse = svd.sparsify(model, RECIPE), model.copy()
 svd.fit(sparse, part, fine, progress=False)
-before, after = (svd.evaluate(net, part.x_test, part.y_test)["error"] for net in (cut_only, sparse))
+before, after = (svd.evaluate(net, part.x_valid, part.y_valid)["error"] for net in (cut_only, sparse))
 print(f"held-out error: cut at {RECIPE:g} {before:.2%}, fine-tuned {after:.2%}")
 if data.name == "mnist":
     assert after < before

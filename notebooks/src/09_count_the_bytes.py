@@ -120,7 +120,7 @@ def csr_product(csr, x):
     return np.stack([x[:, columns[a:b]] @ values[a:b] for a, b in zip(starts, starts[1:], strict=False)], axis=1)  # noqa: RUF007
 
 
-x = part.x_test[:50] / np.float32(255)
+x = part.x_valid[:50] / np.float32(255)
 assert np.allclose(csr_product(to_csr(matrices["dense1"]), x), x @ matrices["dense1"], atol=1e-4)
 print("values, columns, row pointers of dense1:", [array.shape for array in to_csr(matrices["dense1"])])
 
@@ -290,7 +290,7 @@ def rounded(matrix, bits):
 
 def error(theta):
     """Held-out error."""
-    return (predict(theta, part.x_test).argmax(axis=1) != part.y_test).mean()
+    return (predict(theta, part.x_valid).argmax(axis=1) != part.y_valid).mean()
 
 
 def error_with(bits, more=0):
@@ -299,7 +299,7 @@ def error_with(bits, more=0):
 
 
 # %%
-assert np.allclose(predict(matrices, part.x_test[:20]), model.predict(part.x_test[:20]), atol=1e-3)
+assert np.allclose(predict(matrices, part.x_valid[:20]), model.predict(part.x_valid[:20]), atol=1e-3)
 same = np.arange(2, 13)
 curve = np.array([error_with(dict.fromkeys(layers, b)) for b in same])
 tried = {
@@ -364,7 +364,7 @@ def show_rounded(bits):
 
 # %%
 small = svd.compress(model)
-tiny = svd.quantise(small, svd.search_bits(small, part.x_test, part.y_test, tolerance=0.002))
+tiny = svd.quantise(small, svd.search_bits(small, part.x_valid, part.y_valid, tolerance=0.002))
 folder = pathlib.Path(tempfile.mkdtemp())
 arrays = matrices | {f"{name}.bias": bias[name] for name in layers}
 np.savez(folder / "dense, float32.npz", **arrays)
@@ -438,8 +438,8 @@ def fastest(calls, seconds, turns=5):
     return best
 
 
-pixels = (part.x_test / 255).astype(np.float32)
-assert np.allclose(small.predict(pixels[:100]), predict(matrices, part.x_test[:100]), atol=1e-3)
+pixels = (part.x_valid / 255).astype(np.float32)
+assert np.allclose(small.predict(pixels[:100]), predict(matrices, part.x_valid[:100]), atol=1e-3)
 stacked = [(np.ascontiguousarray(matrices[name]), bias[name]) for name in layers]
 
 

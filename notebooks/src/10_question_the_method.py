@@ -379,7 +379,7 @@ except svd.DataError:
 if foreign is None:  # images turned to noise: the same pixels in another order
     mixed = np.random.default_rng(0).permuted(data.x_test, axis=1)
     foreign = svd.Dataset("pixels, shuffled", mixed, data.y_test, mixed, data.y_test, (1, 28, 28), 10, "this notebook")
-report = svd.measure_uncertainty(sparse, data, foreign, n=30 if FULL else 5)
+report = svd.measure_uncertainty(sparse, inside=data, outside=foreign, n=30 if FULL else 5)
 print(report)
 figures = {way: row.to_dict() for way, row in report.rows.items()}
 if FULL and data.name == "mnist":

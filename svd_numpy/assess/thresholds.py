@@ -1,8 +1,8 @@
 """Choosing the threshold: what pruning costs on validation data, and which threshold leaves a wanted density.
 
-The paper's threshold is 3 for every network. Where that is not the best trade, a curve over thresholds shows what
-others cost; it has to be measured on rows that are neither trained on nor reported (`Dataset.split`). Fine-tune the
-survivors afterwards by `fit` with `TrainConfig(epochs=0, finetune_epochs=..., finetune_threshold=...)`.
+The paper's threshold is 3 for every network. It is not always the best choice: a curve over thresholds shows what
+others cost. It is measured on validation rows, which are neither trained on nor reported (`Dataset.split`). Afterwards
+`fit` with `TrainConfig(epochs=0, finetune_epochs=..., finetune_threshold=...)` fine-tunes the survivors.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from svd_numpy.network.scoring import evaluate
 from svd_numpy.network.sparsity import log_alpha, measure_sparsity
 
 Array = NDArray[Any]
-_WIDEST = 60.0  # the largest threshold (check_threshold): nothing but weights of 0 is pruned
-_GRID = np.arange(-5.0, 8.5, 0.5)  # the survivors of a trained network lie below, the dead above its upper half
+_WIDEST = 60.0  # the largest threshold (check_threshold): only weights of 0 are pruned
+_GRID = np.arange(-5.0, 8.5, 0.5)  # from where weights that matter are pruned to where a higher threshold saves no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class ThresholdCurve:
     density : array (T,)
         Share of weights kept, in all layers together.
     layer_error, layer_density : dict of layer name -> array (T,)
-        The same where this layer alone is pruned and the others keep every weight (the sensitivity of Han et al. 2015,
-        figure 6). Empty when not asked for.
+        The same with only this layer pruned and the others whole (the sensitivity of Han et al. 2015, figure 6). Empty
+        if it was not asked for.
     n_valid : int
         Validation rows.
     """
@@ -53,12 +53,12 @@ class ThresholdCurve:
     n_valid: int
 
     def select(self, tolerance: float = 0.001) -> float:
-        """Return the lowest threshold, that is the sparsest network, within `tolerance` of the smallest error.
+        """Return the lowest threshold (the sparsest network) whose error is within `tolerance` of the smallest.
 
         Parameters
         ----------
         tolerance : float
-            In units of `error`; 0 takes the sparsest of the best.
+            In units of `error`; with 0, this is the sparsest of the networks with the smallest error.
         """
         tolerance = check_number("tolerance", tolerance, low=0)
         return float(self.thresholds[self.error <= self.error.min() + tolerance].min())
@@ -86,22 +86,22 @@ def threshold_curve(
     Parameters
     ----------
     model : Sequential
-        As variational training left it. Fine-tuning removes the noise, and log_alpha then only ranks by magnitude.
-        It is not changed.
+        After variational training; it is not changed. Fine-tuning would remove the noise, so that log_alpha ranked
+        weights by their size alone.
     data : Dataset
-        What `split` returned, and what the model was trained on: its `x_test, y_test` are the validation rows.
+        What the model was trained on, with validation rows, as `Dataset.split` makes it.
     thresholds : sequence of float, optional
         On log_alpha; default -5 to 8 in steps of 1/2.
     by_layer : bool
-        Also prune each layer alone: as many measurements again for every layer.
+        Also prune each layer alone, which takes as many measurements again for every layer.
 
     Raises
     ------
-    ValueError, TypeError
-        For data whose test rows are the test set.
+    SvdValueError, SvdTypeError
+        For data without validation rows.
     """
     check_type("model", model, Sequential)
-    _check_validation(data)
+    x, y = _validation_rows(data)
     grid = np.unique([check_threshold("thresholds", float(t)) for t in (_GRID if thresholds is None else thresholds)])
     if not grid.size:
         raise SvdValueError("thresholds: got none, expected at least one number, such as 3.0")
@@ -110,7 +110,7 @@ def threshold_curve(
 
     def score(threshold: float) -> dict[str, float]:
         copy.threshold = threshold
-        return evaluate(copy, data.x_test, data.y_test)
+        return evaluate(copy, x, y)
 
     scores = [score(t) for t in grid]
     layer_error, layer_density = dict[str, Array](), dict[str, Array]()
@@ -129,7 +129,7 @@ def threshold_curve(
         np.array([1 - count.overall for count in counts]),
         layer_error,
         layer_density,
-        len(data.x_test),
+        len(x),
     )
 
 
@@ -143,7 +143,7 @@ def select_threshold(
     model, data, thresholds
         As in `threshold_curve`.
     tolerance : float
-        Share of wrong guesses (regression: squared error) that may be lost to sparsity.
+        How much more error may be paid for sparsity: a share of wrong guesses (regression: squared error).
     """
     tolerance = check_number("tolerance", tolerance, low=0)
     return threshold_curve(model, data, thresholds, by_layer=False).select(tolerance)
@@ -156,14 +156,14 @@ def threshold_for_density(model: Sequential, density: float, layer: str | None =
     ----------
     model : Sequential
     density : float
-        Share of weights to keep, 0 to 1; of equal log_alpha, all are kept.
+        Share of weights to keep, 0 to 1; weights of equal log_alpha are all kept.
     layer : str, optional
-        Look at the weights of this layer alone; default all together, which prunes some layers more than others.
+        Count only the weights of this layer; default: all weights together, which prunes some layers more than others.
 
     Returns
     -------
     float
-        Half-way between the last weight kept and the first one pruned.
+        Half-way between the log_alpha of the last weight kept and that of the first one pruned.
     """
     density = check_number("density", density, low=0, high=1)
     alphas = log_alpha(model)
@@ -176,10 +176,11 @@ def threshold_for_density(model: Sequential, density: float, layer: str | None =
     return float((ends[kept] + ends[kept + 1]) / 2)
 
 
-def _check_validation(data: Any) -> None:
+def _validation_rows(data: Any) -> tuple[Array, Array]:
     check_type("data", data, Dataset)
-    if not data.validation:
+    if data.x_valid is None or data.y_valid is None:
         raise SvdValueError(
-            f"data {data.name!r}: got its test set, expected held-out training rows, since whatever is chosen on the "
-            "test set cannot be reported on it; train on data.split(n_valid), and pass that"
+            f"data {data.name!r}: got no validation rows, expected some to choose a threshold on: what is chosen on "
+            "the test set cannot be reported on it. Train on data.split(n_valid), and pass that"
         )
+    return data.x_valid, data.y_valid

@@ -1,7 +1,7 @@
 """What a network does not know: entropies of its prediction, calibration, and detection of foreign inputs.
 
-A Sparse VD network still has a posterior, as long as it is not fine-tuned: `Sequential.sample` draws networks from it.
-Where they disagree, the network lacks knowledge; where each of them hesitates, the input is ambiguous.
+A Sparse VD network has a posterior until it is fine-tuned: `Sequential.sample` draws networks from it. If they disagree
+about an input, the network lacks knowledge; if each of them hesitates, the input is ambiguous.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def sample_probabilities(model: Sequential, x: Any, n: int = 100, survivors_only
     Parameters
     ----------
     model : Sequential
-        A classifier that still has its noise. Same model, same samples.
+        A classifier that still has its noise. The samples are a function of its seed: the same model gives the same.
     x : array (B, ...)
     n : int
     survivors_only : bool
-        Draw the pruned network: weights above the model's threshold are exactly 0, and only the others vary. Else
-        pruned weights contribute their noise, as in training.
+        Draw pruned networks: weights above the model's threshold are exactly 0, and only the others vary. Otherwise
+        all weights vary, as in training.
 
     Raises
     ------
-    ValueError, TypeError
+    SvdValueError, SvdTypeError
         For a regression network, or one without noise.
     """
     check_type("model", model, Sequential)
@@ -64,11 +64,11 @@ class Uncertainty:
     mean : array (B, C)
         Class probabilities, averaged over the networks.
     total : array (B,)
-        Predictive entropy: that of the average.
+        Predictive entropy, which is that of the average.
     data : array (B,)
-        Average of the networks' entropies: what stays however much is known about the weights (aleatoric).
+        Average of the networks' entropies: what would remain if the weights were known exactly (aleatoric).
     knowledge : array (B,)
-        Their difference, 0 or more: the mutual information of label and weights (epistemic; "BALD").
+        The difference, at least 0: the mutual information of label and weights (epistemic; "BALD").
 
     Notes
     -----
@@ -82,12 +82,12 @@ class Uncertainty:
 
 
 def decompose(probabilities: Any) -> Uncertainty:
-    """Split the uncertainty of sampled predictions into what more data could remove, and the rest.
+    """Split the uncertainty of sampled predictions into what more data could remove and what they could not.
 
     Parameters
     ----------
     probabilities : array (n, B, C)
-        As `sample_probabilities` returns; n = 1 has no uncertainty about the weights.
+        As `sample_probabilities` returns them. With n = 1 there is no uncertainty about the weights.
     """
     from scipy.special import entr
 
@@ -105,7 +105,7 @@ class Calibration:
     Attributes
     ----------
     edges : array (bins + 1,)
-        Of the confidence, the probability of the predicted class.
+        Of the bins of the confidence, which is the probability of the predicted class.
     count : array (bins,)
         Predictions in each bin.
     confidence, accuracy : array (bins,)
@@ -119,7 +119,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean of |accuracy - confidence| over all predictions, by their bins.
+        """Expected calibration error: mean of |accuracy - confidence| of the bins, weighted by their predictions.
 
         Naeini et al. 2015; Guo et al. 2017, equation 3. It depends on the number of bins.
         """
@@ -151,7 +151,7 @@ def calibration(probabilities: Any, labels: Any, bins: int = 15) -> Calibration:
 
 
 def auroc(inside: Any, outside: Any) -> float:
-    """Area under the ROC curve of telling foreign inputs by a score that should be higher for them.
+    """Area under the ROC curve of a score that should tell foreign inputs from familiar ones by being higher.
 
     It is the probability that a random foreign input scores higher than a random familiar one, ties counting half
     (Hanley and McNeil 1982): 0.5 is chance, 1 perfect.
@@ -159,19 +159,19 @@ def auroc(inside: Any, outside: Any) -> float:
     Parameters
     ----------
     inside, outside : array (B,), (B',)
-        Scores of familiar and of foreign inputs.
+        Scores of familiar and of foreign inputs, finite.
     """
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
     scores = [np.asarray(score, dtype=np.float64) for score in (inside, outside)]
     for name, score in zip(("inside", "outside"), scores, strict=True):
-        if score.ndim != 1 or not score.size or np.isnan(score).any():
+        if score.ndim != 1 or not score.size or not np.isfinite(score).all():
             raise SvdValueError(
-                f"{name}: got shape {score.shape} or NaN, expected one number for each input, at least one"
+                f"{name}: got shape {score.shape}, NaN or infinity, expected one finite number for each input, "
+                "at least one"
             )
-    n_inside, n_outside = (len(score) for score in scores)
-    ranks = rankdata(np.concatenate(scores))[n_inside:]
-    return float((ranks.sum() - n_outside * (n_outside + 1) / 2) / (n_inside * n_outside))
+    foreign = np.repeat([0, 1], [len(score) for score in scores])
+    return float(roc_auc_score(foreign, np.concatenate(scores)))
 
 
 def _check_probabilities(probabilities: Any, ndim: int, shape: str) -> Array:

@@ -112,7 +112,8 @@ class Uncertainty:
 
         need(self.run_dir / "model.safetensors")
         inside = load(recorded_dataset(self.run_dir), self.data_dir)
-        report = measure_uncertainty(self.run_dir, inside, load(self.outside, self.data_dir), self.samples)
+        outside = load(self.outside, self.data_dir)
+        report = measure_uncertainty(self.run_dir, inside=inside, outside=outside, n=self.samples)
         report.save(self.run_dir)
         print(report)
         print(f"written: {self.run_dir / 'uncertainty.png'}")

@@ -89,21 +89,29 @@ class Train(_Training):
 
     Attributes
     ----------
+    dataset : str
+        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
     arch : str
         Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
         convolutions).
     recipe : str
         All numbers of the training: "default" is our own recipe, "paper" is the authors' published script.
+    kind : str
+        "variational" is Sparse VD; to compare with: "dense", ordinary weights, or "dropout", those with dropout.
     epochs : int, optional
         Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
     batch_size : int, optional
         Images per step; None takes the recipe's.
+    kl_weight : float
+        Factor on the KL schedule of the recipe: more makes a sparser network.
     seed : int
         Seed of first weights, order of the images, and noise.
+    random_labels : bool
+        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+    init_from : path, optional
+        A saved network (model.safetensors) whose weights to start from.
     backend : str
         "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
-    dataset : str
-        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
     data_dir : path, optional
         Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
     run_dir : path, optional
@@ -114,32 +122,24 @@ class Train(_Training):
         Show a bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
         Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
-    init_from : path, optional
-        A saved network (model.safetensors) whose weights to start from.
-    kind : str
-        "variational" is Sparse VD; to compare with: "dense", ordinary weights, or "dropout", those with dropout.
-    random_labels : bool
-        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
-    kl_weight : float
-        Factor on the weight that the recipe gives the KL: more makes a sparser network.
     """
 
+    dataset: str = "auto"
     arch: str = "lenet-300-100"
     recipe: str = "default"
+    kind: str = "variational"
     epochs: int | None = None
     batch_size: int | None = None
+    kl_weight: float = 1.0
     seed: int = 0
+    random_labels: bool = False
+    init_from: Path | None = None
     backend: str = "auto"
-    dataset: str = "auto"
     data_dir: Path | None = None
     run_dir: Path | None = None
     resume: bool = False
     progress: bool = True
     eval_every: int = 1
-    init_from: Path | None = None
-    kind: str = "variational"
-    random_labels: bool = False
-    kl_weight: float = 1.0
 
     word: ClassVar[str] = "train"
 
@@ -171,58 +171,58 @@ class TrainCifar(_Training):
         "cifar10" or "cifar100".
     arch : str
         Architecture: vgg-like (13 convolutions, 2 dense layers).
-    k : float
-        Width: 64 k filters in the first layers, 512 k in the last ones.
+    width : float
+        Factor on the numbers of filters and units; at 1 the first layers have 64 and the last ones 512.
     recipe : str
         All numbers of the training: "default" is our own recipe, "paper" is the authors' published scripts.
+    kind : str
+        "variational" is Sparse VD; to compare with, in one stage: "dense", ordinary weights, or "dropout".
     epochs : int, optional
         Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
     pretrain_epochs : int, optional
         Epochs of pre-training with dropout; None takes the recipe's, 0 starts from random weights.
     batch_size : int, optional
         Images per step; None takes the recipe's.
+    kl_weight : float
+        Factor on the KL schedule of the recipe: more makes a sparser network.
     seed : int
         Seed of first weights, order and shifts of the images, and noise.
+    random_labels : bool
+        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+    init_from : path, optional
+        A saved network (model.safetensors) whose weights to start from, instead of pre-training.
     backend : str
         "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
     data_dir : path, optional
         Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache.
     run_dir : path, optional
-        Folder for log, checkpoints, network and pictures; None is runs/ARCH-kK-DATASET-RECIPE-seedSEED.
+        Folder for log, checkpoints, network and pictures; None is runs/ARCH-widthWIDTH-DATASET-RECIPE-seedSEED.
     resume : bool
         Go on with the run in this folder, in whichever stage it stopped, to the same bits as if it never had.
     progress : bool
         Show a bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
         Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
-    init_from : path, optional
-        A saved network (model.safetensors) whose weights to start from, instead of pre-training.
-    kind : str
-        "variational" is Sparse VD; to compare with, in one stage: "dense", ordinary weights, or "dropout".
-    random_labels : bool
-        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
-    kl_weight : float
-        Factor on the weight that the recipe gives the KL: more makes a sparser network.
     """
 
     dataset: str = "cifar10"
     arch: str = "vgg-like"
-    k: float = 1.0
+    width: float = 1.0
     recipe: str = "default"
+    kind: str = "variational"
     epochs: int | None = None
     pretrain_epochs: int | None = None
     batch_size: int | None = None
+    kl_weight: float = 1.0
     seed: int = 0
+    random_labels: bool = False
+    init_from: Path | None = None
     backend: str = "auto"
     data_dir: Path | None = None
     run_dir: Path | None = None
     resume: bool = False
     progress: bool = True
     eval_every: int = 1
-    init_from: Path | None = None
-    kind: str = "variational"
-    random_labels: bool = False
-    kl_weight: float = 1.0
 
     word: ClassVar[str] = "train-cifar"
 
@@ -237,4 +237,4 @@ class TrainCifar(_Training):
         from svd_numpy.experiments.recipes import get_recipe
 
         get_recipe(self.arch, self.recipe)
-        return run_folder(f"{self.arch}-k{self.k:g}", self.dataset, self)
+        return run_folder(f"{self.arch}-width{self.width:g}", self.dataset, self)

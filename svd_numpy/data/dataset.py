@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.checks import SvdValueError, check_count
 
 
 class DataError(SvdValueError):
@@ -22,7 +22,7 @@ class MissingDataError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory, split into training and test rows.
+    """A data set in memory, split into training, test and perhaps validation rows.
 
     Attributes
     ----------
@@ -41,12 +41,13 @@ class Dataset:
         Where the rows were read from, in words.
     warning : str
         Empty, or a note that must be shown to whoever reads the results.
-    validation : bool
-        Whether the test rows are held-out training rows (`split`): thresholds and recipes are chosen on such rows only.
+    x_valid, y_valid : array or None
+        Validation rows, of the same kind: neither trained on nor reported. Choices, such as that of a threshold, are
+        made on these. `split` takes them from the training rows; without it there are none.
 
     Raises
     ------
-    ValueError
+    SvdValueError
         If the arrays do not fit each other, or labels lie outside 0..n_classes-1.
     """
 
@@ -59,22 +60,28 @@ class Dataset:
     n_classes: int
     source: str
     warning: str = ""
-    validation: bool = False
+    x_valid: NDArray[Any] | None = None
+    y_valid: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         """Check that the arrays fit each other."""
-        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+        width = self.x_train.shape[-1]
+        parts = [("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)]
+        if self.x_valid is not None and self.y_valid is not None:
+            parts.append(("valid", self.x_valid, self.y_valid))
+        elif self.x_valid is not None or self.y_valid is not None:
+            raise SvdValueError("got one of x_valid and y_valid, expected both or neither")
+        for part, x, y in parts:
             if x.ndim != 2 or len(x) != len(y):
                 raise SvdValueError(
                     f"x_{part} has shape {x.shape} and y_{part} has shape {y.shape}; expected x of shape "
                     f"(N, D) and y with the same N: flatten each image into a row"
                 )
+            if x.shape[1] != width:
+                raise SvdValueError(
+                    f"x_train has {width} columns but x_{part} has {x.shape[1]}; expected the same number"
+                )
             self._check_targets(part, y)
-        width = self.x_train.shape[1]
-        if self.x_test.shape[1] != width:
-            raise SvdValueError(
-                f"x_train has {width} columns but x_test has {self.x_test.shape[1]}; expected the same number"
-            )
         if self.image_shape is not None and math.prod(self.image_shape) != width:
             raise SvdValueError(
                 f"image_shape {self.image_shape} holds {math.prod(self.image_shape)} values but a row of "
@@ -95,15 +102,15 @@ class Dataset:
             )
 
     def split(self, n_valid: int, seed: int = 0) -> Dataset:
-        """Hold training rows out for validation; the test rows are left behind.
+        """Take validation rows out of the training rows; the test rows stay as they are.
 
         Parameters
         ----------
         n_valid : int
-            How many training rows to hold out, 1 to N-1. They are drawn by a seeded permutation over all
-            classes and become ``x_test, y_test``.
+            How many rows to take, 1 to N-1. They are drawn by a seeded permutation of all training rows, whatever
+            their class, and become ``x_valid, y_valid``.
         seed : int
-            Seed of the permutation; the same seed holds the same rows out.
+            Seed of the permutation; the same seed takes the same rows.
 
         Returns
         -------
@@ -112,27 +119,25 @@ class Dataset:
 
         Raises
         ------
-        TypeError
+        SvdTypeError
             If `n_valid` or `seed` is not an integer.
-        ValueError
-            If `n_valid` is outside 1..N-1 or `seed` is negative.
+        SvdValueError
+            If `n_valid` is outside 1..N-1, `seed` is negative, or there are validation rows already.
         """
-        for label, value in (("n_valid", n_valid), ("seed", seed)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise SvdTypeError(f"{label} must be an integer, got {value!r}")
+        if self.x_valid is not None:
+            raise SvdValueError(
+                f"split: data {self.name!r} has {len(self.x_valid)} validation rows already; "
+                "split the data set that they were taken from"
+            )
         n = len(self.x_train)
-        if not 1 <= n_valid <= n - 1:
-            raise SvdValueError(f"n_valid is {n_valid}; expected 1 to {n - 1}, as there are {n} training rows")
-        if seed < 0:
-            raise SvdValueError(f"seed is {seed}; expected 0 or more")
+        n_valid, seed = check_count("n_valid", n_valid, high=n - 1), check_count("seed", seed, low=0)
         order = np.random.default_rng(seed).permutation(n)
         valid, train = order[:n_valid], np.sort(order[n_valid:])
         return replace(
             self,
             x_train=self.x_train[train],
             y_train=self.y_train[train],
-            x_test=self.x_train[valid],
-            y_test=self.y_train[valid],
+            x_valid=self.x_train[valid],
+            y_valid=self.y_train[valid],
             source=f"{self.source}; validation split: {n_valid} of {n} training rows held out (seed {seed})",
-            validation=True,
         )

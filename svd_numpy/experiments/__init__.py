@@ -1,1 +1,1 @@
-"""Experiments: a recipe (frozen numbers with their source) and a function each."""
+"""Experiments: each is a recipe (frozen numbers with their source) and a function."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,20 @@ from svd_numpy.network.layers import (
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 
-# Kind of a network -> what tables call it. The layers have the same names in all kinds, so that `init_from` starts one
-# from another.
+# Kind of a network -> what tables call it. The layers have the same names in all kinds, so that one can start from the
+# weights of another (`init_from`).
 KINDS = {"variational": "Sparse VD", "dense": "Dense network", "dropout": "Bernoulli dropout"}
 
 _HIDDEN = (300, 100)  # units of LeNet-300-100
 _FILTERS, _UNITS = (20, 50), 500  # of LeNet-5-Caffe
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of VGG-like; M after each
 _BATCH_NORM_EPS = 1e-3  # the authors' script
+Shape = tuple[int, ...]
+Plan = tuple[Shape, list[Layer]]  # the shape of an input, and the layers
 
 
 class _Maker:
-    """Makes the layers of one kind of network; those with weights take the recipe's numbers, one after the other."""
+    """Makes the layers of one kind of network, with the recipe's first weights: to be called in the layers' order."""
 
     def __init__(self, kind: str, recipe: Recipe) -> None:
         self.kind, self.recipe, self._made = kind, recipe, 0
@@ -58,25 +61,25 @@ class _Maker:
         return layer(n_in, n_out, kernel, **more, **self._options())
 
     def dropout(self, p: float) -> list[Layer]:
-        """Make a dropout layer, in the kind of network that has them."""
+        """Make a dropout layer if this kind of network has them: a list of one layer, or none."""
         return [Dropout(p)] if self.kind == "dropout" else []
 
 
-def _lenet_300_100(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: float) -> list[Layer]:
+def _lenet_300_100(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
     """Input - 300 - 100 - classes, ReLU between (LeCun et al. 1998); dropout of hidden units only."""
-    sizes = [int(np.prod(image_shape)), *(_scaled(units, width) for units in _HIDDEN), n_classes]
+    sizes = [prod(image_shape), *(_scaled(units, width) for units in _HIDDEN), n_classes]
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes):
         layers += [*(make.dropout(0.5) if layers else []), make.dense(n_in, n_out), ReLU()]
-    return layers[:-1]
+    return (sizes[0],), layers[:-1]
 
 
-def _lenet_5(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: float) -> list[Layer]:
+def _lenet_5(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
     """LeNet-5 as in Caffe: two convolutions of 5 x 5, each rectified and pooled by 2 x 2, then 500 units."""
     channels, height, side = image_shape
     after = (((height - 4) // 2 - 4) // 2) * (((side - 4) // 2 - 4) // 2)
     first, second, units = (_scaled(number, width) for number in (*_FILTERS, _UNITS))
-    return [
+    return image_shape, [
         make.conv(channels, first, 5),
         ReLU(),
         MaxPool2d(2),
@@ -92,12 +95,13 @@ def _lenet_5(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: 
     ]
 
 
-def _vgg_like(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width: float) -> list[Layer]:
+def _vgg_like(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
     """VGG-like of the authors' scripts: 13 convolutions of 3 x 3 in five blocks, then 512 units, all batch-normalised.
 
-    Each block ends in a max-pooling, which halves the sides. What is batch-normalised has no bias: beta is one.
-    Dropout as in the authors' pre-training net: .3 inside the first block, .4 inside the others, .5 before the last
-    layer; none before a pooling. In nets narrower than the authors' less in proportion: those need all they have.
+    Each block ends in a max-pooling, which halves the sides. Layers before a batch normalisation have no bias, because
+    its beta is one. Dropout rates are those of the authors' pre-training net: .3 inside the first block, .4 inside the
+    others, .5 before the last layer, and none before a pooling. In a narrower net they are multiplied by its width: it
+    has no units to spare.
     """
     channels, height, side = image_shape
     layers: list[Layer] = []
@@ -114,7 +118,7 @@ def _vgg_like(image_shape: tuple[int, ...], n_classes: int, make: _Maker, width:
     units, after = _scaled(512, width), (height // 2 ** len(_BLOCKS)) * (side // 2 ** len(_BLOCKS))
     layers += [Flatten(), make.dense(max(1, channels * after), units, bias=False)]
     layers += [BatchNorm(units, _BATCH_NORM_EPS), ReLU(), *make.dropout(less * 0.5)]
-    return [*layers, make.dense(units, n_classes)]
+    return image_shape, [*layers, make.dense(units, n_classes)]
 
 
 def _scaled(units: int, width: float) -> int:
@@ -137,9 +141,9 @@ def build(
     seed : int
     backend : str
     kind : "variational", "dense" or "dropout"
-        Every weight variational (Sparse VD); ordinary weights; those with Bernoulli dropout of activations.
+        Variational weights (Sparse VD); ordinary weights; ordinary weights with Bernoulli dropout of activations.
     width : float
-        In [0.01, 16]: numbers of filters and hidden units are multiplied by it, rounded, at least 1.
+        Factor on the numbers of filters and hidden units, 0.01 to 16; they are rounded, and at least 1.
 
     Returns
     -------
@@ -147,12 +151,11 @@ def build(
 
     Raises
     ------
-    ValueError, TypeError
+    SvdValueError, SvdTypeError
         For another kind or width, and for images too small for the poolings.
     """
     kind, width = check_choice("kind", kind, KINDS), check_number("width", width, low=0.01, high=16)
     assert data.image_shape is not None
-    layers = ARCHITECTURES[recipe.arch](data.image_shape, data.n_classes, _Maker(kind, recipe), width)
-    shape = (int(np.prod(data.image_shape)),) if isinstance(layers[0], Dense) else data.image_shape
+    shape, layers = ARCHITECTURES[recipe.arch](data.image_shape, data.n_classes, _Maker(kind, recipe), width)
     mean = data.x_train.mean(axis=0, dtype=np.float64) / 255 if recipe.subtract_mean else None
     return Sequential(*layers, prior=recipe.prior, backend=backend, seed=seed, input_mean=mean, input_shape=shape)

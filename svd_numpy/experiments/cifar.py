@@ -2,183 +2,207 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack, overload
 
-from svd_numpy.checks import SvdValueError, check_choice, check_count, check_number
-from svd_numpy.data import Dataset
-from svd_numpy.experiments.architectures import KINDS, build
+from svd_numpy.checks import SvdValueError, check_choice, check_count
+from svd_numpy.experiments.options import Keywords, Options, Start
 from svd_numpy.experiments.recipes import Recipe, get_recipe
 from svd_numpy.experiments.result import TrainResult
-from svd_numpy.experiments.run import (
-    Options,
-    Start,
-    check_kl_weight,
-    check_options,
-    configure,
-    load_images,
-    run,
-    start_from,
-)
+from svd_numpy.experiments.run import begin, configure, load_for_each, run_all
+from svd_numpy.experiments.series import PRETRAINING, TrainResults, begun, one_or_all, options_of_each
 from svd_numpy.files import checkpoint
 from svd_numpy.train.config import TrainConfig
-from svd_numpy.train.console import TrainingInterrupted
 from svd_numpy.train.loop import Callback
 
 _ARCHS = ("vgg-like",)
 _DATASETS = ("cifar10", "cifar100")
-_FIRST = "pretrain"  # folder of the first stage inside the run's
 
 
+class CifarKeywords(Keywords, total=False):
+    """Those of `train_cifar`."""
+
+    width: float
+    pretrain_epochs: int | None
+
+
+@overload
+def train_cifar(*, kl_weight: float = ..., seeds: None = ..., **options: Unpack[CifarKeywords]) -> TrainResult: ...
+@overload
 def train_cifar(
+    *, kl_weight: Iterable[float], seeds: Iterable[int] | None = ..., **options: Unpack[CifarKeywords]
+) -> TrainResults: ...
+@overload
+def train_cifar(*, kl_weight: float = ..., seeds: Iterable[int], **options: Unpack[CifarKeywords]) -> TrainResults: ...
+def train_cifar(
+    *,
     dataset: str = "cifar10",
     arch: str = "vgg-like",
-    k: float = 1.0,
+    width: float = 1.0,
     recipe: str = "default",
+    kind: str = "variational",
     epochs: int | None = None,
     pretrain_epochs: int | None = None,
     batch_size: int | None = None,
+    kl_weight: float | Iterable[float] = 1.0,
     seed: int = 0,
+    seeds: Iterable[int] | None = None,
+    random_labels: bool = False,
+    init_from: Start = None,
     backend: str = "auto",
     data_dir: str | Path | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
     eval_every: int = 1,
-    init_from: Start = None,
-    kind: str = "variational",
-    random_labels: bool = False,
-    kl_weight: float = 1.0,
     callbacks: Sequence[Callback] = (),
-) -> TrainResult:
+) -> TrainResult | TrainResults:
     """Train a convolutional network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017, §5).
 
-    Two stages: the network with ordinary weights and Bernoulli dropout, then Sparse VD from those weights, with the
-    survivors fine-tuned at its end where the recipe says so. Of the networks to compare it with, one stage.
+    There are two stages: the network with ordinary weights and Bernoulli dropout, then Sparse VD from those weights,
+    which ends in fine-tuning if the recipe says so. The networks to compare it with have one stage.
 
     Parameters
     ----------
     dataset : "cifar10" or "cifar100"
     arch : "vgg-like"
         13 convolutions of 3 x 3 and two dense layers, batch-normalised.
-    k : float
-        Width, in [0.01, 16]: 64 k filters in the first layers, 512 k in the last ones.
+    width : float
+        Factor on the numbers of filters and units, 0.01 to 16; at 1 the first layers have 64 and the last ones 512.
     recipe : "default" or "paper"
-        See `svd_numpy.experiments.recipes`.
-    epochs, pretrain_epochs : int, optional
-        Of Sparse VD and of pre-training, in place of the recipe's; schedules, and the fine-tuning, stretch along.
-        pretrain_epochs=0: no pre-training, Sparse VD starts from random weights. With another `kind` than
-        "variational" there is no pre-training, and `epochs` is by default what both stages would take together.
+        Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
+    kind : "variational", "dense" or "dropout"
+        Sparse VD; or, to compare with, the same network with ordinary weights, without or with Bernoulli dropout,
+        trained like the first stage.
+    epochs : int, optional
+        Variational epochs, instead of the recipe's; its schedules and its fine-tuning are stretched to match. If `kind`
+        is not "variational", the default is as many epochs as both stages would take together.
+    pretrain_epochs : int, optional
+        Epochs of the first stage, instead of the recipe's. With 0, Sparse VD starts from random weights.
     batch_size : int, optional
-        Of both stages.
+        Images per step in both stages, instead of the recipe's.
+    kl_weight : number, or several
+        Factor on the KL schedule of the recipe, 0 to 1000: more makes a sparser network. With several, there is a run
+        for each of them (with each of the seeds), and each pre-trains its own network; to share one, give `init_from`.
     seed : int
         Of first weights, order of examples, their shifts, dropout and noise.
+    seeds : whole numbers, optional
+        Instead of `seed`: a run for each of these. The backend "cuda" does several runs in the same launches, "numba"
+        and "numpy" one after the other; each run has the same bits as alone. With a run_dir, each has a folder in it:
+        `seed-N`, `kl-W`, or `kl-W-seed-N`.
+    random_labels : bool
+        Replace the training labels by random ones, drawn from the seed, in both stages (Molchanov et al. 2017, §5). A
+        network that still reaches a low training error (`history[-1]["train_error"]`) has memorised the images.
+    init_from : Sequential, mapping of arrays, or path of a saved model, optional
+        Start from these weights, without pre-training.
     backend : "auto", "cuda", "numba" or "numpy"
     data_dir : path, optional
-        Where the data files are; default `SVD_NUMPY_DATA`, then the user's cache.
+        Where the data files are; default: `SVD_NUMPY_DATA`, then the user's cache.
     run_dir : path, optional
-        Where log, checkpoints, network and pictures go, those of the pre-training into `run_dir/pretrain`; without it
+        Folder for log, checkpoints, network and pictures, with those of the first stage in `pretrain`; without it
         nothing is written.
     resume : bool
-        Continue the run in `run_dir`, in whichever stage it stopped, to the same bits.
+        Continue the run in `run_dir`, in the stage in which it stopped, to the same bits as if it had never stopped.
     progress : bool
+        Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
-        Measure the test error every so many epochs for the curve (0: only at the end of each stage). Nothing is
+        Measure the test error after every so many epochs, for the curve (0: only at the end of each stage). Nothing is
         chosen by it.
-    init_from : Sequential, mapping of arrays, or path of a saved model, optional
-        Start from these weights, and do not pre-train.
-    kind : "variational", "dense" or "dropout"
-        Sparse VD; or, to compare with, the same network with ordinary weights, or those with Bernoulli dropout, trained
-        like the first stage.
-    random_labels : bool
-        Replace the training labels by random ones, drawn from the seed, in both stages.
-    kl_weight : float
-        Factor on the weight that the recipe gives the KL: how sparse the network is to be.
-    callbacks : functions (trainer, record), called after each epoch of both stages
+    callbacks : functions (trainer, record)
+        Called after each epoch of both stages.
 
     Returns
     -------
-    TrainResult
-        Its `pretrained` is the result of the first stage.
+    TrainResult; TrainResults if there are several KL weights, or `seeds`
+        The former's `pretrained` is the result of its first stage. The latter is a sequence of the former, by KL weight
+        and then by seed. It prints as a table with mean ± standard deviation.
 
     Raises
     ------
-    ValueError, TypeError
-        For arguments that make no sense, before anything is written; `DataError` where data cannot be had.
+    SvdValueError, SvdTypeError
+        For arguments that make no sense, before anything is written; `DataError` if data cannot be had.
     """
     plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
-    check_choice("dataset", dataset, _DATASETS)
-    k, kind = check_number("k", k, low=0.01, high=16), check_choice("kind", kind, KINDS)
-    options = check_options(seed, backend, run_dir, resume, progress, eval_every, callbacks)
-    options = replace(options, kl_weight=check_kl_weight(kl_weight, kind))
-    if kind == "variational":
-        config = configure(plan.config, epochs, batch_size, options)
-        first = _first_stage(plan, pretrain_epochs, config.batch_size, init_from, options)
-    elif pretrain_epochs:
+    options = Options(
+        dataset=check_choice("dataset", dataset, _DATASETS), arch=arch, width=width, recipe=recipe, kind=kind,
+        epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels, init_from=init_from,
+        backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, progress=progress, eval_every=eval_every,
+        callbacks=callbacks,
+    )  # fmt: skip
+    each = options_of_each(options, seeds, kl_weight)
+    pretrains = _pretrains(options, pretrain_epochs)
+    configs = [_configure(plan, own) for own in each]
+    started = [_second_stage_begun(own, pretrains) for own in each]
+    images = load_for_each(each)
+    if (n := len(images[0].x_train)) % (batch := configs[0].batch_size) == 1:
         raise SvdValueError(
-            f"pretrain_epochs: got {pretrain_epochs}, but kind {kind!r} has one stage; give epochs alone"
+            f"batch_size: got {batch}, which leaves one of {n} images over, and a single image cannot be "
+            "batch-normalised; choose another one"
         )
-    else:
-        assert plan.pretrain is not None
-        both = plan.pretrain.total_epochs + plan.config.total_epochs
-        config, first = configure(plan.pretrain, both if epochs is None else epochs, batch_size, options), None
-    started = _check_folder(options, first is not None)
-    data = load_images(dataset, data_dir, random_labels, options)
-    if len(data.x_train) % config.batch_size == 1:
-        raise SvdValueError(
-            f"batch_size: got {config.batch_size}, which leaves one of {len(data.x_train)} images over, and a single "
-            "image cannot be batch-normalised; choose another one"
-        )
-    model = build(data, plan, options.seed, options.backend, kind, k)
-    start_from(model, init_from)
-    pretrained = None
-    if first is not None:
-        pretrained = _pretrain(data, plan, first, k, options)
-        model.init_from(pretrained.model)
-    result = TrainResult(model, [], plan, data, {}, kind, k, pretrained, init_from is not None, options.kl_weight)
-    return run(result, config, replace(options, resume=started))
+    pretrained: list[TrainResult | None] = [None] * len(each)
+    if pretrains:
+        first = [_first_stage(own, pretrain_epochs) for own in each]
+        jobs = [
+            (begin(own, data), configure(_pretraining(plan), own), own)
+            for own, data in zip(first, images, strict=True)
+        ]  # fmt: skip
+        pretrained = [*run_all(jobs, options)]
+    second = [replace(own, resume=resumes) for own, resumes in zip(each, started, strict=True)]
+    jobs = [
+        (begin(own, data, before), config, own)
+        for own, data, before, config in zip(second, images, pretrained, configs, strict=True)
+    ]
+    return one_or_all(run_all(jobs, options), options, seeds, kl_weight)
 
 
-def _first_stage(
-    plan: Recipe, epochs: int | None, batch_size: int, init_from: Start, options: Options
-) -> TrainConfig | None:
-    """Settings of the pre-training; None where there is to be none."""
-    if epochs is not None and check_count("pretrain_epochs", epochs, low=0) and init_from is not None:
-        raise SvdValueError(
-            f"pretrain_epochs: got {epochs} and init_from, which stands in for it; leave one of them out"
-        )
-    if epochs == 0 or init_from is not None or plan.pretrain is None:
-        return None
-    return configure(plan.pretrain, epochs, batch_size, replace(options, kl_weight=1.0))
+def _pretrains(options: Options, epochs: int | None) -> bool:
+    """Whether there is to be a first stage; refuse arguments that contradict one another."""
+    if options.kind != "variational":
+        if epochs:
+            raise SvdValueError(
+                f"pretrain_epochs: got {epochs}, but kind {options.kind!r} has one stage; give epochs alone"
+            )
+        return False
+    if epochs is not None and check_count("pretrain_epochs", epochs, low=0) and options.init_from is not None:
+        raise SvdValueError(f"pretrain_epochs: got {epochs} and init_from, which replaces it; leave one of them out")
+    return epochs != 0 and options.init_from is None
 
 
-def _check_folder(options: Options, pretrains: bool) -> bool:
-    """Whether the second stage has begun in the run's folder; refuse a folder that does not fit the arguments."""
-    folder = options.run_dir
+def _pretraining(plan: Recipe) -> TrainConfig:
+    assert plan.pretrain is not None  # as in every recipe of these architectures
+    return plan.pretrain
+
+
+def _first_stage(options: Options, epochs: int | None) -> Options:
+    """Return the options of the first stage of a run."""
+    folder = None if options.folder is None else options.folder / PRETRAINING
+    return replace(options, kind="dropout", kl_weight=1.0, epochs=epochs, run_dir=folder)
+
+
+def _configure(plan: Recipe, options: Options) -> TrainConfig:
+    """Return the settings of the second stage, or of the only one."""
+    if options.kind == "variational":
+        return configure(plan.config, options)
+    both = _pretraining(plan).total_epochs + plan.config.total_epochs
+    return configure(_pretraining(plan), options if options.epochs is not None else replace(options, epochs=both))
+
+
+def _second_stage_begun(options: Options, pretrains: bool) -> bool:
+    """Whether the second stage has begun in the run's folder; refuse a folder that does not fit the options."""
+    folder = options.folder
     if folder is None:
         return False
-    started = checkpoint.latest(folder / "checkpoints") is not None
-    pretrained = checkpoint.latest(folder / _FIRST / "checkpoints") is not None
-    if not options.resume and (started or pretrained):
+    if not options.resume and begun(folder):
         raise SvdValueError(f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it")
-    if options.resume and not (started or pretrained):
-        raise SvdValueError(f"resume: {folder} holds no run to go on with; correct run_dir, or leave resume out")
+    if options.resume and not begun(folder):
+        raise SvdValueError(f"resume: {folder} holds no run to continue; correct run_dir, or leave resume out")
+    pretrained = checkpoint.latest(folder / PRETRAINING / "checkpoints") is not None
     if options.resume and pretrained != pretrains:
         began, wanted = ("with" if there else "without" for there in (pretrained, pretrains))
         raise SvdValueError(
-            f"resume: the run in {folder} began {began} pre-training, this one is to begin {wanted}; "
+            f"resume: the run in {folder} began {began} pre-training, but this call asks for one {wanted} it; "
             "give pretrain_epochs and init_from as before, or another run_dir"
         )
-    return started
-
-
-def _pretrain(data: Dataset, plan: Recipe, config: TrainConfig, k: float, options: Options) -> TrainResult:
-    """Do the first stage, or what is left of it, or read it back."""
-    model = build(data, plan, options.seed, options.backend, "dropout", k)
-    folder = options.run_dir
-    inner = replace(options, run_dir=None if folder is None else folder / _FIRST)
-    try:
-        return run(TrainResult(model, [], plan, data, {}, "dropout", k), config, inner)
-    except TrainingInterrupted as stop:
-        raise TrainingInterrupted(stop.number, folder) from None  # names the folder to go on with
+    return checkpoint.latest(folder / "checkpoints") is not None

@@ -1,9 +1,9 @@
 """`train_regression`: a small table, a network of one hidden layer, and the test error in the units of the target.
 
-Boston housing with 13-150-1 is the usual example of Sparse VD for regression. Its best-known figures are of one
-unseeded split, of raw columns, and of the test error under training noise. Here columns and target are standardised
-on the training rows, the split is seeded, the test prediction is that of the pruned network, and the noise of the
-target is estimated. The default is the diabetes table, which has no such problem as Boston's.
+Boston housing with 13-150-1 is the usual example of Sparse VD for regression. Its best-known figures come from one
+unseeded split of raw columns, and the test error was measured with the noise of training. Here columns and target are
+standardised on the training rows, the split is seeded, the pruned network predicts the test rows, and the noise of the
+target is estimated. The default is the diabetes table, which does not have Boston's ethical problem.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from svd_numpy.checks import SvdValueError, check_choice, check_count, check_flag
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.architectures import KINDS
+from svd_numpy.experiments.options import check_kl_weight
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Gaussian
 from svd_numpy.network.scoring import evaluate
@@ -37,13 +38,14 @@ class RegressionResult:
     Attributes
     ----------
     model : Sequential
-        Of standardised inputs and targets.
+        It takes standardised inputs, and predicts standardised targets.
     history : list of dict
         One record per epoch, as in metrics.jsonl.
     data : Dataset
         The standardised rows of this seed's split.
     kind : "variational" or "dense"
     kl_weight : float
+        Factor on the KL schedule.
     target_std : float
         Standard deviation of the training targets, in their units.
     """
@@ -57,7 +59,7 @@ class RegressionResult:
 
     @property
     def test_rmse(self) -> float:
-        """Root of the mean squared error on the test rows, in the units of the target."""
+        """Root mean squared error on the test rows, in the units of the target."""
         return self._rmse(self.data.x_test, self.data.y_test)
 
     @property
@@ -85,9 +87,7 @@ class RegressionResult:
     @property
     def used(self) -> NDArray[np.bool_]:
         """Whether each input still reaches the output: array (I,)."""
-        if self.kind == "dense":
-            return np.ones(self.model.in_shape, bool)
-        return np.asarray(used_inputs(self.model))
+        return used_inputs(self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, JSON-ready."""
@@ -124,13 +124,14 @@ class RegressionResult:
 
 
 def train_regression(
+    *,
     dataset: str = "diabetes",
-    kl_weight: float = 1.0,
     hidden_sizes: Sequence[int] = (150,),
-    epochs: int | None = None,
-    seed: int = 0,
-    kind: str = "variational",
     prior: str = "log_uniform",
+    kind: str = "variational",
+    epochs: int | None = None,
+    kl_weight: float = 1.0,
+    seed: int = 0,
     backend: str = "auto",
     data_dir: str | Path | None = None,
     progress: bool = True,
@@ -141,18 +142,25 @@ def train_regression(
     ----------
     dataset : "diabetes" or "boston"
         Boston has an ethical problem, which is printed with every result (`Dataset.warning`).
-    kl_weight : float
-        Final weight of the KL term; 1 is the evidence lower bound.
     hidden_sizes : sequence of int
-        Units of the hidden layers, with ReLU. 150 is that of the published example, which has tanh.
+        Units of the hidden layers, with ReLU. The published example has 150, with tanh.
+    prior : "log_uniform", "log_uniform_exact" or "ard"
+        As in `Sequential`.
+    kind : "variational" or "dense"
+        Sparse VD; or, to compare with, the same network with ordinary weights.
     epochs : int, optional
         Default: as many as make 1,500 steps.
+    kl_weight : float
+        Factor on the KL schedule, 0 to 1000: more makes a sparser network. At 1 training ends with the evidence lower
+        bound.
     seed : int
         Of the split into training and test rows, first weights, order of examples and noise.
-    kind : "variational" or "dense"
-        Sparse VD; or the same network with ordinary weights, to compare with.
-    prior, backend, data_dir, progress
-        As in `train_mnist`; backend "auto" takes NumPy for a network as small as this.
+    backend : "auto", "numba" or "numpy"
+        "auto" takes NumPy for a network as small as this.
+    data_dir : path, optional
+        Where the data files are; default: `SVD_NUMPY_DATA`, then the user's cache.
+    progress : bool
+        Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
 
     Returns
     -------
@@ -160,10 +168,11 @@ def train_regression(
 
     Raises
     ------
-    ValueError, TypeError
-        For arguments that make no sense; `DataError` where data cannot be had.
+    SvdValueError, SvdTypeError
+        For arguments that make no sense; `DataError` if data cannot be had.
     """
     check_choice("kind", kind, _KINDS)
+    check_kl_weight(kl_weight, kind)
     check_flag("progress", progress)
     seed = check_count("seed", seed, low=0)
     data = load(dataset, data_dir)
@@ -171,19 +180,20 @@ def train_regression(
         raise SvdValueError(f"dataset: got {dataset!r}, expected a table with a target: diabetes or boston")
     data, target_std = standardise(split_again(data, seed))
     model = make_network(
-        data.x_train.shape[1], hidden_sizes, 1, Gaussian(1.0), seed, kind == "variational", prior, backend=backend
-    )
-    config = make_config(len(data.x_train), epochs, kl_weight=kl_weight, seed=seed)
+        data.x_train.shape[1], hidden_sizes, 1, likelihood=Gaussian(1.0), seed=seed, variational=kind == "variational",
+        prior=prior, backend=backend,
+    )  # fmt: skip
+    config = make_config(len(data.x_train), epochs=epochs, kl_weight=kl_weight, seed=seed)
     if data.warning and progress:
         print(f"NOTE: {data.warning}")
     history = fit(model, data, config, [estimate_noise], progress=progress)
-    return RegressionResult(model, history, data, kind, config.kl_schedule[-1][1], target_std)
+    return RegressionResult(model, history, data, kind, config.kl_weight, target_std)
 
 
 def split_again(data: Dataset, seed: int) -> Dataset:
     """Put all rows together and draw a fifth of them for testing, by this seed.
 
-    A test set of a hundred rows says as much about the split as about the network: several splits tell them apart.
+    An error on a hundred test rows depends on the split as much as on the network; several splits tell the two apart.
     """
     x, y = np.vstack([data.x_train, data.x_test]), np.vstack([data.y_train, data.y_test])
     order = np.random.default_rng(seed).permutation(len(x))
@@ -195,12 +205,14 @@ def split_again(data: Dataset, seed: int) -> Dataset:
 
 
 def standardise(data: Dataset) -> tuple[Dataset, float]:
-    """Bring columns and target to mean 0 and std 1 on the training rows; also return the target's std."""
+    """Give columns and target mean 0 and std 1 on the training rows; also return the std that the target had."""
     from sklearn.preprocessing import StandardScaler
 
-    x, y = (StandardScaler().fit(rows.astype(np.float64)) for rows in (data.x_train, data.y_train))
-    scaled = replace(
-        data, x_train=x.transform(data.x_train), y_train=y.transform(data.y_train),
-        x_test=x.transform(data.x_test), y_test=y.transform(data.y_test),
-    )  # fmt: skip
-    return scaled, float(y.scale_[0])
+    scalers = {name: StandardScaler().fit(getattr(data, f"{name}_train").astype(np.float64)) for name in ("x", "y")}
+    scaled = {
+        f"{name}_{part}": scaler.transform(rows)
+        for name, scaler in scalers.items()
+        for part in ("train", "test", "valid")
+        if (rows := getattr(data, f"{name}_{part}")) is not None
+    }
+    return replace(data, **scaled), float(scalers["y"].scale_[0])

@@ -1,4 +1,4 @@
-"""What an experiment returns: the network, its history, and the table beside the paper's row."""
+"""What an experiment on images returns: the network, its history, and a table that has the paper's row in it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from svd_numpy.train.config import TrainConfig
 
 
 def pruning_threshold(model: Sequential, config: TrainConfig) -> float:
-    """The log_alpha above which weights go: the fine-tuning's own where there is any, else the model's."""
+    """The log_alpha above which weights are pruned: that of the fine-tuning if there is one, else the model's."""
     return config.finetune_threshold if config.finetune_epochs else model.threshold
 
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """Outcome of one training run; `print` it for the table.
+    """Outcome of one training run; `print` shows it as a table.
 
     Attributes
     ----------
@@ -36,25 +36,25 @@ class TrainResult:
     report : Sparsity
         Weights kept, per layer.
     test_error : float
-        Share of test images the pruned network gets wrong, after the last epoch.
+        Share of test images that the pruned network gets wrong, after the last epoch.
     test_nll : float
         Its negative log-likelihood, nats per image.
     seconds : float
-        Training time, without the loading of the data.
+        Training time, without loading the data.
     recipe : Recipe
     data : Dataset
     log_alphas : dict of layer name -> array
-        log_alpha after the last variational epoch: fine-tuning, where there is any, wipes it out.
+        log_alpha after the last variational epoch, before any fine-tuning, which erases it.
     kind : "variational", "dense" or "dropout"
         Sparse VD, or one of the networks to compare it with, which prune nothing.
     width : float
-        Widths of the layers, relative to the architecture's.
+        Factor on the numbers of units and filters of the architecture.
     pretrained : TrainResult or None
-        The network that this one started from, where it was trained in the same run.
+        The first stage of the same run, if there was one: this network started from its weights.
     init_from : bool
         Whether it started from given weights, which are not kept.
     kl_weight : float
-        Factor on the weight that the recipe gives the KL.
+        Factor on the KL schedule of the recipe.
     """
 
     model: Sequential
@@ -75,7 +75,7 @@ class TrainResult:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set it really trained on."""
+        """Name of the data set that it was trained on, whatever was asked for."""
         return self.data.name
 
     @property
@@ -105,7 +105,7 @@ class TrainResult:
 
     @property
     def published(self) -> PublishedRow | None:
-        """The paper's row, where network and data set are the paper's."""
+        """The paper's row, if network and data set are the paper's."""
         comparable = self.kind == "variational" and self.width == 1 and self.dataset == "mnist"
         return PUBLISHED.get(self.recipe.arch) if comparable else None
 
@@ -178,10 +178,11 @@ class TrainResult:
         Parameters
         ----------
         what : str
-            "summary": error and sparsity over the epochs, receptive fields, histogram of log alpha; of a network that
-            prunes nothing, the curves alone. "live_units": what is left of each layer. Before training beside after
-            it: "filters" of the first layer, a piece of the largest "weight_matrix" between dense layers, and the
-            "feature_maps" of the first convolutions, of the first test image.
+            "summary": error and sparsity over the epochs, receptive fields, histogram of log alpha; only the curves
+            for a network that prunes nothing.
+            "live_units": what is left of each layer.
+            "filters", "weight_matrix", "feature_maps": before and after training, the filters of the first layer, a
+            piece of the largest dense matrix, and what the first convolutions make of the first test image.
 
         Returns
         -------
@@ -189,9 +190,9 @@ class TrainResult:
 
         Raises
         ------
-        ValueError
-            If there is no such figure of this network: one that prunes nothing has the summary alone, one without
-            convolutions no feature maps, and one that began with weights given by `init_from` no "before".
+        SvdValueError
+            If this network has no such figure. One that prunes nothing has only the summary. One without convolutions
+            has no feature maps. One that started from `init_from` has no figure that shows it before training.
         """
         if what == "summary":
             return self._summary()
@@ -229,7 +230,7 @@ class TrainResult:
         return network_figures(self.model, start, self.log_alphas, threshold, shape, self.data.x_test[0])
 
     def save(self, run_dir: str | Path) -> None:
-        """Write model.safetensors, result.json, result.txt and summary.png into `run_dir`."""
+        """Write model.safetensors, result.json, result.txt and summary.png to the folder `run_dir`."""
         from svd_numpy.files.atomic import write_atomic
 
         folder = Path(run_dir)

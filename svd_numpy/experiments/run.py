@@ -1,20 +1,22 @@
-"""What the experiments share: their arguments, checked; their data; and one run, with all it leaves in its folder."""
+"""What the experiments on images share: their data, and one run with everything that it leaves in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_callbacks, check_count, check_flag, check_number, check_path
+from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset, load
-from svd_numpy.experiments.recipes import stretch
+from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.options import Options
+from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import TrainResult, pruning_threshold
 from svd_numpy.experiments.run_files import load_log_alphas, save_log_alphas
-from svd_numpy.kernels import priors, resolve_backend
+from svd_numpy.kernels import priors
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import log_alpha, measure_sparsity
 from svd_numpy.plots.animate import FrameRecorder
@@ -23,84 +25,43 @@ from svd_numpy.train.console import TrainingInterrupted
 from svd_numpy.train.loop import Callback, Run, fit_together, side_by_side
 from svd_numpy.train.trainer import Record, Trainer
 
-Start = Sequential | Mapping[str, Any] | str | Path | None
-_LABELS = 2017  # sets the random labels apart from what else is drawn from the same seed
+Job = tuple[TrainResult, TrainConfig, Options]
+_LABELS = 2017  # keeps the random labels apart from everything else that is drawn from the same seed
 
 
-@dataclass(frozen=True)
-class Options:
-    """The arguments that every experiment takes."""
-
-    seed: int
-    backend: str
-    run_dir: Path | None
-    resume: bool
-    progress: bool
-    eval_every: int
-    callbacks: list[Callback]
-    kl_weight: float = 1.0
-
-
-def check_options(
-    seed: Any, backend: str, run_dir: Any, resume: Any, progress: Any, eval_every: Any, callbacks: Sequence[Callback]
-) -> Options:
-    """Check what every experiment takes; raises ValueError or TypeError."""
-    folder = check_path("run_dir", run_dir)
-    if check_flag("resume", resume) and folder is None:
-        raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
-    return Options(
-        check_count("seed", seed, low=0),
-        resolve_backend(backend),
-        folder,
-        bool(resume),
-        check_flag("progress", progress),
-        check_count("eval_every", eval_every, low=0),
-        check_callbacks(callbacks),
-    )
-
-
-def check_kl_weight(value: Any, kind: str) -> float:
-    """Check the factor on the KL, which only a network with a KL can have."""
-    kl_weight = check_number("kl_weight", value, low=0, high=1000)
-    if kind != "variational" and kl_weight != 1:
-        raise SvdValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
-    return kl_weight
-
-
-def configure(config: TrainConfig, epochs: int | None, batch_size: int | None, options: Options) -> TrainConfig:
-    """Put the arguments of an experiment in the place of its recipe's numbers."""
-    config = config if epochs is None else stretch(config, epochs)
-    batch_size = config.batch_size if batch_size is None else check_count("batch_size", batch_size)
+def configure(config: TrainConfig, options: Options) -> TrainConfig:
+    """Replace the numbers of a recipe by those that the options name."""
+    config = config if options.epochs is None else stretch(config, options.epochs)
+    batch_size = config.batch_size if options.batch_size is None else check_count("batch_size", options.batch_size)
     return replace(
         config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
     )
 
 
-def load_images(dataset: str, data_dir: str | Path | None, with_random_labels: bool, options: Options) -> Dataset:
-    """Load a data set of images with labels, and show its warning."""
-    return load_for_each(dataset, data_dir, with_random_labels, [options])[0]
+def load_for_each(each: Sequence[Options]) -> list[Dataset]:
+    """Load the images of several runs, and show their warning: the same images, but random labels are each seed's own.
 
-
-def load_for_each(
-    dataset: str, data_dir: str | Path | None, with_random_labels: bool, each: Sequence[Options]
-) -> list[Dataset]:
-    """Do `load_images` for several runs: the same images; labels are each seed's own where they are random."""
-    with_random_labels = check_flag("random_labels", with_random_labels)
-    data = load(dataset, data_dir)
+    Raises
+    ------
+    SvdValueError
+        For a data set that is unknown, or a table; `DataError` where it cannot be had.
+    """
+    first = each[0]
+    data = load(first.dataset, first.data_dir)
     if data.image_shape is None or data.n_classes == 0:
         raise SvdValueError(
-            f"dataset: got {dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
+            f"dataset: got {first.dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
         )
-    labelled = [random_labels(data, options.seed) if with_random_labels else data for options in each]
-    if labelled[0].warning and each[0].progress:
+    labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
+    if labelled[0].warning and first.progress:
         print(f"NOTE: {labelled[0].warning}")
     return labelled
 
 
 def random_labels(data: Dataset, seed: int) -> Dataset:
-    """Replace the training labels by uniform random ones (Zhang et al. 2017); the test labels stay.
+    """Replace the training labels by uniform random ones (Zhang et al. 2017); the others stay true.
 
-    The name of the data set says so, and it is never compared with a published row.
+    The name of the data set says so, so that it is never compared with a published row.
     """
     labels = np.random.default_rng([seed, _LABELS]).integers(0, data.n_classes, len(data.y_train))
     note = "The training labels are random: there is nothing to learn but the images themselves."
@@ -108,22 +69,42 @@ def random_labels(data: Dataset, seed: int) -> Dataset:
     return replace(data, name=name, y_train=labels.astype(np.int64), warning=warning)
 
 
-def start_from(model: Sequential, init_from: Start) -> None:
-    """Take the first weights from where the user said."""
-    if init_from is not None:
-        model.init_from(Sequential.load(init_from) if isinstance(init_from, str | Path) else init_from)
+def begin(options: Options, data: Dataset, pretrained: TrainResult | None = None) -> TrainResult:
+    """Make the network that the options describe, with its first weights: a result that has no history yet.
+
+    Parameters
+    ----------
+    options : Options
+    data : Dataset
+    pretrained : TrainResult, optional
+        Start from the weights of its network.
+    """
+    plan = get_recipe(options.arch, options.recipe)
+    model = build(data, plan, options.seed, options.backend, options.kind, options.width)
+    start = options.init_from if pretrained is None else pretrained.model
+    if start is not None:
+        model.init_from(Sequential.load(start) if isinstance(start, str | Path) else start)
+    return TrainResult(
+        model, [], plan, data, {}, kind=options.kind, width=options.width, pretrained=pretrained,
+        init_from=options.init_from is not None, kl_weight=options.kl_weight,
+    )  # fmt: skip
 
 
 def run(result: TrainResult, config: TrainConfig, options: Options) -> TrainResult:
-    """Train the network of a result that has no history yet; return the result, saved where there is a run_dir."""
+    """Train the network of a result that has no history yet; return the result, saved if there is a run_dir."""
     return run_all([(result, config, options)], options)[0]
 
 
-def run_all(jobs: Sequence[tuple[TrainResult, TrainConfig, Options]], options: Options) -> list[TrainResult]:
-    """Do `run` several times, side by side where the backend can, else one after the other.
+def run_all(jobs: Sequence[Job], options: Options) -> list[TrainResult]:
+    """Do `run` several times, side by side if the backend can, otherwise one after the other.
 
-    A group that ends is saved before the next one begins. If training is interrupted, the error names the run_dir in
-    `options`, where all of it can be gone on with.
+    The results of one group are saved before the next group begins.
+
+    Parameters
+    ----------
+    jobs : sequence of (TrainResult, TrainConfig, Options)
+    options : Options
+        The caller's, of all jobs together: if training is interrupted, the error names their run_dir.
     """
     prepared = [_prepare(*job) for job in jobs]
     finish, done = {id(run): end for run, end in prepared}, dict[int, TrainResult]()
@@ -132,15 +113,15 @@ def run_all(jobs: Sequence[tuple[TrainResult, TrainConfig, Options]], options: O
             for run, history in zip(group, fit_together(group, options.progress), strict=True):
                 done[id(run)] = finish[id(run)](history)
     except TrainingInterrupted as stop:
-        raise TrainingInterrupted(stop.number, options.run_dir) from None
+        raise TrainingInterrupted(stop.number, options.folder) from None
     return [done[id(run)] for run, _ in prepared]
 
 
 def _prepare(
     result: TrainResult, config: TrainConfig, options: Options
 ) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
-    """Make the run, with all that is kept along the way, and what makes its result of its history."""
-    model, data, folder = result.model, result.data, options.run_dir
+    """Make a run that keeps what its figures need, and the function that turns its history into its result."""
+    model, data, folder = result.model, result.data, options.folder
     hooks = list(options.callbacks)
     if model.variational_layers:
         assert data.image_shape is not None
@@ -160,7 +141,7 @@ def _prepare(
 
 
 def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str, Any], Callback]:
-    """Make a callback that keeps log_alpha after the last variational epoch, before fine-tuning wipes it out."""
+    """Make a callback that keeps log_alpha after the last variational epoch, before fine-tuning erases it."""
     kept: dict[str, Any] = {}
     path = None if run_dir is None else run_dir / "log_alpha.npz"
     if path is not None and path.is_file():  # a resumed run may be past that epoch
@@ -180,7 +161,7 @@ def record_frames(
 ) -> Callback:
     """Make a callback that keeps pictures of the first layer, about 60 over the run, in `frames.npz`."""
     path = run_dir / "frames.npz"
-    frames: list[FrameRecorder] = []  # made on the first epoch, when it is known where a resumed run goes on
+    frames: list[FrameRecorder] = []  # made in the first epoch, when it is known where a resumed run continues
     every = max(1, config.total_epochs // 60)
     first = model.variational_layers[0]
     shape = first.fields(first.theta, image_shape)[1]

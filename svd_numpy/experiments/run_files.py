@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read back: its data set, its epochs as a table, its figures."""
+"""Reads back what a run left in its folder: its data set, its epochs as a table, its figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def need(path: Path) -> Path:
-    """Return a path of a run where there is such a file."""
+    """Return the path of a run's file; raise a FileNotFoundError if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
     return path
@@ -36,10 +36,10 @@ def load_frames(path: Path) -> FrameRecorder:
 
 
 def recorded_dataset(folder: Path) -> str:
-    """Name the data set of the run in this folder; "auto" where there is no run."""
+    """Return the name of the data set of the run in this folder; "auto" if there is no run."""
     file = folder / "result.json"
     name = str(json.loads(file.read_text()).get("dataset", "auto")) if file.is_file() else "auto"
-    return name.partition(",")[0]  # "mnist, random labels": its test labels are those of "mnist"
+    return name.partition(",")[0]  # the test labels of "mnist, random labels" are those of "mnist"
 
 
 def epoch_table(history: Sequence[dict[str, Any]]) -> str:
@@ -64,7 +64,7 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
 
 
 def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
-    """Keep log_alpha of every layer, and the threshold that prunes by it; fine-tuning leaves no trace of them."""
+    """Write log_alpha of every layer and the threshold on it to a file; fine-tuning erases log_alpha in the model."""
     buffer = io.BytesIO()
     halves = {name: values.astype(np.float16) for name, values in log_alphas.items()}
     np.savez_compressed(buffer, threshold=np.float64(threshold), **halves)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
 def run_figures(
     run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None] = lambda: None
 ) -> dict[str, Any]:
-    """Draw all figures for which the run has the files.
+    """Draw all figures for which the run has left the files.
 
     Parameters
     ----------
@@ -92,14 +92,13 @@ def run_figures(
     history : list of dict
         The records of its metrics.jsonl.
     find_image : function () -> array (D,) or None, optional
-        Finds an image of the run's data set for the feature maps; called only where there are convolutions.
+        Finds an image of the run's data set for the feature maps; called only if there are convolutions.
 
     Returns
     -------
     dict of str to matplotlib Figure
-        "training_curves"; "log_alpha", as it was after the last variational epoch; once the run is finished also
-        those of `figures.network_figures` and, where the first layer is dense, "receptive_fields" and
-        "pixel_importance".
+        "training_curves", and "log_alpha" as it was after the last variational epoch. A finished run also has those of
+        `figures.network_figures` and, if its first layer is dense, "receptive_fields" and "pixel_importance".
     """
     from svd_numpy import plots
     from svd_numpy.network.model import Sequential
@@ -124,14 +123,14 @@ def run_figures(
         theta = first.pruned_theta(model.threshold)
         figures["receptive_fields"] = plots.receptive_fields(theta, image_shape)
         figures["pixel_importance"] = plots.pixel_importance(theta, image_shape)
-    else:  # a kernel's taps are no pixels
+    else:  # the weights of a kernel do not belong to pixels
         image_shape, image = model.in_shape, find_image()
     makers = network_figures(model, _weights_at_start(run_dir, model), log_alphas, threshold, image_shape, image)
     return figures | {name: draw() for name, draw in makers.items()}
 
 
 def _weights_at_start(run_dir: Path, model: Sequential) -> Sequential | None:
-    """Return the network before training; None where it began with weights that the run does not know."""
+    """Return the network before training; None if it started from weights that are not in the folder."""
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.figures import at_start
 

@@ -10,36 +10,72 @@ from pathlib import Path
 from typing import Any, overload
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_count
+from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.result import TrainResult
-from svd_numpy.experiments.run import Options, check_kl_weight
 from svd_numpy.files import checkpoint
 
+PRETRAINING = "pretrain"  # folder of the first of two stages, in that of the run
 
-def options_of_each(options: Options, seeds: Any, kl_weights: Any, kind: str) -> tuple[list[Options], bool]:
-    """Options of each run, by KL weight and then by seed; and whether they are a series, not one run.
 
-    The runs of a series have folders of their own in the run_dir. Each goes on with what is there.
+def begun(folder: Path | None) -> bool:
+    """Whether a folder holds a run, in whichever stage."""
+    stages = () if folder is None else (folder, folder / PRETRAINING)
+    return any(checkpoint.latest(stage / "checkpoints") is not None for stage in stages)
+
+
+def options_of_each(options: Options, seeds: Any, kl_weights: Any) -> list[Options]:
+    """Return the options of each run, by KL weight and then by seed.
+
+    Where there may be several runs, each has a folder of its own in the run_dir, and resumes if that holds a run.
+
+    Parameters
+    ----------
+    options : Options
+        What the runs have in common.
+    seeds : whole numbers or None
+    kl_weights : number, or several
+
+    Raises
+    ------
+    SvdValueError, SvdTypeError
+        For seeds and weights that are none, given twice, or do not go with the options.
     """
-    one_weight = isinstance(kl_weights, numbers.Real)
-    if seeds is None and one_weight:
-        return [replace(options, kl_weight=check_kl_weight(kl_weights, kind))], False
+    if not _several(seeds, kl_weights):
+        return [replace(options, kl_weight=kl_weights)]
     if seeds is not None and options.seed:
-        raise SvdValueError(f"seed: got {options.seed} and seeds, which stands in for it; leave one of them out")
+        raise SvdValueError(f"seed: got {options.seed} and seeds, which replaces it; leave one of them out")
+    one_weight = isinstance(kl_weights, numbers.Real)
     weights = [kl_weights] if one_weight else _each_once("kl_weight", kl_weights, "numbers", "(0.5, 1, 2)")
     chosen = [options.seed] if seeds is None else _each_once("seeds", seeds, "whole numbers", "range(16)")
-    folder, each = options.run_dir, list[Options]()
-    for weight in (check_kl_weight(weight, kind) for weight in weights):
+    folder, each = options.folder, list[Options]()
+    for weight in weights:
         for seed in (check_count("seeds", seed, low=0) for seed in chosen):
-            words = ([] if one_weight else [f"kl-{weight:g}"]) + ([] if seeds is None else [f"seed-{seed}"])
+            own = replace(options, seed=seed, kl_weight=weight)
+            words = ([] if one_weight else [f"kl-{own.kl_weight:g}"]) + ([] if seeds is None else [f"seed-{seed}"])
             inner = None if folder is None else folder / "-".join(words)
-            begun = inner is not None and checkpoint.latest(inner / "checkpoints") is not None
-            each.append(replace(options, seed=seed, kl_weight=weight, run_dir=inner, resume=begun))
-    there = [one.run_dir for one in each if one.resume]
+            each.append(replace(own, run_dir=inner, resume=begun(inner)))
+    there = [one.folder for one in each if one.resume]
     if there and not options.resume:
         raise SvdValueError(f"run_dir: {there[0]} holds a run already; choose another folder, or resume=True")
     if options.resume and not there:
         raise SvdValueError(f"resume: {folder} holds none of these runs; correct run_dir, or leave resume out")
-    return each, True
+    return each
+
+
+def one_or_all(
+    results: Sequence[TrainResult], options: Options, seeds: Any, kl_weights: Any
+) -> TrainResult | TrainResults:
+    """Return the result of the only run, or all results where there may be several, saved if there is a run_dir."""
+    if not _several(seeds, kl_weights):
+        return results[0]
+    series = TrainResults(results)
+    if options.folder is not None:
+        series.save(options.folder)
+    return series
+
+
+def _several(seeds: Any, kl_weights: Any) -> bool:
+    return seeds is not None or not isinstance(kl_weights, numbers.Real)
 
 
 def _each_once(name: str, values: Any, what: str, example: str) -> list[Any]:
@@ -54,10 +90,10 @@ def _each_once(name: str, values: Any, what: str, example: str) -> list[Any]:
 
 
 class TrainResults(Sequence[TrainResult]):
-    """Outcomes of one recipe with several seeds and KL weights; `print` it for the table.
+    """Outcomes of one recipe with several seeds and KL weights; `print` shows them as a table.
 
-    A sequence of `TrainResult`. The table has a row for each seed, and their mean ± standard deviation; where there are
-    several KL weights, such a mean for each of these.
+    A sequence of `TrainResult`. With one KL weight, the table has a row for each seed, and one for their mean ±
+    standard deviation. With several, it has such a mean for each KL weight.
     """
 
     def __init__(self, results: Sequence[TrainResult]) -> None:
@@ -101,7 +137,7 @@ class TrainResults(Sequence[TrainResult]):
         return "\n".join([*lines, f"NOTE: {first.data.warning}"] if first.data.warning else lines)
 
     def _figures(self) -> str:
-        """One line of the table."""
+        """Return one line of the table."""
         layers = zip(*(one.layer_sparsity.values() for one in self), strict=True)
         shares = " - ".join(f"{100 * statistics.mean(layer):.1f}" for layer in layers)
         error, nll = mean_sd([100 * one.test_error for one in self], 2), mean_sd([one.test_nll for one in self], 4)
@@ -132,6 +168,6 @@ class TrainResults(Sequence[TrainResult]):
 
 
 def mean_sd(values: Sequence[float], digits: int) -> str:
-    """Mean and, of several, sample standard deviation."""
+    """Mean and, of several values, sample standard deviation, as text."""
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"

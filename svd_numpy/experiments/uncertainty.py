@@ -1,4 +1,4 @@
-"""`measure_uncertainty`: how well a trained network knows what it does not know, at home and on foreign images."""
+"""`measure_uncertainty`: how well a trained network knows what it does not know, on familiar and on foreign images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class UncertaintyRow:
     Attributes
     ----------
     error, nll : float
-        On the test set: share of wrong guesses, nats per example, of the average probabilities.
+        Share of wrong guesses and nats per example of the average probabilities, on the test set.
     calibration : Calibration
     inside, outside : Uncertainty
         Of the test images, and of the foreign ones.
@@ -55,7 +55,7 @@ class UncertaintyRow:
 
 @dataclass(frozen=True, eq=False)
 class UncertaintyReport:
-    """What `measure_uncertainty` found; `print` it for the table.
+    """What `measure_uncertainty` found; `print` shows it as a table.
 
     Attributes
     ----------
@@ -99,8 +99,12 @@ class UncertaintyReport:
         """Reliability of each method, and the predictive entropies of familiar and foreign images; a Figure."""
         from svd_numpy.plots.evaluation import uncertainty_figure
 
-        reliability = {METHODS[name]: row.calibration for name, row in self.rows.items()}
-        entropies = {METHODS[name]: (row.inside.total, row.outside.total) for name, row in self.rows.items()}
+        reliability, entropies = {}, {}
+        for name, row in self.rows.items():
+            measured = row.calibration
+            title = f"{METHODS[name]}\nECE {100 * measured.error:.2f} %"
+            reliability[title] = measured.edges, measured.confidence, measured.accuracy
+            entropies[title] = row.inside.total, row.outside.total
         return uncertainty_figure(reliability, entropies, self.inside, self.outside)
 
     def save(self, folder: str | Path) -> None:
@@ -112,18 +116,18 @@ class UncertaintyReport:
 
 
 def measure_uncertainty(
-    model: Sequential | str | Path, inside: Dataset, outside: Dataset, n: int = 100
+    model: Sequential | str | Path, *, inside: Dataset, outside: Dataset, n: int = 100
 ) -> UncertaintyReport:
     """Measure calibration, and whether the network notices images of another kind.
 
     Parameters
     ----------
     model : Sequential or path
-        A classifier with its noise (trained without fine-tuning), or the folder of such a run.
+        A classifier that still has its noise (trained without fine-tuning), or the folder of such a run.
     inside : Dataset
         What it was trained on; its test rows are predicted.
     outside : Dataset
-        Another one of the same shape; so are its test rows, whose labels are not used.
+        Another one of the same shape; its test rows are predicted, too, and their labels are not used.
     n : int
         Networks to draw.
 
@@ -133,7 +137,7 @@ def measure_uncertainty(
 
     Raises
     ------
-    ValueError, TypeError
+    SvdValueError, SvdTypeError
         For a network without noise, or data that do not fit it.
     """
     if isinstance(model, str | Path):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from svd_numpy.assess.uncertainty import Calibration
-
 
 def error_against_threshold(
     thresholds: Array,
@@ -82,15 +80,19 @@ def _share_axis(ax: Axes, percent: Array) -> None:
 
 
 def uncertainty_figure(
-    reliability: Mapping[str, Calibration], entropies: Mapping[str, tuple[Array, Array]], inside: str, outside: str
+    reliability: Mapping[str, tuple[Array, Array, Array]],
+    entropies: Mapping[str, tuple[Array, Array]],
+    inside: str,
+    outside: str,
 ) -> Figure:
     """Draw reliability above and predictive entropy of familiar and foreign inputs below, one column per method.
 
     Parameters
     ----------
-    reliability : mapping {method: Calibration}
-    entropies : mapping {method: (array (B,), array (B',))}
-        Predictive entropies of familiar and of foreign inputs, in nats.
+    reliability : mapping {title of a column: (edges (bins + 1,), confidence (bins,), accuracy (bins,))}
+        Bins of the confidence, the mean confidence in each, and the share that is right; NaN in an empty bin.
+    entropies : mapping {the same title: (array (B,), array (B',))}
+        In nats, of familiar and of foreign inputs.
     inside, outside : str
         Names of the familiar and of the foreign inputs.
 
@@ -103,23 +105,20 @@ def uncertainty_figure(
         axes = figure.subplots(2, len(reliability), sharey="row", squeeze=False)
         top = max(float(values.max()) for pair in entropies.values() for values in pair)
         edges = np.linspace(0, max(top, 1e-3), 41)
-        for column, (method, measured) in enumerate(reliability.items()):
+        for column, (title, (bins, confidence, accuracy)) in enumerate(reliability.items()):
             upper, lower = axes[:, column]
-            filled = measured.count > 0
-            width = np.diff(measured.edges)[filled]
+            filled = ~np.isnan(accuracy)
             upper.bar(
-                measured.edges[:-1][filled], measured.accuracy[filled], width, align="edge", color=COLOURS["pruned"],
+                bins[:-1][filled], accuracy[filled], np.diff(bins)[filled], align="edge", color=COLOURS["pruned"],
                 edgecolor="white", label="accuracy in the bin",
             )  # fmt: skip
             upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.0)
             upper.plot(
-                measured.confidence[filled], measured.accuracy[filled], "o", color=COLOURS["test"], markersize=4,
+                confidence[filled], accuracy[filled], "o", color=COLOURS["test"], markersize=4,
                 label="at its mean confidence",
             )  # fmt: skip
-            upper.set(
-                title=f"{method}\nECE {100 * measured.error:.2f} %", xlabel="confidence", xlim=(0, 1), ylim=(0, 1)
-            )
-            for values, name, colour in zip(entropies[method], (inside, outside), ("train", "test"), strict=True):
+            upper.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+            for values, name, colour in zip(entropies[title], (inside, outside), ("train", "test"), strict=True):
                 share = np.full(len(values), 1 / len(values))
                 lower.hist(values, edges, weights=share, color=COLOURS[colour], alpha=0.6, label=name)
             lower.set(xlabel="predictive entropy (nats)", yscale="log")

@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from svd_numpy.checks import SvdValueError, check_count
+from svd_numpy.checks import SvdValueError
 from svd_numpy.data import Dataset
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Gaussian, Likelihood
@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 
 class _SparseVD(BaseEstimator):  # type: ignore[misc]
-    """What classifier and regressor share: training, and what can be read off afterwards.
+    """What the classifier and the regressor share: training, and what can be read off afterwards.
 
     Parameters
     ----------
@@ -39,24 +39,25 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         Default: as many as make 1,500 steps, and at least 50.
     batch_size : int
     lr : float
-        Adam's learning rate: flat for half of the epochs, then falling to 0.
+        Adam's learning rate: constant for half of the epochs, then falling to 0.
     kl_weight : float
-        Weight of the KL term after its warm-up; 1 is the evidence lower bound, more is sparser. A linear model keeps
-        inputs whose effect exceeds about one standard error at 1, about two at 4.
+        Factor on the schedule of the KL term, 0 to 1000. At 1 training ends with the evidence lower bound; more makes
+        the network sparser. A linear model keeps the inputs whose effect exceeds about one standard error at 1, about
+        two at 4.
     prior : "log_uniform", "log_uniform_exact" or "ard"
     threshold : float
         A weight is pruned when its log_alpha exceeds this.
     finetune_epochs : int
-        Epochs in which the survivors alone are trained, without noise, at the end.
+        Epochs at the end in which only the surviving weights are trained, without noise.
     backend : "auto", "numba" or "numpy"
-        "auto" takes NumPy, in float64, for networks of less than 50,000 weights.
+        "auto" takes NumPy, in float64, for networks of fewer than 50,000 weights.
     random_state : int, RandomState or None
         Of first weights, order of examples and noise.
 
     Attributes
     ----------
     model_ : Sequential
-        The network; its inputs are standardised (`scaler_`).
+        The network; it takes standardised inputs (`scaler_`).
     coefs_, intercepts_ : list of array (I, O), list of array (O,)
         Weights of each layer, exactly 0 where pruned, and biases; in the units of standardised inputs.
     sparsity_ : float
@@ -64,7 +65,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
     compression_ : float
         All weights / weights kept.
     selected_features_ : array (n_features_in_,) of bool
-        Inputs that still reach an output. The prediction is the same for every value of the others.
+        Which inputs still reach an output. The values of the others change no prediction.
     n_iter_ : int
         Epochs trained.
     scaler_ : StandardScaler
@@ -102,19 +103,19 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def _train(self, x: Array, y: Array, n_classes: int, n_outputs: int, likelihood: str | Likelihood) -> None:
-        """Standardise the inputs, train, and note what survived."""
+        """Standardise the inputs, train, and record what survived."""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = make_network(
-            x.shape[1], self.hidden_sizes, n_outputs, likelihood, seed, True, self.prior, self.threshold, self.backend
-        )
+            x.shape[1], self.hidden_sizes, n_outputs, likelihood=likelihood, seed=seed, prior=self.prior,
+            threshold=self.threshold, backend=self.backend,
+        )  # fmt: skip
         config = make_config(
-            len(x), self.epochs, self.batch_size, self.lr, self.kl_weight,
-            check_count("finetune_epochs", self.finetune_epochs, low=0), self.threshold, seed,
+            len(x), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
+            finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed,
         )  # fmt: skip
         scaler = StandardScaler().fit(x)
         rows = scaler.transform(x)
-        # Nothing is measured on the "test" rows but what is thrown away.
-        table = Dataset("table", rows, y, rows[:1], y[:1], None, n_classes, "given to fit")
+        table = Dataset("table", rows, y, rows[:0], y[:0], None, n_classes, "given to fit")
         fit(model, table, config, [estimate_noise], progress=False)
         report = measure_sparsity(model)
         self.model_, self.scaler_ = model, scaler
@@ -131,7 +132,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         return self.model_.predict(self.scaler_.transform(x)).astype(np.float64)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and other processes get the network as its configuration and arrays: it holds a lock itself."""
+        """Describe the network by its configuration and arrays: it holds a lock, which cannot be copied."""
         state: dict[str, Any] = dict(super().__getstate__())
         if model := state.pop("model_", None):
             arrays = {name: array.copy() for name, array in model.arrays().items()}
@@ -150,7 +151,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
 class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
     """Classifier that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
 
-    `classes_`, array (n_classes,), holds the labels, of any kind.
+    Labels may be of any kind; `classes_`, array (n_classes,), holds the different ones.
     """
 
     def fit(self, X: Any, y: Any) -> SparseVDClassifier:
@@ -178,7 +179,7 @@ class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
 class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
     """Regressor that prunes its own weights (Molchanov, Ashukha, Vetrov 2017).
 
-    Targets are standardised inside. The std of their noise is estimated while training; `noise_std_`, array
+    Targets are standardised internally. The std of their noise is estimated during training; `noise_std_`, array
     (n_targets,), holds it in the units of y.
     """
 
@@ -202,7 +203,7 @@ class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
         return targets[:, 0] if self._flat else targets
 
     def __sklearn_tags__(self) -> Any:
-        """Several targets at once, as well."""
+        """Say that several targets at once will do, too."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -1,7 +1,7 @@
 """Networks for tables: what the scikit-learn estimators and the regression experiment share.
 
-Tables are small, so budget and schedules follow from the number of rows, and inputs and targets are standardised.
-The variance of the targets' noise decides how much a weight may cost; it is estimated while training, not set.
+Tables are small, so budget and schedules follow from the number of rows. Inputs and targets are to be standardised.
+The variance of the targets' noise decides how much a weight may cost; it is estimated during training, not set.
 """
 
 from __future__ import annotations
@@ -9,24 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from svd_numpy.checks import check_count, check_number
 from svd_numpy.network.layers import Dense, Layer, ReLU, VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Gaussian, Likelihood
+from svd_numpy.sparse.compaction import compact
+from svd_numpy.sparse.ops import TakeOp
+from svd_numpy.sparse.stages import stages_of
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.trainer import Record, Trainer
 
-_STEPS, _EPOCHS = 1500, 50  # the budget where the user gives none: so many steps, but at least so many epochs
-_LEAST_STD = 0.05  # of standardised targets: below, noise is not told from none, and the likelihood would have no bound
-_SMALL = 50_000  # weights; below, handing a step to threads takes longer than the step
+_STEPS, _EPOCHS = 1500, 50  # the default budget: this many steps, but at least this many epochs
+_LEAST_STD = 0.05  # of standardised targets: without a bound, a perfect fit would drive the likelihood to infinity
+_SMALL = 50_000  # weights; with fewer, handing a step to threads takes longer than the step itself
 
 
 def make_network(
     n_in: int,
     hidden_sizes: Sequence[int],
     n_out: int,
+    *,
     likelihood: str | Likelihood,
     seed: int,
     variational: bool = True,
@@ -40,13 +46,13 @@ def make_network(
     ----------
     n_in, n_out : int
     hidden_sizes : sequence of int
-        Units of the hidden layers; none makes a linear model.
+        Units of the hidden layers; an empty one makes a linear model.
     likelihood, seed, prior, threshold
         As in `Sequential`.
     variational : bool
-        Whether weights are Gaussians; else the ordinary network to compare with.
+        Whether the weights are Gaussians; if not, this is the ordinary network to compare with.
     backend : "auto", "numba" or "numpy"
-        "auto" takes NumPy, in float64, for networks of less than 50,000 weights.
+        "auto" takes NumPy, in float64, for networks of fewer than 50,000 weights.
     """
     sizes = [n_in, *(check_count("hidden_sizes", size) for size in hidden_sizes), n_out]
     if backend == "auto" and sum(a * b for a, b in pairwise(sizes)) < _SMALL:
@@ -62,6 +68,7 @@ def make_network(
 
 def make_config(
     n_rows: int,
+    *,
     epochs: int | None = None,
     batch_size: int = 50,
     lr: float = 0.01,
@@ -79,23 +86,25 @@ def make_config(
         Default: as many as make 1,500 steps, and at least 50.
     batch_size, finetune_epochs, seed : int
     lr : float
-        Flat for half of the epochs, then in a straight line to 0; fine-tuning begins at a tenth of it.
+        Constant for half of the epochs, then falling to 0 in a straight line; fine-tuning begins at a tenth of it.
     kl_weight : float
-        Its final weight: 0 for a tenth of the epochs, rising until half of them are done.
+        Factor on the schedule of the KL term, which is 0 for a tenth of the epochs and then rises to 1 until half of
+        them are done.
     threshold : float
-        Of the fine-tuning.
+        Weights whose log_alpha exceeds it are removed before the fine-tuning.
     """
     check_count("batch_size", batch_size)
     if epochs is None:
         epochs = max(_EPOCHS, math.ceil(_STEPS / math.ceil(n_rows / batch_size)))
     check_count("epochs", epochs)
-    lr, kl_weight = check_number("lr", lr, low=0, high=10), check_number("kl_weight", kl_weight, low=0)
+    lr = check_number("lr", lr, low=0, high=10)
     return TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         lr_schedule=((0.5 * epochs, 1.0), (epochs, 0.0)),
-        kl_schedule=((0.1 * epochs, 0.0), (0.5 * epochs, kl_weight)),
+        kl_schedule=((0.1 * epochs, 0.0), (0.5 * epochs, 1.0)),
+        kl_weight=kl_weight,
         finetune_epochs=finetune_epochs,
         finetune_lr=0.1 * lr,
         finetune_threshold=threshold,
@@ -115,10 +124,10 @@ def estimate_noise(trainer: Trainer, record: Record) -> None:
         trainer.model.likelihood = Gaussian(max(std, _LEAST_STD))
 
 
-def used_inputs(model: Sequential) -> Any:
-    """Whether each input still reaches an output through surviving weights: array (I,) of bool."""
-    reaches = None
-    for layer in reversed(model.variational_layers):
-        alive = layer.pruned_theta(model.threshold) != 0
-        reaches = alive.any(axis=1) if reaches is None else alive[:, reaches].any(axis=1)
-    return reaches
+def used_inputs(model: Sequential) -> NDArray[np.bool_]:
+    """Whether each input still reaches an output of the pruned network through its weights: array (I,)."""
+    first, *_ = compact(stages_of(model, model.threshold), model.in_shape, model.inner_shape, model.input_mean)
+    assert isinstance(first, TakeOp)
+    used = np.zeros(model.input_mean.size, bool)
+    used[first.index] = True
+    return used

@@ -75,7 +75,11 @@ class Trainer:
         check_moves(config.shift, config.mirror, model.in_shape)
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
-        self.scored = {"test": Examples(model, data.x_test, data.y_test, "x_test")}
+        parts = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
+        self.scored = {
+            part: Examples(model, x, y, f"x_{part}") for part, (x, y) in parts.items() if x is not None and len(x)
+        }
+        self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what a record speaks of
         self.n_train = len(data.x_train)
         self.steps_per_epoch = self.batches.per_epoch
         self.progress = Progress()
@@ -216,7 +220,7 @@ class Trainer:
             "kl_weight": self.config.kl_weight * kl_weight,
             "lr": lr,
             "train_error": p.error_sum / p.examples,
-            **{f"{name}_{what}": scores.get(name, {}).get(what) for name in self.scored for what in ("error", "nll")},
+            **{f"{part}_{what}": scores.get(part, {}).get(what) for part in self._parts for what in ("error", "nll")},
             "sparsity": sparsity.by_layer,
             "compression": sparsity.compression,
             "non_finite": 0.0,

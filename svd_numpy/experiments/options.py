@@ -1,0 +1,108 @@
+"""The arguments that experiments have in common: one name, one meaning, one default and one check for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from svd_numpy.checks import (
+    SvdValueError,
+    check_callbacks,
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_path,
+)
+from svd_numpy.experiments.architectures import KINDS
+from svd_numpy.kernels import resolve_backend
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.loop import Callback
+
+Start = Sequential | Mapping[str, Any] | str | Path | None
+
+
+class Keywords(TypedDict, total=False):
+    """Keywords of `train_mnist` and `train_cifar` that have the same type whether there is one run or several."""
+
+    dataset: str
+    arch: str
+    recipe: str
+    kind: str
+    epochs: int | None
+    batch_size: int | None
+    seed: int
+    random_labels: bool
+    init_from: Start
+    backend: str
+    data_dir: str | Path | None
+    run_dir: str | Path | None
+    resume: bool
+    progress: bool
+    eval_every: int
+    callbacks: Sequence[Callback]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """One run of an experiment on images, as its caller wants it; `train_mnist` says what each field means.
+
+    Raises
+    ------
+    SvdValueError, SvdTypeError
+        For values that make no sense. The names of architecture, recipe and data set are checked where they are
+        looked up.
+    """
+
+    dataset: str
+    arch: str
+    width: float = 1.0
+    recipe: str = "default"
+    kind: str = "variational"
+    epochs: int | None = None
+    batch_size: int | None = None
+    kl_weight: float = 1.0
+    seed: int = 0
+    random_labels: bool = False
+    init_from: Start = None
+    backend: str = "auto"
+    data_dir: str | Path | None = None
+    run_dir: str | Path | None = None
+    resume: bool = False
+    progress: bool = True
+    eval_every: int = 1
+    callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        kind = check_choice("kind", self.kind, KINDS)
+        checked = {
+            "width": check_number("width", self.width, low=0.01, high=16),
+            "kl_weight": check_kl_weight(self.kl_weight, kind),
+            "seed": check_count("seed", self.seed, low=0),
+            "random_labels": check_flag("random_labels", self.random_labels),
+            "backend": resolve_backend(self.backend),
+            "run_dir": check_path("run_dir", self.run_dir),
+            "resume": check_flag("resume", self.resume),
+            "progress": check_flag("progress", self.progress),
+            "eval_every": check_count("eval_every", self.eval_every, low=0),
+            "callbacks": check_callbacks(self.callbacks),
+        }
+        if self.resume and self.run_dir is None:
+            raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run_dir as a Path."""
+        return None if self.run_dir is None else Path(self.run_dir)
+
+
+def check_kl_weight(value: Any, kind: str) -> float:
+    """Check the factor on the KL, which only a network with a KL can have."""
+    kl_weight = check_number("kl_weight", value, low=0, high=1000)
+    if kind != "variational" and kl_weight != 1:
+        raise SvdValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
+    return kl_weight
