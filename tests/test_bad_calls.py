@@ -18,7 +18,7 @@ from small_runs import N_CLASSES, bits, make_config, make_data, make_net, tree
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
-from svd_numpy.files.checkpoint import save_model
+from svd_numpy.files.safe_arrays import save_model
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.priors import kl_divergence
 from svd_numpy.network.layers import layer_from_config

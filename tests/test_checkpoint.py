@@ -15,7 +15,8 @@ import pytest
 from checkpoint_tools import assert_same, disk_full, failing_at, make_arrays, make_state, names
 
 from svd_numpy.files import checkpoint
-from svd_numpy.files.checkpoint import CheckpointError, latest, load, save, save_model
+from svd_numpy.files.checkpoint import latest, load, save
+from svd_numpy.files.safe_arrays import CheckpointError, save_model
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from checkpoint_tools import assert_same, flip, make_arrays, make_state
 
 from svd_numpy.files import safe_arrays
-from svd_numpy.files.checkpoint import CheckpointError, load, load_model, save
+from svd_numpy.files.checkpoint import load, save
+from svd_numpy.files.safe_arrays import CheckpointError, load_model
 
 
 def test_bit_flips_never_load_wrong(tmp_path: Path) -> None:

@@ -35,17 +35,13 @@ from svd_numpy.files.safe_arrays import (
     deserialise,
     header_of,
     layout_of,
-    load_model,
     open_regular,
     reading,
     require,
-    save_model,
     serialise,
     sha256,
     total_bytes,
 )
-
-__all__ = ["Checkpoint", "CheckpointError", "latest", "load", "load_model", "save", "save_model"]
 
 FORMAT = "svd_numpy checkpoint"
 ARRAYS_FILE = "arrays.safetensors"
@@ -93,7 +89,7 @@ def save(
     step : int
         0 to 99 999 999.  A checkpoint of the same step is replaced.
     arrays : mapping of str to ndarray
-        float32, float64, int64, uint8 or bool, of any shape.
+        float32, float64, int32, int64, uint8 or bool, of any shape.
     state : mapping
         JSON values with finite numbers only (no NumPy scalars).
     keep : int

@@ -42,8 +42,10 @@ def save_model(path: str | Path, arrays: Mapping[str, NDArray[Any]], state: Mapp
     ----------
     path : str or Path
         File to write, ending in ``.safetensors``; replaced if it exists.
-    arrays, state : mapping
-        As for `save`.
+    arrays : mapping of str to ndarray
+        float32, float64, int32, int64, uint8 or bool, of any shape.
+    state : mapping
+        JSON values with finite numbers only (no NumPy scalars).
 
     Raises
     ------

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import write_atomic
-from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.sparse.op_checks import check_ops
