@@ -72,7 +72,7 @@ def test_a_checkpoint_under_another_name(tmp_path: Path) -> None:
     shutil.copytree(path, tmp_path / "best")
     assert load(tmp_path / "best").state == {"a": 1}
     path.rename(tmp_path / "ckpt-00000002")
-    with pytest.raises(CheckpointError, match="not that of the folder name"):
+    with pytest.raises(CheckpointError, match="differs from the step in the folder's name"):
         load(tmp_path / "ckpt-00000002")
 
 
@@ -109,14 +109,14 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "files": (lambda m: m.update(files=[]), "arrays.safetensors only"),
     "file entry": (lambda m: m["files"].update({"arrays.safetensors": 3}), "cannot load"),
     "file keys": (lambda m: m["files"]["arrays.safetensors"].update(x=1), "bytes and sha256"),
-    "file size": (lambda m: m["files"]["arrays.safetensors"].update(bytes=10**18), "fit together"),
+    "file size": (lambda m: m["files"]["arrays.safetensors"].update(bytes=10**18), "does not fit the array shapes"),
     "float size": (lambda m: m["files"]["arrays.safetensors"].update(bytes=1e400), "finite"),
     "array lost": (lambda m: m["arrays"].pop("empty"), "different arrays"),
     "array dtype": (lambda m: m["arrays"]["scalar"].update(dtype="int64"), "different arrays"),
     "unknown dtype": (lambda m: m["arrays"]["scalar"].update(dtype="object"), "unknown type"),
     "list dtype": (lambda m: m["arrays"]["scalar"].update(dtype=[]), "unknown type"),
     "shape": (lambda m: m["arrays"]["special"].update(shape=[1, 5]), "different arrays"),
-    "huge shape": (lambda m: m["arrays"]["special"].update(shape=[2**62]), "fit together"),
+    "huge shape": (lambda m: m["arrays"]["special"].update(shape=[2**62]), "does not fit the array shapes"),
     "negative shape": (lambda m: m["arrays"]["special"].update(shape=[-5]), "no valid shape"),
     "float shape": (lambda m: m["arrays"]["special"].update(shape=[5.0]), "no valid shape"),
     "long shape": (lambda m: m["arrays"]["special"].update(shape=[10**9] * 10**5), "no valid shape"),

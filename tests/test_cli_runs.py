@@ -69,7 +69,7 @@ def test_train_writes_into_runs_of_the_working_folder(tmp_path: Path, monkeypatc
 
     def stop(**options: Any) -> None:
         seen.update(options)
-        raise ValueError("seen enough")
+        raise svd.SvdValueError("seen enough")
 
     monkeypatch.setattr(mnist, "train_mnist", stop)
     assert cli.main(["train", *TINY, "--seed", "7", "--eval-every", "0"]) == 2
@@ -82,7 +82,7 @@ def test_train_refuses_an_existing_run(run_dir: Path, capsys: pytest.CaptureFixt
     before = (run_dir / "metrics.jsonl").read_bytes()
     assert cli.main(["train", *TINY, "--epochs", "2", "--run-dir", str(run_dir)]) == 2
     error = capsys.readouterr().err
-    assert "holds a run already" in error and "--resume" in error
+    assert "already holds a run" in error and "--resume" in error
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError, check_flag, check_path, check_type
+from svd_numpy.checks import SvdImportError, SvdValueError, check_flag, check_path, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
@@ -50,7 +50,7 @@ def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> N
     try:
         import onnx
     except ImportError as error:
-        raise ImportError("export_onnx needs onnx; install it with: pip install svd-numpy[export]") from error
+        raise SvdImportError("export_onnx needs onnx; install it with: pip install svd-numpy[export]") from error
     model = _Graph(small, sparse).model()
     if not sparse:
         onnx.checker.check_model(model, full_check=True)

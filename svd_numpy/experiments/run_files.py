@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def need(path: Path) -> Path:
     """Return a path of a run where there is such a file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
+        raise SvdValueError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
     return path
 
 
