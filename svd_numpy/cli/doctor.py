@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import tempfile
@@ -22,6 +21,7 @@ FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")
 TOLERANCE = 1e-4  # float32 against float64, relative to the largest number of an array
 
 REINSTALL = "install svd-numpy again, with the packages it needs: pip install --force-reinstall svd-numpy"
+CHOICE = "unset the environment variable SVD_NUMPY_BACKEND, or correct it"
 EMPTY_CACHE = (
     "set NUMBA_CACHE_DIR to an empty folder and try again; if that does not help, train with --backend numpy and "
     "report this"
@@ -59,7 +59,7 @@ def examination() -> Iterator[Finding]:
     """Examine everything; what fails in one place does not keep the others from being examined."""
     yield from guarded("versions", versions, REINSTALL)
     yield from guarded("processor", processor, REINSTALL)
-    yield from guarded("backends", backends, REINSTALL)
+    yield from guarded("backends", backends, CHOICE)
     yield from guarded("self-checks", self_checks, REINSTALL)
     yield from guarded("cuda device", cuda_device, NO_GPU)
     yield from guarded("kernel cache", kernel_cache, WRITABLE_CACHE)
@@ -71,10 +71,9 @@ def guarded(name: str, examine: Callable[[], Iterator[Finding]], remedy: str) ->
     """Turn whatever goes wrong while examining into a finding."""
     try:
         yield from examine()
-    except SvdError as error:  # says itself what to do
-        yield Finding(name, str(error), ok=False)
     except Exception as error:
-        yield Finding(name, f"{type(error).__name__}: {error}; {remedy}", ok=False)
+        what = str(error) if isinstance(error, SvdError) else f"{type(error).__name__}: {error}"
+        yield Finding(name, f"{what}; {remedy}", ok=False)
 
 
 def versions() -> Iterator[Finding]:
@@ -141,9 +140,8 @@ def self_check(backend: str) -> Iterator[Finding]:
 
 
 def relative_error(found: Any, exact: Any) -> float:
-    """Largest difference of two arrays, divided by the largest number of the exact one; infinity where NaN is found."""
-    error = float(np.max(np.abs(found - exact)) / np.max(np.abs(exact)))
-    return error if math.isfinite(error) else math.inf  # `max` would pass over a NaN
+    """Largest difference of two arrays, divided by the largest number of the exact one."""
+    return float(np.max(np.abs(found - exact)) / np.max(np.abs(exact)))
 
 
 def _loss_and_grads(backend: str, dtype: str) -> tuple[float, dict[str, Any]]:
@@ -191,4 +189,4 @@ def data_files() -> Iterator[Finding]:
     for row in status():
         damaged = bool(row["where"]) and not row["verified"]
         where = row["where"] or "not found (`svd-numpy data status` says where it was looked for)"
-        yield Finding(f"data {row['name']}", f"{where} {row['note']}" if damaged else where, ok=not damaged)
+        yield Finding(f"data {row['name']}", f"{where}: {row['note']}" if damaged else where, ok=not damaged)
