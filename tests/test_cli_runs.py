@@ -227,7 +227,13 @@ def test_animate_draws_a_gif(run_dir: Path, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("name", "subcommand"),
-    [("model.safetensors", "evaluate"), ("frames.npz", "animate"), ("metrics.jsonl", "report")],
+    [
+        ("model.safetensors", "evaluate"),
+        ("result.json", "evaluate"),
+        ("frames.npz", "animate"),
+        ("metrics.jsonl", "report"),
+        ("log_alpha.npz", "report"),
+    ],
 )
 def test_damaged_files_are_reported(
     name: str, subcommand: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -238,3 +244,12 @@ def test_damaged_files_are_reported(
     (copy / name).write_bytes(b"?" + whole[: len(whole) // 2])
     assert cli.main([subcommand, str(copy)]) == 2
     assert name in capsys.readouterr().err
+
+
+def test_a_log_that_lacks_a_column_is_reported(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (run_dir / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text.replace('"nll"', '"null"'))
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "metrics.jsonl: epoch 1 lacks nll" in capsys.readouterr().err
