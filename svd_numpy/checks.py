@@ -60,11 +60,16 @@ def check_type(name: str, value: Any, kind: type) -> None:
         raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a {kind.__name__}")
 
 
+def as_path(name: str, value: Any) -> Path:
+    """Return `value`, a str or a path, as a Path."""
+    if not isinstance(value, str | os.PathLike):
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path")
+    return Path(value)
+
+
 def check_path(name: str, value: Any) -> Path | None:
     """Return `value` as a Path; None stays None."""
-    if not isinstance(value, str | os.PathLike | None):
-        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path or None")
-    return None if value is None else Path(value)
+    return None if value is None else as_path(name, value)
 
 
 def check_callbacks(value: Any) -> list[Any]:

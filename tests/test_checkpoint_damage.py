@@ -208,7 +208,7 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
             load(path)
         (path / name).unlink()
         (path / name).mkdir()
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match="not a regular file"):
             load(path)
         (path / name).rmdir()
         outside.rename(path / name)

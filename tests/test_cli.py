@@ -181,6 +181,13 @@ def test_a_full_disk_is_said_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "svd-numpy: could not write: No space left on device\n")
 
 
+def test_every_file_name_can_be_printed(tmp_path: Path) -> None:
+    path = tmp_path / "R\u00e9sum\u00e9.safetensors"
+    svd.Sequential(svd.Dense(784, 10)).save(path)
+    done = command("evaluate", str(path), "--dataset", "digits", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "R\\xe9sum\\xe9.safetensors on the 360 test" in done.stdout, done.stderr
+
+
 def test_no_stdout_is_no_error() -> None:
     words = f"exec {shlex.quote(sys.executable)} -m svd_numpy data status >&-"
     done = subprocess.run(["sh", "-c", words], env=environment(), stderr=subprocess.PIPE, text=True)

@@ -172,6 +172,17 @@ def test_evaluate_agrees_with_the_result(run_dir: Path, capsys: pytest.CaptureFi
         assert int(kept) == round(266_200 / result["compression"])
 
 
+def test_evaluate_refuses_what_is_not_a_classification(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = svd.VariationalDense(784, 1)
+    svd.Sequential(layer, likelihood="gaussian").save(tmp_path / "numbers.safetensors")
+    for path, dataset in ((tmp_path / "numbers.safetensors", "digits"), (run_dir, "diabetes")):
+        assert cli.main(["evaluate", str(path), "--dataset", dataset]) == 2
+        captured = capsys.readouterr()
+        assert "expected a classifier" in captured.err and captured.out == ""
+
+
 def test_evaluate_at_several_thresholds(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", str(run_dir), "--dataset", "digits", "--threshold", "-40", "3", "40"]) == 0
     rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]

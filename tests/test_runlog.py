@@ -69,7 +69,7 @@ def test_an_existing_log_is_not_overwritten(tmp_path: Path) -> None:
     path.touch()
     write(path, 2)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="choose another run_dir or resume=True"):
+    with pytest.raises(ValueError, match="choose another run_dir, or resume=True"):
         RunLog(path)
     assert path.read_bytes() == before
 

@@ -6,7 +6,7 @@ imports what it needs.
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import sys
 import traceback
@@ -21,6 +21,7 @@ from svd_numpy.cli.doctor import Doctor
 from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
 from svd_numpy.cli.train import PROGRAM, Train, TrainCifar
+from svd_numpy.files.atomic import FULL
 
 DEBUG = "SVD_NUMPY_DEBUG"
 DESCRIPTION = (
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 done; 1 a check found something wrong; 2 a wrong argument, an unusable file or a full disk;
         70 a fault in this package; 128 + n stopped by signal n.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # print every file name, whatever the terminal's encoding
     try:
         status = parse(sys.argv[1:] if arguments is None else arguments).run()
         print(end="", flush=True)  # here, where a failure can still be handled
@@ -112,7 +115,7 @@ def what_to_put_right(error: Exception) -> str:
     """
     if isinstance(error, SvdError):
         return str(error)
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         return f"{'could not write' if error.filename is None else error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory ({error or 'no details'}); try a smaller batch or a smaller network"

@@ -38,12 +38,17 @@ class Evaluate:
         from svd_numpy.data import load
         from svd_numpy.experiments.run_files import need, recorded_dataset
         from svd_numpy.network.model import Sequential
+        from svd_numpy.network.objective import Categorical
         from svd_numpy.network.scoring import evaluate
         from svd_numpy.network.sparsity import measure_sparsity
 
         file = self.path / "model.safetensors" if self.path.is_dir() else self.path
         model = Sequential.load(need(file))
         data = load(self.dataset or recorded_dataset(file.parent), self.data_dir)
+        if data.n_classes == 0 or not isinstance(model.likelihood, Categorical):
+            raise SvdValueError(
+                f"{file} on {data.name}: got a regression, expected a classifier and images with labels"
+            )
         print(f"{file} on the {len(data.x_test):,} test examples of {data.name}, backend {model.backend.name}")
         if data.warning:
             print(f"NOTE: {data.warning}")

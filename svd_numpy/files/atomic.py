@@ -11,6 +11,7 @@ from typing import Any
 
 from svd_numpy.checks import SvdError, SvdTypeError, SvdValueError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 MAX_DEPTH = 64  # far below the nesting at which Python's JSON parser gives up
 
 
@@ -126,5 +127,6 @@ def disk_error(path: Path, error: OSError) -> DiskError:
     except OSError:
         free = "the free space there is unknown"
     cause = error.strerror or str(error)
-    message = f"could not write {path}: {cause}; {free}. Free some space or choose another folder"
+    remedy = "Free some space, or choose another folder" if error.errno in FULL else "Choose another folder"
+    message = f"could not write {path}: {cause}; {free}. {remedy}"
     return DiskError(error.errno or errno.EIO, message)

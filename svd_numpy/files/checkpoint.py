@@ -22,7 +22,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, as_path
 from svd_numpy.files.atomic import disk_error, loads_strict, remove, sync_folder, write_new
 from svd_numpy.files.safe_arrays import (
     MAX_JSON_BYTES,
@@ -107,7 +107,7 @@ def save(
     DiskError
         If the checkpoint cannot be written. Earlier ones still load.
     """
-    step, folder = operator.index(step), Path(folder)
+    step, folder = operator.index(step), as_path("folder", folder)
     if not 0 <= step <= MAX_STEP:
         raise SvdValueError(f"step is {step}; expected 0 to {MAX_STEP}")
     if keep < 1:
@@ -152,7 +152,7 @@ def load(path: str | Path) -> Checkpoint:
     CheckpointError
         If there is no checkpoint, or none passes every check.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with reading(path):
         candidates = _candidates(path)
     if _NAME.fullmatch(path.name) or (not candidates and os.path.lexists(path / MANIFEST_FILE)):

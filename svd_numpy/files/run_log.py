@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, as_path
 from svd_numpy.files.atomic import check_json, disk_error, loads_strict, write_atomic
 
 __all__ = ["RunLog", "read_log"]
@@ -92,7 +92,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     FileNotFoundError
         If there is no such file.
     """
-    *lines, last = Path(path).read_bytes().split(b"\n")
+    *lines, last = as_path("path", path).read_bytes().split(b"\n")
     records = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
     try:
         unfinished = not isinstance(loads_strict(last), dict)

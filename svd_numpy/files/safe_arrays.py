@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_path
 from svd_numpy.files.atomic import check_json, loads_strict, write_atomic
 
 MODEL_FORMAT = "svd_numpy model"
@@ -54,7 +54,7 @@ def save_model(path: str | Path, arrays: Mapping[str, NDArray[Any]], state: Mapp
     DiskError
         If the file cannot be written; `path` then still holds a whole file, the old or the new one.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if path.suffix != ".safetensors":
         raise SvdValueError(f"model file is {path.name!r}; expected a name ending in .safetensors")
     blob = serialise(arrays)
@@ -83,7 +83,7 @@ def load_model(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any
     CheckpointError
         If the file is missing, damaged, or was not written by `save_model`.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with reading(path), open_regular(path.resolve()) as (file, size):
         head = file.read(8)
         length = int.from_bytes(head, "little")
@@ -227,7 +227,11 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # each exists on some systems only
         flags |= getattr(os, name, 0)
-    with open(os.open(path, flags), "rb") as file:
-        info = os.fstat(file.fileno())
+    handle = os.open(path, flags)
+    try:
+        info = os.fstat(handle)
         require(stat.S_ISREG(info.st_mode), f"{path.name} is not a regular file")
-        yield file, info.st_size
+        with open(handle, "rb", closefd=False) as file:
+            yield file, info.st_size
+    finally:
+        os.close(handle)
