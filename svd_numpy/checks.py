@@ -1,4 +1,4 @@
-"""Checks at the public edge: each says what was got, what was expected and what to do."""
+"""The package's own errors, and checks of arguments: each says what was got, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ class SvdError(Exception):
 
 
 class SvdValueError(SvdError, ValueError):
-    """A value, a shape or a file that does not do."""
+    """A value, a shape or a file that cannot be used."""
 
 
 class SvdTypeError(SvdError, TypeError):
     """A value of the wrong type."""
 
 
-LARGEST_INPUT = 1e15  # squares of inputs, summed over a layer, must stay finite in float32
+class SvdImportError(SvdError, ImportError):
+    """An optional package that is not installed."""
+
+
+LARGEST_INPUT = 1e15  # the squares of inputs, summed over a layer, must stay finite in float32
 
 
 def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
@@ -44,23 +48,28 @@ def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return `value` where it is True or False."""
+    """Return `value` as a bool if it is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected True or False")
     return bool(value)
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raise a TypeError unless `value` is of this type."""
+    """Raise an error unless `value` is of this type."""
     if not isinstance(value, kind):
         raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a {kind.__name__}")
 
 
+def as_path(name: str, value: Any) -> Path:
+    """Return `value`, a str or a path, as a Path."""
+    if not isinstance(value, str | os.PathLike):
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path")
+    return Path(value)
+
+
 def check_path(name: str, value: Any) -> Path | None:
     """Return `value` as a Path; None stays None."""
-    if not isinstance(value, str | os.PathLike | None):
-        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path or None")
-    return None if value is None else Path(value)
+    return None if value is None else as_path(name, value)
 
 
 def check_file(name: str, value: Any, suffix: str) -> Path:
@@ -79,26 +88,27 @@ def check_callbacks(value: Any) -> list[Any]:
 
 
 def check_threshold(name: str, value: Any) -> float:
-    """Return a threshold on log_alpha in [-60, 60]: beyond, sigma^2 exp(-threshold) leaves float32."""
+    """Return a threshold on log_alpha in [-60, 60]; outside, sigma^2 exp(-threshold) leaves the range of float32."""
     return check_number(name, value, low=-60, high=60)
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float in [low, high]."""
+    bounded = math.isfinite(low) or math.isfinite(high)
+    expected = f"expected a finite number{f' in [{low}, {high}]' if bounded else ''}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        kind = type(value).__name__
-        raise SvdTypeError(f"{name}: got {value!r} of type {kind}, expected a number in [{low}, {high}]")
+        raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, {expected}")
     try:
         number = float(value)
     except OverflowError:  # an int beyond the range of float
         number = math.nan
     if not (math.isfinite(number) and low <= number <= high):
-        raise SvdValueError(f"{name}: got {value}, expected a finite number in [{low}, {high}]")
+        raise SvdValueError(f"{name}: got {value}, {expected}")
     return number
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
-    """Return `value` where it is one of `known`."""
+    """Return `value` if it is one of `known`."""
     known = tuple(known)
     if not isinstance(value, str):
         raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected one of {known}")
@@ -107,9 +117,17 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
     return value
 
 
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """Return `value` as an array; rows of different lengths, say, make none."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise SvdValueError(f"{name}: got a {type(value).__name__} that is not an array: {error}") from error
+
+
 def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return `value` as an array of this shape whose numbers are finite and not beyond LARGEST_INPUT."""
-    array = np.asarray(value)
+    """Return `value` as an array of this shape, all of whose numbers are finite and at most LARGEST_INPUT."""
+    array = as_array(name, value)
     if not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):
         raise SvdTypeError(f"{name}: got dtype {array.dtype}, expected numbers of shape {shape}")
     if array.shape != shape:
@@ -121,7 +139,7 @@ def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
     """Return x as an array (B, *in_shape) of uint8 or finite floats; (B, prod(in_shape)) is accepted too."""
-    x = np.asarray(x)
+    x = as_array(name, x)
     shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise SvdTypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
@@ -172,7 +190,7 @@ def check_indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
 
 def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int64]:
     """Return y as int64 labels (B,) in [0, n_classes)."""
-    y = np.asarray(y)
+    y = as_array(name, y)
     if not np.issubdtype(y.dtype, np.integer):
         raise SvdTypeError(f"{name}: got dtype {y.dtype}, expected whole-number class labels")
     if y.shape != (rows,):
@@ -188,7 +206,7 @@ def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int
 
 def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.float64]:
     """Return y as finite regression targets (B, n_outputs)."""
-    y = np.asarray(y)
+    y = as_array(name, y)
     if not np.issubdtype(y.dtype, np.number) or np.iscomplexobj(y):
         raise SvdTypeError(f"{name}: got dtype {y.dtype}, expected numbers")
     if n_outputs == 1 and y.shape == (rows,):
@@ -205,11 +223,11 @@ def check_targets(name: str, y: Any, rows: int, n_outputs: int) -> NDArray[np.fl
 
 
 def check_moves(shift: int, mirror: bool, in_shape: tuple[int, ...]) -> None:
-    """Raise a ValueError where images are to be moved that are none, or out of the picture."""
+    """Refuse to shift or mirror inputs that are not images, or to shift images by their whole side or more."""
     if (shift or mirror) and len(in_shape) != 3:
         raise SvdValueError(
             f"shift={shift}, mirror={mirror} move images, but the model's inputs have shape {in_shape}; "
-            "give Sequential input_shape=(C, H, W), or leave shift and mirror out"
+            "give Sequential input_shape=(C, H, W), or leave out shift and mirror"
         )
     if shift and shift >= min(in_shape[1:]):
-        raise SvdValueError(f"shift: got {shift}, expected less than the sides of the images, {in_shape[1:]}")
+        raise SvdValueError(f"shift: got {shift}, expected less than height and width of the images, {in_shape[1:]}")

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-from svd_numpy.plots import animate
+from svd_numpy.plots import animate, frames
 
 THRESHOLD = 3.0
 
@@ -174,9 +174,13 @@ def test_bad_recorders_files_and_gif_settings_are_refused(tmp_path: Path) -> Non
         animate.render_gif(record_run(1), tmp_path / "a.gif", fps=0)
     with pytest.raises(ValueError, match="width_px is 100"):
         animate.render_gif(record_run(1), tmp_path / "a.gif", width_px=100)
-    np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(ValueError, match="holds no frames of schema 1"):
-        animate.FrameRecorder.load(tmp_path / "other.npz")
+    for content, words in (
+        ({"x": 3}, "lacks schema, image_shape"),
+        (dict.fromkeys(frames.NAMES, 3), "no frames of schema 1"),
+    ):
+        np.savez(tmp_path / "other.npz", **content)
+        with pytest.raises(ValueError, match=words):
+            animate.FrameRecorder.load(tmp_path / "other.npz")
     assert [entry.name for entry in tmp_path.iterdir()] == ["other.npz"]
 
 

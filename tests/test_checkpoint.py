@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 from checkpoint_tools import assert_same, disk_full, failing_at, make_arrays, make_state, names
 
+from svd_numpy.checks import SvdError
 from svd_numpy.files import checkpoint
-from svd_numpy.files.checkpoint import CheckpointError, latest, load, save, save_model
+from svd_numpy.files.atomic import disk_error
+from svd_numpy.files.checkpoint import latest, load, save
+from svd_numpy.files.safe_arrays import CheckpointError, save_model
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:
@@ -261,5 +264,15 @@ def test_file_size_limit(tmp_path: Path) -> None:
 
 def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file/run.*choose another folder"):
+    with pytest.raises(
+        OSError, match=r"^could not write .*file/run.*are free there\. Choose another folder$"
+    ) as caught:
         save(tmp_path / "file" / "run", 1, {}, {})
+    assert isinstance(caught.value, SvdError)
+
+
+def test_a_full_disk_is_said_with_its_remedy() -> None:
+    full = disk_error(Path("/run/here"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert isinstance(full, SvdError) and isinstance(full, OSError) and full.errno == errno.ENOSPC
+    assert str(full).startswith("could not write /run/here: No space left on device; ")
+    assert str(full).endswith(" bytes are free there. Free some space, or choose another folder")

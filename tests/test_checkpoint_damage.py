@@ -15,7 +15,8 @@ import pytest
 from checkpoint_tools import assert_same, flip, make_arrays, make_state
 
 from svd_numpy.files import safe_arrays
-from svd_numpy.files.checkpoint import CheckpointError, load, load_model, save
+from svd_numpy.files.checkpoint import load, save
+from svd_numpy.files.safe_arrays import CheckpointError, load_model
 
 
 def test_bit_flips_never_load_wrong(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_checkpoint_under_another_name(tmp_path: Path) -> None:
     shutil.copytree(path, tmp_path / "best")
     assert load(tmp_path / "best").state == {"a": 1}
     path.rename(tmp_path / "ckpt-00000002")
-    with pytest.raises(CheckpointError, match="not that of the folder name"):
+    with pytest.raises(CheckpointError, match="differs from the step in the folder's name"):
         load(tmp_path / "ckpt-00000002")
 
 
@@ -103,19 +104,19 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing": (lambda m: m.pop("state"), "missing or unknown"),
     "extra": (lambda m: m.update(more=1), "missing or unknown"),
     "state": (lambda m: m.update(state=[1]), "state"),
-    "traversal": (lambda m: m["files"].update({"../../etc/passwd": {}}), "arrays.safetensors only"),
-    "renamed": (lambda m: m.update(files={"../x": m["files"]["arrays.safetensors"]}), "safetensors only"),
-    "files": (lambda m: m.update(files=[]), "arrays.safetensors only"),
+    "traversal": (lambda m: m["files"].update({"../../etc/passwd": {}}), "arrays.safetensors and nothing else"),
+    "renamed": (lambda m: m.update(files={"../x": m["files"]["arrays.safetensors"]}), "safetensors and nothing else"),
+    "files": (lambda m: m.update(files=[]), "arrays.safetensors and nothing else"),
     "file entry": (lambda m: m["files"].update({"arrays.safetensors": 3}), "cannot load"),
     "file keys": (lambda m: m["files"]["arrays.safetensors"].update(x=1), "bytes and sha256"),
-    "file size": (lambda m: m["files"]["arrays.safetensors"].update(bytes=10**18), "fit together"),
+    "file size": (lambda m: m["files"]["arrays.safetensors"].update(bytes=10**18), "does not fit the array shapes"),
     "float size": (lambda m: m["files"]["arrays.safetensors"].update(bytes=1e400), "finite"),
     "array lost": (lambda m: m["arrays"].pop("empty"), "different arrays"),
     "array dtype": (lambda m: m["arrays"]["scalar"].update(dtype="int64"), "different arrays"),
     "unknown dtype": (lambda m: m["arrays"]["scalar"].update(dtype="object"), "unknown type"),
     "list dtype": (lambda m: m["arrays"]["scalar"].update(dtype=[]), "unknown type"),
     "shape": (lambda m: m["arrays"]["special"].update(shape=[1, 5]), "different arrays"),
-    "huge shape": (lambda m: m["arrays"]["special"].update(shape=[2**62]), "fit together"),
+    "huge shape": (lambda m: m["arrays"]["special"].update(shape=[2**62]), "does not fit the array shapes"),
     "negative shape": (lambda m: m["arrays"]["special"].update(shape=[-5]), "no valid shape"),
     "float shape": (lambda m: m["arrays"]["special"].update(shape=[5.0]), "no valid shape"),
     "long shape": (lambda m: m["arrays"]["special"].update(shape=[10**9] * 10**5), "no valid shape"),
@@ -207,7 +208,7 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
             load(path)
         (path / name).unlink()
         (path / name).mkdir()
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match="not a regular file"):
             load(path)
         (path / name).rmdir()
         outside.rename(path / name)

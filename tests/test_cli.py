@@ -11,10 +11,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from cli_tools import command, environment, plain_backend  # noqa: F401 - a fixture
+from cli_tools import TINY, command, environment, plain_backend  # noqa: F401 - a fixture
 
-from svd_numpy.cli import doctor
+import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.experiments import cifar, mnist
 
@@ -142,9 +143,72 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
     assert process.returncode in (0, 141) and error == ""
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [ValueError("shapes"), TypeError("None"), KeyError("test"), OSError("bad handle"), RuntimeError()],
+    ids=repr,
+)
+def test_a_fault_of_ours_is_not_blamed_on_the_user(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr("svd_numpy.data.status", broken)
+    assert cli.main(["data", "status"]) == 70
+    error = capsys.readouterr().err
+    *trace, last = error.splitlines()
+    assert trace[0].startswith("Traceback") and any("in broken" in line for line in trace)
+    assert f"svd-numpy {svd.__version__}: this is a fault in svd-numpy" in last and "report it" in last
+
+
+def test_a_file_that_the_system_refuses_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    (tmp_path / "run").write_bytes(b"a file, where a folder is wanted")
+    words = ["train", *TINY, "--epochs", "1", "--run-dir", str(tmp_path / "run" / "below")]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert "run" in error and "Not a directory" in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "svd_numpy", "data", "status"],
+            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "svd-numpy: could not write: No space left on device\n")
+
+
+def test_every_file_name_can_be_printed(tmp_path: Path) -> None:
+    path = tmp_path / "R\u00e9sum\u00e9.safetensors"
+    svd.Sequential(svd.Dense(784, 10)).save(path)
+    done = command("evaluate", str(path), "--dataset", "digits", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "R\\xe9sum\\xe9.safetensors on the 360 test" in done.stdout, done.stderr
+
+
+def test_no_stdout_is_no_error() -> None:
+    words = f"exec {shlex.quote(sys.executable)} -m svd_numpy data status >&-"
+    done = subprocess.run(["sh", "-c", words], env=environment(), stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_too_little_memory_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy() -> Any:
+        return np.empty(2**60, np.uint8)
+
+    monkeypatch.setattr("svd_numpy.data.status", greedy)
+    assert cli.main(["data", "status"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("svd-numpy: out of memory (Unable to allocate") and error.count("\n") == 1
+
+
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVD_NUMPY_DEBUG", "1")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(svd.SvdValueError, match=r"metrics\.jsonl is not there"):
         cli.main(["report", str(tmp_path)])
 
 
@@ -152,8 +216,8 @@ def test_ctrl_c_outside_of_training(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def stopped() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(doctor, "doctor", stopped)
-    assert cli.main(["doctor"]) == 130
+    monkeypatch.setattr("svd_numpy.data.status", stopped)
+    assert cli.main(["data", "status"]) == 130
     assert capsys.readouterr().err == "svd-numpy: stopped\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 from cli_tools import ROOT, plain_backend  # noqa: F401 - a fixture
+from data_tools import RAW_NAMES, empty_cache, make_files, store, tiny_sets, tree  # noqa: F401 - fixtures
 
+from svd_numpy import data
 from svd_numpy.cli import bench, doctor
 from svd_numpy.cli import main as cli
 
@@ -42,25 +45,45 @@ def test_gradcheck_notices_a_wrong_gradient(
     assert "WRONG: log_uniform on numpy" in capsys.readouterr().out
 
 
-def test_data_status_lists_every_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        {"name": "mnist", "where": "/here", "verified": True, "note": ""},
-        {"name": "boston", "where": "", "verified": False, "note": "nowhere"},
-    ]
-    monkeypatch.setattr("svd_numpy.data.status", lambda: rows)
+def test_data_status_lists_every_set(
+    tmp_path: Path,
+    cache: Path,
+    tiny: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = store(tmp_path / "named" / "mnist", tiny)
+    monkeypatch.setenv("SVD_NUMPY_DATA", str(named.parent))
     assert cli.main(["data", "status"]) == 0
-    assert capsys.readouterr().out.split() == ["mnist", "ok", "/here", "boston", "missing", "nowhere"]
-    rows.append({"name": "fashion-mnist", "where": "/there", "verified": False, "note": "wrong bytes"})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in data.NAMES if name != "auto"]
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines}
+    assert rows["mnist"] == ["ok", f"{named} (SVD_NUMPY_DATA)"]
+    assert rows["digits"] == ["ok", "scikit-learn (embedded)"]
+    assert rows["boston"][0] == "missing" and str(named.parent) in rows["boston"][1] and str(cache) in rows["boston"][1]
+
+    files = make_files(2)
+    name = next(iter(files))
+    files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
+    damaged = store(cache / "fashion-mnist", files)
     assert cli.main(["data", "status"]) == 1
-    assert "DAMAGED  /there" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"fashion-mnist  DAMAGED  {damaged} (the cache)" in out and "SHA-256" in out and "Delete it" in out
 
 
-def test_data_fetch_and_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("svd_numpy.data.fetch", lambda name: Path("/cache") / name)
-    monkeypatch.setattr("svd_numpy.data.import_folder", lambda path: ["mnist", Path(path).name])
+def test_data_import_fills_the_cache_and_fetch_finds_it_there(
+    tmp_path: Path, cache: Path, tiny: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["data", "fetch", "mnist"]) == 2  # no network
+    error = capsys.readouterr().err
+    assert error.startswith("svd-numpy: MNIST was not found") and "What to do: put the files in" in error
+    given = store(tmp_path / "a" / "folder", tiny)
+    before = tree(given)
+    assert cli.main(["data", "import", str(given)]) == 0
+    assert capsys.readouterr().out == "now in the cache: mnist\n"
+    assert tree(given) == before == tree(cache / "mnist")
     assert cli.main(["data", "fetch", "mnist"]) == 0
-    assert cli.main(["data", "import", "a/folder"]) == 0
-    assert capsys.readouterr().out == "mnist is in /cache/mnist\nnow in the cache: mnist, folder\n"
+    assert capsys.readouterr().out == f"mnist is in {cache / 'mnist'}\n"
 
 
 def test_bench_passes_its_options_on(
@@ -87,36 +110,72 @@ def test_bench_options_are_known_to_the_script() -> None:
         assert f'"--{field.name}"' in text
 
 
-def test_doctor_finds_this_installation_sound(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("svd_numpy.data.status", lambda: [])  # files are the business of the tests of data
+def test_doctor_finds_this_installation_sound(capsys: pytest.CaptureFixture[str]) -> None:
     status = cli.main(["doctor"])
     out = capsys.readouterr().out
-    assert status == 0 and "WRONG" not in out, out
+    assert status == 0 and "WRONG" not in out and out.endswith("all is well\n"), out
     for name in ("python", "numpy", "numba", "llvmlite", "scipy", "processor", "cores", "threading layer"):
         assert re.search(rf"^ok +{name} ", out, re.MULTILINE), name
-    assert "self-check numba" in out and "kernel cache" in out
+    assert "self-check numba" in out and "kernel cache" in out and re.search(r"data mnist +not found", out)
 
 
-def test_doctor_notices_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = doctor._loss_and_grads
-
-    def wrong(backend: str, dtype: str) -> tuple[float, dict[str, Any]]:
-        loss, grads = right("numpy", dtype)
-        return loss, {name: grad * (1.001 if backend == "numba" else 1) for name, grad in grads.items()}
-
-    def broken() -> Any:
-        raise RuntimeError("no such layer")
-
-    row = {"name": "mnist", "where": "/here", "verified": False, "note": "wrong bytes"}
-    monkeypatch.setattr(doctor, "_loss_and_grads", wrong)
-    monkeypatch.setattr(doctor, "compiled_kernels", broken)
-    broken.__name__ = "compiled_kernels"
-    monkeypatch.setattr("svd_numpy.data.status", lambda: [row])
-    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+def diagnosis(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Run the doctor; return the lines that say what is wrong."""
     assert cli.main(["doctor"]) == 1
-    wrong_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
-    starts = ["no-such-package", "self-check numba", "compiled kernels", "data mnist"]
-    assert [any(start in line for line in wrong_lines) for start in starts] == [True] * 4
-    assert len(wrong_lines) == 4
+    *lines, last = capsys.readouterr().out.splitlines()
+    wrong = [line for line in lines if line.startswith("WRONG")]
+    assert last == f"found wrong: {len(wrong)}"
+    return wrong
+
+
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
+def test_doctor_notices_wrong_numbers(
+    factor: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from svd_numpy.kernels.cpu.backend import NumbaBackend
+
+    right = NumbaBackend.lrt_backward
+
+    def wrong(self: Any, *arguments: Any) -> None:
+        right(self, *arguments)
+        arguments[7][...] *= factor  # d_sigma2
+
+    monkeypatch.setattr(NumbaBackend, "lrt_backward", wrong)
+    (line,) = diagnosis(capsys)
+    assert line.startswith("WRONG self-check numba") and "set NUMBA_CACHE_DIR to an empty folder" in line
+    assert "overflowed" in line if math.isnan(factor) else ".log_sigma2" in line
+
+
+def test_doctor_says_what_to_do(
+    cache: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(**_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "/cache")
+
+    folder = store(cache / "mnist", tiny)
+    (folder / f"{RAW_NAMES[0]}.gz").write_bytes(b"not what it was")
+    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    monkeypatch.setenv("SVD_NUMPY_BACKEND", "abacus")
+    expected = {
+        "no-such-package": "pip install no-such-package",
+        "backends": "unset the environment variable SVD_NUMPY_BACKEND",
+        "kernel cache": "set NUMBA_CACHE_DIR to a folder",
+        "data mnist": "Fetch or copy the file again",
+    }
+    for line, (name, remedy) in zip(diagnosis(capsys), expected.items(), strict=True):
+        assert line.startswith(f"WRONG {name}") and remedy in line
+    monkeypatch.setenv("SVD_NUMPY_DATA", "/no/such/folder")
+    assert "name one that exists" in diagnosis(capsys)[-1]
+
+
+def test_doctor_does_not_faint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("several\nlines")
+
+    monkeypatch.setattr("svd_numpy.network.model.Sequential.loss_and_grads", broken)
+    monkeypatch.setattr("svd_numpy.data.status", broken)
+    wrong = diagnosis(capsys)
+    for name in ("self-check numpy", "self-check numba", "data files"):
+        (line,) = [line for line in wrong if line.startswith(f"WRONG {name}")]
+        assert "RuntimeError: several lines; " in line

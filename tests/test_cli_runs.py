@@ -69,7 +69,7 @@ def test_train_writes_into_runs_of_the_working_folder(tmp_path: Path, monkeypatc
 
     def stop(**options: Any) -> None:
         seen.update(options)
-        raise ValueError("seen enough")
+        raise svd.SvdValueError("seen enough")
 
     monkeypatch.setattr(mnist, "train_mnist", stop)
     assert cli.main(["train", *TINY, "--seed", "7", "--eval-every", "0"]) == 2
@@ -82,7 +82,7 @@ def test_train_refuses_an_existing_run(run_dir: Path, capsys: pytest.CaptureFixt
     before = (run_dir / "metrics.jsonl").read_bytes()
     assert cli.main(["train", *TINY, "--epochs", "2", "--run-dir", str(run_dir)]) == 2
     error = capsys.readouterr().err
-    assert "holds a run already" in error and "--resume" in error
+    assert "already holds a run" in error and "--resume" in error
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
@@ -172,6 +172,17 @@ def test_evaluate_agrees_with_the_result(run_dir: Path, capsys: pytest.CaptureFi
         assert int(kept) == round(266_200 / result["compression"])
 
 
+def test_evaluate_refuses_what_is_not_a_classification(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = svd.VariationalDense(784, 1)
+    svd.Sequential(layer, likelihood="gaussian").save(tmp_path / "numbers.safetensors")
+    for path, dataset in ((tmp_path / "numbers.safetensors", "digits"), (run_dir, "diabetes")):
+        assert cli.main(["evaluate", str(path), "--dataset", dataset]) == 2
+        captured = capsys.readouterr()
+        assert "expected a classifier" in captured.err and captured.out == ""
+
+
 def test_evaluate_at_several_thresholds(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", str(run_dir), "--dataset", "digits", "--threshold", "-40", "3", "40"]) == 0
     rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
@@ -227,7 +238,13 @@ def test_animate_draws_a_gif(run_dir: Path, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("name", "subcommand"),
-    [("model.safetensors", "evaluate"), ("frames.npz", "animate"), ("metrics.jsonl", "report")],
+    [
+        ("model.safetensors", "evaluate"),
+        ("result.json", "evaluate"),
+        ("frames.npz", "animate"),
+        ("metrics.jsonl", "report"),
+        ("log_alpha.npz", "report"),
+    ],
 )
 def test_damaged_files_are_reported(
     name: str, subcommand: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -238,3 +255,12 @@ def test_damaged_files_are_reported(
     (copy / name).write_bytes(b"?" + whole[: len(whole) // 2])
     assert cli.main([subcommand, str(copy)]) == 2
     assert name in capsys.readouterr().err
+
+
+def test_a_log_that_lacks_a_column_is_reported(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (run_dir / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text.replace('"nll"', '"null"'))
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "metrics.jsonl: epoch 1 lacks nll" in capsys.readouterr().err

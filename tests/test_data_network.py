@@ -190,7 +190,7 @@ def test_status_tells_found_damaged_and_missing(tmp_path: Path, tiny: dict[str, 
     assert set(rows) == set(data.NAMES) - {"auto"}
     assert rows["mnist"]["verified"] and str(tmp_path / "mnist") in rows["mnist"]["where"]
     assert not rows["fashion-mnist"]["verified"] and "starts with" in rows["fashion-mnist"]["note"]
-    assert rows["boston"]["where"] == "" and "nothing of it" in rows["boston"]["note"]
+    assert rows["boston"]["where"] == "" and "has none of its files" in rows["boston"]["note"]
     assert rows["digits"]["verified"] and "embedded" in rows["digits"]["where"]
     assert len(data.status()) == 7
 

@@ -169,7 +169,7 @@ def test_only_images_can_be_moved() -> None:
     for settings in ({"shift": 1}, {"mirror": True}):
         with pytest.raises(ValueError, match=r"inputs have shape \(12,\); give Sequential input_shape"):
             Trainer(net, data, svd.TrainConfig(**settings))
-    with pytest.raises(ValueError, match=r"shift: got 6, expected less than the sides of the images, \(6, 6\)"):
+    with pytest.raises(ValueError, match=r"shift: got 6, expected less than height and width of the images, \(6, 6\)"):
         trainer(shift=6)
 
 

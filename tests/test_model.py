@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from small_runs import N_CLASSES, N_IN, N_TRAIN, bits, make_config, make_data, make_net
 
 import svd_numpy as svd
-from svd_numpy.files.checkpoint import CheckpointError
+from svd_numpy.files.safe_arrays import CheckpointError
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.sparsity import freeze, log_alpha, measure_sparsity, sparsify
 

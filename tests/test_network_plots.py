@@ -347,7 +347,7 @@ def test_report_on_the_command_line_looks_for_an_image(
     (tmp_path / "nothing").mkdir()
     capsys.readouterr()
     assert cli.main(["report", str(tmp_path), "--data-dir", str(tmp_path / "nothing")]) == 0
-    assert "NOTE: no feature maps, for want of an image." in capsys.readouterr().out and not drawn.exists()
+    assert "NOTE: the feature maps are left out: they need an image" in capsys.readouterr().out and not drawn.exists()
 
 
 def test_activations_agree_between_backends() -> None:

@@ -16,7 +16,7 @@ from small_runs import STEPS_PER_EPOCH, bits, make_config, make_data, make_net, 
 
 import svd_numpy as svd
 from svd_numpy.files import checkpoint
-from svd_numpy.files.checkpoint import CheckpointError
+from svd_numpy.files.safe_arrays import CheckpointError
 from svd_numpy.train import loop as train
 from svd_numpy.train.trainer import Trainer
 

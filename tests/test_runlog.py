@@ -69,7 +69,7 @@ def test_an_existing_log_is_not_overwritten(tmp_path: Path) -> None:
     path.touch()
     write(path, 2)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="choose another run_dir or resume=True"):
+    with pytest.raises(ValueError, match="choose another run_dir, or resume=True"):
         RunLog(path)
     assert path.read_bytes() == before
 
@@ -111,8 +111,8 @@ def test_every_truncation_reads_as_whole_records(tmp_path: Path) -> None:
         ('{"schema": 1, "epoch": 1, "loss": 1e999}', "line 2.*1e999"),
         ('{"schema": 1, "epoch": 1, "epoch": 2}', "line 2.*repeated"),
         ("[" * 50_000, "line 2 is not valid JSON"),
-        ("[1]", "line 2 is no record"),
-        ('{"schema": 1}', "line 2 is no record"),
+        ("[1]", "line 2 is not a record"),
+        ('{"schema": 1}', "line 2 is not a record"),
         ('{"schema": 2, "epoch": 1}', "line 2 has schema 2"),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checkpoint_tools import assert_same, disk_full, failing_at, flip, make_arrays, make_state, names
 
-from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
 
 
 def test_model_round_trip(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from sparse_tools import NETWORKS, distance, inputs_of, kill, lenet_5, lenet_300_100, vgg_like
 
 import svd_numpy as svd
-from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, SparseModel, Weights
 

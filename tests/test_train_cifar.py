@@ -24,7 +24,7 @@ from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import begin
-from svd_numpy.files.checkpoint import CheckpointError
+from svd_numpy.files.safe_arrays import CheckpointError
 from svd_numpy.train.console import TrainingInterrupted
 from svd_numpy.train.trainer import Trainer
 

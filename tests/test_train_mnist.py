@@ -18,7 +18,7 @@ from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, stretc
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import begin
 from svd_numpy.experiments.run_files import recorded_dataset, run_figures
-from svd_numpy.files.checkpoint import load_model
+from svd_numpy.files.safe_arrays import load_model
 from svd_numpy.plots.frames import FrameRecorder
 from svd_numpy.train.trainer import Trainer
 

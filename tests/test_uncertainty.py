@@ -185,7 +185,7 @@ def test_a_run_folder_will_do(model: svd.Sequential, report: UncertaintyReport, 
     again = measure_uncertainty(tmp_path, inside=data, outside=data, n=2)
     assert again.rows["pruned"].error == report.rows["pruned"].error
     assert again.rows["posterior"].to_dict()["auroc_total"] == pytest.approx(0.5)  # nothing foreign about itself
-    with pytest.raises(FileNotFoundError, match=r"svd-numpy train"):
+    with pytest.raises(svd.SvdValueError, match=r"svd-numpy train"):
         measure_uncertainty(tmp_path / "elsewhere", inside=data, outside=data)
 
 

@@ -1,4 +1,4 @@
-"""Checks of an installation: what it has, and whether backends and gradients are right."""
+"""The `doctor` subcommand: what this installation has, and whether its backends compute the right numbers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,73 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "matplotlib", "scikit-learn", "safetensors", "tyro")
+from svd_numpy.checks import SvdError
+
+PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "matplotlib", "scikit-learn", "safetensors", "pooch", "tqdm", "tyro")
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")
 TOLERANCE = 1e-4  # float32 against float64, relative to the largest number of an array
 
+REINSTALL = "install svd-numpy again, with the packages it needs: pip install --force-reinstall svd-numpy"
+CHOICE = "unset the environment variable SVD_NUMPY_BACKEND, or correct it"
+EMPTY_CACHE = (
+    "set NUMBA_CACHE_DIR to an empty folder and try again; if that does not help, train with --backend numpy and "
+    "report this"
+)
+WRITABLE_CACHE = "set NUMBA_CACHE_DIR to a folder that you may write to, or kernels are compiled anew in every process"
+NO_GPU = "see what `nvidia-smi` says; every other backend works without a GPU"
+DATA_STATUS = "`svd-numpy data status` checks the data files alone"
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this installation: versions, processor, data files, and a small computation on every backend."""
+
+    def run(self) -> int:
+        """Print one line per finding; 0 where all is well, 1 where something is wrong."""
+        wrong = 0
+        print("Compiling the kernels the first time takes up to a minute.", flush=True)
+        for finding in examination():
+            wrong += not finding.ok
+            text = " ".join(finding.text.split())  # errors may have several lines
+            print(f"{'ok   ' if finding.ok else 'WRONG'} {finding.name:<18} {text}", flush=True)
+        print(f"found wrong: {wrong}" if wrong else "all is well")
+        return 1 if wrong else 0
+
 
 class Finding(NamedTuple):
-    """One line of the doctor's report."""
+    """One line of the report; where something is wrong, the text ends in what to do."""
 
     name: str
     text: str
     ok: bool = True
+
+
+def examination() -> Iterator[Finding]:
+    """Examine everything; what fails in one place does not keep the others from being examined."""
+    yield from guarded("versions", versions, REINSTALL)
+    yield from guarded("processor", processor, REINSTALL)
+    yield from guarded("backends", backends, CHOICE)
+    yield from guarded("self-checks", self_checks, REINSTALL)
+    yield from guarded("cuda device", cuda_device, NO_GPU)
+    yield from guarded("kernel cache", kernel_cache, WRITABLE_CACHE)
+    yield from guarded("threading layer", threading_layer, EMPTY_CACHE)
+    yield from guarded("data files", data_files, DATA_STATUS)
+
+
+def guarded(name: str, examine: Callable[[], Iterator[Finding]], remedy: str) -> Iterator[Finding]:
+    """Turn whatever goes wrong while examining into a finding."""
+    try:
+        yield from examine()
+    except Exception as error:
+        what = str(error) if isinstance(error, SvdError) else f"{type(error).__name__}: {error}"
+        yield Finding(name, f"{what}; {remedy}", ok=False)
 
 
 def versions() -> Iterator[Finding]:
@@ -35,7 +86,7 @@ def versions() -> Iterator[Finding]:
         try:
             yield Finding(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, f"not installed: pip install {package}", ok=False)
+            yield Finding(package, f"not installed; pip install {package}", ok=False)
 
 
 def processor() -> Iterator[Finding]:
@@ -43,7 +94,7 @@ def processor() -> Iterator[Finding]:
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
-    vectors = " ".join(name for name in FEATURES if features.get(name)) or "none known"
+    vectors = " ".join(name for name in FEATURES if features.get(name)) or "none that matter here"
     yield Finding("processor", f"{cpu_name()} ({llvm.get_host_cpu_name()}); vector instructions: {vectors}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("cores", str(cores))
@@ -63,24 +114,34 @@ def backends() -> Iterator[Finding]:
     """Say which backends can be used, why others cannot, and which one "auto" means."""
     from svd_numpy.kernels import available_backends, resolve_backend
 
-    usable = available_backends()
-    for name, reason in usable.items():
+    for name, reason in available_backends().items():
         yield Finding(f"backend {name}", reason or "usable", ok=not reason or name == "cuda")  # no GPU is no fault
     yield Finding("backend auto", f"means {resolve_backend('auto')}")
-    for name in [name for name, reason in usable.items() if not reason]:
-        yield from guarded(f"self-check {name}", lambda name=name: self_check(name))  # type: ignore[misc]
+
+
+def self_checks() -> Iterator[Finding]:
+    """Do `self_check` on every usable backend."""
+    from svd_numpy.kernels import available_backends
+
+    for name in [name for name, reason in available_backends().items() if not reason]:
+        yield from guarded(f"self-check {name}", partial(self_check, name), EMPTY_CACHE)
 
 
 def self_check(backend: str) -> Iterator[Finding]:
     """Compare loss and gradients of a small network with the plain backend in float64."""
     loss, grads = _loss_and_grads(backend, "float32")
     exact_loss, exact_grads = _loss_and_grads("numpy", "float64")
-    errors = {"loss": abs(loss - exact_loss) / abs(exact_loss)}
-    for name, exact in exact_grads.items():
-        errors[name] = float(np.max(np.abs(grads[name] - exact)) / np.max(np.abs(exact)))
+    errors = {"loss": relative_error(loss, exact_loss)}
+    errors |= {name: relative_error(grads[name], exact) for name, exact in exact_grads.items()}
     worst = max(errors, key=lambda name: errors[name])
+    ok = errors[worst] <= TOLERANCE
     text = f"loss and gradients within {errors[worst]:.1e} of float64 (largest: {worst}; allowed {TOLERANCE:g})"
-    yield Finding(f"self-check {backend}", text, ok=errors[worst] <= TOLERANCE)
+    yield Finding(f"self-check {backend}", text if ok else f"{text}; {EMPTY_CACHE}", ok)
+
+
+def relative_error(found: Any, exact: Any) -> float:
+    """Largest difference of two arrays, divided by the largest number of the exact one."""
+    return float(np.max(np.abs(found - exact)) / np.max(np.abs(exact)))
 
 
 def _loss_and_grads(backend: str, dtype: str) -> tuple[float, dict[str, Any]]:
@@ -104,18 +165,21 @@ def cuda_device() -> Iterator[Finding]:
         yield Finding("cuda device", description())
 
 
-def compiled_kernels() -> Iterator[Finding]:
-    """Name Numba's threading layer, and check that compiled kernels can be kept on disk."""
-    import numba
-
+def kernel_cache() -> Iterator[Finding]:
+    """Check that compiled kernels can be kept on disk."""
     from svd_numpy.kernels.cpu import layers
 
-    # Known only after a parallel kernel has run, which the self-check saw to.
-    yield Finding("threading layer", f"{numba.threading_layer()}, {numba.get_num_threads()} threads")
     lrt_forward: Any = layers.lrt_forward  # a Numba dispatcher
     folder = lrt_forward.stats.cache_path
     with tempfile.TemporaryFile(dir=folder):
         yield Finding("kernel cache", f"{folder} (writable)")
+
+
+def threading_layer() -> Iterator[Finding]:
+    """Name what runs Numba's threads. It is known only once a parallel kernel has run, as in the self-check."""
+    import numba
+
+    yield Finding("threading layer", f"{numba.threading_layer()}, {numba.get_num_threads()} threads")
 
 
 def data_files() -> Iterator[Finding]:
@@ -124,61 +188,5 @@ def data_files() -> Iterator[Finding]:
 
     for row in status():
         damaged = bool(row["where"]) and not row["verified"]
-        where = row["where"] or "not found; `svd-numpy data status` says where it was looked for"
-        yield Finding(f"data {row['name']}", f"{where} {row['note']}" if damaged else where, ok=not damaged)
-
-
-def guarded(name: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Turn whatever goes wrong while examining into a finding: a doctor must not faint."""
-    try:
-        yield from examine()
-    except Exception as error:
-        yield Finding(name, f"{type(error).__name__}: {error}", ok=False)
-
-
-def doctor() -> int:
-    """Examine everything and print one line per finding.
-
-    Returns
-    -------
-    int
-        0 where all is well, 1 where something is wrong.
-    """
-    wrong = 0
-    print("Compiling the kernels the first time takes up to a minute.", flush=True)
-    for examine in (versions, processor, backends, cuda_device, compiled_kernels, data_files):
-        for finding in guarded(examine.__name__.replace("_", " "), examine):
-            wrong += not finding.ok
-            print(f"{'ok   ' if finding.ok else 'WRONG'} {finding.name:<18} {finding.text}", flush=True)
-    print(f"{wrong} thing(s) wrong" if wrong else "all is well")
-    return 1 if wrong else 0
-
-
-def check_gradients() -> int:
-    """Run `svd_numpy.gradcheck` on a small network with each prior on each usable backend; print the tables.
-
-    Returns
-    -------
-    int
-        0 where all gradients agree with finite differences, else 1.
-    """
-    from svd_numpy.kernels import available_backends
-    from svd_numpy.kernels.priors import PRIORS
-    from svd_numpy.network.grad_check import gradcheck
-    from svd_numpy.network.layers import ReLU, VariationalDense
-    from svd_numpy.network.model import Sequential
-
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((8, 6)), rng.integers(0, 3, 8)
-    wrong = []
-    for backend in [name for name, reason in available_backends().items() if not reason]:
-        dtype = "float64" if backend == "numpy" else "float32"
-        for prior in PRIORS:
-            # Noise that matters: at the usual start of -10 an error in its path would not be seen.
-            first, last = VariationalDense(6, 5, log_sigma2=-3.0), VariationalDense(5, 3, log_sigma2=-3.0)
-            model = Sequential(first, ReLU(), last, prior=prior, backend=backend, dtype=dtype)
-            report = gradcheck(model, x, y)
-            print(f"prior {prior}, backend {backend}, {dtype}\n{report}\n", flush=True)
-            wrong += [] if report.ok else [f"{prior} on {backend}"]
-    print(f"WRONG: {', '.join(wrong)}" if wrong else "all gradients agree")
-    return 1 if wrong else 0
+        where = row["where"] or "not found (`svd-numpy data status` says where it was looked for)"
+        yield Finding(f"data {row['name']}", f"{where}: {row['note']}" if damaged else where, ok=not damaged)

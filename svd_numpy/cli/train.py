@@ -18,16 +18,16 @@ PROGRAM = "svd-numpy"
 
 @dataclass(frozen=True)
 class _Training:
-    """What commands that train have in common: a run folder, and how to go on with a run that was stopped."""
+    """What the training commands share: a run folder, and how to go on with a run that was stopped."""
 
-    word: ClassVar[str]  # on the command line
+    word: ClassVar[str]  # the subcommand
 
     def train(self, **options: Any) -> TrainResult:
         """Train with these options."""
         raise NotImplementedError
 
     def default_run_dir(self) -> Path:
-        """Name the run folder after what is trained; a wrong name is refused before data are read."""
+        """Name the run folder after what is trained; refuse an unknown architecture or recipe before reading data."""
         raise NotImplementedError
 
     def run(self) -> int:
@@ -44,7 +44,7 @@ class _Training:
             again = replace(self, run_dir=folder, resume=True).command_line()  # type: ignore[call-arg]
             print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
             return 128 + stop.number
-        print(f"The run in {folder} was finished before:\n{result}" if finished else result)
+        print(f"The run in {folder} had already finished:\n{result}" if finished else result)
         print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
         print(f"pictures: {shlex.join([PROGRAM, 'report', str(folder)])}")
         return 0
@@ -64,16 +64,16 @@ class _Training:
 
 
 def check_run_dir(folder: Path, resume: bool) -> None:
-    """Refuse to start over an existing run, or to resume one that is not there."""
+    """Refuse to start in the folder of an existing run, or to resume a run that is not there."""
     exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json", "pretrain"))
     if exists and not resume:
-        raise SvdValueError(f"{folder} holds a run already: --resume goes on with it, --run-dir takes another folder")
+        raise SvdValueError(f"{folder} already holds a run: --resume goes on with it, --run-dir names another folder")
     if resume and not exists:
-        raise SvdValueError(f"{folder} holds no run to go on with: leave --resume out, or correct --run-dir")
+        raise SvdValueError(f"{folder} holds no run to go on with: leave out --resume, or correct --run-dir")
 
 
 def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:
-    """Folder of a run below `runs`, named after what tells it from others."""
+    """Return the folder of a run in `runs`, named after what sets it apart from other runs."""
     kind = [] if options.kind == "variational" else [options.kind]
     labels = ["random-labels"] if options.random_labels else []
     kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
@@ -83,9 +83,9 @@ def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:
 
 @dataclass(frozen=True)
 class Train(_Training):
-    """Train a sparse network; print its results beside the paper's and keep everything in a run folder.
+    """Train a sparse network, print its results beside the paper's, and keep everything in a run folder.
 
-    Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on.
+    Ctrl-C (or SIGTERM) finishes the step, saves, and prints the command that goes on.
 
     Attributes
     ----------
@@ -95,19 +95,20 @@ class Train(_Training):
         Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
         convolutions).
     recipe : str
-        All numbers of the training: "default" is our own recipe, "paper" is the authors' published script.
+        Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
+        script.
     kind : str
-        "variational" is Sparse VD; to compare with: "dense", ordinary weights, or "dropout", those with dropout.
+        "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
     epochs : int, optional
-        Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
+        Variational epochs; None takes the recipe's. Schedules and fine-tuning are scaled to match.
     batch_size : int, optional
         Images per step; None takes the recipe's.
     kl_weight : float
-        Factor on the KL schedule of the recipe: more makes a sparser network.
+        Factor on the recipe's weight of the KL; a larger one gives a sparser network.
     seed : int
-        Seed of first weights, order of the images, and noise.
+        Seed of the initial weights, the order of the images, and the noise.
     random_labels : bool
-        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+        Replace the training labels by random ones: whatever the network then fits, it has memorised.
     init_from : path, optional
         A saved network (model.safetensors) whose weights to start from.
     backend : str
@@ -115,13 +116,14 @@ class Train(_Training):
     data_dir : path, optional
         Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
     run_dir : path, optional
-        Folder for log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED.
+        Folder for the log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED.
     resume : bool
-        Go on with the run in this folder, to the same bits as if it had never stopped.
+        Go on with the run in this folder; the result has the same bits as if it had never stopped.
     progress : bool
-        Show a bar (in a terminal) or a line per epoch (in a log).
+        Show a progress bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
-        Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
+        Measure the test error every so many epochs, for the curve only: nothing is chosen by it. 0 measures it at
+        the end only.
     """
 
     dataset: str = "auto"
@@ -163,7 +165,7 @@ class Train(_Training):
 class TrainCifar(_Training):
     """Train a sparse convolutional network on CIFAR, after pre-training with dropout; keep everything in a run folder.
 
-    Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on.
+    Ctrl-C (or SIGTERM) finishes the step, saves, and prints the command that goes on.
 
     Attributes
     ----------
@@ -174,35 +176,38 @@ class TrainCifar(_Training):
     width : float
         Factor on the numbers of filters and units; at 1 the first layers have 64 and the last ones 512.
     recipe : str
-        All numbers of the training: "default" is our own recipe, "paper" is the authors' published scripts.
+        Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
+        scripts.
     kind : str
-        "variational" is Sparse VD; to compare with, in one stage: "dense", ordinary weights, or "dropout".
+        "variational" is Sparse VD. For comparison, in one stage: "dense" has ordinary weights, "dropout" adds dropout.
     epochs : int, optional
-        Variational epochs; None takes the recipe's. Its schedules and its fine-tuning stretch along.
+        Variational epochs; None takes the recipe's. Schedules and fine-tuning are scaled to match.
     pretrain_epochs : int, optional
         Epochs of pre-training with dropout; None takes the recipe's, 0 starts from random weights.
     batch_size : int, optional
         Images per step; None takes the recipe's.
     kl_weight : float
-        Factor on the KL schedule of the recipe: more makes a sparser network.
+        Factor on the recipe's weight of the KL; a larger one gives a sparser network.
     seed : int
-        Seed of first weights, order and shifts of the images, and noise.
+        Seed of the initial weights, the order and shifts of the images, and the noise.
     random_labels : bool
-        Replace the training labels by random ones: what a network still fits then, it has learned by heart.
+        Replace the training labels by random ones: whatever the network then fits, it has memorised.
     init_from : path, optional
         A saved network (model.safetensors) whose weights to start from, instead of pre-training.
     backend : str
-        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+        "numba" (fast), "numpy" (plain), "cuda" (a GPU), or "auto": SVD_NUMPY_BACKEND if set, else "numba".
     data_dir : path, optional
-        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache.
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
     run_dir : path, optional
         Folder for log, checkpoints, network and pictures; None is runs/ARCH-widthWIDTH-DATASET-RECIPE-seedSEED.
     resume : bool
-        Go on with the run in this folder, in whichever stage it stopped, to the same bits as if it never had.
+        Go on with the run in this folder, in whichever stage it stopped; the result has the same bits as if it had
+        never stopped.
     progress : bool
-        Show a bar (in a terminal) or a line per epoch (in a log).
+        Show a progress bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
-        Measure the test error every so many epochs for the curve; 0 only at the end. Nothing is chosen by it.
+        Measure the test error every so many epochs, for the curve only: nothing is chosen by it. 0 measures it at
+        the end only.
     """
 
     dataset: str = "cifar10"

@@ -3,7 +3,7 @@
 A record is one label byte (CIFAR-100: the coarse label, then the fine one), then 3,072 bytes of pixels: 32 rows of
 32 red ones, then the green, then the blue (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
 
-An archive is read as a stream and nothing of it is written anywhere, so the names and links in it lead nowhere.
+An archive is read as a stream and nothing in it is written to disk, so the names and links in it can do no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from svd_numpy.data.pinned import FileSet, FileSpec
 IMAGE_SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 COARSE_CLASSES = 20
-_SLACK = 1 << 20  # bytes that an archive may hold beside the wanted files: headers, names of classes, a read-me
+_SLACK = 1 << 20  # bytes that an archive may hold besides the wanted files: headers, names of classes, a read-me
 _MOST_MEMBERS = 100
 _MOST_EMPTY_READS = 8
 
@@ -37,14 +37,14 @@ def read_cifar(file_set: FileSet, paths: list[Path], where: str) -> Dataset:
     ----------
     file_set : FileSet
     paths : list of Path
-        As `sources.find` returns them: a path a file, or the archive alone.
+        As `sources.find` returns them: one path per file, or the archive alone.
     where : str
         Where that is, in words.
 
     Returns
     -------
     Dataset
-        x (N, 3072) uint8, channels first; y (N,) int64, of CIFAR-100 the fine labels; image_shape (3, 32, 32).
+        x (N, 3072) uint8, channels first; y (N,) int64, for CIFAR-100 the fine labels; image_shape (3, 32, 32).
         `warning` is set where the test file holds fewer images than it should.
 
     Raises
@@ -58,10 +58,11 @@ def read_cifar(file_set: FileSet, paths: list[Path], where: str) -> Dataset:
     test, n_test = tables.pop(), file_set.files[-1].shape[0]
     warning, verified = "", "SHA-256 verified"
     if len(test) < n_test:
+        lacking = 100 * (n_test - len(test)) / n_test
         warning = (
             f"{file_set.name}: {len(test):,} of {n_test:,} test images are used, because {paths[-1].name} lacks the "
-            f"others. A part of a file has no published digest to be checked against. An error rate over all images "
-            f"may differ from this one by up to {100 * (n_test - len(test)) / n_test:.2g} percentage points."
+            f"others. Those used cannot be verified: the published digest is that of the whole file. The error rate "
+            f"over all images may differ from this one by up to {lacking:.2g} percentage points."
         )
         verified = "training images SHA-256 verified"
     labels = test.shape[1] - PIXELS
@@ -81,7 +82,7 @@ def read_cifar(file_set: FileSet, paths: list[Path], where: str) -> Dataset:
 
 
 def read_tables(file_set: FileSet, spec: FileSpec, path: Path) -> list[Table]:
-    """Read and verify one file: the records it holds, or of the archive those of each file in it.
+    """Read and verify the records in one file, or those in each file of an archive.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def read_tables(file_set: FileSet, spec: FileSpec, path: Path) -> list[Table]:
     Raises
     ------
     DataError
-        If a file is damaged or not the pinned one. A test file may hold fewer records, if they are whole.
+        If a file is damaged or not the pinned one. A test file may lack records, if the others are whole.
     """
     with open_unpacked(path) as stream:
         if spec is file_set.archive:
@@ -100,9 +101,9 @@ def read_tables(file_set: FileSet, spec: FileSpec, path: Path) -> list[Table]:
 
 
 class _Bounded:
-    """A stream that ends the reading of a hostile archive.
+    """A stream with an end, for reading an archive that may be hostile.
 
-    A small file can unpack to any size; and to skip what a header claims, tarfile reads on long after the end.
+    A small file can unpack to any size, and tarfile goes on reading past the end to skip what a header claims.
     """
 
     def __init__(self, stream: IO[bytes], limit: int, path: Path) -> None:
@@ -136,9 +137,9 @@ def _read_archive(file_set: FileSet, stream: IO[bytes], path: Path) -> list[Tabl
                     found[name] = _read_records(file_set, wanted[name], content, f"{path}, {member.name}")
     except DataError:
         raise
-    # What tarfile lets through for hostile headers, beside its own errors.
+    # Besides its own errors, tarfile lets these through for hostile headers.
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: is no tar archive, or a damaged one ({error}). {REMEDY}") from error
+        raise DataError(f"{path}: is not a tar archive, or is damaged ({error}). {REMEDY}") from error
     if missing := [name for name in wanted if name not in found]:
         raise DataError(f"{path}: lacks {', '.join(missing)}; expected {file_set.title}. {REMEDY}")
     return [found[name] for name in wanted]

@@ -1,4 +1,4 @@
-"""Downloading a data set into the cache: pinned digests, several mirrors, nothing half-written."""
+"""Downloading a data set into the cache: pinned digests, several mirrors, no half-written file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def download(file_set: FileSet, folder: Path) -> None:
     Raises
     ------
     OSError
-        If no mirror gave every file; the message has one line a failure.
+        If the mirrors did not deliver every file; the message has a line for each failure.
     """
     first = file_set.downloads[0]
     if not any_answers([f"{mirror}{first.name}.gz" for mirror in file_set.mirrors], PROBE_SECONDS):
-        raise OSError(f"no mirror answered, within {PROBE_SECONDS:.0f} s: there seems to be no network")
+        raise OSError(f"no mirror answered within {PROBE_SECONDS:.0f} s: there seems to be no network")
     mirrors = list(file_set.mirrors)
     failures: list[str] = []
     for spec in file_set.downloads:
@@ -39,9 +39,9 @@ def download(file_set: FileSet, folder: Path) -> None:
 
 
 def any_answers(urls: Sequence[str], seconds: float) -> bool:
-    """Ask all URLs at once whether anybody is there; any HTTP answer counts, even a refusal.
+    """Ask all URLs at once whether any server is there; any HTTP answer counts, even a refusal.
 
-    The threads are needed because neither name look-up nor a host with many addresses keeps to a time limit.
+    Threads are needed because a name look-up, or a host with many addresses, does not keep to a time limit.
     """
     answers: queue.Queue[bool] = queue.Queue()
     for url in urls:
@@ -83,15 +83,15 @@ def _download_file(spec: FileSpec, mirrors: list[str], folder: Path, failures: l
             return
         except (OSError, HTTPException, ValueError) as error:
             failures.append(f"{url}: {error}")
-            del mirrors[0]  # so that a dead or lying mirror costs its time limit once, not once a file
+            del mirrors[0]  # so that a bad mirror costs its time limit once, not once per file
     raise OSError("\n".join(failures))
 
 
 def _capped_downloader(max_bytes: int) -> Callable[[str, Any, Any], None]:
-    """Return a pooch downloader that stops a mirror which sends more than the pinned size.
+    """Return a downloader for pooch that stops when a mirror sends more than the pinned size.
 
-    It takes the bytes as they come over the wire: a client that honours ``Content-Encoding: gzip`` would
-    unpack the very file whose digest is pinned.
+    It keeps the bytes as they are sent: a client that honours ``Content-Encoding: gzip`` would unpack the very
+    file whose digest is pinned.
     """
 
     def fetch_url(url: str, output_file: Any, _pooch: Any) -> None:

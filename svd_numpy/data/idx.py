@@ -1,4 +1,4 @@
-"""Reading IDX files (the format of MNIST), plain or gzipped, without trusting a byte of them.
+"""Reading IDX files (the format of MNIST), packed or not, without trusting a byte of them.
 
 An IDX file is: two zero bytes, a type byte (0x08 for unsigned bytes), the number of dimensions, one
 big-endian uint32 a dimension, then the values in C order (LeCun, Cortes, Burges, "The MNIST database", 1998).
@@ -18,6 +18,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import as_path
 from svd_numpy.data.dataset import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -31,16 +32,16 @@ REMEDY = "Fetch or copy the file again, or delete it so that it can be downloade
 def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes with 1 to 4 dimensions.
 
-    A gzipped file is recognised by its first bytes, whatever its name. Memory stays in proportion to what the
-    file really holds and below `max_bytes`: the header is checked before anything is allocated, and a gzip
-    stream is unpacked no further than one byte beyond what the header announces.
+    A file packed by gzip or xz is recognised by its first bytes, whatever its name. The header is checked before
+    anything is allocated, and a packed file is unpacked to one byte beyond what the header announces at most. So
+    memory stays below `max_bytes`, and in proportion to what the file really holds.
 
     Parameters
     ----------
     path : str or Path
         The file.
     max_bytes : int
-        Most bytes of values the header may announce (default 1 GiB).
+        The most bytes of values that the header may announce (default 1 GiB).
 
     Returns
     -------
@@ -50,10 +51,10 @@ def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If the file cannot be opened, is not IDX of unsigned bytes, is cut short, has bytes left over, is a
-        damaged gzip stream, or announces more than `max_bytes`.
+        If the file cannot be opened, is not IDX of unsigned bytes, is cut short, has bytes left over, is damaged in
+        its packing, or announces more than `max_bytes`.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with open_unpacked(path) as stream:
         shape = _read_header(stream, path)
         size = math.prod(shape)
@@ -102,7 +103,7 @@ def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_at_most(stream: IO[bytes], limit: int) -> bytearray:
-    """Read up to `limit` bytes piece by piece, so that memory follows what is there and not what is asked."""
+    """Read up to `limit` bytes piece by piece, so that memory grows with what is there, not with what is asked for."""
     content = bytearray()
     while len(content) < limit:
         piece = stream.read(min(_CHUNK, limit - len(content)))

@@ -1,4 +1,4 @@
-"""`load`: the one way in to every data set."""
+"""`load`: finds, verifies and reads any data set, and downloads it if need be."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
 
     The files are looked for in `data_dir`; if that is not given, in the folder named by the environment
     variable ``SVD_NUMPY_DATA``, then in the user's cache, then on the mirrors. A folder may hold them as
-    ``mnist/``, ``MNIST/raw/`` (as torchvision leaves them), or directly; packed by gzip or xz, or not. Every
-    file is checked against a pinned SHA-256 of its unpacked content. Given folders are never written to.
+    ``mnist/``, ``MNIST/raw/`` (as torchvision leaves them), or directly; packed by gzip or xz, or unpacked. Every
+    file is checked against a pinned SHA-256 of its unpacked content. Folders you name are never written to.
 
     Parameters
     ----------
     name : str
         - "mnist", "fashion-mnist": 60,000 + 10,000 images of 28x28.
         - "cifar10", "cifar100": 50,000 + 10,000 colour images of 32x32, from the folder or the archive of their
-          binary version; a test file with fewer whole records is taken, with `Dataset.warning` set.
-        - "digits": 1,437 + 360 small digits brought to 28x28; needs no network and no file.
+          binary version; a test file that lacks some records is used, with `Dataset.warning` set.
+        - "digits": 1,437 + 360 small digits scaled to 28x28; needs no network and no file.
         - "boston" (from a folder only), "diabetes" (embedded): regression tables.
-        - "auto": "mnist", or if it cannot be had, "digits" with `Dataset.warning` set.
+        - "auto": "mnist"; if that cannot be found or downloaded, "digits" with `Dataset.warning` set.
     data_dir : str or Path, optional
-        Search this folder only. "digits" and "diabetes" are embedded and take nothing from it.
+        Search this folder only. "digits" and "diabetes" are embedded and need no folder.
     download : bool
         Whether the network may be used; ``SVD_NUMPY_OFFLINE=1`` forbids it as well.
 
@@ -65,7 +65,7 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
     DataError
         If `data_dir` does not exist, or a file is damaged or not the pinned one.
     MissingDataError
-        If the files are nowhere to be found; the message lists what to do. (A DataError.)
+        If the files cannot be found; the message says what to do. (A DataError.)
     """
     check_name(name, NAMES)
     if name == "auto":
@@ -84,7 +84,7 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
 def check_name(name: str, known: tuple[str, ...]) -> None:
     """Raise TypeError or ValueError unless `name` is one of `known`."""
     if not isinstance(name, str):
-        raise SvdTypeError(f"the name of a data set must be a str, got {type(name).__name__}")
+        raise SvdTypeError(f"data set: got {name!r} of type {type(name).__name__}, expected a str")
     if name not in known:
         raise SvdValueError(f"unknown data set {name!r}; expected one of {', '.join(map(repr, known))}")
 
@@ -123,18 +123,18 @@ def _load_auto(data_dir: str | Path | None, download: bool) -> Dataset:
         return load("mnist", data_dir, download)
     except MissingDataError as error:
         if data_dir is not None:
-            raise  # the user said where to look: nothing may stand in silently
+            raise  # the user said where to look: no other data may take their place
         note = (
-            "NOT MNIST: scikit-learn's 1,797 small digits stand in, because MNIST could not be had "
-            f"({error.__cause__ or 'the network was not allowed'}). "
-            "Error rates and sparsities are not comparable with published ones. "
-            'load("mnist") says how to supply MNIST.'
+            "NOT MNIST: scikit-learn's 1,797 small digits are used instead, because MNIST was not found and could not "
+            f"be downloaded ({error.__cause__ or 'the network was not allowed'}). "
+            "Error rates and sparsities cannot be compared with published ones. "
+            'Ask for "mnist" to see how to supply it.'
         )
     return replace(small_tables.digits(), warning=note)
 
 
 def _obtain(file_set: FileSet, data_dir: str | Path | None, download: bool) -> tuple[list[Path], str]:
-    """Return the paths of all files of a set, and where they are in words."""
+    """Return the paths of all files of a set, and a description of where they are."""
     places = search_places(data_dir)
     notes: list[str] = []
     for place in places:
@@ -157,12 +157,11 @@ def _obtain(file_set: FileSet, data_dir: str | Path | None, download: bool) -> t
 
 
 def missing_text(file_set: FileSet, places: list[Place], notes: list[str], network: str) -> str:
-    """Say what was looked for, where, and what can be done."""
+    """Say what was looked for, where, and what the user can do."""
     searched = [f"  {p.folder} ({p.why}): {note}" for p, note in zip(places, notes, strict=True)]
     wanted = [f"  {describe(spec)}" for spec in file_set.files]
     more = "" if file_set.archive else " and so on"
     urls = [f"  {mirror}{file_set.downloads[0].name}.gz{more}" for mirror in file_set.mirrors]
-    name = file_set.name
     lines = [
         f"{file_set.title} was not found.",
         "Folders searched:",
@@ -172,9 +171,10 @@ def missing_text(file_set: FileSet, places: list[Place], notes: list[str], netwo
         *wanted,
         *([f"or all of them in {describe(file_set.archive)}"] if file_set.archive else []),
         *(["They can be downloaded by hand from:", *urls] if urls else []),
-        f"What to do: put the files in FOLDER/{file_set.folders[0]}/ and pass data_dir=FOLDER, or set the "
-        f"environment variable {ENV_FOLDER}=FOLDER.",
+        f"What to do: put the files in FOLDER/{file_set.folders[0]}/ and pass data_dir=FOLDER (on the command line "
+        f"--data-dir FOLDER), or set the environment variable {ENV_FOLDER}=FOLDER.",
     ]
-    substitute = "diabetes" if file_set.n_classes == 0 else "digits"
-    lines.append(f'With no network and no files, dataset="{substitute}" works in place of "{name}".')
+    if not file_set.archive:
+        substitute = "diabetes" if file_set.n_classes == 0 else "digits"
+        lines.append(f'With no network and no files, dataset="{substitute}" works in place of "{file_set.name}".')
     return "\n".join(lines)

@@ -1,11 +1,10 @@
-"""What the command line offers beside loading: status, fetch, import."""
+"""Looking after the data files: where they are, downloading them, copying them into the cache."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from svd_numpy.data.sources import (
     ENV_OFFLINE,
     Place,
     cache_dir,
+    existing_folder,
     find,
     read_verified,
     search_places,
@@ -24,7 +24,7 @@ from svd_numpy.data.sources import (
 
 
 def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """List which data sets are found where, and whether they are intact. Reads every file found.
+    """List where each data set was found, and whether it is intact; every file found is read.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One row a set and place with the keys "name" (str), "where" (str, empty if found nowhere), "verified"
+        One row for each set and place, with the keys "name" (str), "where" (str, empty if found nowhere), "verified"
         (bool) and "note" (str, what is wrong, if anything).
 
     Raises
@@ -44,9 +44,8 @@ def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """
     places = search_places(data_dir)
     rows = [row for file_set in FILE_SETS.values() for row in _status_rows(file_set, places)]
-    present = find_spec("sklearn") is not None
-    where, note = ("scikit-learn (embedded)", "") if present else ("", "scikit-learn is not installed")
-    return rows + [{"name": name, "where": where, "verified": present, "note": note} for name in EMBEDDED]
+    embedded = {"where": "scikit-learn (embedded)", "verified": True, "note": ""}
+    return rows + [{"name": name, **embedded} for name in EMBEDDED]
 
 
 def fetch(name: str) -> Path:
@@ -65,7 +64,7 @@ def fetch(name: str) -> Path:
     Raises
     ------
     ValueError
-        If `name` is not the name of a set that can be downloaded.
+        If `name` is not a data set that can be downloaded.
     MissingDataError
         If the download is forbidden or fails.
     """
@@ -86,24 +85,24 @@ def fetch(name: str) -> Path:
 def import_folder(path: str | Path) -> list[str]:
     """Verify the data sets found in a folder and copy them into the cache.
 
-    Nothing is copied unless all that was found is intact; each file appears in the cache whole or not at all.
+    Nothing is copied unless everything found is intact; each file appears in the cache whole or not at all.
 
     Parameters
     ----------
     path : str or Path
-        A folder in any of the layouts that `load` accepts. It is only read.
+        A folder in any of the layouts that `load` accepts; nothing in it is changed.
 
     Returns
     -------
     list of str
-        Names of the sets now in the cache.
+        Names of the sets that were copied.
 
     Raises
     ------
     DataError
         If the folder does not exist, holds no known set, or a file is damaged.
     """
-    folder = search_places(path)[0].folder
+    folder = existing_folder(path, "path")
     found: list[tuple[FileSet, list[Path]]] = []
     notes = []
     for file_set in FILE_SETS.values():
@@ -137,7 +136,7 @@ def _status_rows(file_set: FileSet, places: list[Place]) -> list[dict[str, Any]]
 
 
 def _damage(file_set: FileSet, paths: list[Path]) -> str:
-    """Say what is wrong with the files of a set; empty if nothing is."""
+    """Return what is wrong with the files of a set; "" if nothing is."""
     try:
         for spec, path in zip(file_set.specs_at(len(paths)), paths, strict=True):
             _verify(file_set, spec, path)
@@ -147,7 +146,7 @@ def _damage(file_set: FileSet, paths: list[Path]) -> str:
 
 
 def _verify(file_set: FileSet, spec: FileSpec, path: Path) -> None:
-    """Read one file; DataError where anything is wrong with it."""
+    """Read one file; a DataError if anything is wrong with it."""
     if file_set.archive:
         read_tables(file_set, spec, path)
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from svd_numpy.data.idx import idx_header
 
-PACKINGS = (".gz", "", ".xz")  # in which a file may lie, the first one found is taken
+PACKINGS = (".gz", "", ".xz")  # how a file may be packed; the first one found is used
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,18 @@ class FileSpec:
     Attributes
     ----------
     name : str
-        File name when unpacked; gzipped it carries ``.gz``.
+        File name when unpacked; the gzipped file has ``.gz`` added.
     shape : tuple of int
-        Shape of the IDX array; without IDX ``(records, bytes of each)``, or ``(bytes,)`` for a text, or empty
-        for an archive.
+        Shape of the IDX array; ``(records, bytes of each)`` for records, ``(bytes,)`` for a text, empty for an
+        archive.
     sha256 : str
-        Digest of the unpacked file; of an archive only what is in it is checked.
+        Digest of the unpacked file; empty for an archive, of which only the files in it are checked.
     gz_bytes, gz_sha256 : int, str
-        Size and digest of the gzipped file on the mirrors; 0 and "" where there is no download.
+        Size and digest of the gzipped file on the mirrors; 0 and "" for a file that is not downloaded.
     is_idx : bool
         Whether the file is IDX; otherwise it is records, text or an archive.
     aliases : tuple of str
-        Other names under which the file may lie, looked for last.
+        Other names that the file may have, looked for last.
     """
 
     name: str
@@ -47,7 +47,7 @@ class FileSpec:
 
     @property
     def accepted_names(self) -> tuple[str, ...]:
-        """File names looked for, best first (the dotted form is how some archives spell it)."""
+        """File names to look for, best first (some archives write a dot for the first hyphen of ``-idx``)."""
         stems = dict.fromkeys((self.name, self.name.replace("-idx", ".idx")))
         names = [f"{stem}{end}" for end in PACKINGS for stem in stems]
         return (*names, *(f"{stem}{end}" for stem in self.aliases for end in PACKINGS))
@@ -60,19 +60,19 @@ class FileSet:
     Attributes
     ----------
     name, title : str
-        Name for `load`, and how people call it.
+        The name that `load` takes, and the name that people use.
     files : tuple of FileSpec
         For IDX images: training images, training labels, test images, test labels, in this order; for records
         of label and image: all training files, then the test file.
     folders : tuple of str
-        Sub-folders in which the files are looked for; the folder itself and its ``raw`` come last. The first
-        one is the place in the cache.
+        Sub-folders in which the files are looked for; the folder itself and its ``raw`` come last. In the cache the
+        first one is used.
     mirrors : tuple of str
         Base URLs, ending in "/", tried in order; empty where the set is not downloaded.
     n_classes : int
         Number of classes; 0 for regression.
     archive : FileSpec, optional
-        The tar file, holding all of `files`, in which the set is published; it may lie in their place.
+        The tar file, with all of `files` in it, in which the set is published; it is accepted in their place.
     """
 
     name: str
@@ -89,12 +89,12 @@ class FileSet:
         return (self.archive,) if self.archive else self.files
 
     def specs_at(self, found: int) -> tuple[FileSpec, ...]:
-        """What the `found` paths that `sources.find` returned are: the files, or the archive alone."""
+        """What the paths returned by `sources.find` hold, given their number: the files, or the archive alone."""
         return self.files if found == len(self.files) else self.downloads
 
 
-# Digests: computed from the original files, whose MD5 are the published ones; those of CIFAR-10's test file, of
-# CIFAR-100 and of the archives are the ones that public code pins.
+# The digests were computed from the original files, whose MD5 is the published one; those of CIFAR-10's test file,
+# CIFAR-100 and the archives are taken from public code that pins them.
 FILE_SETS: dict[str, FileSet] = {
     # LeCun, Cortes, Burges 1998; cite LeCun et al., Proc. IEEE 86(11), 1998. Licence: CC BY-SA 3.0.
     "mnist": FileSet(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.data.dataset import DataError, Dataset
+from svd_numpy.data.dataset import Dataset
 from svd_numpy.data.pinned import FILE_SETS
 from svd_numpy.data.sources import read_verified
 
@@ -24,10 +22,10 @@ _BOSTON_NOTE = (
 
 
 def digits() -> Dataset:
-    """Return the 1,797 handwritten digits of scikit-learn, brought to MNIST's format.
+    """Return the 1,797 handwritten digits of scikit-learn in MNIST's format.
 
     The 8x8 images with values 0..16 are scaled to 20x20 by bilinear interpolation and centred in 28x28, as
-    MNIST centres its digits; 1,437 rows are for training and 360 for testing, with each class's share.
+    MNIST centres its digits. 1,437 rows are for training and 360 for testing; the classes have the same shares in both.
 
     Returns
     -------
@@ -39,7 +37,9 @@ def digits() -> Dataset:
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998 (its
     test part). Licence: CC BY 4.0.
     """
-    bunch = _embedded("load_digits")()
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
     labels = np.asarray(bunch.target, dtype=np.int64)
     pixels = _upscale(np.asarray(bunch.images, dtype=np.float64) * (255.0 / 16.0))
     test = _stratified_test_rows(labels, _DIGITS_TEST, _SPLIT_SEED)
@@ -68,7 +68,9 @@ def diabetes() -> Dataset:
     -----
     Source: Efron, Hastie, Johnstone, Tibshirani, "Least Angle Regression", Annals of Statistics 32, 2004.
     """
-    bunch = _embedded("load_diabetes")(scaled=False)
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
     table = np.column_stack([bunch.data, bunch.target])
     return _regression("diabetes", table, "scikit-learn (embedded load_diabetes, unscaled)")
 
@@ -76,7 +78,7 @@ def diabetes() -> Dataset:
 def boston(path: Path) -> Dataset:
     """Read the Boston housing table; **its column B is racist by construction**, see `Dataset.warning`.
 
-    Kept only because published Sparse VD regression results use it; it is never downloaded.
+    It is here only because published regression results use it, and it is never downloaded.
 
     Parameters
     ----------
@@ -105,17 +107,6 @@ def boston(path: Path) -> Dataset:
     return _regression("boston", table, f"{path} (SHA-256 verified)", _BOSTON_NOTE)
 
 
-def _embedded(function: str) -> Callable[..., Any]:
-    try:
-        import sklearn.datasets
-    except ImportError as error:
-        raise DataError(
-            f"scikit-learn, which holds this data set, cannot be imported ({error}); pip install scikit-learn"
-        ) from error
-    loader: Callable[..., Any] = getattr(sklearn.datasets, function)
-    return loader
-
-
 def _regression(name: str, table: NDArray[np.float64], source: str, warning: str = "") -> Dataset:
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(table))
     n_test = -(-len(table) // 5)  # a fifth, rounded up
@@ -126,7 +117,10 @@ def _regression(name: str, table: NDArray[np.float64], source: str, warning: str
 
 
 def _stratified_test_rows(labels: NDArray[np.int64], n_test: int, seed: int) -> NDArray[np.int64]:
-    """Draw `n_test` rows with each class's share of them; left-over places go to the largest remainders."""
+    """Draw `n_test` rows so that each class keeps its share; places left over go to the largest remainders.
+
+    Written out, because the rows must never change: results on the digits are compared across releases.
+    """
     counts = np.bincount(labels)
     quota = counts * n_test / len(labels)
     take = np.floor(quota).astype(int)

@@ -1,6 +1,6 @@
-"""Where the files of a data set may lie, and the check that they are the right ones.
+"""Where the files of a data set may be, and the check that they are the right ones.
 
-Nothing here writes: a folder that is searched may be read-only.
+Nothing here writes: the folders searched may be read-only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError
+from svd_numpy.checks import as_path
 from svd_numpy.data.dataset import DataError
 from svd_numpy.data.idx import idx_header, open_unpacked, read_at_most, read_idx
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
@@ -32,7 +32,7 @@ class Place:
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder, which is the only folder ever written to."""
+    """Return the user's cache folder, the only folder that data are written to."""
     import pooch
 
     return Path(pooch.os_cache("svd_numpy"))
@@ -49,9 +49,9 @@ def search_places(data_dir: str | Path | None) -> list[Place]:
         If a folder named by the user does not exist.
     """
     if data_dir is not None:
-        return [Place(_existing_folder(data_dir, "data_dir"), "data_dir")]
+        return [Place(existing_folder(data_dir, "data_dir"), "data_dir")]
     named = os.environ.get(ENV_FOLDER, "")
-    places = [Place(_existing_folder(named, ENV_FOLDER), ENV_FOLDER)] if named else []
+    places = [Place(existing_folder(named, ENV_FOLDER), ENV_FOLDER)] if named else []
     return [*places, Place(cache_dir(), "the cache")]
 
 
@@ -65,7 +65,7 @@ def find(file_set: FileSet, folder: Path) -> tuple[list[Path], str]:
     note : str
         Why the list is empty.
     """
-    note = "nothing of it there"
+    note = "has none of its files"
     for sub in (*file_set.folders, "", "raw"):
         found = [_first_file(folder / sub, spec) for spec in file_set.files]
         paths = [path for path in found if path is not None]
@@ -108,6 +108,14 @@ def read_verified(file_set: FileSet, spec: FileSpec, path: Path) -> NDArray[np.u
     return array
 
 
+def existing_folder(folder: str | Path, label: str) -> Path:
+    """Return a folder that the user named; a DataError if there is no such folder."""
+    path = as_path(label, folder).expanduser()
+    if not str(folder) or not os.path.isdir(path):
+        raise DataError(f"{label} is {str(folder)!r}, which is not a folder; name one that exists")
+    return path
+
+
 def describe(spec: FileSpec) -> str:
     """Return a file's name and sizes in words."""
     if not spec.gz_bytes:
@@ -117,24 +125,15 @@ def describe(spec: FileSpec) -> str:
     return f"{spec.name}.gz ({spec.gz_bytes} bytes; unpacked {spec.content_bytes})"
 
 
-def _existing_folder(folder: str | Path, label: str) -> Path:
-    if not isinstance(folder, str | os.PathLike):
-        raise SvdTypeError(f"{label} must be a path (str or Path), got {type(folder).__name__}")
-    path = Path(folder).expanduser()
-    if not str(folder) or not os.path.isdir(path):
-        raise DataError(f"{label} is {str(folder)!r}, which is not a folder; give one that exists or leave it out")
-    return path
-
-
 def _first_file(folder: Path, spec: FileSpec) -> Path | None:
     candidates = (folder / name for name in spec.accepted_names)
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def _other_owner(file_set: FileSet, path: Path) -> str:
-    """Name the set to which the last file of a find belongs, if that is another one.
+    """Name the data set that this file, the last of a set, belongs to, if it is another one; else "".
 
-    MNIST and Fashion-MNIST use the same file names; their last file, the test labels, is small.
+    MNIST and Fashion-MNIST use the same file names. Their last file, the test labels, is small.
     """
     try:
         _, digest = _read_and_digest(file_set.files[-1], path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_file, check_flag, check_type
+from svd_numpy.checks import SvdImportError, check_file, check_flag, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
@@ -48,7 +48,7 @@ def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> N
     try:
         import onnx
     except ImportError as error:
-        raise ImportError("export_onnx needs onnx; install it with: pip install svd-numpy[export]") from error
+        raise SvdImportError("export_onnx needs onnx; install it with: pip install svd-numpy[export]") from error
     model = _Graph(small, sparse).model()
     if not sparse:
         onnx.checker.check_model(model, full_check=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
-from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.atomic import loads_strict
+from svd_numpy.files.npz import read_npz, write_npz
 
 if TYPE_CHECKING:
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.frames import FrameRecorder
 
+_COLUMNS = {"stage", "seconds", "nll", "train_error", "test_error", "compression"}  # beside the epoch
+
 
 def need(path: Path) -> Path:
     """Return the path of a run's file; raise a FileNotFoundError if it is not there."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
+        raise SvdValueError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
     return path
 
 
@@ -36,10 +36,23 @@ def load_frames(path: Path) -> FrameRecorder:
 
 
 def recorded_dataset(folder: Path) -> str:
-    """Return the name of the data set of the run in this folder; "auto" if there is no run."""
+    """Name the data set of the run in this folder; "auto" where there is no finished run."""
+    name = str(read_result(folder).get("dataset", "auto"))
+    return name.partition(",")[0]  # "mnist, random labels": its test labels are those of "mnist"
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read the result.json of a run; {} where the run is not finished."""
     file = folder / "result.json"
-    name = str(json.loads(file.read_text()).get("dataset", "auto")) if file.is_file() else "auto"
-    return name.partition(",")[0]  # the test labels of "mnist, random labels" are those of "mnist"
+    if not file.is_file():
+        return {}
+    try:
+        result = loads_strict(file.read_bytes())
+    except ValueError as error:
+        raise SvdValueError(f"{file} is damaged ({error}); restore it from a copy, or delete it") from error
+    if not isinstance(result, dict):
+        raise SvdValueError(f"{file} holds no result of a run; restore it from a copy, or delete it")
+    return result
 
 
 def epoch_table(history: Sequence[dict[str, Any]]) -> str:
@@ -47,6 +60,8 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
     form = "{:>5}{:>13}{:>9}{:>9}{:>9}{:>8}{:>10}{:>13}".format
     lines = [form("epoch", "stage", "seconds", "nll", "train %", "test %", "sparse %", "compression")]
     for record in history:
+        if missing := _COLUMNS - record.keys():
+            raise SvdValueError(f"metrics.jsonl: epoch {record['epoch']} lacks {', '.join(sorted(missing))}")
         test, total = record["test_error"], record["compression"]
         lines.append(
             form(
@@ -64,21 +79,15 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
 
 
 def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
-    """Write log_alpha of every layer and the threshold on it to a file; fine-tuning erases log_alpha in the model."""
-    buffer = io.BytesIO()
+    """Keep log_alpha of every layer, and the threshold that prunes by it; fine-tuning leaves no trace of them."""
     halves = {name: values.astype(np.float16) for name, values in log_alphas.items()}
-    np.savez_compressed(buffer, threshold=np.float64(threshold), **halves)  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())
+    write_npz(path, {"threshold": np.array(threshold, np.float64), **halves})
 
 
 def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
     """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
-    try:
-        with np.load(need(path), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return arrays, float(arrays.pop("threshold"))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SvdValueError(f"{path} is damaged ({error}); remove it, and the histogram is left out") from error
+    arrays = read_npz(need(path), ["threshold"])
+    return arrays, float(arrays.pop("threshold"))
 
 
 def run_figures(
@@ -134,8 +143,7 @@ def _weights_at_start(run_dir: Path, model: Sequential) -> Sequential | None:
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.figures import at_start
 
-    file = run_dir / "result.json"
-    if file.is_file() and json.loads(file.read_text()).get("init_from"):
+    if read_result(run_dir).get("init_from"):
         return None
     before = run_dir / "pretrain" / "model.safetensors"
     return at_start(model, Sequential.load(before) if before.is_file() else None)

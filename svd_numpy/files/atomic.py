@@ -1,4 +1,4 @@
-"""What run folders rest on: strict JSON, and files that are there whole or not at all."""
+"""Strict JSON, and files that are written whole or not at all."""
 
 import contextlib
 import errno
@@ -9,9 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.checks import SvdError, SvdTypeError, SvdValueError
 
-MAX_DEPTH = 64  # far below what a JSON parser can take back
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
+MAX_DEPTH = 64  # far below the nesting at which Python's JSON parser gives up
+
+
+class DiskError(SvdError, OSError):
+    """A file could not be written; the message names its path and the free space."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 # ---- strict JSON ----
 
@@ -38,7 +47,7 @@ def check_json(value: Any, where: str, depth: int = MAX_DEPTH) -> None:
 
 
 def loads_strict(text: bytes) -> Any:
-    """Parse UTF-8 JSON; non-finite numbers, repeated keys and too deep nesting are a ValueError."""
+    """Parse UTF-8 JSON; a ValueError for non-finite numbers, repeated keys, and nesting that is too deep."""
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
@@ -66,8 +75,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises
     ------
-    OSError
-        For a disk fault.  The file is then whole, old or new; the message names path and free space.
+    DiskError
+        If the file cannot be written; `path` then still holds a whole file, the old or the new one.
     """
     temporary = path.with_name(f".tmp-{path.name}")
     try:
@@ -77,7 +86,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise disk_fault(path, error) from error
+        raise disk_error(path, error) from error
     finally:
         remove(temporary)
 
@@ -102,7 +111,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or tree as far as possible, without an error for what stays."""
+    """Delete a file or folder; what cannot be deleted stays, without an error."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -110,13 +119,14 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def disk_fault(path: Path, error: OSError) -> OSError:
-    """Return the error of a failed write with path, cause and free space in its message."""
+def disk_error(path: Path, error: OSError) -> DiskError:
+    """Describe a failed write: path, cause and free space."""
     try:
         existing = next(parent for parent in path.absolute().parents if parent.exists())
         free = f"{shutil.disk_usage(existing).free:,} bytes are free there"
     except OSError:
         free = "the free space there is unknown"
     cause = error.strerror or str(error)
-    message = f"could not write {path}: {cause}; {free}. Free some space or choose another folder"
-    return OSError(error.errno or errno.EIO, message)
+    remedy = "Free some space, or choose another folder" if error.errno in FULL else "Choose another folder"
+    message = f"could not write {path}: {cause}; {free}. {remedy}"
+    return DiskError(error.errno or errno.EIO, message)

@@ -1,12 +1,12 @@
-"""Atomic, checksummed, pickle-free checkpoints of named arrays and JSON state.
+"""Checkpoints of a training run: named arrays and JSON state, atomic, checksummed, without pickle.
 
 A checkpoint is a folder ``ckpt-<step>`` with ``arrays.safetensors`` and ``manifest.json``.  Rules:
 
 * a new checkpoint is written and synced under another name and then renamed: it is there whole or not at all;
-* every byte that matters is under a SHA-256 (`svd_numpy.files.safe_arrays`);
+* every byte that matters is covered by a SHA-256 (`svd_numpy.files.safe_arrays`);
 * sizes are checked before anything is read, and nothing in a file can name another file.
 
-The hashes find damage; they are no signature, so they do not show who made a file.
+The hashes detect damage. They are not signatures: they do not show who made a file.
 One process at a time may write to a run folder; any number may read.
 """
 
@@ -22,8 +22,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError
-from svd_numpy.files.atomic import disk_fault, loads_strict, remove, sync_folder, write_new
+from svd_numpy.checks import SvdValueError, as_path
+from svd_numpy.files.atomic import disk_error, loads_strict, remove, sync_folder, write_new
 from svd_numpy.files.safe_arrays import (
     MAX_JSON_BYTES,
     VERSION,
@@ -35,17 +35,13 @@ from svd_numpy.files.safe_arrays import (
     deserialise,
     header_of,
     layout_of,
-    load_model,
     open_regular,
     reading,
     require,
-    save_model,
     serialise,
     sha256,
     total_bytes,
 )
-
-__all__ = ["Checkpoint", "CheckpointError", "latest", "load", "load_model", "save", "save_model"]
 
 FORMAT = "svd_numpy checkpoint"
 ARRAYS_FILE = "arrays.safetensors"
@@ -65,13 +61,13 @@ class Checkpoint:
     path : Path
         Folder it was read from.
     step : int
-        Number of training steps it stands for.
+        Number of training steps done.
     arrays : dict of str to ndarray
         The arrays, bit for bit, writable.
     state : dict
         The JSON state; tuples come back as lists.
     skipped : list of str
-        One message for each newer checkpoint that was damaged and passed over.
+        One message for each newer checkpoint that was damaged and therefore skipped.
     """
 
     path: Path
@@ -89,15 +85,15 @@ def save(
     Parameters
     ----------
     folder : str or Path
-        Run folder; made if it is missing.
+        Run folder; created if it is missing.
     step : int
         0 to 99 999 999.  A checkpoint of the same step is replaced.
     arrays : mapping of str to ndarray
-        float32, float64, int64, uint8 or bool, of any shape.
+        float32, float64, int32, int64, uint8 or bool, of any shape.
     state : mapping
         JSON values with finite numbers only (no NumPy scalars).
     keep : int
-        Checkpoints to keep, this one included; those of later steps are neither counted nor removed.
+        How many checkpoints to keep, this one included. Those of later steps are neither counted nor removed.
 
     Returns
     -------
@@ -108,10 +104,10 @@ def save(
     ------
     TypeError, ValueError
         For arrays or state that cannot be stored; nothing has been written then.
-    OSError
-        For a disk fault.  Earlier checkpoints still load; the message names the path and the free space.
+    DiskError
+        If the checkpoint cannot be written. Earlier ones still load.
     """
-    step, folder = operator.index(step), Path(folder)
+    step, folder = operator.index(step), as_path("folder", folder)
     if not 0 <= step <= MAX_STEP:
         raise SvdValueError(f"step is {step}; expected 0 to {MAX_STEP}")
     if keep < 1:
@@ -130,7 +126,7 @@ def save(
         _swap(temporary, target, aside)
         sync_folder(folder)
     except OSError as error:
-        raise disk_fault(target, error) from error
+        raise disk_error(target, error) from error
     finally:
         remove(temporary)
     remove(aside)
@@ -144,19 +140,19 @@ def load(path: str | Path) -> Checkpoint:
     Parameters
     ----------
     path : str or Path
-        A checkpoint folder, or a run folder: then its newest checkpoint that is undamaged.
+        A checkpoint folder, or a run folder, of which the newest undamaged checkpoint is read.
 
     Returns
     -------
     Checkpoint
-        With ``skipped`` naming the damaged checkpoints that were passed over.
+        Its ``skipped`` names the damaged checkpoints that were skipped.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or none that passes every check.
+        If there is no checkpoint, or none passes every check.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with reading(path):
         candidates = _candidates(path)
     if _NAME.fullmatch(path.name) or (not candidates and os.path.lexists(path / MANIFEST_FILE)):
@@ -169,7 +165,7 @@ def load(path: str | Path) -> Checkpoint:
             skipped.append(str(error))
     if skipped:
         raise CheckpointError(f"{path} has no undamaged checkpoint; start a new run. " + "; ".join(skipped))
-    raise CheckpointError(f"{path} has no checkpoint; expected a run folder with ckpt-<step>, or one of those")
+    raise CheckpointError(f"{path} has no checkpoint; expected a run folder that holds a folder ckpt-<step>")
 
 
 def latest(folder: str | Path) -> Path | None:
@@ -181,7 +177,7 @@ def latest(folder: str | Path) -> Path | None:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Checkpoint folders in a run folder, newest first, a set-aside copy after its replacement."""
+    """Checkpoint folders in a run folder, newest first; a copy set aside comes after its replacement."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -196,7 +192,7 @@ def _step_of(path: Path) -> int:
 
 
 def _recover(folder: Path) -> None:
-    """Clear up after an interrupted save: drop half-written folders, put a set-aside checkpoint back."""
+    """Clear up after an interrupted save: drop half-written folders, put back the checkpoint it had set aside."""
     for name in os.listdir(folder):
         path, target = folder / name, folder / name.removeprefix(".old-")
         if _LEFTOVER.fullmatch(name):
@@ -209,7 +205,7 @@ def _recover(folder: Path) -> None:
 
 
 def _swap(temporary: Path, target: Path, aside: Path) -> None:
-    """Rename into place; a folder of the same name cannot be overwritten, so it steps aside, loadable."""
+    """Rename into place. A folder cannot be overwritten, so an old one is first set aside, where `load` finds it."""
     replacing = os.path.lexists(target)
     if replacing:
         os.rename(target, aside)
@@ -217,14 +213,14 @@ def _swap(temporary: Path, target: Path, aside: Path) -> None:
         os.rename(temporary, target)
     except OSError:
         if replacing:
-            with contextlib.suppress(OSError):  # `load` and the next `save` look at `aside`, too
+            with contextlib.suppress(OSError):  # `load` and the next `save` also look at `aside`
                 os.rename(aside, target)
         raise
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
-    """Remove what is older than the newest `keep`; a rename first, so that no half-removed one is seen."""
-    with contextlib.suppress(OSError):  # the save itself is done; the next one tries again
+    """Remove all but the newest `keep`; each is renamed first, so that nobody sees it half removed."""
+    with contextlib.suppress(OSError):  # the new checkpoint is saved; the next save tries again
         old = [path for path in _candidates(folder) if path.name[0] != "." and _step_of(path) <= step]
         for path in old[keep:]:
             doomed = folder / f".tmp-{path.name}"
@@ -264,11 +260,11 @@ def _manifest(step: int, blob: bytes, state: Mapping[str, Any]) -> bytes:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest and check all that can be checked before the arrays are read."""
+    """Read the manifest, and check everything that can be checked before the arrays are read."""
     with open_regular(path / MANIFEST_FILE) as (file, size):
         require(size <= MAX_JSON_BYTES, f"{MANIFEST_FILE} has {size} bytes, more than {MAX_JSON_BYTES}")
         content: dict[str, Any] = loads_strict(file.read(size))
-    require(isinstance(content, dict) and content.get("format") == FORMAT, f"{MANIFEST_FILE} is no {FORMAT}")
+    require(isinstance(content, dict) and content.get("format") == FORMAT, f"{MANIFEST_FILE} belongs to no {FORMAT}")
     check_version(content.get("version"), VERSION)
     digest = content.pop("sha256", None)
     require(digest == sha256(canonical(content)), f"{MANIFEST_FILE} is damaged: its SHA-256 differs")
@@ -277,14 +273,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         f"{MANIFEST_FILE} has missing or unknown entries",
     )
     step, files = content["step"], content["files"]
-    require(type(step) is int and 0 <= step <= MAX_STEP, f"step {step!r} is no whole number in range")
+    require(type(step) is int and 0 <= step <= MAX_STEP, f"step {step!r} is not a whole number in 0..{MAX_STEP}")
     require(
         not _NAME.fullmatch(path.name) or step == _step_of(path),
-        f"step {step} is not that of the folder name",
+        f"step {step} differs from the step in the folder's name",
     )
-    require(list(files) == [ARRAYS_FILE], f"{MANIFEST_FILE} may list {ARRAYS_FILE} only")
+    require(list(files) == [ARRAYS_FILE], f"{MANIFEST_FILE} must list {ARRAYS_FILE} and nothing else")
     require(set(files[ARRAYS_FILE]) == {"bytes", "sha256"}, f"{ARRAYS_FILE} needs bytes and sha256")
     header_bytes = files[ARRAYS_FILE]["bytes"] - total_bytes(content["arrays"])
-    require(8 < header_bytes <= 8 + MAX_JSON_BYTES, "file size and array shapes do not fit together")
-    require(isinstance(content["state"], dict), "the state is no JSON object")
+    require(8 < header_bytes <= 8 + MAX_JSON_BYTES, "the file size does not fit the array shapes")
+    require(isinstance(content["state"], dict), "the state is not a JSON object")
     return content

@@ -1,4 +1,4 @@
-"""The log of a run: one strict JSON object per line, whole or not at all."""
+"""The log of a run: one strict JSON object per line, each written whole or not at all."""
 
 import contextlib
 import errno
@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.checks import SvdValueError
-from svd_numpy.files.atomic import check_json, disk_fault, loads_strict, write_atomic
+from svd_numpy.checks import SvdValueError, as_path
+from svd_numpy.files.atomic import check_json, disk_error, loads_strict, write_atomic
 
 __all__ = ["RunLog", "read_log"]
 
@@ -23,8 +23,8 @@ class RunLog:
     path : Path or None
         File to write; None keeps the records in memory only.
     resume_epoch : int, optional
-        Continue an existing log after this epoch: later records, and a last line cut short by a crash,
-        are dropped.  Without it the file must be missing or empty.
+        Continue an existing log after this epoch; later records, and a last line cut short by a crash,
+        are dropped. If it is None, the file must be missing or empty.
 
     Attributes
     ----------
@@ -34,9 +34,9 @@ class RunLog:
     Raises
     ------
     ValueError
-        If the file has records already and `resume_epoch` is not given, or if the file is malformed.
-    OSError
-        For a disk fault; the log is still readable.
+        If the file has records already and `resume_epoch` is None, or if the file is malformed.
+    DiskError
+        If the file cannot be written; the old log is still there.
     """
 
     def __init__(self, path: Path | None, resume_epoch: int | None = None) -> None:
@@ -46,7 +46,9 @@ class RunLog:
             return
         exists = self._path.exists()
         if resume_epoch is None and exists and self._path.stat().st_size:
-            raise SvdValueError(f"{self._path} holds a log already; choose another run_dir or resume=True")
+            raise SvdValueError(
+                f"{self._path} already holds a log; choose another run_dir, or resume=True to go on with this run"
+            )
         if resume_epoch is not None and exists:
             self.records = [record for record in read_log(self._path) if record["epoch"] <= resume_epoch]
             write_atomic(self._path, b"".join(_line(record) for record in self.records))
@@ -64,38 +66,38 @@ class RunLog:
         ------
         TypeError, ValueError
             If the record is not of that form; nothing has been written then.
-        OSError
-            For a disk fault; the file is cut back to the records before this one.
+        DiskError
+            If the file cannot be written; it is cut back to the records before this one.
         """
         check_json(record, "record")
         if "schema" in record:
-            raise SvdValueError("record has the key 'schema', which the log itself adds; choose another name")
+            raise SvdValueError("record has the key 'schema', which the log adds itself; choose another name")
         if not _is_epoch(record.get("epoch")):
             raise SvdValueError(f"record['epoch'] is {record.get('epoch')!r}; expected an int of at least 0")
         line = _line({"schema": SCHEMA, **record})
         if self._path is not None:
             _append_line(self._path, line)
-        self.records.append(loads_strict(line))  # a copy: what the caller changes later stays outside
+        self.records.append(loads_strict(line))  # a copy, which the caller cannot change later
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Read a log file.
 
-    A last line that a crash cut short is ignored; a whole one that lacks only its line end counts.
+    A last line cut short by a crash is ignored; one that lacks only its line end is read.
 
     Raises
     ------
     ValueError
-        For any other malformed line; the message has its number.
+        For any other malformed line; the message gives its number.
     FileNotFoundError
         If there is no such file.
     """
-    *lines, last = Path(path).read_bytes().split(b"\n")
+    *lines, last = as_path("path", path).read_bytes().split(b"\n")
     records = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
     try:
         unfinished = not isinstance(loads_strict(last), dict)
     except ValueError:
-        unfinished = True  # no proper beginning of a JSON object is one itself
+        unfinished = True  # the beginning of a JSON object is never a JSON object
     if not unfinished:
         records.append(_parse(last, f"{path} line {len(lines) + 1}"))
     return records
@@ -107,7 +109,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise SvdValueError(f"{where} is not valid JSON ({error}); repair or remove the line") from error
     if not isinstance(record, dict) or not _is_epoch(record.get("epoch")):
-        raise SvdValueError(f"{where} is no record; expected an object with an int 'epoch' of at least 0")
+        raise SvdValueError(f"{where} is not a record; expected an object with an int 'epoch' of at least 0")
     if record.get("schema") != SCHEMA:
         raise SvdValueError(f"{where} has schema {record.get('schema')!r}; this release reads {SCHEMA}")
     return record
@@ -135,4 +137,4 @@ def _append_line(path: Path, line: bytes) -> None:
                     file.truncate(start)
                 raise
     except OSError as error:
-        raise disk_fault(path, error) from error
+        raise disk_error(path, error) from error

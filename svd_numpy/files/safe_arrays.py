@@ -1,8 +1,8 @@
-"""Named arrays and JSON state in one safe file: the safetensors layout, a checksum, never pickle.
+"""Named arrays and JSON state in one safe file: the safetensors layout and a checksum, never pickle.
 
-`save_model` and `load_model` are the file format of a trained network; `svd_numpy.files.checkpoint` builds its
-folders from the same pieces.  Every byte that matters is under a SHA-256, because the safetensors format
-itself has no checksum, and sizes are checked before anything is read.
+`save_model` and `load_model` write and read the file of a trained network; `svd_numpy.files.checkpoint` builds its
+folders from the same pieces. The safetensors format has no checksum, so every byte that matters is covered by a
+SHA-256. Sizes are checked before anything is read.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_path
 from svd_numpy.files.atomic import check_json, loads_strict, write_atomic
 
 MODEL_FORMAT = "svd_numpy model"
 VERSION = 1
-MAX_JSON_BYTES = 2 * 2**20  # of a manifest or header: parsed, at most about 60 MiB of memory
+MAX_JSON_BYTES = 2 * 2**20  # of a manifest or header; parsed, it takes at most about 60 MiB of memory
 
 _DTYPES = {"F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool"}
 
@@ -42,17 +42,19 @@ def save_model(path: str | Path, arrays: Mapping[str, NDArray[Any]], state: Mapp
     ----------
     path : str or Path
         File to write, ending in ``.safetensors``; replaced if it exists.
-    arrays, state : mapping
-        As for `save`.
+    arrays : mapping of str to ndarray
+        float32, float64, int32, int64, uint8 or bool, of any shape.
+    state : mapping
+        JSON values with finite numbers only (no NumPy scalars).
 
     Raises
     ------
     TypeError, ValueError
         For a wrong file name, or content that cannot be stored; nothing has been written then.
-    OSError
-        For a disk fault.  The file is then whole, old or new; the message names path and free space.
+    DiskError
+        If the file cannot be written; `path` then still holds a whole file, the old or the new one.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if path.suffix != ".safetensors":
         raise SvdValueError(f"model file is {path.name!r}; expected a name ending in .safetensors")
     blob = serialise(arrays)
@@ -79,9 +81,9 @@ def load_model(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, or not such a model file.
+        If the file is missing, damaged, or was not written by `save_model`.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with reading(path), open_regular(path.resolve()) as (file, size):
         head = file.read(8)
         length = int.from_bytes(head, "little")
@@ -97,7 +99,7 @@ def load_model(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any
         digest = meta.pop("sha256", None)
         require(digest == sha256(canonical({**header, "__metadata__": meta}), data), "SHA-256 differs: damaged")
         state = loads_strict(meta["state"].encode())
-        require(isinstance(state, dict), "the state is no JSON object")
+        require(isinstance(state, dict), "the state is not a JSON object")
         return deserialise(head + text + data, layout), state
 
 
@@ -107,7 +109,7 @@ def load_model(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any
 def header_of(blob: bytes) -> dict[str, Any]:
     """Return the JSON header of safetensors bytes."""
     header: dict[str, Any] = loads_strict(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-    require(isinstance(header, dict), "the safetensors header is no JSON object")
+    require(isinstance(header, dict), "the safetensors header is not a JSON object")
     return header
 
 
@@ -121,7 +123,7 @@ def layout_of(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def total_bytes(layout: dict[str, Any]) -> int:
-    """Bytes of all arrays together; refuses shapes that are none."""
+    """Bytes of all arrays together; refuses what is not a valid shape or type."""
     total = 0
     for name, entry in layout.items():
         shape, dtype = entry["shape"], entry["dtype"]
@@ -135,7 +137,7 @@ def total_bytes(layout: dict[str, Any]) -> int:
 
 
 def serialise(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Turn arrays into safetensors bytes; refuse names and dtypes that do not come back as they went."""
+    """Turn arrays into safetensors bytes; refuse names and dtypes that would not come back unchanged."""
     from safetensors.numpy import save as to_bytes
 
     allowed = ", ".join(_DTYPES.values())
@@ -147,7 +149,7 @@ def serialise(arrays: Mapping[str, NDArray[Any]]) -> bytes:
             raise SvdTypeError(f"array {name!r} is {got}; expected an ndarray of {allowed}: use .astype()")
         if array.ndim > 32:
             raise SvdValueError(f"array {name!r} has {array.ndim} axes; expected at most 32")
-    # the library copies memory as it lies, whatever the strides: C order must be made here
+    # the library copies the memory as it is and ignores strides, so the arrays must be in C order
     blob = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()})
     if int.from_bytes(blob[:8], "little") > MAX_JSON_BYTES:
         raise SvdValueError(f"the names and shapes of {len(arrays)} arrays take more than {MAX_JSON_BYTES} bytes")
@@ -169,13 +171,13 @@ def deserialise(blob: bytes, layout: dict[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def checked_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state as a dict, or say what in it is no strict JSON."""
+    """Return the state as a dict, or say what in it is not strict JSON."""
     check_json(dict(state), "state")
     return dict(state)
 
 
 def check_length(text: bytes) -> None:
-    """Refuse JSON text that no reader would accept."""
+    """Refuse JSON text that is longer than readers accept."""
     if len(text) > MAX_JSON_BYTES:
         raise SvdValueError(
             f"state and array names take {len(text)} bytes as JSON; expected at most {MAX_JSON_BYTES}: "
@@ -198,7 +200,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def canonical(content: object) -> bytes:
-    """Return the one JSON text that is hashed for equal content."""
+    """Return the JSON text that is hashed; equal content gives equal text."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -225,7 +227,11 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # each exists on some systems only
         flags |= getattr(os, name, 0)
-    with open(os.open(path, flags), "rb") as file:
-        info = os.fstat(file.fileno())
+    handle = os.open(path, flags)
+    try:
+        info = os.fstat(handle)
         require(stat.S_ISREG(info.st_mode), f"{path.name} is not a regular file")
-        yield file, info.st_size
+        with open(handle, "rb", closefd=False) as file:
+            yield file, info.st_size
+    finally:
+        os.close(handle)

@@ -276,14 +276,14 @@ class Sequential(Network):
 
     def save(self, path: str | Path) -> None:
         """Write the network to one self-contained, checksummed `.safetensors` file, atomically."""
-        from svd_numpy.files.checkpoint import save_model
+        from svd_numpy.files.safe_arrays import save_model
 
         save_model(path, self.arrays(), self.config())
 
     @classmethod
     def load(cls, path: str | Path, backend: str = "auto") -> Sequential:
         """Read a network written by `save`; a damaged file, or another kind, raises `CheckpointError`."""
-        from svd_numpy.files.checkpoint import CheckpointError, load_model
+        from svd_numpy.files.safe_arrays import CheckpointError, load_model
 
         resolve_backend(backend)
         arrays, config = load_model(path)

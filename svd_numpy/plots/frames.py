@@ -5,11 +5,8 @@ Recording stores one byte per shown weight and epoch, so it hardly slows a run.
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,24 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError
-from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.npz import read_npz, write_npz
 from svd_numpy.plots.panels import Array, is_pruned
 
 ZERO = 128  # code of the weight 0; 1…255 are live weights, 0 is a pruned one
 STEPS = 127
 _SCHEMA = 1
-_NAMES = {"schema", "image_shape", "max_units", "codes", "scales", "epochs", "test_errors", "sparsities"}
-# What zipfile and NumPy raise between them for damaged .npz files.
-_DAMAGE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+NAMES = ("schema", "image_shape", "max_units", "codes", "scales", "epochs", "test_errors", "sparsities")
 
 
 class FrameRecorder:
@@ -183,9 +169,7 @@ class FrameRecorder:
             "test_errors": np.array(self.test_errors),
             "sparsities": np.array(self.sparsities),
         }
-        file = io.BytesIO()
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        write_atomic(Path(path), file.getvalue())
+        write_npz(Path(path), arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FrameRecorder:
@@ -208,17 +192,9 @@ class FrameRecorder:
         OSError
             If it cannot be read.
         """
-        content = Path(path).read_bytes()
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = dict(file)
-        except _DAMAGE as error:
-            raise SvdValueError(
-                f"{path} is damaged or not an .npz file; expected one written by FrameRecorder.save: "
-                "restore it from a copy, or delete it and record the run again"
-            ) from error
-        if not _NAMES.issubset(arrays) or not np.array_equal(arrays["schema"], _SCHEMA):
-            raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file by FrameRecorder.save")
+        arrays = read_npz(Path(path), NAMES)
+        if not np.array_equal(arrays["schema"], _SCHEMA):
+            raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()

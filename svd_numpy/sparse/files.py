@@ -12,7 +12,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_file
 from svd_numpy.files.atomic import write_atomic
-from svd_numpy.files.checkpoint import CheckpointError, load_model, save_model
+from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Likelihood, make_likelihood

@@ -37,7 +37,8 @@ def check_ops(ops: Sequence[Op]) -> None:
             shape = op.out_shape
             places += math.prod(shape)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{what} {error}") from None
+            kind = SvdTypeError if isinstance(error, TypeError) else SvdValueError
+            raise kind(f"{what} {error}") from None
         if work > _MAX_WORK or places > MAX_PLACES:
             raise SvdValueError(
                 f"{what} makes the network larger than 2**24 activations or 2**36 multiplications per example"

@@ -1,0 +1,180 @@
+"""The commands that look at a finished or unfinished run: evaluate, uncertainty, report, animate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svd_numpy.checks import SvdValueError, check_count
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure test error, negative log-likelihood (nll) and compression of a saved network.
+
+    Attributes
+    ----------
+    path : path
+        A run folder, or a model.safetensors file.
+    dataset : str, optional
+        "mnist", "fashion-mnist", "digits", "cifar10" or "cifar100"; None takes the data set of the run.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    threshold : floats
+        Prune weights whose log alpha exceeds this. Several values give one row each; none takes the network's own.
+    """
+
+    path: Path
+    dataset: str | None = None
+    data_dir: Path | None = None
+    threshold: tuple[float, ...] = ()
+
+    def run(self) -> int:
+        """Print one row per threshold."""
+        from svd_numpy.data import load
+        from svd_numpy.experiments.run_files import need, recorded_dataset
+        from svd_numpy.network.model import Sequential
+        from svd_numpy.network.objective import Categorical
+        from svd_numpy.network.scoring import evaluate
+        from svd_numpy.network.sparsity import measure_sparsity
+
+        file = self.path / "model.safetensors" if self.path.is_dir() else self.path
+        model = Sequential.load(need(file))
+        data = load(self.dataset or recorded_dataset(file.parent), self.data_dir)
+        if data.n_classes == 0 or not isinstance(model.likelihood, Categorical):
+            raise SvdValueError(
+                f"{file} on {data.name}: got a regression, expected a classifier and images with labels"
+            )
+        print(f"{file} on the {len(data.x_test):,} test examples of {data.name}, backend {model.backend.name}")
+        if data.warning:
+            print(f"NOTE: {data.warning}")
+        print(f"{'threshold':>9}{'error %':>10}{'nll':>9}{'kept':>10}{'of':>10}{'compression':>13}")
+        for threshold in self.threshold or (model.threshold,):
+            counts = measure_sparsity(model, threshold)
+            model.threshold = counts.threshold
+            score = evaluate(model, data.x_test, data.y_test)
+            kept, total = sum(counts.kept.values()), sum(counts.total.values())
+            print(
+                f"{threshold:>9g}{100 * score['error']:>10.2f}{score['nll']:>9.4f}{kept:>10,}{total:>10,}"
+                f"{counts.compression:>12.1f}x"
+            )
+        return 0
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Measure whether a saved network knows when it may be wrong; write RUN/uncertainty.json, .txt and .png.
+
+    Measured are its calibration, and how much less certain it is about images of a data set it was not trained on.
+    Its weights must still have their noise: train with a recipe that does not fine-tune, such as --recipe paper.
+
+    Attributes
+    ----------
+    run_dir : path
+        A run folder.
+    outside : str
+        The data set that the network was not trained on.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    samples : int
+        How many networks to draw from the posterior.
+    """
+
+    run_dir: Path
+    outside: str = "fashion-mnist"
+    data_dir: Path | None = None
+    samples: int = 100
+
+    def run(self) -> int:
+        """Print one row per way to predict, and draw the picture."""
+        from svd_numpy.data import load
+        from svd_numpy.experiments.run_files import need, recorded_dataset
+        from svd_numpy.experiments.uncertainty import measure_uncertainty
+
+        samples = check_count("samples", self.samples, low=2)
+        need(self.run_dir / "model.safetensors")
+        inside = load(recorded_dataset(self.run_dir), self.data_dir)
+        outside = load(self.outside, self.data_dir)
+        report = measure_uncertainty(self.run_dir, inside=inside, outside=outside, n=samples)
+        report.save(self.run_dir)
+        print(report)
+        print(f"written: {self.run_dir / 'uncertainty.png'}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Print the results and the last epochs of a run, and draw its figures into RUN/figures.
+
+    Attributes
+    ----------
+    run_dir : path
+        A run folder.
+    last : int
+        How many of the last epochs to print.
+    data_dir : path, optional
+        Folder of the data files, for the one image of the feature maps; None looks in SVD_NUMPY_DATA, then in the
+        user's cache.
+    """
+
+    run_dir: Path
+    last: int = 5
+    data_dir: Path | None = None
+
+    def run(self) -> int:
+        """Read files only: nothing is trained, measured again or downloaded."""
+        from svd_numpy.experiments.run_files import epoch_table, need, run_figures
+        from svd_numpy.files.run_log import read_log
+
+        last = check_count("last", self.last)
+        history = read_log(need(self.run_dir / "metrics.jsonl"))
+        if not history:
+            raise SvdValueError(f"{self.run_dir}: no epoch has finished yet, so there is nothing to report")
+        result = self.run_dir / "result.txt"
+        print(result.read_text("utf-8", "replace") if result.is_file() else "This run is not finished.\n")
+        print(epoch_table(history[-last:]))
+        figures = self.run_dir / "figures"
+        figures.mkdir(exist_ok=True)
+        for name, figure in run_figures(self.run_dir, history, self._find_image).items():
+            figure.savefig(figures / f"{name}.png", dpi=100)
+            print(f"written: {figures / name}.png")
+        return 0
+
+    def _find_image(self) -> NDArray[Any] | None:
+        """Return the first test image; None, and say so, where the data set is not at hand."""
+        from svd_numpy.data import MissingDataError, load
+        from svd_numpy.experiments.run_files import recorded_dataset
+
+        try:
+            image: NDArray[Any] = load(recorded_dataset(self.run_dir), self.data_dir, download=False).x_test[0]
+        except MissingDataError as error:
+            print(f"NOTE: the feature maps are left out: they need an image of the data set. {error}")
+            return None
+        return image
+
+
+@dataclass(frozen=True)
+class Animate:
+    """Draw RUN/sparsity.gif: the weights of the first layer disappear while the test error stays low.
+
+    Attributes
+    ----------
+    run_dir : path
+        A run folder.
+    """
+
+    run_dir: Path
+
+    def run(self) -> int:
+        """Draw the frames that the run kept."""
+        from svd_numpy.experiments.run_files import load_frames
+        from svd_numpy.plots.animate import render_gif
+
+        target = self.run_dir / "sparsity.gif"
+        render_gif(load_frames(self.run_dir / "frames.npz"), target)
+        print(f"written: {target}")
+        return 0
