@@ -27,9 +27,9 @@ PICTURE = {".png": b"\x89PNG\r\n\x1a\n", ".gif": b"GIF8"}
 TABLES = {"results": "lenet-*.md", "speed": "step*.md", "inference": "inference.md", "log": None}
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 # A shown figure may be off by this share of itself, or by one in its last digit. With the processor and the versions
-# that wrote it, a run has the same bits; elsewhere sums are rounded in another order, and a few weights fall on the other
-# side of the threshold. The NumPy backend rounds every sum differently: it changes no shown figure by more than 3 % (or
-# that digit). SVD_NUMPY_BACKEND=numpy repeats this comparison.
+# that wrote it, a run has the same bits; elsewhere sums are rounded in another order, and a few weights fall on the
+# other side of the threshold. The NumPy backend rounds every sum differently: it changes no shown figure by more than
+# 3 % (or that digit). SVD_NUMPY_BACKEND=numpy repeats this comparison.
 TOLERANCE = 0.05
 
 text_of: dict[str, str] = {page: (ROOT / page).read_text(encoding="utf-8") for page in DOCUMENTS}
