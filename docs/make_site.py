@@ -86,8 +86,13 @@ def markdown(text: str) -> str:
     renderer = MarkdownIt("commonmark", {"html": True, "highlight": fence}).enable("table")
     dollarmath_plugin(renderer, renderer=formula, double_inline=True)
     page = renderer.render(text)
-    page = page.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")  # columns of figures stay one line high
-    return re.sub(r"(<table>.*?</table>)", r'<div class="wide">\1</div>', page, flags=re.DOTALL)
+    return re.sub(r"<table>.*?</table>", table, page, flags=re.DOTALL)
+
+
+def table(match: re.Match[str]) -> str:
+    """Let a wide table scroll; figures that belong together stay on one line."""
+    unbroken = match[0].replace(" ± ", "&nbsp;±&nbsp;").replace(" -&gt; ", "&nbsp;→&nbsp;")
+    return f'<div class="wide">{unbroken}</div>'
 
 
 def highlight(code: str, language: str) -> str:
