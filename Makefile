@@ -52,7 +52,7 @@ finite: $(VENV)/.base  ## the campaign "never a NaN": 50,000 steps at each of si
 notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
 	$(BIN)/python notebooks/make_notebooks.py $(ARGS)
 
-site: $(VENV)/.site  ## tutorials and API reference as pages that open from disk: site/index.html
+site: $(VENV)/.site  ## guide, tutorials and API reference as pages that open from disk: site/index.html
 	$(BIN)/python docs/make_site.py $(ARGS)
 
 clean:  ## remove .venv, caches and build products; runs/ stays

@@ -1,15 +1,21 @@
-"""Build the site: tutorials and API reference as static pages that open from disk, without a server or a network.
+"""Build the site: README, guide, tutorials and API reference as static pages that open from disk, without a server.
 
     python docs/make_site.py [FOLDER]        default: site/
 
-Formulas become MathML, which browsers draw themselves; pictures lie inside the pages. At the end every local link and
-picture of every page is looked up; a missing one is an error.
+The site has the paths of the repository, so that a link leads to the same place here and on a code host:
+`docs/guide/train.md` becomes `docs/guide/train.html`, a README.md the index.html of its folder, a notebook a page. A
+module of the package leads to its page in the API reference, and any other file that a page links to is copied. Pages
+are found by following links from README.md.
+
+Formulas become MathML, which browsers draw themselves. At the end every local link and picture of every page is looked
+up; a missing one is an error.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,13 +25,48 @@ from typing import Any
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
 CSS = (Path(__file__).parent / "site.css").read_text(encoding="utf-8")
+HOME, GUIDE, TUTORIALS = Path("README.md"), Path("docs/guide/README.md"), Path("notebooks/README.md")
+MENU = {"svd_numpy": HOME, "Guide": GUIDE, "Tutorials": TUTORIALS, "API reference": Path("svd_numpy/__init__.py")}
+PAGES = (".md", ".ipynb")
+LANGUAGES = ("python", "sh", "bibtex")
 FOLDED = {"solution": "Solution", "setup": "Set-up for Binder and Colab"}
 
 
+def place(source: Path) -> Path:
+    """Where a file of the repository is found in the site; both relative to their roots."""
+    if source.name == "README.md":
+        return source.with_name("index.html")
+    if source.suffix in PAGES:
+        return source.with_suffix(".html")
+    if source.parts[:1] == ("svd_numpy",) and source.suffix == ".py":
+        module = source.parent if source.name == "__init__.py" else source.with_suffix("")
+        return Path("api", f"{module}.html")
+    return source
+
+
+def link(source: Path, target: Path) -> str:
+    """How the page of one file links to the page of another."""
+    return Path(os.path.relpath(place(target), place(source).parent)).as_posix()
+
+
+def relink(body: str, source: Path) -> tuple[str, list[Path]]:
+    """Let the links of a page lead to pages; also return the files of the repository that it links to."""
+    targets = list[Path]()
+
+    def lead(match: re.Match[str]) -> str:
+        attribute, path, fragment = match[1], unquote(html.unescape(match[2])), match[3] or ""
+        if not path or re.match(r"\w+:", path):
+            return match[0]
+        target = Path(os.path.normpath(source.parent / path))
+        targets.append(target)
+        return f'{attribute}="{html.escape(link(source, target))}{fragment}"'
+
+    return re.sub(r'\b(href|src)="([^"#]*)(#[^"]*)?"', lead, body), targets
+
+
 def markdown(text: str) -> str:
-    """Render Markdown with formulas; links to notebooks and sources lead to their pages."""
+    """Render Markdown with formulas and coloured code."""
     from latex2mathml.converter import convert
     from markdown_it import MarkdownIt
     from mdit_py_plugins.dollarmath import dollarmath_plugin
@@ -38,26 +79,34 @@ def markdown(text: str) -> str:
         # A bar is taken for a relation; without its spaces it is that of |x|.
         return mathml.replace('<mo stretchy="false">&#x0007C;', '<mo stretchy="false" lspace="0" rspace="0">&#x0007C;')
 
-    renderer = MarkdownIt("commonmark", {"html": True}).enable("table")
+    def fence(code: str, language: str, attributes: str) -> str:
+        return highlight(code, language) if language in LANGUAGES else ""
+
+    text = re.sub(r"^```math\n(.*?)^```$", r"$$\n\1$$", text, flags=re.MULTILINE | re.DOTALL)
+    renderer = MarkdownIt("commonmark", {"html": True, "highlight": fence}).enable("table")
     dollarmath_plugin(renderer, renderer=formula, double_inline=True)
     page = renderer.render(text)
-    page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)
-    page = re.sub(r'href="\.\./svd_numpy/([\w/]+)\.py"', r'href="api/svd_numpy/\1.html"', page)
-    return re.sub(r"(<table>.*?</table>)", r'<div class="wide">\1</div>', page, flags=re.DOTALL)
+    return re.sub(r"<table>.*?</table>", table, page, flags=re.DOTALL)
 
 
-def highlight(code: str) -> str:
-    """Colour Python code."""
+def table(match: re.Match[str]) -> str:
+    """Let a wide table scroll; figures that belong together stay on one line."""
+    unbroken = match[0].replace(" ± ", "&nbsp;±&nbsp;").replace(" -&gt; ", "&nbsp;→&nbsp;")
+    return f'<div class="wide">{unbroken}</div>'
+
+
+def highlight(code: str, language: str) -> str:
+    """Colour code."""
     from pygments import highlight as colour
     from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
+    from pygments.lexers import get_lexer_by_name
 
-    return colour(code, PythonLexer(), HtmlFormatter())
+    return f'<pre class="highlight">{colour(code, get_lexer_by_name(language), HtmlFormatter(nowrap=True))}</pre>'
 
 
 def code_cell(cell: dict[str, Any]) -> str:
     """A code cell with what it showed."""
-    parts = [highlight("".join(cell["source"]))]
+    parts = [highlight("".join(cell["source"]), "python")]
     for output in cell["outputs"]:
         data = output.get("data", {})
         if "image/png" in data:
@@ -74,35 +123,69 @@ def code_cell(cell: dict[str, Any]) -> str:
     return body
 
 
-def page(title: str, body: str) -> str:
-    """A whole page."""
+def cells(source: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook; a Markdown file is one cell."""
+    text = (ROOT / source).read_text(encoding="utf-8")
+    return json.loads(text)["cells"] if source.suffix == ".ipynb" else [{"cell_type": "markdown", "source": [text]}]
+
+
+def title(source: Path) -> str:
+    """The first heading of a page."""
+    return "".join(cells(source)[0]["source"]).splitlines()[0].removeprefix("# ")
+
+
+def neighbours(source: Path) -> str:
+    """Links to the pages before and after, in the order of the guide's or the tutorials' own list."""
+    if source.parent not in (GUIDE.parent, TUTORIALS.parent):
+        return ""
+    index = source.with_name("README.md")
+    listed = re.findall(r"\]\(([\w-]+\.(?:md|ipynb))\)", (ROOT / index).read_text(encoding="utf-8"))
+    order = [index, *dict.fromkeys(index.with_name(name) for name in listed)]
+    at = order.index(source)
+    before = [f'<a rel="prev" href="{link(source, page)}">← {html.escape(title(page))}</a>' for page in order[:at][-1:]]
+    after = [
+        f'<a rel="next" href="{link(source, page)}">{html.escape(title(page))} →</a>' for page in order[at + 1 :][:1]
+    ]
+    return f'<div class="neighbours">{"".join(before + after)}</div>'
+
+
+def render(source: Path) -> tuple[str, list[Path]]:
+    """The page of a file, and the files of the repository that it links to."""
     from pygments.formatters import HtmlFormatter
 
+    parts = [
+        markdown("".join(cell["source"])) if cell["cell_type"] == "markdown" else code_cell(cell)
+        for cell in cells(source)
+    ]
+    body, targets = relink("\n".join(parts), source)
+    menu = " ".join(f'<a href="{link(source, page)}">{name}</a>' for name, page in MENU.items())
+    name = title(source) if source == HOME else f"{title(source)} - svd_numpy"
     colours = HtmlFormatter(style="default").get_style_defs(".highlight")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{CSS}\n{colours}\n</style>\n</head>\n<body>\n"
-        '<nav><a href="index.html">svd_numpy: tutorials</a> <a href="api/svd_numpy.html">API reference</a></nav>\n'
-        f"<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+        f"<title>{html.escape(name)}</title>\n<style>\n{CSS}\n{colours}\n</style>\n</head>\n<body>\n"
+        f"<nav>{menu}</nav>\n<main>\n{body}\n{neighbours(source)}\n</main>\n</body>\n</html>\n"
+    ), targets
 
 
-def build_tutorials(site: Path) -> None:
-    """Write the pages of the notebooks and the map."""
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        texts = ["".join(cell["source"]) for cell in cells]
-        parts = [
-            markdown(text) if cell["cell_type"] == "markdown" else code_cell(cell)
-            for cell, text in zip(cells, texts, strict=True)
-        ]
-        title = texts[0].splitlines()[0].removeprefix("# ")
-        (site / f"{path.stem}.html").write_text(page(title, "\n".join(parts)), encoding="utf-8")
-    text = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
-    (site / "index.html").write_text(page("svd_numpy: tutorials", markdown(text)), encoding="utf-8")
-    for folder in ("pictures", "src"):
-        shutil.copytree(NOTEBOOKS / folder, site / folder, ignore=shutil.ignore_patterns("__pycache__"))
+def build_pages(site: Path) -> None:
+    """Write README.md and every page that can be reached from it; copy the pictures and files that they link to."""
+    waiting, seen = [HOME], {HOME}
+    while waiting:
+        source = waiting.pop()
+        target = site / place(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix in PAGES:
+            text, links = render(source)
+            target.write_text(text, encoding="utf-8")
+            found = dict.fromkeys(path for path in links if path not in seen and (ROOT / path).exists())
+            waiting += found
+            seen |= found.keys()
+        elif (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        elif place(source) == source:
+            shutil.copyfile(ROOT / source, target)
 
 
 def build_reference(site: Path) -> None:
@@ -114,7 +197,8 @@ def build_reference(site: Path) -> None:
     specs = ["svd_numpy"]  # pdoc goes into a package by itself, unless the package has `__all__`; then name the modules
     for path in sorted((ROOT / "svd_numpy").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if not path.name.startswith("_") and name not in pdoc.extract.walk_specs(specs):
+        public = path.name == "__init__.py" or not path.name.startswith("_")
+        if public and name not in pdoc.extract.walk_specs(specs):
             specs.append(name)
     with warnings.catch_warnings():  # fields of a NamedTuple, whose constructor has no module to look their types up in
         warnings.filterwarnings("ignore", message="Error parsing type annotation ForwardRef")
@@ -126,10 +210,11 @@ def missing_links(site: Path) -> list[str]:
     missing = []
     for path in sorted(site.rglob("*.html")):
         text = re.sub(r"<script.*?</script>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for link in re.findall(r'(?:href|src)="([^"]*)"', text):
-            target = unquote(html.unescape(link)).split("#")[0]
-            if target and not re.match(r"(?:https?|data|mailto):", target) and not (path.parent / target).exists():
-                missing.append(f"{path.relative_to(site)}: {link}")
+        for found in re.findall(r'(?:href|src)="([^"]*)"', text):
+            target = unquote(html.unescape(found)).split("#")[0]
+            inside = (path.parent / target).resolve().is_relative_to(site.resolve())
+            if target and not re.match(r"\w+:", target) and not (inside and (path.parent / target).exists()):
+                missing.append(f"{path.relative_to(site)}: {found}")
     return missing
 
 
@@ -139,8 +224,7 @@ def main() -> None:
     if site.exists() and any(site.iterdir()) and not (site / "index.html").exists():
         raise SystemExit(f"{site} is not empty and no site of ours: give another folder")
     shutil.rmtree(site, ignore_errors=True)
-    site.mkdir(parents=True)
-    build_tutorials(site)
+    build_pages(site)
     build_reference(site)
     if missing := missing_links(site):
         raise SystemExit("these lead nowhere:\n" + "\n".join(missing))
