@@ -20,6 +20,7 @@ BLOCK_SECONDS = 0.3
 # libgomp's threads spin for some milliseconds after their last region: the window lets those of the
 # candidate before go to sleep. /proc/stat counts in ticks of 10 ms on each processor.
 SETTLE_SECONDS = 0.1
+HERE = Path(__file__).resolve().parent
 QUIET_SHARE = 0.2
 PATIENCE_SECONDS = 10.0
 FOREIGN_SECONDS_ALLOWED = 0.03
@@ -33,7 +34,8 @@ class Candidate:
     name: str
     module: str
     builder: str
-    floats: bool = False  # its images are to be float32 before it starts, see `workload.Workload`
+    floats: bool = False  # it takes images as float32, see `workload.Workload`
+    checkout: str = ""  # another checkout of the project, whose package and benchmarks are to be used
 
 
 @dataclass
@@ -79,6 +81,7 @@ def worker_environment(threads: int, scratch: str) -> dict[str, str]:
         OMP_DYNAMIC="false",
         TORCHINDUCTOR_CACHE_DIR=scratch,
         TORCHINDUCTOR_COMPILE_THREADS="1",
+        PYTHONPATH=str(HERE),  # so that another checkout's worker finds a builder that it does not have
     )
     return environment
 
@@ -90,7 +93,10 @@ class Worker:
         self.timing = Timing(candidate.name)
         self._steps = 0
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("worker.py"))],
+            [
+                sys.executable,
+                str((Path(candidate.checkout) / "benchmarks" if candidate.checkout else HERE) / "worker.py"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=worker_environment(threads, scratch),
