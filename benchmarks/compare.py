@@ -59,9 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if unavailable := other.unavailable or this.unavailable:
                 raise SystemExit(f"{what}, {arch}: {unavailable}")
             ratio = statistics.median(b / a for a, b in zip(other.blocks_ms, this.blocks_ms, strict=True))
-            rows += [
-                {"what": what, "arch": arch, "batch": batch, "threads": threads, **asdict(t)} for t in (other, this)
-            ]
+            case = {"what": what, "arch": arch, "batch": batch, "threads": threads}
+            rows += [{**case, **asdict(timing)} for timing in (other, this)]
             lines.append(
                 f"| {what} | {TASKS[arch].title} | {batch} | {threads} | {other.median_ms:.3f} | {this.median_ms:.3f} "
                 f"| {ratio:.3f} | {this.min_ms / other.min_ms:.3f} |"
@@ -74,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "",
             f"* Machine: {one_line(facts['machine'])}",
             f"* Command: `{facts['command']}`, {facts['date']}",
-            f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, in turn; milliseconds are medians, "
-            "the ratio is the median over the rounds, below 1 where this checkout is the faster.",
+            f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, in turn. Times are medians; "
+            "ratios are medians over the rounds, below 1 if this checkout is the faster.",
             "",
             *lines,
             "",

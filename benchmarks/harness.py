@@ -92,11 +92,9 @@ class Worker:
     def __init__(self, candidate: Candidate, arch: str, batch: int, threads: int, scratch: str) -> None:
         self.timing = Timing(candidate.name)
         self._steps = 0
+        folder = Path(candidate.checkout) / "benchmarks" if candidate.checkout else HERE
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                str((Path(candidate.checkout) / "benchmarks" if candidate.checkout else HERE) / "worker.py"),
-            ],
+            [sys.executable, str(folder / "worker.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=worker_environment(threads, scratch),
