@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -119,7 +119,7 @@ def test_notebooks_run(name: str) -> None:
     """Short mode: little data and no network. A cell that warns or raises fails."""
     done = subprocess.run(
         [sys.executable, str(FOLDER / "make_notebooks.py"), "--short", name],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SVD_NUMPY_OFFLINE": "1"},
+        env=environment(SVD_NUMPY_OFFLINE="1"),
         capture_output=True,
         text=True,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import thread_counts
 from numpy.typing import NDArray
 
 from svd_numpy.kernels import available_backends, get_backend
@@ -231,17 +232,13 @@ def bits(*outputs: dict[str, Array]) -> str:
 @needs_numba
 @pytest.mark.parametrize("case", CASES)
 def test_numba_obeys_the_contract_with_the_same_bits_on_every_thread_count(case: str) -> None:
-    import numba
-
     fast, made, digests = get_backend("numba"), problem(case), dict[int, str]()
     expected = [lrt(PLAIN, case, made, keep, relu) for keep, relu in ((0.0, False), (KEEP, False), (KEEP, True))]
     expected_dense = dense(PLAIN, case, made)
-    before = numba.get_num_threads()
-    for count in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
-        numba.set_num_threads(count)
-        noisy = [lrt(fast, case, made, keep, relu) for keep, relu in ((0.0, False), (KEEP, False), (KEEP, True))]
-        quiet = dense(fast, case, made)
-        numba.set_num_threads(before)
+    for count in thread_counts.COUNTS:
+        with thread_counts.on(count):
+            noisy = [lrt(fast, case, made, keep, relu) for keep, relu in ((0.0, False), (KEEP, False), (KEEP, True))]
+            quiet = dense(fast, case, made)
         for got, wanted in zip(noisy, expected, strict=True):
             assert_close(got, wanted, 2e-5)
         assert_close(quiet, expected_dense, 2e-5)
