@@ -14,8 +14,10 @@ import numba
 import numpy as np
 import pytest
 import thread_counts
+from matplotlib.figure import Figure
 
 from svd_numpy.data import Dataset
+from svd_numpy.experiments.result import TrainResult
 
 # Files whose single tests take longest. They come first, so that no process is left alone with one at the end.
 LONGEST = ("test_cuda.py", "test_notebooks.py", "test_series.py")
@@ -40,6 +42,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Run the test on one thread and on an odd number of them."""
     with thread_counts.on(request.param):
         yield request.param
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save blank pictures with runs: to draw a summary takes several times as long as the short runs of the tests."""
+    monkeypatch.setattr(TrainResult, "plot", lambda result: Figure())
 
 
 @pytest.fixture(scope="session")
