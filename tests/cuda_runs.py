@@ -13,8 +13,9 @@ import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.cuda import detect, tiling
+from svd_numpy.train import console
 from svd_numpy.train.console import StopSignal
-from svd_numpy.train.loop import Run, console, fit_together, side_by_side
+from svd_numpy.train.loop import Run, fit_together, side_by_side
 
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)
