@@ -1,9 +1,7 @@
-"""The Numba kernels in a running program: threads, memory, and the cache of compiled code."""
+"""The Numba kernels in a running program: threads and memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 import sys
 import threading
@@ -23,9 +21,6 @@ from svd_numpy.network.layers import Dense, ReLU, VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.trainer import Trainer
-
-numba = pytest.importorskip("numba")
-from svd_numpy.kernels.cpu import jit, simd  # noqa: E402  (these need Numba)
 
 Array = NDArray[Any]
 # --- Threads and memory ---
@@ -91,49 +86,3 @@ def test_memory_does_not_grow_with_the_steps(blobs: Dataset, backend: str) -> No
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert after - before < 20_000  # one more array of this network's weights would be 3900 bytes a step
-
-
-# --- The cache of compiled kernels ---
-
-
-def load_copy(folder: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("copied_jit", folder / "jit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_an_edit_in_any_kernel_file_changes_the_stamp(tmp_path: Path) -> None:
-    folder = tmp_path / "kernels"
-    shutil.copytree(Path(jit.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    stamp = load_copy(folder)._fingerprint()
-    assert stamp == jit._fingerprint()
-    for name in ("simd.py", "gemm.py"):
-        path = folder / name
-        path.write_text(path.read_text() + "\n# a word more\n")
-        changed = load_copy(folder)._fingerprint()
-        assert changed != stamp
-        stamp = changed
-    noise_row: Any = simd.noise_row
-    assert noise_row._cache._cache_file._source_stamp == jit._fingerprint()
-
-
-def test_numba_asks_for_the_stamp(tmp_path: Path) -> None:
-    """The stamp is private to Numba: this notices a release in which it means nothing any more."""
-    path = tmp_path / "stamped.py"
-    path.write_text("import numba\n\n\n@numba.njit(cache=True)\ndef add(a, b):\n    return a + b\n")
-
-    def hits(stamp: str) -> int:
-        spec = importlib.util.spec_from_file_location("stamped", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        assert hasattr(module.add._cache._cache_file, "_source_stamp")
-        module.add._cache._cache_file._source_stamp = stamp
-        assert module.add(1, 2) == 3
-        return sum(module.add.stats.cache_hits.values())
-
-    assert [hits("a"), hits("a"), hits("b"), hits("b")] == [0, 1, 0, 1]
