@@ -1,6 +1,6 @@
-"""Numba kernel that gathers a batch of images: pixels to floats, channels last, and moved where that is asked for.
+"""Numba kernel that gathers a batch of images: pixels become floats, channels last, shifted and mirrored if asked.
 
-Shapes and equations stand in `backend.py`. Each thread owns a slice of the batch.
+`kernels/backend.py` gives shapes and equations. Each thread owns a slice of the batch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Numba kernels of the image layers: pooling, batch normalisation and the factors of dropout.
 
-Every function does on float32, in parallel, what its namesake in `reference.py` says in plain NumPy; shapes and
-equations stand in `backend.py`. Pooling: each thread owns a slice of the images; the backward pass asks for each pixel
-which windows saw it, so that every number is written once. Batch statistics: sums in float64 over a number of
-chunks that depends on the shape alone, then over the chunks in order.
+`reference.py` computes the same in plain NumPy, and `kernels/backend.py` gives shapes and equations; here it is in
+float32 and parallel. Pooling: each thread owns a slice of the images, and the backward pass looks up for each pixel
+which windows saw it, so that every number is written once. Batch statistics: sums in float64 over a number of chunks
+that depends on the shape alone, then over the chunks in order.
 """
 
 from __future__ import annotations

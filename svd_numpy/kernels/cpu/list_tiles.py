@@ -236,7 +236,7 @@ def _take_tile(pixels: bool) -> Any:
         typing_context: Any, x: Any, x_row: Any, rows: Any, columns: Any, scale: Any, minus_mean: Any,
         places: Any, target: Any, unit: Any, lanes: Any,
     ) -> Any:  # fmt: skip
-        """Transpose a tile of raw inputs into places of the memory; return not 0 where one is no fit number.
+        """Transpose a tile of raw inputs into places of the memory; return 0 unless one is too large or NaN.
 
         x, x_row : address of the tile, bytes from one example to the next
         rows, columns : examples and inputs in it, at most LANES each
