@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from processes import environment
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--dataset", "digits", "--backend", "numpy", "--batch-size", "500"]  # no compiler, 3 steps an epoch
 
 
@@ -17,11 +15,6 @@ TINY = ["--dataset", "digits", "--backend", "numpy", "--batch-size", "500"]  # n
 def plain_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here needs no compiled kernels, unless it says so."""
     monkeypatch.setenv("SVD_NUMPY_BACKEND", "numpy")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a child process that finds this checkout."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", **more}
 
 
 def command(*words: str, **more: str) -> subprocess.CompletedProcess[str]:

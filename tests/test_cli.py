@@ -129,10 +129,10 @@ def test_errors_are_one_clear_line(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
+def test_a_reader_that_goes_away_is_no_error(unbuffered: str, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "svd_numpy", "data", "status"],
-        env=environment(PYTHONUNBUFFERED=unbuffered),
+        env=environment(PYTHONUNBUFFERED=unbuffered, SVD_NUMPY_DATA=str(tmp_path)),  # no file to verify
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

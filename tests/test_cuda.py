@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import environment
 
 from svd_numpy import kernels
 from svd_numpy.kernels.cuda import detect
@@ -28,16 +29,17 @@ FLOAT64 = {
 MOST_REGISTERS = 128  # with which two blocks of 256 threads share a multiprocessor
 
 
-def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-    options = {**os.environ, "PYTHONPATH": paths, "NUMBA_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, *arguments], env=options, cwd=HERE, capture_output=True, text=True)
+def run_python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment(**more), cwd=HERE, capture_output=True, text=True
+    )
 
 
 @needs_numba
-def test_in_the_simulator() -> None:
-    """Numba decides at its import whether CUDA is simulated, so these tests have a process of their own."""
-    done = run_python("-m", "pytest", "cuda_backend.py", "cuda_runs.py", "-q", NUMBA_ENABLE_CUDASIM="1")
+@pytest.mark.parametrize("tests", ["cuda_backend.py", "cuda_runs.py"])
+def test_in_the_simulator(tests: str) -> None:
+    """Numba decides at its import whether CUDA is simulated, so these tests have processes of their own."""
+    done = run_python("-m", "pytest", tests, "-q", NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 

@@ -1,10 +1,7 @@
-"""The Numba kernels in a running program: threads, memory, and the cache of compiled code."""
+"""The Numba kernels in a running program: threads and memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from processes import environment
+from thread_counts import assert_same_bits, digest
 
 from svd_numpy.data import Dataset
 from svd_numpy.network.layers import Dense, ReLU, VariationalDense
@@ -23,41 +22,33 @@ from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.trainer import Trainer
 
-numba = pytest.importorskip("numba")
-from svd_numpy.kernels.cpu import jit, simd  # noqa: E402  (these need Numba)
-
 Array = NDArray[Any]
-ROOT = Path(__file__).parents[1]
 # --- Threads and memory ---
 
-TWENTY_STEPS = """
-import hashlib, sys
-import numpy as np
-from svd_numpy.data import Dataset
-from svd_numpy.network.layers import ReLU, VariationalDense
-from svd_numpy.network.model import Sequential
-from svd_numpy.train.config import TrainConfig
-from svd_numpy.train.trainer import Trainer
-rng = np.random.default_rng(0)
-x, y = rng.standard_normal((300, 70)).astype(np.float32), rng.integers(0, 3, 300)
-data = Dataset("noise", x, y, x[:5], y[:5], None, 3, "")
-model = Sequential(VariationalDense(70, 130), ReLU(), VariationalDense(130, 3), backend="numba")
-trainer = Trainer(model, data, TrainConfig(epochs=3, finetune_epochs=1, batch_size=60, train_mask=True))
-for _ in range(20):
-    trainer.step()
-print(hashlib.sha256(model.arena.params.tobytes()).hexdigest())
-"""
+
+def twenty_steps() -> tuple[Array, ...]:
+    """Train for three epochs and fine-tune for one, with short batches at the end of each."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((280, 70)).astype(np.float32), rng.integers(0, 3, 280)
+    data = Dataset("noise", x, y, x[:5], y[:5], None, 3, "")
+    model = Sequential(VariationalDense(70, 130), ReLU(), VariationalDense(130, 3), backend="numba")
+    trainer = Trainer(model, data, TrainConfig(epochs=3, finetune_epochs=1, batch_size=60, train_mask=True))
+    for _ in range(20):
+        trainer.step()
+    return model.arena.params, model.arena.m, model.arena.v
 
 
 def test_training_has_the_same_bits_on_any_number_of_threads() -> None:
-    hashes = []
-    for count in ("1", "2"):
-        settings = {"NUMBA_NUM_THREADS": count, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", TWENTY_STEPS]
-        run = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True)
-        hashes.append(run.stdout.strip())
-    assert len(hashes[0]) == 64
-    assert len(set(hashes)) == 1
+    assert_same_bits(twenty_steps)
+
+
+def test_a_process_that_has_one_thread_computes_the_same_bits() -> None:
+    """Buffers depend on how many threads Numba may use, which a process decides once."""
+    code = "from test_kernel_runtime import digest, twenty_steps; print(digest(twenty_steps()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment(), capture_output=True, text=True
+    )
+    assert done.stdout.strip() == digest(twenty_steps()), done.stderr
 
 
 def test_two_python_threads_predict_at_once() -> None:
@@ -95,49 +86,3 @@ def test_memory_does_not_grow_with_the_steps(blobs: Dataset, backend: str) -> No
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert after - before < 20_000  # one more array of this network's weights would be 3900 bytes a step
-
-
-# --- The cache of compiled kernels ---
-
-
-def load_copy(folder: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("copied_jit", folder / "jit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_an_edit_in_any_kernel_file_changes_the_stamp(tmp_path: Path) -> None:
-    folder = tmp_path / "kernels"
-    shutil.copytree(Path(jit.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    stamp = load_copy(folder)._fingerprint()
-    assert stamp == jit._fingerprint()
-    for name in ("simd.py", "gemm.py"):
-        path = folder / name
-        path.write_text(path.read_text() + "\n# a word more\n")
-        changed = load_copy(folder)._fingerprint()
-        assert changed != stamp
-        stamp = changed
-    noise_row: Any = simd.noise_row
-    assert noise_row._cache._cache_file._source_stamp == jit._fingerprint()
-
-
-def test_numba_asks_for_the_stamp(tmp_path: Path) -> None:
-    """The stamp is private to Numba: this notices a release in which it means nothing any more."""
-    path = tmp_path / "stamped.py"
-    path.write_text("import numba\n\n\n@numba.njit(cache=True)\ndef add(a, b):\n    return a + b\n")
-
-    def hits(stamp: str) -> int:
-        spec = importlib.util.spec_from_file_location("stamped", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        assert hasattr(module.add._cache._cache_file, "_source_stamp")
-        module.add._cache._cache_file._source_stamp = stamp
-        assert module.add(1, 2) == 3
-        return sum(module.add.stats.cache_hits.values())
-
-    assert [hits("a"), hits("a"), hits("b"), hits("b")] == [0, 1, 0, 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -114,13 +114,27 @@ def test_the_map_names_every_notebook() -> None:
     assert sorted(set(re.findall(r"\((\d\d_\w+)\.ipynb\)", text))) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_notebooks_run(name: str) -> None:
-    """Short mode: little data and no network. A cell that warns or raises fails."""
+def run(script: Path, *arguments: str, **variables: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "make_notebooks.py"), "--short", name],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SVD_NUMPY_OFFLINE": "1"},
+        [sys.executable, str(script), *arguments],
+        env=environment(SVD_NUMPY_OFFLINE="1", **variables),
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_run(name: str, tmp_path: Path) -> None:
+    """Short mode: little data and no network. A cell that warns or raises fails."""
+    run(
+        ROOT / "tests" / "run_cells.py",
+        str(FOLDER / f"{name}.ipynb"),
+        SVD_NUMPY_NOTEBOOKS="short",
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
+        IPYTHONDIR=str(tmp_path),
+    )
+
+
+def test_a_notebook_runs_in_jupyter() -> None:
+    run(FOLDER / "make_notebooks.py", "--short", NAMES[0])

@@ -17,6 +17,8 @@ from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.train.loop import fit
 from svd_numpy.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def train(**changes: Any) -> Any:
     settings = {"dataset": "digits", "backend": "numpy", "epochs": 2, "batch_size": 480, "progress": False}

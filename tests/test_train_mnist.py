@@ -87,6 +87,7 @@ def test_a_run_on_digits_leaves_everything_and_compares_with_nothing(
     assert result.test_error < 0.9 and np.isfinite(result.test_nll)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_an_interrupted_run_is_resumed_with_its_pictures(tmp_path: Path) -> None:
     whole = train(epochs=3, run_dir=tmp_path / "whole")
 
@@ -115,6 +116,7 @@ def test_nothing_is_written_without_a_run_folder(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_starting_from_a_saved_network(tmp_path: Path) -> None:
     first, file = train(epochs=1), tmp_path / "start.safetensors"
     first.model.save(file)
@@ -170,6 +172,7 @@ def test_the_papers_recipe_is_the_authors_script() -> None:
     assert (recipe.log_sigma2, recipe.theta_std, recipe.subtract_mean) == (-10, 0.01, True)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_resumed_run_still_knows_by_what_it_was_pruned(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"dataset": "digits", "epochs": 3, "progress": False, "run_dir": tmp_path / "run"}
     first = svd.train_mnist(**settings)
@@ -213,6 +216,7 @@ def test_an_ordinary_network_is_a_start_for_sparse_vd() -> None:
     assert {name for name in seen if name not in theta} == {f"dense{number}.log_sigma2" for number in (1, 2, 3)}
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_random_labels_are_seeded_named_and_not_compared(tmp_path: Path) -> None:
     true = svd.load("digits")
     result, again, other = (train(random_labels=True, seed=seed, epochs=1) for seed in (0, 0, 1))
@@ -242,10 +246,9 @@ def test_only_networks_for_mnist() -> None:
         train(random_labels=1)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_frames_hold_test_errors_and_nothing_in_their_place(tmp_path: Path) -> None:
-    svd.train_mnist(
-        dataset="digits", epochs=3, backend="numpy", run_dir=tmp_path / "run", eval_every=2, progress=False
-    )  # fmt: skip
+    train(epochs=3, run_dir=tmp_path / "run", eval_every=2)
     frames = FrameRecorder.load(tmp_path / "run" / "frames.npz")
     measured = np.isfinite(np.array(frames.test_errors, dtype=float))
     assert measured.tolist() == [epoch % 2 == 0 or epoch == frames.epochs[-1] for epoch in frames.epochs]

@@ -1,6 +1,6 @@
-"""Numba kernel that gathers a batch of images: pixels to floats, channels last, and moved where that is asked for.
+"""Numba kernel that gathers a batch of images: pixels become floats, channels last, shifted and mirrored if asked.
 
-Shapes and equations stand in `backend.py`. Each thread owns a slice of the batch.
+`kernels/backend.py` gives shapes and equations. Each thread owns a slice of the batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from svd_numpy.kernels.cpu.jit import kernel
-from svd_numpy.kernels.cpu.simd import ZERO, F, prefetch
+from svd_numpy.kernels.cpu.simd import ZERO, F, address, prefetch
 
 
 @kernel()
@@ -39,6 +39,6 @@ def gather_images(threads, source, index, scale, mean, moves, shape, out, scratc
     for thread in prange(threads):
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
             if b + 4 < rows:  # images lie anywhere in memory: ask for one early
-                prefetch(source.ctypes.data + index[b + 4] * row_bytes, row_bytes)
+                prefetch(address(source) + index[b + 4] * row_bytes, row_bytes)
             down, right, mirror = np.int64(moves[b, 0]), np.int64(moves[b, 1]), moves[b, 2] != 0
             _gather_image(source[index[b]], scale, mean, shape, down, right, mirror, out[b])

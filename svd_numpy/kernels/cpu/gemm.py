@@ -1,10 +1,10 @@
 """Matrix products for one thread: operands packed into panels, and the walk over the register tiles of `tiles.py`.
 
-B is packed once into panels, a few vectors wide, so that the loads of the micro-kernel are contiguous. Of A one tile of
-rows at a time is prepared: where it lies if its rows are contiguous in k, copied together if its columns are (so that
-x @ theta and x.T @ dy use the same code), its squares beside it, and the list of k where it is not all 0. Every element
-of C is summed over k in order, whatever the tile and whatever the thread: the bits do not depend on how the work was
-split.
+B is packed once into panels, a few vectors wide, so that the loads of the micro-kernel are contiguous. A is prepared
+one tile of rows at a time: it stays in place if its rows are contiguous in k, and is copied if its columns are, so that
+x @ theta and x.T @ dy use the same code. Its squares are computed, and the k where the tile is not all 0 are listed.
+Every element of C is summed over k in order, whatever the tile and the thread: the bits do not depend on how the work
+was split.
 
 Addresses travel as integers (`address(array)`); strides and sizes are counted in float32.
 """

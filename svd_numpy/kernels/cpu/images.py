@@ -1,61 +1,51 @@
 """Numba kernels of the image layers: pooling, batch normalisation and the factors of dropout.
 
-Every function does on float32, in parallel, what its namesake in `reference.py` says in plain NumPy; shapes and
-equations stand in `backend.py`. Pooling: each thread owns a slice of the images; the backward pass asks for each pixel
-which windows saw it, so that every number is written once. Batch statistics: sums in float64 over a number of
-chunks that depends on the shape alone, then over the chunks in order.
+`reference.py` computes the same in plain NumPy, and `kernels/backend.py` gives shapes and equations; here it is in
+float32 and parallel. Pooling: each thread owns a slice of the images, and the backward pass looks up for each pixel
+which windows saw it, so that every number is written once. Batch statistics: sums in float64 over a number of chunks
+that depends on the shape alone, then over the chunks in order.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.cpu.jit import kernel
-from svd_numpy.kernels.cpu.simd import ONE, ZERO, I, U, box_muller, fma32, philox4x32, wide_vectors
+from svd_numpy.kernels.cpu.simd import ONE, ZERO, I, U, address, box_muller, fma32, philox4x32, wide_vectors
+from svd_numpy.kernels.cpu.vectors import I32, I64, constant, filled, floats, integers, load, splat, store
 from svd_numpy.kernels.window import Window
 
 CHUNKS = 32  # pieces of a batch that are summed on their own
 TILE = 256  # channels are repeated to about this many neighbours in memory, so that even three of them fill vectors
 _D = np.float64
-_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_NOTHING = np.int64(0)  # the address of no array
 _LANES = (16, 4, 1)  # channels of a pixel are taken so many at a time: few loops are long enough for LLVM to bother
 
 
 # ---------------------------------------------------------------- pooling: the channels of one pixel
-def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
-    """Copy one scalar into every lane."""
-    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
-    one = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+def _number(builder: Any, base: Any, number: Any, kind: Any) -> Any:
+    """Load the number of this kind at index `number` of an array, or a vector that begins there."""
+    return load(builder, base, builder.mul(number, constant(4)), kind)
 
 
-def _pointer(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
-    """Point at number `offset` of an array of 4-byte numbers."""
-    address = builder.add(base, builder.mul(offset, ir.Constant(_I64, 4)))
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def _load(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
-    return builder.load(_pointer(builder, base, offset, kind), align=4)
-
-
-def _store(builder: Any, value: Any, base: Any, offset: Any) -> None:
-    builder.store(value, _pointer(builder, base, offset, value.type), align=4)
+def _offset(builder: Any, base: Any, number: Any) -> Any:
+    """Load the int64 at index `number` of an array."""
+    return load(builder, base, builder.mul(number, constant(8)), I64)
 
 
 def _vectors(builder: Any, channels: Any, emit: Any) -> None:
     """Loop over the channels of a pixel, 16 lanes at a time, then 4, then 1."""
-    done = ir.Constant(_I64, 0)
+    done = constant(0)
     for lanes in _LANES:
-        width = ir.Constant(_I64, lanes)
+        width = constant(lanes)
         count = builder.udiv(builder.sub(channels, done), width)
         with cgutils.for_range(builder, count) as loop:
             emit(builder.add(done, builder.mul(loop.index, width)), lanes)
@@ -76,21 +66,22 @@ def _first_maximum(context: Any, x: Any, at: Any, tap: Any, n: Any, y: Any, chos
         x, at, tap, n, y, chosen, channels = args
 
         def emit(c: Any, lanes: int) -> None:
-            best = cgutils.alloca_once(builder, ir.VectorType(_F32, lanes))
-            first = cgutils.alloca_once(builder, ir.VectorType(_I32, lanes))
-            builder.store(ir.Constant(best.type.pointee, [float("-inf")] * lanes), best)
-            builder.store(_splat(builder, builder.load(builder.inttoptr(tap, _I32.as_pointer())), lanes), first)
+            best = cgutils.alloca_once(builder, floats(lanes))
+            first = cgutils.alloca_once(builder, integers(lanes))
+            builder.store(filled(floats(lanes), -math.inf), best)
+            builder.store(splat(builder, _number(builder, tap, constant(0), I32), lanes), first)
             with cgutils.for_range(builder, n) as loop:
-                offset = builder.load(builder.gep(builder.inttoptr(at, _I64.as_pointer()), [loop.index]))
-                value = _load(builder, x, builder.add(offset, c), best.type.pointee)
+                offset = _offset(builder, at, loop.index)
+                value = _number(builder, x, builder.add(offset, c), floats(lanes))
                 have = builder.load(best)
                 # unordered: true also where the value is NaN; but what is NaN already stays
                 above = builder.and_(builder.fcmp_unordered(">", value, have), builder.fcmp_ordered("==", have, have))
-                number = _splat(builder, _load(builder, tap, loop.index, _I32), lanes)
+                number = splat(builder, _number(builder, tap, loop.index, I32), lanes)
                 builder.store(builder.select(above, value, have), best)
                 builder.store(builder.select(above, number, builder.load(first)), first)
-            _store(builder, builder.load(best), y, c)
-            _store(builder, builder.load(first), chosen, c)
+            place = builder.mul(c, constant(4))
+            store(builder, builder.load(best), y, place)
+            store(builder, builder.load(first), chosen, place)
 
         _vectors(builder, channels, emit)
         return context.get_dummy_value()
@@ -107,23 +98,24 @@ def _sum(context: Any, x: Any, at: Any, tap: Any, n: Any, chosen: Any, scale: An
 
         def emit_of(masked: bool) -> Any:
             def emit(c: Any, lanes: int) -> None:
-                total = cgutils.alloca_once(builder, ir.VectorType(_F32, lanes))
-                zeros = ir.Constant(total.type.pointee, [0.0] * lanes)
+                total = cgutils.alloca_once(builder, floats(lanes))
+                zeros = filled(floats(lanes), 0.0)
                 builder.store(zeros, total)
                 with cgutils.for_range(builder, n) as loop:
-                    offset = builder.load(builder.gep(builder.inttoptr(at, _I64.as_pointer()), [loop.index]))
+                    offset = _offset(builder, at, loop.index)
                     offset = builder.add(offset, c)
-                    value = _load(builder, x, offset, zeros.type)
+                    value = _number(builder, x, offset, floats(lanes))
                     if masked:
-                        number = _splat(builder, _load(builder, tap, loop.index, _I32), lanes)
-                        won = _load(builder, chosen, offset, number.type)
+                        number = splat(builder, _number(builder, tap, loop.index, I32), lanes)
+                        won = _number(builder, chosen, offset, integers(lanes))
                         value = builder.select(builder.icmp_signed("==", won, number), value, zeros)
                     builder.store(builder.fadd(builder.load(total), value), total)
-                _store(builder, builder.fmul(builder.load(total), _splat(builder, scale, lanes)), y, c)
+                scaled = builder.fmul(builder.load(total), splat(builder, scale, lanes))
+                store(builder, scaled, y, builder.mul(c, constant(4)))
 
             return emit
 
-        masked = builder.icmp_signed("!=", chosen, ir.Constant(_I64, 0))
+        masked = builder.icmp_signed("!=", chosen, constant(0))
         with builder.if_else(masked) as (then, otherwise):
             with then:
                 _vectors(builder, channels, emit_of(True))
@@ -167,10 +159,10 @@ def pool_max(threads, x, start, at, tap, y, chosen, scratch):
     images, channels, positions = len(x), y.shape[3], len(start) - 1
     for thread in prange(threads):
         for b in range(thread * images // threads, (thread + 1) * images // threads):
-            p_x, p_y, p_chosen = x[b].ctypes.data, y[b].ctypes.data, chosen[b].ctypes.data
+            p_x, p_y, p_chosen = address(x[b]), address(y[b]), address(chosen[b])
             for p in range(positions):
                 first, o = start[p], 4 * p * channels
-                _first_maximum(p_x, at.ctypes.data + 8 * first, tap.ctypes.data + 4 * first, start[p + 1] - first,
+                _first_maximum(p_x, address(at) + 8 * first, address(tap) + 4 * first, start[p + 1] - first,
                                p_y + o, p_chosen + o, channels)  # fmt: skip
 
 
@@ -181,10 +173,10 @@ def pool_sum(threads, x, chosen, scale, start, at, tap, y, scratch):
     masked = chosen.size > 0
     for thread in prange(threads):
         for b in range(thread * images // threads, (thread + 1) * images // threads):
-            p_x, p_y, p_chosen = x[b].ctypes.data, y[b].ctypes.data, chosen[b].ctypes.data if masked else 0
+            p_x, p_y, p_chosen = address(x[b]), address(y[b]), address(chosen[b]) if masked else _NOTHING
             for p in range(positions):
                 first = start[p]
-                _sum(p_x, at.ctypes.data + 8 * first, tap.ctypes.data + 4 * first, start[p + 1] - first,
+                _sum(p_x, address(at) + 8 * first, address(tap) + 4 * first, start[p + 1] - first,
                      p_chosen, scale, p_y + 4 * p * channels, channels)  # fmt: skip
 
 

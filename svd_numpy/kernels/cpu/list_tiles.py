@@ -21,32 +21,36 @@ from numba import types
 from numba.extending import intrinsic
 
 from svd_numpy.checks import LARGEST_INPUT
-from svd_numpy.kernels.cpu.tiles import (
-    _EVERYWHERE,
-    _F32,
-    _I32,
-    _I64,
-    _INDEX,
-    _MASK,
-    _VEC,
-    LANES,
-    _at,
-    _constant,
-    _declare,
-    _first_lanes,
-    _load,
-    _splat,
-    _store,
-    _transposed,
+from svd_numpy.kernels.cpu.tiles import LANES
+from svd_numpy.kernels.cpu.vectors import (
+    F32,
+    I32,
+    I64,
+    bits,
+    constant,
+    declare,
+    filled,
+    first_lanes,
+    floats,
+    integers,
+    larger,
+    load,
+    load_lanes,
+    multiply_add,
+    pointer,
+    splat,
+    store_lanes,
+    transposed,
 )
 
+_VEC, _EVERYWHERE = floats(LANES), filled(bits(LANES), 1)
 GROUP = 4  # outputs that share a list in the dense form
 MOST = 8  # positions of a tile with one output; GROUP outputs take MOST / 2: 16 sums and 4 inputs fill 20 registers
 _FLOAT_BYTES = 4
 
 
-def _plain_load(builder: ir.IRBuilder, address: Any) -> Any:
-    return builder.load(_at(builder, address, _constant(0), _VEC), align=4)
+def _vector(builder: ir.IRBuilder, address: Any) -> Any:
+    return load(builder, address, constant(0), _VEC)
 
 
 def _looped(
@@ -55,12 +59,12 @@ def _looped(
     """Emit a loop over entries 0 to count - 1 that carries vectors: step(entry, vectors) emits the next ones."""
     before = builder.block
     loop, done = builder.append_basic_block("entries"), builder.append_basic_block("entries_done")
-    builder.cbranch(builder.icmp_signed(">", count, _constant(0)), loop, done)
+    builder.cbranch(builder.icmp_signed(">", count, constant(0)), loop, done)
     builder.position_at_end(loop)
-    entry, totals = builder.phi(_I64), [builder.phi(_VEC) for _ in first]
+    entry, totals = builder.phi(I64), [builder.phi(_VEC) for _ in first]
     later = step(entry, totals)
-    following = builder.add(entry, _constant(1))
-    entry.add_incoming(_constant(0), before)
+    following = builder.add(entry, constant(1))
+    entry.add_incoming(constant(0), before)
     entry.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
     builder.position_at_end(done)
@@ -75,40 +79,34 @@ def _looped(
 def _sums(builder: ir.IRBuilder, outputs: int, offsets: list[Any], args: Any) -> list[list[Any]]:
     """Emit the sums of one tile: a vector for each output and each of the byte offsets of its positions."""
     count, indices, weights, x, unit, bias = args
-    fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
 
     def scalar(address: Any, number: int) -> Any:
-        return _splat(builder, builder.load(_at(builder, address, _constant(_FLOAT_BYTES * number), _F32)), _VEC)
+        return splat(builder, load(builder, address, constant(_FLOAT_BYTES * number), F32), LANES)
 
     def entry(number: Any, totals: list[Any]) -> list[Any]:
-        index = builder.sext(builder.load(_at(builder, indices, builder.mul(number, _constant(4)), _I32)), _I64)
+        index = builder.sext(load(builder, indices, builder.mul(number, constant(4)), I32), I64)
         at = builder.add(x, builder.mul(index, unit))
-        seen = [_plain_load(builder, builder.add(at, offset)) for offset in offsets]
-        here = builder.add(weights, builder.mul(number, _constant(_FLOAT_BYTES * outputs)))
+        seen = [_vector(builder, builder.add(at, offset)) for offset in offsets]
+        here = builder.add(weights, builder.mul(number, constant(_FLOAT_BYTES * outputs)))
         scalars = [scalar(here, r) for r in range(outputs)]
         pairs = [(weight, vector) for weight in scalars for vector in seen]
-        return [builder.call(fma, [*pair, total]) for pair, total in zip(pairs, totals, strict=True)]
+        return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
     sums = _looped(builder, count, [scalar(bias, r) for r in range(outputs) for _ in offsets], entry)
     return [sums[r * len(offsets) : (r + 1) * len(offsets)] for r in range(outputs)]
 
 
-def _larger(builder: ir.IRBuilder, x: Any, y: Any) -> Any:
-    """The larger of two vectors; y where it is NaN, so that a NaN in y stays."""
-    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
-
-
 def _emit_tile(builder: ir.IRBuilder, outputs: int, positions: int, args: Any) -> None:
     count, indices, weights, x, unit, step, bias, floor, y, y_output, y_step, inner, last = args
-    offsets = [builder.mul(step, _constant(p)) for p in range(positions)]
+    offsets = [builder.mul(step, constant(p)) for p in range(positions)]
     sums = _sums(builder, outputs, offsets, (count, indices, weights, x, unit, bias))
-    low = _splat(builder, floor, _VEC)
-    masks = [_first_lanes(builder, inner)] * (positions - 1) + [_first_lanes(builder, last)]
+    low = splat(builder, floor, LANES)
+    masks = [first_lanes(builder, inner, LANES)] * (positions - 1) + [first_lanes(builder, last, LANES)]
     for r in range(outputs):
-        at = builder.add(y, builder.mul(y_output, _constant(r)))
+        at = builder.add(y, builder.mul(y_output, constant(r)))
         for p in range(positions):
-            _store(
-                builder, _larger(builder, low, sums[r][p]), builder.add(at, builder.mul(y_step, _constant(p))), masks[p]
+            store_lanes(
+                builder, larger(builder, low, sums[r][p]), builder.add(at, builder.mul(y_step, constant(p))), masks[p]
             )
 
 
@@ -116,35 +114,35 @@ def _emit_pooled(builder: ir.IRBuilder, outputs: int, pairs: int, args: Any) -> 
     """Tiles of 2 x 2 positions per result, each position a vector of examples."""
     count, indices, weights, x, unit, down, right, bias, floor, y, y_output, y_down, _ = args
     offsets = [
-        builder.add(builder.mul(down, _constant(row)), builder.mul(right, _constant(column)))
+        builder.add(builder.mul(down, constant(row)), builder.mul(right, constant(column)))
         for row in range(2 * pairs)
         for column in range(2)
     ]
     sums = _sums(builder, outputs, offsets, (count, indices, weights, x, unit, bias))
-    low = _splat(builder, floor, _VEC)
+    low = splat(builder, floor, LANES)
     for r in range(outputs):
-        at = builder.add(y, builder.mul(y_output, _constant(r)))
+        at = builder.add(y, builder.mul(y_output, constant(r)))
         for pair in range(pairs):
             a, b, c, d = sums[r][4 * pair : 4 * pair + 4]
-            largest = _larger(builder, _larger(builder, a, b), _larger(builder, c, d))
-            here = builder.add(at, builder.mul(y_down, _constant(pair)))
-            _store(builder, _larger(builder, low, largest), here, _EVERYWHERE)
+            largest = larger(builder, larger(builder, a, b), larger(builder, c, d))
+            here = builder.add(at, builder.mul(y_down, constant(pair)))
+            store_lanes(builder, larger(builder, low, largest), here, _EVERYWHERE)
 
 
 def _emit_pooled_row(builder: ir.IRBuilder, outputs: int, pairs: int, args: Any) -> None:
     """Tiles of one example: each position is a vector of neighbours in a row, which are pooled two by two."""
     count, indices, weights, x, unit, down, _, bias, floor, y, y_output, y_down, lanes = args
-    offsets = [builder.mul(down, _constant(row)) for row in range(2 * pairs)]
+    offsets = [builder.mul(down, constant(row)) for row in range(2 * pairs)]
     sums = _sums(builder, outputs, offsets, (count, indices, weights, x, unit, bias))
-    low, mask = _splat(builder, floor, _VEC), _first_lanes(builder, lanes)
+    low, mask = splat(builder, floor, LANES), first_lanes(builder, lanes, LANES)
     left, right = ([2 * lane % LANES + side for lane in range(LANES)] for side in (0, 1))
     for r in range(outputs):
-        at = builder.add(y, builder.mul(y_output, _constant(r)))
+        at = builder.add(y, builder.mul(y_output, constant(r)))
         for pair in range(pairs):
-            tall = _larger(builder, sums[r][2 * pair], sums[r][2 * pair + 1])
-            halves = [builder.shuffle_vector(tall, tall, ir.Constant(_INDEX, half)) for half in (left, right)]
-            here = builder.add(at, builder.mul(y_down, _constant(pair)))
-            _store(builder, _larger(builder, low, _larger(builder, *halves)), here, mask)
+            tall = larger(builder, sums[r][2 * pair], sums[r][2 * pair + 1])
+            halves = [builder.shuffle_vector(tall, tall, ir.Constant(integers(LANES), half)) for half in (left, right)]
+            here = builder.add(at, builder.mul(y_down, constant(pair)))
+            store_lanes(builder, larger(builder, low, larger(builder, *halves)), here, mask)
 
 
 def _choose(builder: ir.IRBuilder, key: Any, cases: list[tuple[int, Any]]) -> None:
@@ -153,7 +151,7 @@ def _choose(builder: ir.IRBuilder, key: Any, cases: list[tuple[int, Any]]) -> No
     switch = builder.switch(key, done)
     for value, emit in cases:
         block = builder.append_basic_block(f"case_{value}")
-        switch.add_case(_constant(value), block)
+        switch.add_case(constant(value), block)
         builder.position_at_end(block)
         emit()
         builder.branch(done)
@@ -177,7 +175,7 @@ def list_tile(
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         outputs, positions, *others = args
-        key = builder.add(builder.mul(outputs, _constant(16)), positions)
+        key = builder.add(builder.mul(outputs, constant(16)), positions)
         cases = [(1, p) for p in range(1, MOST + 1)] + [(GROUP, p) for p in range(1, MOST // 2 + 1)]
         _choose(
             builder, key,
@@ -206,8 +204,8 @@ def pooled_tile(
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         outputs, pairs, *others = args
-        in_row = builder.select(builder.icmp_signed(">", others[-1], _constant(0)), _constant(8), _constant(0))
-        key = builder.add(builder.mul(outputs, _constant(16)), builder.add(in_row, pairs))
+        in_row = builder.select(builder.icmp_signed(">", others[-1], constant(0)), constant(8), constant(0))
+        key = builder.add(builder.mul(outputs, constant(16)), builder.add(in_row, pairs))
         cases = [(o, p, 0, _emit_pooled) for o, p in ((1, 1), (1, 2), (GROUP, 1))]
         cases += [(o, p, 8, _emit_pooled_row) for o, most in ((1, 4), (GROUP, 2)) for p in range(1, most + 1)]
         _choose(
@@ -223,13 +221,13 @@ def pooled_tile(
 def _inputs(builder: ir.IRBuilder, address: Any, mask: Any, pixels: bool) -> Any:
     """Load up to LANES raw inputs as floats."""
     if not pixels:
-        return _load(builder, address, mask)
+        return load_lanes(builder, address, mask)
     bytes_type = ir.VectorType(ir.IntType(8), LANES)
     name = f"llvm.masked.load.v{LANES}i8.p0"
-    function = _declare(builder, name, bytes_type, [bytes_type.as_pointer(), _I32, _MASK, bytes_type])
-    pointer = _at(builder, address, _constant(0), bytes_type)
-    nothing = ir.Constant(bytes_type, [0] * LANES)
-    return builder.uitofp(builder.call(function, [pointer, ir.Constant(_I32, 1), mask, nothing]), _VEC)
+    function = declare(builder, name, bytes_type, [bytes_type.as_pointer(), I32, mask.type, bytes_type])
+    where = pointer(builder, address, constant(0), bytes_type)
+    nothing = filled(bytes_type, 0)
+    return builder.uitofp(builder.call(function, [where, ir.Constant(I32, 1), mask, nothing]), _VEC)
 
 
 def _take_tile(pixels: bool) -> Any:
@@ -238,7 +236,7 @@ def _take_tile(pixels: bool) -> Any:
         typing_context: Any, x: Any, x_row: Any, rows: Any, columns: Any, scale: Any, minus_mean: Any,
         places: Any, target: Any, unit: Any, lanes: Any,
     ) -> Any:  # fmt: skip
-        """Transpose a tile of raw inputs into places of the memory; return not 0 where one is no fit number.
+        """Transpose a tile of raw inputs into places of the memory; return 0 unless one is too large or NaN.
 
         x, x_row : address of the tile, bytes from one example to the next
         rows, columns : examples and inputs in it, at most LANES each
@@ -249,24 +247,23 @@ def _take_tile(pixels: bool) -> Any:
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             x, x_row, rows, columns, scale, minus_mean, places, target, unit, lanes = args
-            fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
-            fabs = _declare(builder, f"llvm.fabs.v{LANES}f32", _VEC, [_VEC])
-            factor, offset = _splat(builder, scale, _VEC), _plain_load(builder, minus_mean)
-            largest = ir.Constant(_VEC, [LARGEST_INPUT] * LANES)
-            zeros = ir.Constant(_VEC, [0.0] * LANES)
-            bad, vectors = ir.Constant(_MASK, [0] * LANES), []
+            fabs = declare(builder, f"llvm.fabs.v{LANES}f32", _VEC, [_VEC])
+            factor, offset = splat(builder, scale, LANES), _vector(builder, minus_mean)
+            largest = filled(_VEC, LARGEST_INPUT)
+            zeros = filled(_VEC, 0.0)
+            bad, vectors = filled(bits(LANES), 0), []
             for r in range(LANES):
-                there = builder.icmp_signed("<", _constant(r), rows)
-                mask = _first_lanes(builder, builder.select(there, columns, _constant(0)))
-                raw = _inputs(builder, builder.add(x, builder.mul(x_row, _constant(r))), mask, pixels)
+                there = builder.icmp_signed("<", constant(r), rows)
+                mask = first_lanes(builder, builder.select(there, columns, constant(0)), LANES)
+                raw = _inputs(builder, builder.add(x, builder.mul(x_row, constant(r))), mask, pixels)
                 if not pixels:
                     bad = builder.or_(bad, builder.fcmp_unordered(">", builder.call(fabs, [raw]), largest))
-                vectors.append(builder.select(mask, builder.call(fma, [raw, factor, offset]), zeros))
-            stored = _first_lanes(builder, lanes)
-            for c, vector in enumerate(_transposed(builder, vectors)):
-                place = builder.sext(builder.load(_at(builder, places, _constant(4 * c), _I32)), _I64)
-                _store(builder, vector, builder.add(target, builder.mul(place, unit)), stored)
-            return builder.zext(builder.bitcast(bad, ir.IntType(LANES)), _I64)
+                vectors.append(builder.select(mask, multiply_add(builder, raw, factor, offset), zeros))
+            stored = first_lanes(builder, lanes, LANES)
+            for c, vector in enumerate(transposed(builder, vectors)):
+                place = builder.sext(load(builder, places, constant(4 * c), I32), I64)
+                store_lanes(builder, vector, builder.add(target, builder.mul(place, unit)), stored)
+            return builder.zext(builder.bitcast(bad, ir.IntType(LANES)), I64)
 
         i64 = types.int64
         return i64(*[i64] * 4, types.float32, *[i64] * 5), codegen
@@ -280,42 +277,42 @@ take_floats, take_pixels = _take_tile(False), _take_tile(True)
 def _emit_gathered(builder: ir.IRBuilder, args: Any) -> None:
     """Sums of LANES outputs of one example, each with a list of its own: entry e of all of them side by side."""
     count, indices, weights, _, x, bias, floor, y, lanes = args
-    fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
-    pointers, places = ir.VectorType(_F32.as_pointer(), LANES), ir.VectorType(_I64, LANES)
-    gather = _declare(builder, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0", _VEC, [pointers, _I32, _MASK, _VEC])
-    base, size = _splat(builder, x, places), ir.Constant(places, [_FLOAT_BYTES] * LANES)
+    pointers, places = ir.VectorType(F32.as_pointer(), LANES), ir.VectorType(I64, LANES)
+    gather = declare(
+        builder, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0", _VEC, [pointers, I32, _EVERYWHERE.type, _VEC]
+    )
+    base, size = splat(builder, x, LANES), filled(places, _FLOAT_BYTES)
 
     def entry(number: Any, totals: list[Any]) -> list[Any]:
-        at = builder.mul(number, _constant(_FLOAT_BYTES * LANES))
-        index = builder.load(_at(builder, builder.add(indices, at), _constant(0), _INDEX), align=4)
+        at = builder.mul(number, constant(_FLOAT_BYTES * LANES))
+        index = load(builder, indices, at, integers(LANES))
         where = builder.inttoptr(builder.add(base, builder.mul(builder.sext(index, places), size)), pointers)
-        seen = builder.call(gather, [where, ir.Constant(_I32, 4), _EVERYWHERE, ir.Constant(_VEC, [0.0] * LANES)])
-        return [builder.call(fma, [_plain_load(builder, builder.add(weights, at)), seen, totals[0]])]
+        seen = builder.call(gather, [where, ir.Constant(I32, 4), _EVERYWHERE, filled(_VEC, 0.0)])
+        return [multiply_add(builder, _vector(builder, builder.add(weights, at)), seen, totals[0])]
 
-    (total,) = _looped(builder, count, [_plain_load(builder, bias)], entry)
-    _store(builder, _larger(builder, _splat(builder, floor, _VEC), total), y, _first_lanes(builder, lanes))
+    (total,) = _looped(builder, count, [_vector(builder, bias)], entry)
+    store_lanes(builder, larger(builder, splat(builder, floor, LANES), total), y, first_lanes(builder, lanes, LANES))
 
 
 def _emit_broadcast(builder: ir.IRBuilder, vectors: int, args: Any) -> None:
     """Sums of `vectors` * LANES outputs of one example, which share one list: each input meets a row of weights."""
     count, indices, weights, row, x, bias, floor, y, lanes = args
-    fma = _declare(builder, f"llvm.fma.v{LANES}f32", _VEC, [_VEC] * 3)
-    offsets = [_constant(_FLOAT_BYTES * LANES * v) for v in range(vectors)]
+    offsets = [constant(_FLOAT_BYTES * LANES * v) for v in range(vectors)]
 
     def entry(number: Any, totals: list[Any]) -> list[Any]:
-        place = builder.load(_at(builder, indices, builder.mul(number, _constant(4)), _I32))
-        at = builder.mul(builder.sext(place, _I64), _constant(_FLOAT_BYTES))
-        seen = _splat(builder, builder.load(_at(builder, x, at, _F32)), _VEC)
+        place = load(builder, indices, builder.mul(number, constant(4)), I32)
+        at = builder.mul(builder.sext(place, I64), constant(_FLOAT_BYTES))
+        seen = splat(builder, load(builder, x, at, F32), LANES)
         here = builder.add(weights, builder.mul(number, row))
         return [
-            builder.call(fma, [_plain_load(builder, builder.add(here, offset)), seen, total])
+            multiply_add(builder, _vector(builder, builder.add(here, offset)), seen, total)
             for offset, total in zip(offsets, totals, strict=True)
         ]
 
-    first = [_plain_load(builder, builder.add(bias, offset)) for offset in offsets]
-    masks = [_EVERYWHERE] * (vectors - 1) + [_first_lanes(builder, lanes)]
+    first = [_vector(builder, builder.add(bias, offset)) for offset in offsets]
+    masks = [_EVERYWHERE] * (vectors - 1) + [first_lanes(builder, lanes, LANES)]
     for total, offset, mask in zip(_looped(builder, count, first, entry), offsets, masks, strict=True):
-        _store(builder, _larger(builder, _splat(builder, floor, _VEC), total), builder.add(y, offset), mask)
+        store_lanes(builder, larger(builder, splat(builder, floor, LANES), total), builder.add(y, offset), mask)
 
 
 @intrinsic

@@ -108,10 +108,10 @@ def _prefetch_line(typing_context: Any, address: Any) -> Any:
 
 
 @kernel()
-def prefetch(address, size):
-    """Ask for `size` bytes of memory that will be read soon."""
+def prefetch(start, size):
+    """Ask for the `size` bytes from address `start` on, which will be read soon."""
     for offset in range(0, size, 64):
-        _prefetch_line(address + offset)
+        _prefetch_line(start + offset)
 
 
 @kernel(inline=True)

@@ -1,11 +1,11 @@
 """Compact networks on the CPU: one compiled kernel that reads the network as a table of operations.
 
 A network's memory is one row of float32 for each thread. It holds every activation of a block of examples: places, each
-of `lanes` floats, one per example. An image is a plane of places per channel, with the padding of its reader around it;
-so a sum over a list of places, with the examples in the vector lanes, is all that a layer is, dense or convolutional.
-`list_tiles` computes these sums; how a network becomes a table, lists and values says `svd_numpy.sparse.plan`.
+of `lanes` floats, one per example. An image is a plane of places per channel, with the padding that its reader needs
+around it. So every layer, dense or convolutional, is a set of sums over lists of places, with the examples in the
+vector lanes. `list_tiles` computes these sums; `svd_numpy.sparse.plan` turns a network into a table, lists and values.
 
-A block of one example has one float per place. Then a vector holds neighbours in a row of an image.
+A block of one example has one float per place; a vector then holds neighbours in a row of an image.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ TAKE, WEIGH, POOL, SCALE, GIVE = range(5)
     HEIGHT, WIDTH, DOWN, RIGHT,  # output positions; places of the input from one to the next
     CHANNELS, PLANE, ROW, FIRST,  # of the output image: places of a channel and of a row, place of its first pixel
     LOWEST,  # whether its padding is minus infinity, else 0
-    FUSED,  # WEIGH: whether the next operation is a 2 x 2 pooling to be done at once
+    FUSED,  # WEIGH: whether the next operation is a 2 x 2 pooling, done in the same pass
     IN_PLANE, IN_ROW, KERNEL_HEIGHT, KERNEL_WIDTH, MAXIMUM,  # POOL
-    # How one example alone is done, TAKE and dense WEIGH: numbers or groups of outputs, where lists and values start,
-    # and whether the outputs of a group share a list.
+    # For one example alone, TAKE and dense WEIGH: numbers or groups of outputs, where lists and values start, and
+    # whether the outputs of a group share a list.
     SINGLE_COUNT, SINGLE_LISTS, SINGLE_VALUES, SINGLE_SHARED,
 ) = range(26)  # fmt: skip
 COLUMNS = 26
@@ -44,7 +44,7 @@ _LARGEST_INPUT = F(LARGEST_INPUT)
 
 @kernel()
 def _take(op, lists, values, x, first, rows, scale, memory, lanes):
-    """Bring the inputs that are read into the memory: tile by tile; return whether one of them is no fit number."""
+    """Copy the inputs that the network reads into its memory, tile by tile; return whether one is too large or NaN."""
     own_function()
     x_row, unit, width = x.shape[1] * x.itemsize, 4 * lanes, x.shape[1]
     source, target = address(x) + first * x_row, address(memory) + unit * op[OUT]
@@ -118,7 +118,7 @@ def _weigh(op, lists, values, memory, lanes, rows):
 
 @kernel()
 def _weigh_and_pool(op, pool, lists, values, memory, lanes):
-    """`_weigh` and a 2 x 2 max-pooling behind it, without the images between; lanes is 1 or a multiple of LANES."""
+    """`_weigh` and the 2 x 2 max-pooling after it, with no images between; lanes is 1 or a multiple of LANES."""
     own_function()
     unit = 4 * lanes
     down, right, plane, y_down = op[DOWN] * unit, op[RIGHT] * unit, pool[PLANE] * unit, pool[ROW] * unit
@@ -212,7 +212,7 @@ def _pool(op, memory, lanes):
 
 @kernel()
 def _scale(op, lists, values, memory, lanes):
-    """y = x * scale + shift, rectified where wanted, number by number: lists hold pairs of places."""
+    """y = x * scale + shift, rectified if wanted, number by number; lists hold pairs of places."""
     own_function()
     floor = F(0) if op[RELU] else -_INFINITY
     for number in range(op[COUNT]):
