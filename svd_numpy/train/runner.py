@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from svd_numpy.network.layers.base import Layer
+from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
 
@@ -52,15 +54,21 @@ class HostRunner:
         return [{name: examples.score(trainer.model) for name, examples in trainer.scored.items()}]
 
 
+def adds_to_kl(model: Sequential) -> bool:
+    """Whether a layer adds to the KL and its gradients itself: with the numbers of one run, at one step."""
+    return any(type(layer).add_kl_gradients is not Layer.add_kl_gradients for layer in model.layers)
+
+
 def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Share runs of one recipe out among runners: those on a GPU that stand at the same step go side by side.
 
-    They differ in seed, labels, weights and the factor on the KL only; the results are those of each alone.
+    They differ in seed, labels, weights and the factor on the KL only; the results are those of each alone. A layer
+    that adds to the KL itself does so for one run.
     """
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}
     for trainer in trainers:
-        if trainer.model.backend.name != "cuda" or trainer.done:
+        if trainer.model.backend.name != "cuda" or trainer.done or adds_to_kl(trainer.model):
             found.append([trainer])
             continue
         step = trainer.progress.step
