@@ -4,9 +4,9 @@ The host draws the order of the examples and the moves of images, prunes, and wr
 scores are the device's. So the newest weights are now here, now there. After `sync` the host's arrays are the truth:
 whoever likes may change them, until `advance` takes them over to the device and works on them there.
 
-Each stage begins with an ordinary step, in which the backend meets every array and compiles every kernel. Then a step is
-recorded, and played many times without the host (`kernels/cuda/recording.py`). What is short of examples at the end of
-an epoch is an ordinary step again, and so is everything where a step cannot be recorded.
+Each stage begins with an ordinary step, in which the backend meets every array and compiles every kernel. Then a step
+is recorded, and played many times without the host (`kernels/cuda/recording.py`). A batch that is short of examples, at
+the end of an epoch, is an ordinary step again, and so is every one where a step cannot be recorded.
 """
 
 from __future__ import annotations
