@@ -30,9 +30,9 @@ from svd_numpy.train.trainer import Trainer
 
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)
-sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 from svd_numpy.kernels.cuda.backend import CudaBackend
 
+sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 # In the simulator a kernel is Python, in which a float32 that overflows warns.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 Array = NDArray[Any]
@@ -343,7 +343,7 @@ def test_image_training_is_that_of_the_plain_backend() -> None:
         runner: Any = make_runner([trainer])
         while trainer.progress.step < 3:  # one as it is, one recorded, one short of an example
             runner.advance(3 - trainer.progress.step)
-        assert backend == "numpy" or runner._recordings[False] is not None
+        assert backend == "numpy" or runner.recordings[False] is not None
         runner.sync()
         models.append(model)
     for name, array in models[0].arrays().items():

@@ -21,11 +21,11 @@ from svd_numpy.train.trainer import Record, Trainer
 
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)
-sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 from svd_numpy.kernels.cuda.backend import CudaBackend
 from svd_numpy.kernels.cuda.side_by_side import SideBySide
 from svd_numpy.train.cuda_runner import CudaRunner
 
+sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 SEEDS = (3, 2**33 + 1, 0)
 

@@ -22,7 +22,6 @@ from svd_numpy.kernels.cuda.side_by_side import SideBySide
 from svd_numpy.network.core import require_finite
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
-from svd_numpy.train.runner import adds_to_kl
 from svd_numpy.train.trainer import Trainer
 
 MOST_AT_ONCE = 100  # steps between two looks at Ctrl-C
@@ -33,6 +32,11 @@ class CudaRunner:
     """Does the steps of runs of one recipe that stand at the same step; see `Runner`.
 
     Operations are called for the first run, with its arrays, and do the work of all.
+
+    Attributes
+    ----------
+    recordings : dict
+        A recorded step of each stage, by "is it fine-tuning?"; None where a step cannot be recorded.
     """
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
@@ -40,7 +44,7 @@ class CudaRunner:
         lead = self._lead
         self._whole = lead.n_train // lead.config.batch_size  # batches of an epoch that are not short
         self._backend = SideBySide([trainer.model.seed for trainer in trainers], max(1, self._whole))
-        self._recordings: dict[bool, Recording | None] = {}  # of each stage, by "is it fine-tuning?"
+        self.recordings: dict[bool, Recording | None] = {}
         self._recorded: Any = None  # the config that they are recordings of
         self._on_device = False  # where the newest arrays of the runs are
         with self._exclusive():
@@ -67,7 +71,7 @@ class CudaRunner:
         self._backend.set_noise([_std(trainer.model) for trainer in self._trainers])
         config = {name: part for name, part in self._lead.model.config().items() if name not in _TABLED}
         if config != self._recorded:
-            self._recordings, self._recorded = {}, config
+            self.recordings, self._recorded = {}, config
         self._on_device = True
 
     def sync(self) -> None:
@@ -91,13 +95,13 @@ class CudaRunner:
             self._to_device()
             row = step % lead.steps_per_epoch
             finetune, count = lead.schedule(step).finetune, min(limit, self._whole - row, MOST_AT_ONCE)
-            recording = self._recordings.get(finetune)
+            recording = self.recordings.get(finetune)
             if recording is not None and count > 0:
                 self._play(recording, row, step, count)
                 return
             self._step(step)
-            if count > 0 and finetune not in self._recordings:
-                self._recordings[finetune] = None if adds_to_kl(lead.model) else self._record(step)
+            if count > 0 and finetune not in self.recordings:
+                self.recordings[finetune] = None if lead.model.layers_add_to_kl else self._record(step)
 
     def _prepare(self, steps: range, row: int) -> None:
         """Write what the host draws and says for steps, and take it over; `row` is that of the first on the dials."""

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from svd_numpy.network.layers.base import Layer
-from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
 
@@ -54,11 +52,6 @@ class HostRunner:
         return [{name: examples.score(trainer.model) for name, examples in trainer.scored.items()}]
 
 
-def adds_to_kl(model: Sequential) -> bool:
-    """Whether a layer adds to the KL and its gradients itself: with the numbers of one run, at one step."""
-    return any(type(layer).add_kl_gradients is not Layer.add_kl_gradients for layer in model.layers)
-
-
 def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Share runs of one recipe out among runners: those on a GPU that stand at the same step go side by side.
 
@@ -68,7 +61,7 @@ def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}
     for trainer in trainers:
-        if trainer.model.backend.name != "cuda" or trainer.done or adds_to_kl(trainer.model):
+        if trainer.model.backend.name != "cuda" or trainer.done or trainer.model.layers_add_to_kl:
             found.append([trainer])
             continue
         step = trainer.progress.step
