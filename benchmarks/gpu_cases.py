@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
-from svd_numpy.kernels.priors import PRIORS
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
+from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.params import Arena, ParamSpec
 
@@ -36,7 +36,8 @@ class Data:
         return self.rng.uniform(low, high, shape).astype(np.float32).astype(self.backend.dtype)
 
     def out(self, *shape: int, dtype: Any = None) -> Array:
-        made = np.full(shape, np.nan, self.backend.dtype if dtype is None else dtype)
+        whole = dtype is not None and np.issubdtype(dtype, np.integer)
+        made = np.full(shape, -1 if whole else np.nan, self.backend.dtype if dtype is None else dtype)
         self.outputs.append(made)
         return made
 
@@ -75,22 +76,30 @@ def dense(x_shape: tuple[int, ...], n_out: int, window: Window | None) -> Case:
     return case
 
 
-def sweep(n: int, prior: str) -> Case:
+def sweep(n: int, prior: str, held: bool) -> Case:
     def case(backend: Any) -> list[Array]:
         data = Data(backend)
         specs = [
-            ParamSpec("a.theta", (n,), "theta", data.normal(n)),
-            ParamSpec("a.log_sigma2", (n,), "log_sigma2", data.uniform(-8, 1, n)),
-            ParamSpec("a.bias", (7,), "plain", data.normal(7)),
+            ParamSpec("a.theta", (n,), data.normal(n), data.uniform(-8, 1, n)),
+            ParamSpec("a.bias", (7,), data.normal(7)),
+            ParamSpec("b.theta", (9, 5), data.normal(9, 5), data.uniform(-1, 1, 9, 5), "ard", -1, 1, 0.3),
+            ParamSpec("b.scale", (300,), data.uniform(0.1, 1, 300), low=0.1, high=1.0, lr_factor=3.0),
         ]
-        arena = Arena(specs, backend.dtype)
+        arena = Arena(specs, backend.dtype, prior)
+        arena.mask[:] = data.rng.integers(0, 4, arena.mask.size) > 0
         for step in (1, 2):
             arena.grads[:] = data.normal(arena.grads.size)
             backend.to_device(arena.grads)
-            backend.adam_step(arena, prior, 0.01, KEEP, AdamSettings(0.01, 0.9, 0.999, 1e-8, step), False)
+            settings = StepSettings(0.01, KEEP, AdamSettings(0.01, 0.9, 0.999, 1e-8, step))
+            backend.adam_step(arena, settings, held)
         backend.to_host(arena.params, arena.m, arena.v)
+        arena.grads[:] = data.normal(arena.grads.size)
+        backend.to_device(arena.grads)
+        backend.finish_gradients(arena, 0.01, KEEP)
+        backend.to_host(arena.grads)
+        finished = [arena.grads[segment.start : segment.stop] for segment in arena.segments]
         kl = backend.kl(arena.views["a.theta"], arena.views["a.log_sigma2"], prior)
-        return [arena.params, arena.m, arena.v, np.array([kl])]
+        return [arena.params, arena.m, arena.v, *finished, np.array([kl])]
 
     return case
 
@@ -99,10 +108,11 @@ def losses(rows: int, classes: int) -> Case:
     def case(backend: Any) -> list[Array]:
         data = Data(backend)
         logits, labels = data.normal(rows, classes), data.rng.integers(0, classes, rows)
-        target, d_logits, d_outputs = data.normal(rows, classes), data.out(rows, classes), data.out(rows, classes)
-        nll = backend.softmax_cross_entropy(logits, labels, d_logits)
-        square = backend.gaussian_nll(logits, target, 0.7, d_outputs)
-        return [*data.results(), np.array([*nll, *square])]
+        target, d_logits = data.normal(rows, classes), data.out(rows, classes)
+        found = [*backend.softmax_cross_entropy(logits, labels, d_logits)]
+        for std in (0.7, 3.0):  # one after the other: the second is not that of the first
+            found += backend.gaussian_nll(logits, target, std, data.out(rows, classes))
+        return [*data.results(), np.array(found)]
 
     return case
 
@@ -145,6 +155,10 @@ def batches(rows: int, *shape: int) -> Case:
         backend.gather_rows(source, index, 1 / 255, mean, data.out(rows, *shape), moves)
         backend.dropout_factors(KEY, 0.3, data.out(rows, 131))
         backend.gaussian_factors(KEY, 0.7, data.out(rows, 131))
+        tokens, out = source.astype(np.int64), data.out(rows, source.shape[1], dtype=np.int64)
+        backend.gather_rows(tokens, index, 1.0, mean, out)
+        theta, mask = data.normal(rows, 37), data.rng.integers(0, 2, (rows, 37)).astype(np.uint8)
+        backend.apply_mask(theta, mask, data.out(rows, 37))
         return [*data.results(), backend.noise(KEY, rows, 131)]
 
     return case
@@ -169,8 +183,8 @@ def cases(tiny: bool) -> Iterator[tuple[str, Case]]:
         yield f"dense conv {images} x {tuple(window)} -> {n_out}", dense((images, *window[:3]), n_out, window)
         pooling = Window(*window[:3], (3, 2), (2, 2), (1, 1))
         yield f"pools {images} x {tuple(pooling)}", pools(images, pooling)
-    for prior in PRIORS:
-        yield f"sweep, {prior}", sweep(9 if tiny else 266_203, prior)
+    for prior in CODES:
+        yield f"sweep, {prior}", sweep(9 if tiny else 266_203, prior, held=prior == "log_uniform")
     rows = 3 if tiny else 1030
     yield f"losses {rows} x 10", losses(rows, 10)
     yield f"batch norm {rows} x 37", batch_norm(rows, 37 if not tiny else 2)

@@ -142,6 +142,49 @@ def validate(section: Section) -> None:
     section.line("", f"{len(rows)} cases, {sum(not row['ok'] for row in rows)} wrong (allowed: {TOLERANCE:g}).")
 
 
+def recordings(section: Section) -> None:
+    """Recorded steps against ordinary ones, bit by bit, while all changes that may change in a run."""
+    from unittest import mock
+
+    import svd_numpy as svd
+    from svd_numpy.data import Dataset
+    from svd_numpy.tabular.networks import estimate_noise
+    from svd_numpy.train.cuda_runner import CudaRunner
+
+    rows, inputs, hidden, batch = (8, 2, 2, 3) if section.trial else (970, 30, 70, 100)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, inputs)).astype(np.float32)
+    y = (x @ rng.standard_normal((inputs, 1)) + 0.3 * rng.standard_normal((rows, 1))).astype(np.float32)
+    data = Dataset("line", x, y, x[:3], y[:3], None, 0, "made here")
+    config = svd.TrainConfig(
+        epochs=3, finetune_epochs=2, batch_size=batch, lr=0.01, train_mask=True, kl_schedule=((0.0, 0.0), (3.0, 1.0))
+    )
+
+    def trained() -> list[Any]:
+        layers = (
+            svd.VariationalDense(inputs, hidden), svd.BatchNorm(hidden), svd.ReLU(), svd.Dropout(0.2),
+            svd.VariationalDense(hidden, 1),
+        )  # fmt: skip
+        model = svd.Sequential(*layers, backend="cuda", likelihood="gaussian")
+        records = svd.fit(model, data, config, callbacks=[estimate_noise], progress=False)
+        found = [(record["nll"], record["kl"], record["train_error"]) for record in records]
+        return [*found, *(array.tobytes() for array in model.arrays().values()), model.likelihood]
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        recorded = trained()
+    for one in said:
+        section.line(f"Warning: {one.message}", "")
+    with mock.patch.object(CudaRunner, "_record", lambda self, step: None):
+        ordinary = trained()
+    section.raw["recorded"], section.raw["same_bits"] = not said, recorded == ordinary
+    same = "the same bits" if section.raw["same_bits"] else "**OTHER BITS**"
+    section.line(
+        f"Five epochs of a regression whose noise is estimated, recorded: {same} as step by step; std at the end "
+        f"{recorded[-1].std:.4g} and {ordinary[-1].std:.4g}."
+    )
+
+
 @cache
 def data_of(arch: str) -> tuple[Any, str]:
     """The workload's images as a data set, and what they are."""
@@ -181,23 +224,31 @@ def trainer_of(section: Section, network: str, seed: int = 0) -> Any:
     return Trainer(model, data, TrainConfig(epochs=10**6, batch_size=batch, seed=seed))
 
 
-def recorded_seconds(section: Section, trainer: Any) -> float:
-    """Seconds of a step that is recorded and played."""
-    from svd_numpy.train.ahead import Ahead
+def advance_to(runner: Any, trainer: Any, step: int) -> None:
+    """Go on until so many steps are done, and fetch what they wrote."""
+    while trainer.progress.step < step:
+        left = trainer.steps_per_epoch - trainer.progress.step % trainer.steps_per_epoch
+        runner.advance(min(left, step - trainer.progress.step))
+    runner.sync()
 
-    ahead = Ahead(trainer)
+
+def recorded_seconds(section: Section, trainers: list[Any]) -> float:
+    """Seconds of a step of all runs that is recorded and played."""
+    from svd_numpy.train.runner import make_runner
+
+    trainer, runner = trainers[0], make_runner(trainers)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        ahead.advance()
-    if ahead.recordings[False] is None:
+        runner.advance(1)
+    if runner.recordings[False] is None:
         raise RuntimeError("; ".join(str(one.message) for one in said) or "the step could not be recorded")
     enough, budget = (4, 0.0) if section.trial else (200, 2.0)
-    while trainer.progress.step < enough:
-        ahead.advance()
+    advance_to(runner, trainer, enough)
+    runner.advance(1)  # sends the weights again, after they were fetched
     start, started = trainer.progress.step, time.perf_counter()
     while trainer.progress.step == start or time.perf_counter() < started + budget:
-        ahead.advance()  # returns when the device is done
-    return (time.perf_counter() - started) / (trainer.progress.step - start)
+        runner.advance(trainer.steps_per_epoch - trainer.progress.step % trainer.steps_per_epoch)
+    return (time.perf_counter() - started) / (trainer.progress.step - start)  # `advance` returns when they are done
 
 
 def steps(section: Section, network: str) -> None:
@@ -224,7 +275,7 @@ def steps(section: Section, network: str) -> None:
 
         return seconds_of(gpu_torch.make_step(network.lower(), BATCH[network], way), torch.cuda.synchronize)
 
-    enter("svd_numpy, recorded", lambda: recorded_seconds(section, trainer_of(section, network)))
+    enter("svd_numpy, recorded", lambda: recorded_seconds(section, [trainer_of(section, network)]))
     enter("svd_numpy, step by step", ours)
     by_hand = ("by hand",) if network == "LeNet-300-100" else ()
     for way in ("eager", "graph", *by_hand, "compile"):  # the slowest to start comes last
@@ -260,29 +311,26 @@ def replicas(section: Section) -> None:
     """Steps of 1, 4 and 16 runs in the same launches; whether their bits are those of each alone; a series of seeds."""
     from svd_numpy import train_mnist
     from svd_numpy.kernels.cuda.device import SIMULATED
-    from svd_numpy.train.ahead import Ahead
+    from svd_numpy.train.runner import make_runner
 
     def led(seeds: range) -> list[Any]:
-        trainers = [trainer_of(section, "LeNet-300-100", seed) for seed in seeds]
-        assert len(trainers) == 1 or trainers[0].lead(trainers[1:])
-        return trainers
+        return [trainer_of(section, "LeNet-300-100", seed) for seed in seeds]
 
-    def after(trainers: list[Any], count: int) -> list[bytes]:
-        ahead = Ahead(trainers[0])
-        while trainers[0].progress.step < count:
-            ahead.advance()
-        trainers[0].to_host()
-        return [trainer.model.arena.params.tobytes() for trainer in trainers]
+    def after(trainers: list[Any], count: int) -> list[Any]:
+        runner = make_runner(trainers)
+        advance_to(runner, trainers[0], count)
+        params = [trainer.model.arena.params.tobytes() for trainer in trainers]
+        return list(zip(params, runner.scores(), strict=True))
 
     count = 3 if section.trial else 150
     alone = [after(led(range(seed, seed + 1)), count)[0] for seed in range(3)]
     section.raw["same_bits"] = after(led(range(3)), count) == alone
     same = "the same bits" if section.raw["same_bits"] else "**OTHER BITS**"
-    section.line(f"Three runs after {count} steps side by side: {same} as each alone.", "")
+    section.line(f"Three runs after {count} steps side by side: {same} as each alone, and the same scores.", "")
     section.line("| runs | µs a step of all | times one |", "|--:|--:|--:|")
     micros = section.raw["micros"] = {}
     for runs in (1, 2) if section.trial else RUNS:
-        micros[str(runs)] = 1e6 * recorded_seconds(section, led(range(runs))[0])
+        micros[str(runs)] = 1e6 * recorded_seconds(section, led(range(runs)))
         section.line(f"| {runs} | {micros[str(runs)]:.0f} | {micros[str(runs)] / micros['1']:.2f} |")
     if not section.trial:
         section.raw["ratio"] = micros["16"] / micros["1"]
@@ -305,7 +353,8 @@ def replicas(section: Section) -> None:
 def products(section: Section) -> None:
     """The fused products at one large size, with every tile; and cuBLAS for the same work, in float32 and in TF32."""
     from svd_numpy.kernels.cuda import tables
-    from svd_numpy.kernels.cuda.device import F, U, cuda
+    from svd_numpy.kernels.cuda.device import U, cuda
+    from svd_numpy.kernels.cuda.dials import DIALS
     from svd_numpy.kernels.cuda.product import PRODUCTS
     from svd_numpy.kernels.cuda.tiling import TILES
 
@@ -315,7 +364,7 @@ def products(section: Section) -> None:
     s = cuda.to_device(rng.uniform(-8, 0, size * size).astype(np.float32))
     y, r = (cuda.device_array(size * size, np.float32) for _ in range(2))
     common = cuda.to_device(np.zeros(2, np.uint32)), cuda.to_device(np.zeros(2, np.uint32))  # clock, seed
-    words = tuple(U(v) for v in range(5))
+    words, dials = tuple(U(v) for v in range(5)), cuda.to_device(np.zeros(int(DIALS), np.float32))
     operands = {"forward": (a, a, b, s), "inputs": (a, c, b, s), "weights": (a, a, c, d)}
     section.line(
         f"{size}³, counting 4 M N K operations; error against float64, of the pair.", "",
@@ -332,8 +381,8 @@ def products(section: Section) -> None:
         row, column, starts = (cuda.to_device(table) for table in (at.row, at.column, at.b))
         for name, tile in TILES.items():
             grid = math.ceil(size / tile.bm), math.ceil(size / tile.bn)
-            args = (a1, a2, row, column, b1, b2, starts, U(at.b_step), F(0), U(size), U(size), U(size), U(size), y, r)
-            args += (b, U(1), U(0), words, *common)
+            sizes = tuple(U(v) for v in (size, size, size, size, 1, 0))
+            args = (a1, a2, row, column, b1, b2, starts, U(at.b_step), sizes, y, r, b, dials, words, *common)
             kernel = PRODUCTS[role, True, False, name]
             enter(
                 f"{role}, {name} tile {tuple(tile)}",
@@ -390,6 +439,7 @@ def ladder(section: Section) -> None:
 SECTIONS: dict[str, Callable[[Section], None]] = {
     "Device": facts,
     "Every operation": validate,
+    "Recorded steps": recordings,
     "LeNet-300-100": lambda section: steps(section, "LeNet-300-100"),
     "200 epochs": training,
     "Sixteen runs": replicas,

@@ -6,6 +6,7 @@ On a machine with a device, `pytest tests/cuda_backend.py` runs it there.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,23 @@ import test_kernels
 from bounds import MAGNITUDES, assert_close, assert_within, inputs
 from numpy.typing import NDArray
 from small_runs import make_config, make_data, make_net, timeless
-from svd_numpy.train.ahead import Ahead
 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
-from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey
+from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
 from svd_numpy.kernels.cuda import detect, tiling
 from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
-from svd_numpy.network.params import Arena
+from svd_numpy.network.params import Arena, ParamSpec
+from svd_numpy.train.runner import make_runner
 from svd_numpy.train.trainer import Trainer
 
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)
 from svd_numpy.kernels.cuda.backend import CudaBackend
 
+sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 # In the simulator a kernel is Python, in which a float32 that overflows warns.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 Array = NDArray[Any]
@@ -62,7 +64,7 @@ class Mirrored:
 
 def _arrays(arg: Any) -> list[Array]:
     if isinstance(arg, Arena):
-        return [arg.params, arg.grads, arg.m, arg.v]
+        return [arg.params, arg.grads, arg.m, arg.v, arg.mask]
     if isinstance(arg, Buffers):
         return list(arg._arrays.values())
     return [arg] if isinstance(arg, np.ndarray) else []
@@ -157,6 +159,9 @@ def test_gathering(dtype: Any, shape: tuple[int, int, int]) -> None:
     rows = np.full((6, source.shape[1]), np.nan, np.float32)
     CUDA.gather_rows(source, index, 1 / 255, mean.astype(np.float32), rows)
     np.testing.assert_allclose(rows, source[index] / 255 - mean, rtol=1e-5, atol=1e-6)
+    tokens, out = source.astype(np.int64) + 2**40, np.zeros((6, source.shape[1]), np.int64)
+    CUDA.gather_rows(tokens, index, 1.0, mean.astype(np.float32), out)
+    np.testing.assert_array_equal(out, tokens[index])
 
 
 def test_losses() -> None:
@@ -176,29 +181,63 @@ def test_losses() -> None:
     assert_close((slopes[0],), (slopes[1],))
 
 
+def arena_of(prior: str, dtype: Any) -> Arena:
+    """Weights of two priors, one group slower and in narrow bounds; ordinary numbers, some of them bounded."""
+    rng = np.random.default_rng(0)
+
+    def numbers(count: int) -> Array:
+        return rng.standard_normal(count).astype(np.float32)
+
+    specs = [
+        ParamSpec("a.theta", (45,), numbers(45), numbers(45) * 3 - 3),
+        ParamSpec("a.bias", (3,), numbers(3)),
+        ParamSpec("b.theta", (3, 2), numbers(6).reshape(3, 2), numbers(6).reshape(3, 2), "ard", -0.5, 0.5, 3.0),
+        ParamSpec("b.scale", (5,), numbers(5), low=-0.1, high=0.7, lr_factor=0.1),
+    ]
+    arena = Arena(specs, dtype, prior)
+    arena.params[:45:5] = 0
+    arena.mask[:] = rng.random(arena.mask.size) < 0.7
+    return arena
+
+
 @pytest.mark.parametrize("prior", sorted(PRIORS))
 def test_the_sweep(prior: str) -> None:
-    n, plain = 45, 3
-    for keep, fixed in ((math.exp(-3), False), (0.0, True)):
-        mine, theirs = (test_kernels.arena_of(n, plain, backend.dtype) for backend in (CUDA, PLAIN))
-        for arena in (mine, theirs):
-            arena.params[:n][::5] = 0
-            arena.params[1] = 1e10  # beyond the cap on theta^2 / sigma^2
+    for keep, held in ((math.exp(-3), False), (0.0, True)):
+        mine, theirs = (arena_of(prior, backend.dtype) for backend in (CUDA, PLAIN))
+        assert len(mine.segments) == 4
+        mine.params[1] = theirs.params[1] = 1e10  # beyond the cap on theta^2 / sigma^2
         for step in (1, 2):
             gradient = np.random.default_rng(step).standard_normal(mine.params.size).astype(np.float32)
+            settings = StepSettings(0.01, keep, AdamSettings(0.01, 0.9, 0.999, 1e-8, step))
             for backend, arena in ((CUDA, mine), (PLAIN, theirs)):
                 arena.grads[:] = gradient
-                if step == 1 and not fixed:
-                    backend.finish_gradients(arena, prior, 0.01, keep)
+                if step == 1 and not held:
+                    backend.finish_gradients(arena, 0.01, keep)
             assert_close((mine.grads,), (theirs.grads,))
             for backend, arena in ((CUDA, mine), (PLAIN, theirs)):
                 arena.grads[:] = gradient
-                backend.adam_step(arena, prior, 0.01, keep, AdamSettings(0.01, 0.9, 0.999, 1e-8, step), fixed)
+                backend.adam_step(arena, settings, held)
         mine.params[1] = theirs.params[1] = 0
         assert_close((mine.params, mine.m, mine.v), (theirs.params, theirs.m, theirs.v))
         weights = [[arena.views[f"a.{part}"] for part in ("theta", "log_sigma2")] for arena in (mine, theirs)]
         weights[0][0][3] = weights[1][0][3] = 1e15
         assert CUDA.kl(*weights[0], prior) == pytest.approx(PLAIN.kl(*weights[1], prior), rel=1e-5)
+
+
+def test_a_prior_without_a_branch_is_refused() -> None:
+    arena, backend = arena_of("ard", np.float32), CudaBackend()
+    arena.segments = tuple(segment._replace(prior=segment.prior and "cauchy") for segment in arena.segments)
+    before = arena.params.copy()
+    settings = StepSettings(0.01, 0.0, AdamSettings(0.01, 0.9, 0.999, 1e-8, 1))
+    for operation in (
+        lambda: backend.finish_gradients(arena, 0.01, 0.0),
+        lambda: backend.adam_step(arena, settings, False),
+        lambda: backend.kl(arena.params[:5], arena.params[5:10], "cauchy"),
+    ):
+        with pytest.raises(svd.SvdError, match=r"got 'cauchy', but backend 'cuda' knows \('log_uniform', "):
+            operation()
+    backend.to_host(arena.params)
+    np.testing.assert_array_equal(arena.params, before)
 
 
 @pytest.mark.parametrize("kind", ["max", "mean"])
@@ -234,6 +273,9 @@ def test_small_things() -> None:
     np.testing.assert_allclose(running, 0.75 * factors + 0.25 * 1.5 * batch, rtol=1e-5, atol=1e-6)
     CUDA.clear(y)
     assert not y.any()
+    mask = rng.integers(0, 2, 13).astype(np.uint8)
+    CUDA.apply_mask(x, mask, y)
+    np.testing.assert_array_equal(y, x * mask)
 
 
 # --- Twins ---
@@ -299,11 +341,11 @@ def test_image_training_is_that_of_the_plain_backend() -> None:
         )  # fmt: skip
         model = svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
         trainer = Trainer(model, data, make_config(epochs=1, batch_size=3, shift=1, mirror=True))
-        ahead = Ahead(trainer)
+        runner: Any = make_runner([trainer])
         while trainer.progress.step < 3:  # one as it is, one recorded, one short of an example
-            ahead.advance()
-        assert (ahead.recordings[False] is None) == (backend == "numpy")
-        trainer.to_host()
+            runner.advance(3 - trainer.progress.step)
+        assert backend == "numpy" or runner.recordings[False] is not None
+        runner.sync()
         models.append(model)
     for name, array in models[0].arrays().items():
         np.testing.assert_allclose(array, models[1].arrays()[name], rtol=2e-3, atol=2e-4, err_msg=name)

@@ -1,7 +1,8 @@
-"""Several runs in the same launches against the same runs alone. Not collected by itself, see `cuda_backend.py`."""
+"""Recorded steps, and several runs in the same launches. Not collected by itself, see `cuda_backend.py`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.cuda import detect, tiling
+from svd_numpy.tabular.networks import estimate_noise
 from svd_numpy.train import console
-from svd_numpy.train.console import StopSignal
 from svd_numpy.train.loop import Run, fit_together, side_by_side
+from svd_numpy.train.trainer import Record, Trainer
 
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)
 from svd_numpy.kernels.cuda.backend import CudaBackend
+from svd_numpy.kernels.cuda.side_by_side import SideBySide
+from svd_numpy.train.cuda_runner import CudaRunner
 
+sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 SEEDS = (3, 2**33 + 1, 0)
 
@@ -37,7 +42,7 @@ def dense_run(seed: int, run_dir: Path | None = None, resume: bool = False) -> R
     # Each epoch: an ordinary step or a recorded one, a recorded one, one that is short of an example.
     # Each run has a KL weight of its own.
     settings = {"seed": seed, "kl_schedule": ((0.0, 1.0),), "kl_weight": 0.3 + seed % 7}
-    config = make_config(epochs=1, finetune_epochs=1, batch_size=2, **settings)
+    config = make_config(epochs=1, finetune_epochs=1, batch_size=2, eval_every=1, train_mask=True, **settings)
     return Run(model, dense_data(), config, (), run_dir and run_dir / str(seed), resume)
 
 
@@ -55,12 +60,24 @@ def image_run(seed: int) -> Run:
     return Run(model, data, config, (), None, False)
 
 
+def regression_run(seed: int) -> Run:
+    """Of a straight line, whose noise is estimated after every epoch: another one in each run."""
+    x = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+    y = (x @ [[2.0], [-1.0]] + 0.3).astype(np.float32)
+    data = Dataset("own", x, y, x[:2], y[:2], None, 0, "made here")
+    layer = svd.VariationalDense(2, 1, log_sigma2=-3.0)
+    model = svd.Sequential(layer, backend="cuda", seed=seed, likelihood="gaussian", threshold=1.0)
+    config = make_config(epochs=3, finetune_epochs=1, finetune_threshold=1.0, batch_size=2, eval_every=1, seed=seed)
+    return Run(model, data, config, (estimate_noise,), None, False)
+
+
 def outcome(run: Run, records: list[dict[str, Any]]) -> Any:
     arena = run.trainer.model.arena
-    return bits(run.trainer.model), arena.m.tobytes(), arena.v.tobytes(), timeless(records)
+    flat = [array.tobytes() for array in (arena.m, arena.v, arena.mask)]
+    return bits(run.trainer.model), *flat, run.trainer.model.likelihood, timeless(records)
 
 
-class StopsSoon(StopSignal):
+class StopsSoon(console.StopSignal):
     """As if somebody pressed Ctrl-C in the second step."""
 
     looks = 0
@@ -75,7 +92,82 @@ class StopsSoon(StopSignal):
         pass
 
 
-@pytest.mark.parametrize("make", [dense_run, image_run])
+# --- Recorded steps ---
+
+
+def line_with_callback(run_dir: Path | None = None) -> Run:
+    """A run after each of whose epochs its user changes all that may be changed between epochs."""
+    run = regression_run(0)
+    layers = svd.VariationalDense(2, 2, log_sigma2=-3.0), svd.Dropout(0.2), svd.VariationalDense(2, 1)
+    model = svd.Sequential(*layers, backend="cuda", likelihood="gaussian")
+    config = make_config(epochs=3, finetune_epochs=1, batch_size=2, train_mask=True)
+
+    def change(trainer: Trainer, record: Record) -> None:
+        estimate_noise(trainer, record)
+        model = trainer.model
+        model.threshold -= 4.0
+        model.parameters["dense1.theta"][0, 0] *= -1
+        if record["epoch"] == 2:
+            model.layers[1].p = 0.6  # type: ignore[attr-defined]
+
+    return Run(model, run.trainer.data, config, (change,), None, False)
+
+
+def test_recorded_steps_are_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that change from step to step, or from epoch to epoch, change in recorded steps, too."""
+    played: list[int] = []
+    play = SideBySide.play
+    monkeypatch.setattr(SideBySide, "play", lambda self, *args: played.append(args[-1]) or play(self, *args))
+    run = line_with_callback()
+    recorded = outcome(run, fit_together([run], False)[0])
+    assert played == [1, 2, 1, 1]
+    monkeypatch.setattr(CudaRunner, "_record", lambda self, step: None)
+    run = line_with_callback()
+    assert outcome(run, fit_together([run], False)[0]) == recorded
+    assert sum(played) == 5
+    assert len({record["train_error"] for record in recorded[-1]}) == 4
+
+
+def test_what_cannot_be_recorded_is_said_and_done_as_before() -> None:
+    backend, x = SideBySide([0]), np.full(3, -1, np.float32)
+    for work, words in (
+        (lambda: backend.relu_forward(x), "shape .3,. is new"),
+        (lambda: backend.to_host(x), "copied to the host"),
+    ):
+        with pytest.warns(UserWarning, match=words):
+            assert backend.record(work) is None
+    backend.relu_forward(x)
+    backend.to_host(x)
+    np.testing.assert_array_equal(x, 0)
+
+
+class _Counting(svd.ReLU):
+    """Adds to the KL itself, though nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def add_kl_gradients(self, backend: Any, kl_scale: float) -> None:
+        self.seen.append(kl_scale)
+
+
+def test_a_layer_that_adds_to_the_kl_does_so_at_every_step() -> None:
+    data = regression_run(0).trainer.data
+    runs, layers = [], [_Counting(), _Counting()]
+    for layer in layers:
+        model = svd.Sequential(svd.Dense(2, 1), layer, backend="cuda", likelihood="gaussian")
+        config = make_config(epochs=1, finetune_epochs=0, batch_size=1, kl_schedule=((0.0, 0.0), (1.0, 1.0)))
+        runs.append(Run(model, data, config, (), None, False))
+    assert side_by_side(runs) == [[runs[0]], [runs[1]]]
+    fit_together(runs[:1], False)
+    np.testing.assert_allclose(layers[0].seen, np.arange(5) / 25)
+
+
+# --- Side by side ---
+
+
+@pytest.mark.parametrize("make", [dense_run, image_run, regression_run])
 def test_side_by_side_they_have_the_bits_of_each_alone(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +191,9 @@ def test_side_by_side_they_have_the_bits_of_each_alone(
     for run, records in zip(group, fit_together(group, False), strict=True):
         assert outcome(run, records) == alone[run.trainer.model.seed]
     assert len({result[1] for result in alone.values()}) == len(SEEDS)
+    if make is regression_run:
+        assert len({result[4] for result in alone.values()}) == len(SEEDS), "noise"
+        assert len({result[3] for result in alone.values()}) > 1, "masks"
 
 
 def test_only_runs_at_the_same_step_go_together() -> None:
@@ -106,13 +201,14 @@ def test_only_runs_at_the_same_step_go_together() -> None:
     for run, step in zip(runs, (0, 6, 0, 6), strict=True):
         run.trainer.progress.step = step  # six steps are all: these two are only read back
     assert side_by_side(runs) == [[runs[0], runs[2]], [runs[1]], [runs[3]]]
-    assert len(runs[0].trainer.together) == 2
 
 
 def test_each_run_has_its_row() -> None:
-    backend = CudaBackend((5, 6, 7))
+    backend = SideBySide((5, 6, 7))
     own, data = [np.full(4, float(run), np.float32) for run in range(3)], np.arange(3.0, dtype=np.float32)
     backend.stack(own)
+    masks = [np.array([1, run == 1, 1, 1], np.uint8) for run in range(3)]
+    backend.stack(masks)
     rows, zero = np.zeros(3, np.float32), np.zeros(3, np.float32)
     backend.gather_rows(data, np.zeros(1, np.int64), 1.0, zero, rows[None])
     with pytest.raises(ValueError, match="common to all runs before"):
@@ -126,4 +222,7 @@ def test_each_run_has_its_row() -> None:
     backend.relu_forward(own[0])
     backend.to_host(*own)
     assert [array.tolist() for array in own] == [[0.0] * 4, [0.0] * 4, [4.0] * 4]
+    backend.apply_mask(own[0], masks[0], own[0])
+    backend.to_host(*own)
+    assert [array.tolist() for array in own] == [[0.0] * 4, [0.0] * 4, [4.0, 0.0, 4.0, 4.0]]
     assert backend.noise(NoiseKey(5, 0, 0), 1, 3).tobytes() == CudaBackend().noise(NoiseKey(5, 0, 0), 1, 3).tobytes()

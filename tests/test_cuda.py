@@ -55,12 +55,12 @@ target = tuple(int(part) for part in sys.argv[1].split("."))
 numba.cuda.dispatcher.get_current_device = lambda: types.SimpleNamespace(compute_capability=target)
 scalars = {
     "f": "float32", "d": "float64", "u": "uint32", "i": "int32", "L": "int64", "X": "uint8", "T": "uint32",
-    "S": "float32",
+    "S": "float32", "B": "uint8",
 }
 def numba_type(letter):
-    if letter in (device.NUMBERS, device.WORDS):
-        integer, length = (numba_types.int32, 13) if letter == device.NUMBERS else (numba_types.uint32, 5)
-        return numba_types.UniTuple(integer, length)
+    if letter in device.TUPLES:
+        number, length = device.TUPLES[letter]
+        return numba_types.UniTuple(getattr(numba_types, number.__name__), length)
     scalar = getattr(numba_types, scalars.get(letter) or scalars[letter.lower()])
     return scalar[::1] if letter.isupper() else scalar
 for name, kernel in device.KERNELS.items():

@@ -29,6 +29,7 @@ def found(**changes: Any) -> dict[str, Any]:
     return {
         "Device": {"peak_tflops": 66.9},
         "Every operation": {"rows": [{"ok": True}] * 12, "done": True},
+        "Recorded steps": {"same_bits": True, "recorded": True},
         "LeNet-300-100": {"micros": micros},
         "200 epochs": {"seconds": 12.0, "data": "mnist", "epochs": 200},
         "Sixteen runs": {"ratio": 2.5, "same_bits": True},
@@ -38,20 +39,21 @@ def found(**changes: Any) -> dict[str, Any]:
 
 def test_what_is_wanted_is_compared(check: Any) -> None:
     rows = check.targets(found())
-    assert [row[2] for row in rows] == ["met"] * len(rows) == ["met"] * 8
+    assert [row[2] for row in rows] == ["met"] * len(rows) == ["met"] * 9
     assert [row[1] for row in rows] == [
-        "12 of 12 cases", "80 µs", "10.0 times", "1.50 times", "12.0 s", "60%", "2.50 times", "yes",
+        "12 of 12 cases", "yes", "80 µs", "10.0 times", "1.50 times", "12.0 s", "60%", "2.50 times", "yes",
     ]  # fmt: skip
     slow = {"svd_numpy, recorded": 200.0, "PyTorch, eager": "Traceback ...", "PyTorch, graph": 150.0}
     wrong = found(**{
         "Every operation": {"rows": [{"ok": True}, {"ok": False}], "done": True},
+        "Recorded steps": {"same_bits": True, "recorded": False},
         "LeNet-300-100": {"micros": slow},
         "200 epochs": {"seconds": 1.0, "data": "digits", "epochs": 200},
         "Sixteen runs": {"ratio": 3.01, "same_bits": False},
         "Device": {},
     })  # fmt: skip
     bad = "**missed**"
-    assert [row[2] for row in check.targets(wrong)] == [bad, bad, "", bad, "", "", bad, bad]
+    assert [row[2] for row in check.targets(wrong)] == [bad, bad, bad, "", bad, "", "", bad, bad]
     assert {row[1:] for row in check.targets({})} == {("not measured", "")}
     cut_short = found(**{"Every operation": {"rows": [{"ok": True}], "end": "it was cut short"}})
     assert check.targets(cut_short)[0][1] == "not measured"
@@ -137,6 +139,7 @@ def test_a_trial_in_the_simulator(check: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
     for name, words in (
         ("Ladder", "| register |"),
+        ("Recorded steps", "the same bits as step by step"),
         ("Sixteen runs", "the same bits as each alone"),
         ("Device", "none"),
     ):

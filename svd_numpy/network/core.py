@@ -165,6 +165,11 @@ class Network:
         return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
 
     @property
+    def layers_add_to_kl(self) -> bool:
+        """Whether a layer adds to the KL and its gradients itself: then a step is one of one run, with its numbers."""
+        return any(type(layer).add_kl_gradients is not Layer.add_kl_gradients for layer in self.layers)
+
+    @property
     def keep(self) -> float:
         """exp(-threshold): a weight survives where theta^2 >= keep * sigma^2."""
         return math.exp(-self.threshold)

@@ -30,12 +30,17 @@ class Examples:
         Inputs and targets, as `evaluate` takes them.
     name : str
         Of the inputs, in errors.
+
+    Attributes
+    ----------
+    targets : array
+        Labels or targets, a copy: several runs may be scored on the same array.
     """
 
     def __init__(self, model: Sequential, x: Any, y: Any, name: str = "x") -> None:
         rows = model.check(x, name)
         self.count = model.rows(len(rows))
-        self._y = model.check_targets(y, len(rows))
+        self.targets = model.check_targets(y, len(rows)).copy()
         whole = rows.dtype == np.uint8 or model.input_dtype != model.dtype  # pixels or tokens
         self._x = np.ascontiguousarray(rows, None if whole else model.dtype)
         self._scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
@@ -47,7 +52,7 @@ class Examples:
         """Yield the summed NLL and error of one batch after the other; the pass says where, and what is masked."""
         for start in range(0, len(self._x), EVAL_ROWS):
             batch = slice(start, start + EVAL_ROWS)
-            index, y = self._index[batch], self._y[batch]
+            index, y = self._index[batch], self.targets[batch]
             inputs, d_outputs = self._inputs[: len(index)], self._d_outputs[: len(index)]
             run.backend.gather_rows(self._x, index, self._scale, model.input_mean, inputs)
             outputs = model.forward(inputs, run)
@@ -62,5 +67,8 @@ class Examples:
         with model.exclusive:
             model.to_device()
             sums = np.sum([*self.batches(model, model.pruned_pass(model.backend))], axis=0)
-        nll, error = sums / self.count
-        return {"error": float(error), "nll": float(nll)}
+        return self.score_of(*sums)
+
+    def score_of(self, nll: float, error: float) -> Score:
+        """Turn sums over all batches into a score."""
+        return {"error": float(error) / self.count, "nll": float(nll) / self.count}

@@ -55,12 +55,13 @@ class HostRunner:
 def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Share runs of one recipe out among runners: those on a GPU that stand at the same step go side by side.
 
-    They differ in seed, labels, weights and the factor on the KL only; the results are those of each alone.
+    They differ in seed, labels, weights and the factor on the KL only; the results are those of each alone. A layer
+    that adds to the KL itself does so for one run.
     """
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}
     for trainer in trainers:
-        if trainer.model.backend.name != "cuda" or trainer.done:
+        if trainer.model.backend.name != "cuda" or trainer.done or trainer.model.layers_add_to_kl:
             found.append([trainer])
             continue
         step = trainer.progress.step

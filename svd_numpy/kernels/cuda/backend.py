@@ -5,44 +5,28 @@ twins on the device (`twins.py`); what an operation writes, it writes there, and
 
 Kernels: `product.py` with `sampling.py` and `finish.py` (the layers), `sweep.py` (the pass over all parameters),
 `philox.py` (noise), `elementwise.py`, `images.py`, `norm.py`, `losses.py`, `sums.py`. Every launch is for all runs that
-go side by side (`device.py`).
+go side by side (`device.py`): of a model's own backend, one. `side_by_side.py` adds what a runner needs.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from svd_numpy.kernels.backend import AdamSettings, Arena, Array, Buffers, NoiseKey, OfEach, StepSettings
-from svd_numpy.kernels.cuda import elementwise, images, losses, norm, philox, sums, sweep, tables
-from svd_numpy.kernels.cuda.device import (
-    COMMON,
-    SIMULATED,
-    THREADS,
-    D,
-    F,
-    I,
-    Kernel,
-    Own,
-    U,
-    blocks_for,
-    cuda,
-    recorded_graph,
-)
+from svd_numpy.kernels.backend import Arena, Array, Buffers, NoiseKey, Segment, StepSettings
+from svd_numpy.kernels.cuda import dials, elementwise, images, losses, norm, philox, sums, sweep, tables
+from svd_numpy.kernels.cuda.device import COMMON, SIMULATED, THREADS, D, F, I, Kernel, Own, U, blocks_for, cuda
 from svd_numpy.kernels.cuda.finish import FINISH
 from svd_numpy.kernels.cuda.product import PRODUCTS
-from svd_numpy.kernels.cuda.recording import Dials, Recording
+from svd_numpy.kernels.cuda.recording import Launch, Recording
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
-from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.window import Window
 
-Result = TypeVar("Result")
 _NO_NOISE = NoiseKey(0, 0, 0)
 _KL_PARTS = 8 if SIMULATED else 8192
 _LOCK = threading.Lock()  # Numba's simulator runs one kernel at a time
@@ -54,24 +38,25 @@ class CudaBackend:
     Parameters
     ----------
     seeds : sequence of int
-        Of the runs that go side by side (`several`); the numbers themselves do not matter where there is one.
+        Of the runs that go side by side; the numbers themselves do not matter where there is one.
+    rows : int
+        Of the tables that the clock goes through (`recording.py`).
     """
 
     name = "cuda"
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def __init__(self, seeds: Sequence[int] = (0,)) -> None:
+    def __init__(self, seeds: Sequence[int] = (0,), rows: int = 1) -> None:
         self._runs = len(seeds)
         self._twins, self._scratch = Twins(self._runs), Scratch(self._runs)
-        self._stream: Any = 0
-        # What changes from step to step is looked up in tables by this counter; it stands still at 0 unless a step is
-        # recorded, and then tables of one row are all there is.
+        self._recording: Recording | None = None  # the one that is made at this moment
+        # What changes from step to step is looked up in tables by this counter, which stands at 0 but while a recorded
+        # step is played.
         self._clock = cuda.to_device(np.zeros(2, np.uint32))  # row of the tables; steps to add to those of noise keys
         self._still = cuda.to_device(np.zeros(2, np.uint32))
-        self._totals = Own(cuda.device_array(2 * self._runs, np.float64), 2)
-        self._each_found: list[Any] = []  # what the last loss was in each run
-        self._recording: Recording | None = None
-        self._dials = Dials(self._runs, 1)
+        self._totals = Own(cuda.to_device(np.zeros(2 * rows * self._runs)), 2 * rows)
+        self._dials = dials.Dials(self._runs, rows)
+        self._segments: dict[tuple[Segment, ...], tuple[int, Array, Array]] = {}
         self._no_moves = Own(cuda.to_device(np.zeros(3, np.int32)), 0)
         words = np.array([_seed_words(seed ^ seeds[0]) for seed in seeds], np.uint32)
         self._seeds = Own(cuda.to_device(words.ravel()), 2)  # in which bits seeds differ from the first run's
@@ -91,42 +76,8 @@ class CudaBackend:
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
         self._each(elementwise.blend, target.size, U(target.size), target, source, D(rate), D(scale))
 
-    # ------------------------------------------------------------ several runs
-    def several(self, seeds: Sequence[int]) -> CudaBackend:  # noqa: D102
-        return CudaBackend(seeds)
-
-    def stack(self, arrays: Sequence[Array]) -> None:  # noqa: D102
-        self._twins.stack(arrays)
-
-    def each(self, found: Result) -> list[Result]:  # noqa: D102
-        return self._each_found
-
-    # ------------------------------------------------------------ many steps
-    def record(self, work: Callable[[], None], rows: int) -> Recording | None:  # noqa: D102
-        self._dials = Dials(self._runs, rows)
-        self._totals = Own(cuda.to_device(np.zeros(self._runs * rows * 2)), 2 * rows)
-        recording = Recording(self._clock, self._dials, self._totals.array, self._runs)
-        self._launch(elementwise.tick, 1, 2, U(0), self._clock, runs=1)  # compiled before anything is recorded
-
-        def step() -> None:
-            self._recording = recording
-            try:
-                work()
-                self._launch(elementwise.tick, 1, 2, U(1), self._clock, runs=1)
-            finally:
-                self._recording = None
-
-        try:
-            recording.play = step if SIMULATED else recorded_graph(step, self._on_stream)
-        except Exception as error:  # a driver or its Python packages of another age; ordinary steps do the same
-            warnings.warn(f"steps cannot be recorded as a CUDA graph and will be slower: {error!r}", stacklevel=2)
-            return None
-        finally:
-            self._stream = 0
-        return recording
-
-    def _on_stream(self, stream: Any) -> None:
-        self._stream = stream
+    def apply_mask(self, theta: Array, mask: Array, out: Array) -> None:  # noqa: D102
+        self._each(elementwise.apply_mask, out.size, U(out.size), theta, mask, out)
 
     # ------------------------------------------------------------ launching
     def _launch(self, kernel: Kernel, blocks: int | tuple[int, ...], threads: int, *args: Any, runs: int = 0) -> None:
@@ -135,10 +86,16 @@ class CudaBackend:
             self._twins.of(arg, letter in COMMON) if isinstance(arg, np.ndarray) else arg
             for letter, arg in zip(kernel.signature, args, strict=True)
         )
-        if self._recording:
-            self._recording.kept.append(ready)
-        with _LOCK:
-            kernel.launch(blocks, threads, ready, self._stream, runs or self._runs)
+        launch = Launch(kernel, blocks, threads, ready, runs or self._runs)
+        if self._recording is not None:
+            self._recording.add(launch)
+        else:
+            with _LOCK:
+                launch()
+
+    def _turn(self, row: dials.Row) -> None:
+        """Let the kernels that follow find these numbers on the dials."""
+        self._dials.turn(row)
 
     def _each(self, kernel: Kernel, count: int, *args: Any) -> None:
         """Launch a kernel that strides over `count` entries."""
@@ -150,18 +107,16 @@ class CudaBackend:
         clock = self._still if clock is None else clock
         self._launch(kernel, width, sums.FOLDERS, U(count), U(width), parts, clock, out)
 
-    def _summed(self, terms: Any, count: int, width: int, result: Callable[[float, float], Result]) -> Result:
-        """Add a loss's terms (count, width) and make its result of the sums; a recorded step is asked for it later."""
-        self._fold(sums.fold_to_exact, count, width, terms, self._totals, self._clock)
-        if self._recording:
-            self._recording.result = result
-            return result(0.0, 0.0)
-        totals = self._totals.array.copy_to_host().reshape(self._runs, -1)
-        self._each_found = [result(float(first), float(second)) for first, second in totals[:, :2]]
-        return self._each_found[0]
+    def _summed(self, terms: Any, count: int) -> tuple[float, float]:
+        """Add a loss's terms (count, 2) and return both sums; those of a recorded step are read when it was played."""
+        self._fold(sums.fold_to_exact, count, 2, terms, self._totals, self._clock)
+        if self._recording is not None:
+            return 0.0, 0.0
+        first, second = self._totals.array[:2].copy_to_host()
+        return float(first), float(second)
 
     def _multiply(
-        self, role: str, at: tables.Addresses, a: Array, a2: Array | None, b: Array, b2: Array | None, keep: float,
+        self, role: str, at: tables.Addresses, a: Array, a2: Array | None, b: Array, b2: Array | None,
         out: Array, out2: Array | None, extra: Array, positions: int = 1, relu: bool = False, key: NoiseKey = _NO_NOISE,
     ) -> None:  # fmt: skip
         """Run one pass of a layer (`product.py`); without b2 it is a plain one."""
@@ -174,14 +129,14 @@ class CudaBackend:
         if parts:
             targets = (self._scratch.get("parts", slices * (1 + pair) * at.m * at.n),) * 2
         grid = math.ceil(at.m / size.bm), math.ceil(at.n / size.bn) * slices
-        sampling = U(positions), U(relu), *self._noise_of(key)
+        sizes = tuple(U(v) for v in (at.m, at.n, at.k, length, positions, relu))
+        noise = self._noise_of(key)
         self._launch(
             PRODUCTS[role, pair, parts, tile], grid, size.threads, a, second_a, at.row, at.column, b, second_b, at.b,
-            U(at.b_step), F(keep), U(at.m), U(at.n), U(at.k), U(length), *targets, extra, *sampling,
+            U(at.b_step), sizes, *targets, extra, self._dials.table, *noise,
         )  # fmt: skip
         if parts:
-            self._each(FINISH[role, pair], at.m * at.n, targets[0], U(slices), U(at.m), U(at.n), out, second_out,
-                       extra, *sampling)  # fmt: skip
+            self._each(FINISH[role, pair], at.m * at.n, targets[0], U(slices), sizes, out, second_out, extra, *noise)
 
     def _spread(self, source: Array, how: tables.Spread | None, name: str, memory: Buffers) -> Array:
         """Images laid out for a convolution to read."""
@@ -206,10 +161,13 @@ class CudaBackend:
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
     ) -> None:
-        shape = out.shape if out.ndim == 4 else (len(out), 1, 1, out.shape[1])
-        sizes, flags = tuple(I(v) for v in shape), (I(moves is not None),)
+        if np.issubdtype(out.dtype, np.integer):
+            units = out.size // len(out)
+            self._each(elementwise.gather_tokens, out.size, U(len(out)), U(units), source, index, self._clock, out)
+            return
+        sizes = tuple(I(v) for v in (out.shape if out.ndim == 4 else (len(out), 1, 1, out.shape[1])))
         self._each(elementwise.gather, out.size, source, index, self._clock, F(scale), mean,
-                   self._no_moves if moves is None else moves, sizes, flags, out)  # fmt: skip
+                   self._no_moves if moves is None else moves, U(moves is not None), sizes, out)  # fmt: skip
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, units), np.float32)
@@ -225,8 +183,8 @@ class CudaBackend:
         r = memory.get("r", y.shape, y.dtype)
         seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.forward(len(x), *theta.shape, window)
-        positions = at.m // len(x)
-        self._multiply(FORWARD, at, seen, None, theta, log_sigma2, keep, y, r, bias, positions, relu, key)
+        self._turn({dials.KEEP: keep})
+        self._multiply(FORWARD, at, seen, None, theta, log_sigma2, y, r, bias, at.m // len(x), relu, key)
 
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
@@ -238,14 +196,15 @@ class CudaBackend:
                    dy if rectified is None else rectified, dy, d_var)  # fmt: skip
         self._weight_gradients(x, dy, d_var, d_theta, d_sigma2, d_bias, memory, window)
         if dx is not None:
-            self._input_gradients(x, theta, log_sigma2, keep, dy, d_var, dx, memory, window)
+            self._turn({dials.KEEP: keep})
+            self._input_gradients(x, theta, log_sigma2, dy, d_var, dx, memory, window)
 
     def dense_forward(  # noqa: D102
         self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
     ) -> None:
         seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.forward(len(x), *theta.shape, window)
-        self._multiply(FORWARD, at, seen, None, theta, None, 0.0, y, None, bias)
+        self._multiply(FORWARD, at, seen, None, theta, None, y, None, bias)
 
     def dense_backward(  # noqa: D102
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
@@ -253,7 +212,7 @@ class CudaBackend:
     ) -> None:  # fmt: skip
         self._weight_gradients(x, dy, None, d_theta, None, d_bias, memory, window)
         if dx is not None:
-            self._input_gradients(x, theta, None, 0.0, dy, None, dx, memory, window)
+            self._input_gradients(x, theta, None, dy, None, dx, memory, window)
 
     def _weight_gradients(
         self, x: Array, dy: Array, d_var: Array | None, d_theta: Array, d_sigma2: Array | None, d_bias: Array,
@@ -262,16 +221,16 @@ class CudaBackend:
         seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.weights(len(x), *d_theta.shape, window)
         self._column_sums(dy, d_theta.shape[1], d_bias)
-        self._multiply(WEIGHTS, at, seen, None, dy, d_var, 0.0, d_theta, d_sigma2, x)
+        self._multiply(WEIGHTS, at, seen, None, dy, d_var, d_theta, d_sigma2, x)
 
     def _input_gradients(
-        self, x: Array, theta: Array, log_sigma2: Array | None, keep: float, dy: Array, d_var: Array | None, dx: Array,
+        self, x: Array, theta: Array, log_sigma2: Array | None, dy: Array, d_var: Array | None, dx: Array,
         memory: Buffers, window: Window | None,
     ) -> None:  # fmt: skip
         how, at = tables.stretching(window) if window else None, tables.inputs(len(x), *theta.shape, window)
         pulls = self._spread(dy, how, "pulls", memory)
         pulls2 = None if d_var is None else self._spread(d_var, how, "pulls2", memory)
-        self._multiply(INPUTS, at, pulls, pulls2, theta, log_sigma2, keep, dx, None, x)
+        self._multiply(INPUTS, at, pulls, pulls2, theta, log_sigma2, dx, None, x)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         self._each(elementwise.relu_forward, y.size, U(y.size), y)
@@ -280,44 +239,47 @@ class CudaBackend:
         self._each(elementwise.relu_backward, y.size, U(y.size), y, dy)
 
     # ------------------------------------------------------------ losses
-    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, int]:  # noqa: D102
+    def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, float]:  # noqa: D102
         rows, classes = logits.shape
         terms = self._scratch.get("terms", 2 * rows)
         self._each(losses.softmax_cross_entropy, rows, U(rows), U(classes), logits, labels, self._clock, d_logits,
                    terms)  # fmt: skip
-        return self._summed(terms, rows, 2, lambda nll, correct: (nll, int(correct)))
+        return self._summed(terms, rows)
 
     def gaussian_nll(  # noqa: D102
         self, prediction: Array, target: Array, std: float, d_prediction: Array
     ) -> tuple[float, float]:
-        count = prediction.size
-        terms, scale = self._scratch.get("terms", 2 * count), 1 / (std**2 * len(prediction))
-        self._each(losses.gaussian_nll, count, U(count), prediction, target, self._clock, F(scale), d_prediction,
-                   terms)  # fmt: skip
-        constant = count * math.log(std * math.sqrt(2 * math.pi))
-        return self._summed(terms, count, 2, lambda squared, _: (squared / (2 * std**2) + constant, squared))
+        count, rows = prediction.size, len(prediction)
+        terms = self._scratch.get("terms", 2 * count)
+        self._turn(dials.of_noise(std))
+        self._each(losses.gaussian_nll, count, U(count), U(rows), prediction, target, self._dials.table, self._clock,
+                   d_prediction, terms)  # fmt: skip
+        return self._summed(terms, count)
 
     # ------------------------------------------------------------ the pass over all parameters
     def kl(self, theta: Array, log_sigma2: Array, prior: str) -> float:  # noqa: D102
-        parts = min(_KL_PARTS, theta.size)
+        code, parts = sweep.code_of(prior), min(_KL_PARTS, theta.size)
         scratch, totals = self._scratch.get("kl", parts, np.float64), self._scratch.get("totals", 2, np.float64)
-        self._each(sweep.kl_parts, parts, U(theta.size), U(parts), theta, log_sigma2, U(PRIORS[prior].code), scratch)
+        self._each(sweep.kl_parts, parts, U(theta.size), U(parts), theta, log_sigma2, code, scratch)
         self._fold(sums.fold_exact, parts, 1, scratch, totals)
         return float(totals.array[:1].copy_to_host()[0])
 
-    def finish_gradients(self, arena: Arena, prior: str, kl_scale: float, keep: float) -> None:  # noqa: D102
-        n = arena.n_weights
-        self._each(sweep.finish_gradients, n, U(n), arena.params, arena.grads, U(PRIORS[prior].code), F(kl_scale),
+    def _table(self, arena: Arena) -> tuple[int, Array, Array]:
+        """The arena's segments as the sweep reads them."""
+        if arena.segments not in self._segments:
+            self._segments[arena.segments] = sweep.table_of(arena.segments)
+        return self._segments[arena.segments]
+
+    def finish_gradients(self, arena: Arena, kl_scale: float, keep: float) -> None:  # noqa: D102
+        pieces, rows, _ = self._table(arena)
+        self._each(sweep.finish_gradients, pieces * THREADS, U(pieces), rows, arena.params, arena.grads, F(kl_scale),
                    F(keep))  # fmt: skip
 
-    def adam_step(  # noqa: D102
-        self, arena: Arena, prior: str, kl_scale: OfEach, keep: float, adam: AdamSettings, fixed_mask: bool
-    ) -> None:
-        if not self._recording:  # a recorded step finds its row in the tables
-            self._dials.write(0, [StepSettings(kl_scale, keep, adam)])
-        n, plain, dials = arena.n_weights, arena.params.size - 2 * arena.n_weights, self._dials
-        self._each(sweep.adam_sweep, n + plain, U(n), U(plain), arena.params, arena.grads, arena.m, arena.v,
-                   U(PRIORS[prior].code), U(fixed_mask), dials.kl_scales, dials.shared, self._clock)  # fmt: skip
+    def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:  # noqa: D102
+        pieces, rows, limits = self._table(arena)
+        self._turn(dials.of_step(settings))
+        self._each(sweep.adam_sweep, pieces * THREADS, U(pieces), rows, limits, U(held), arena.params, arena.grads,
+                   arena.m, arena.v, arena.mask, self._dials.table, self._clock)  # fmt: skip
 
     # ------------------------------------------------------------ images
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: Array) -> None:  # noqa: D102

@@ -30,23 +30,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda
 
 from svd_numpy.kernels.cuda.detect import simulated
 
-if not hasattr(np, "row_stack"):
-    np.row_stack = np.vstack  # type: ignore[attr-defined, unused-ignore]  # gone from NumPy 2.5, but numba-cuda 0.30 names it
-
-# Numba warns of every grid that does not fill the device; most of those of a small network cannot.
-os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
-
-from numba import cuda
-
 SIMULATED = simulated()
+
+if not SIMULATED and not hasattr(np, "row_stack"):
+    # NumPy 2.5 has no such name. numba-cuda 0.30 asks for it in one module, when that is first imported, to compile
+    # anything at all. So the name is there for as long as that import takes.
+    np.row_stack = np.vstack  # type: ignore[attr-defined, unused-ignore]
+    try:
+        importlib.import_module("numba.cuda.np.arrayobj")
+    finally:
+        del np.row_stack  # type: ignore[attr-defined, unused-ignore]
+
 ALIGNED = not SIMULATED  # shared arrays on 16 bytes become 128-bit loads; the simulator does not know the option
 
 F, U, I, D = np.float32, np.uint32, np.int32, np.float64  # noqa: E741  (casts inside kernels)
@@ -60,16 +63,25 @@ GRID = 2 if SIMULATED else 1024
 # One letter for each argument: capitals are arrays, each run its own but for those in COMMON.
 LETTERS: dict[str, Any] = {
     "f": np.float32, "d": np.float64, "u": np.uint32, "i": np.int32,
-    "F": np.float32, "D": np.float64, "U": np.uint32, "I": np.int32, "L": np.int64,
+    "F": np.float32, "D": np.float64, "U": np.uint32, "I": np.int32, "L": np.int64, "B": np.uint8,
     "T": np.uint32, "S": np.float32,
 }  # fmt: skip
-ANY = "X"  # an array of any type: of pixels or of numbers
-COMMON = ANY + "TS"  # all runs read the same: data, tables of addresses and the clock, settings
-NUMBERS = "n"  # a tuple of int32, of any length
-WORDS = "w"  # the five uint32 of a noise key: step, layer, first sample, seed low, seed high
+ANY = "X"  # an array of any type: of pixels, of numbers or of tokens
+COMMON = ANY + "TS"  # all runs read the same: data; tables of addresses, of segments, the clock; bounds
+# Tuples of whole numbers: what they hold, and how many.
+TUPLES: dict[str, tuple[Any, int]] = {
+    "h": (np.int32, 4),  # images: how many, height, width, channels
+    "s": (np.int32, 9),  # how images are laid out in larger ones (`images.spread`)
+    "g": (np.int32, 13),  # a window (`tables.geometry`)
+    "w": (np.uint32, 5),  # a noise key: step, layer, first sample, seed low, seed high
+    "z": (np.uint32, 6),  # a product: M, N, K, length of a slice, positions of an example, whether a ReLU follows
+}
 
 
-device: Callable[[Callable[..., Any]], Callable[..., Any]] = cuda.jit(device=True)  # a helper that kernels call
+def device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a helper that kernels call. It does not name `cuda`: the simulator knows no thread's indices there."""
+    made: Callable[..., Any] = function if SIMULATED else cuda.jit(device=True)(function)
+    return made
 
 
 class Own(NamedTuple):
@@ -79,6 +91,8 @@ class Own(NamedTuple):
     stride: int
 
 
+# The entry of a kernel is source that is put together, because its arguments are of many kinds and numbers: Numba would
+# take them as `*arguments`, but then it can move no array of them, as a tuple of several types has no loop.
 ENTRY = """
 def make(body, U):
     def entry(strides, {names}):
@@ -110,8 +124,9 @@ class Kernel:
         made: dict[str, Any] = {}
         # Among the names of the kernel's own module, because the simulator gives that module another `cuda`.
         exec(compile(source, f"<entry of {name}>", "exec"), function.__globals__, made)
-        self.entry = made["make"](function if SIMULATED else device(function), U)
+        self.entry = made["make"](device(function), U)
         self._compiled = cuda.jit(self.entry)
+        self._on_grid: dict[Any, Any] = {}  # ready to be called, on the default stream
 
     def launch(
         self, blocks: int | tuple[int, ...], threads: int, args: tuple[Any, ...], stream: Any = 0, runs: int = 1
@@ -125,16 +140,28 @@ class Kernel:
         strides = tuple(U(args[i].stride) if isinstance(args[i], Own) else U(0) for i in self.own) or (U(0),)
         if SIMULATED:
             self._check(flat)
-        self._compiled[(across, down, runs), threads, stream](strides, *flat)
+        self._configured((across, down, runs), threads, stream)(strides, *flat)
+
+    def _configured(self, grid: tuple[int, int, int], threads: int, stream: Any) -> Any:
+        """The compiled kernel on a grid."""
+        ready = None if stream or SIMULATED else self._on_grid.get((grid, threads))
+        if ready is None:
+            with warnings.catch_warnings():  # Numba warns of small grids; most of a small network's are
+                warnings.simplefilter("ignore")
+                ready = self._compiled[grid, threads, stream]
+            if not stream:
+                self._on_grid[grid, threads] = ready
+        return ready
 
     def _check(self, args: tuple[Any, ...]) -> None:
         """Raise a TypeError where an argument is not what the signature says."""
         if len(args) != len(self.signature):
             raise TypeError(f"{self.name}: got {len(args)} arguments, expected {len(self.signature)}")
         for number, (letter, value) in enumerate(zip(self.signature, args, strict=True)):
-            if letter in (NUMBERS, WORDS):
-                wanted = np.int32 if letter == NUMBERS else np.uint32
+            if letter in TUPLES:
+                wanted, length = TUPLES[letter]
                 fits = isinstance(value, tuple) and all(isinstance(entry, wanted) for entry in value)
+                fits = fits and len(value) == length
             elif letter == ANY:
                 fits = value.ndim == 1
             elif letter.isupper():
@@ -165,27 +192,6 @@ def blocks_for(count: int, threads: int = 0) -> int:
     return max(1, min(GRID, math.ceil(count / (threads or THREADS))))
 
 
-def recorded_graph(work: Callable[[], None], on_stream: Callable[[Any], None]) -> Callable[[], None]:
-    """Record what `work` launches, on the stream told to `on_stream`, as a CUDA graph; return what plays it."""
-    from cuda.core import Device
-
-    here = Device()
-    here.set_current()
-    builder, stream = here.create_graph_builder(), here.create_stream()
-    cuda.synchronize()
-    with cuda.defer_cleanup():  # memory must not be freed while launches are recorded
-        builder.begin_building()
-        on_stream(builder)
-        work()
-        graph = builder.end_building().complete()
-    graph.upload(stream)
-
-    def play() -> None:
-        graph.launch(stream)
-
-    return play
-
-
 def description() -> str:
     """Device, compute capability and memory, driver, and versions of the packages that compile for it."""
     if SIMULATED:
@@ -205,5 +211,5 @@ def description() -> str:
 
 __all__ = [
     "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "Own",
-    "U", "blocks_for", "cuda", "description", "device", "kernel", "recorded_graph",
+    "U", "blocks_for", "cuda", "description", "device", "kernel",
 ]  # fmt: skip

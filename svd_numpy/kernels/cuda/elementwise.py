@@ -30,12 +30,12 @@ from __future__ import annotations
 from svd_numpy.kernels.cuda.device import ZERO, F, I, U, cuda, kernel
 
 
-@kernel("XLTfFInnF")
-def gather(source, index, clock, scale, mean, moves, sizes, flags, out):
+@kernel("XLTfFIuhF")
+def gather(source, index, clock, scale, mean, moves, moved, sizes, out):
     """out[b] = source[index[b]] * scale - mean, moved if wanted, channels last; one thread an entry.
 
     sizes : (B, H, W, C); rows of I numbers are images of one pixel and I channels
-    flags : (are there moves,)
+    moved : 1 where there are moves
     index, moves : of this step; on a clock that runs, tables of which row `clock` is this step's
     """
     first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
@@ -47,7 +47,7 @@ def gather(source, index, clock, scale, mean, moves, sizes, flags, out):
         b, inside = e // units + clock[0] * rows, e % units
         pixel, channel = inside // channels, inside % channels
         y, x = I(pixel // U(width)), I(pixel % U(width))
-        if flags[0] == I(1):
+        if moved == U(1):
             x = I(width - I(1) - x) if moves[U(3) * b + U(2)] == I(1) else x
             y, x = I(y - moves[U(3) * b]), I(x - moves[U(3) * b + U(1)])
         if y >= I(0) and y < height and x >= I(0) and x < width:
@@ -56,6 +56,22 @@ def gather(source, index, clock, scale, mean, moves, sizes, flags, out):
             out[e] = F(source[row + at]) * scale - mean[at]
         else:
             out[e] = ZERO
+
+
+@kernel("uuXLTL")
+def gather_tokens(rows, units, source, index, clock, out):
+    """out[b] = source[index[b]], whole numbers (tokens); one thread an entry. index : as in `gather`."""
+    for i in range(U(cuda.grid(1)), rows * units, U(cuda.gridsize(1))):
+        e = U(i)
+        out[e] = source[index[e // units + clock[0] * rows] * units + e % units]
+
+
+@kernel("uFBF")
+def apply_mask(count, theta, mask, out):
+    """out = theta where mask is 1, else 0; one thread an entry."""
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        e = U(i)
+        out[e] = ZERO if U(mask[e]) == U(0) else theta[e]
 
 
 @kernel("uF")

@@ -28,7 +28,8 @@ def make_finish(role: str, pair: bool) -> Kernel:
     """Make the kernel that adds the parts of `make_product` in order and ends as it does; one thread an entry."""
     forward, inputs, _ = (role == wanted for wanted in PASSES)
 
-    def finish(parts, slices, m_total, n_total, out1, out2, extra, positions, relu, key, clock, seed):
+    def finish(parts, slices, sizes, out1, out2, extra, key, clock, seed):
+        m_total, n_total, _, _, positions, relu = sizes
         start, step, size = U(cuda.grid(1)), U(cuda.gridsize(1)), m_total * n_total
         here = located(key, clock, seed)
         for i in range(start, size, step):
@@ -58,7 +59,7 @@ def make_finish(role: str, pair: bool) -> Kernel:
                 if pair:
                     out2[at] = two
 
-    return kernel("FuuuFFFuuwTU", f"finish_{role}_{'pair' if pair else 'plain'}")(finish)
+    return kernel("FuzFFFwTU", f"finish_{role}_{'pair' if pair else 'plain'}")(finish)
 
 
 FINISH = {(role, pair): make_finish(role, pair) for role in PASSES for pair in (True, False)}

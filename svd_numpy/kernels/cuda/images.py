@@ -37,7 +37,7 @@ from svd_numpy.kernels.cuda.device import ZERO, F, I, U, cuda, device, kernel
 # A window as a tuple of int32, `geometry` in tables.py: H, W, C, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW.
 
 
-@kernel("unFF")
+@kernel("usFF")
 def spread(images, sizes, source, out):
     """Lay images out in larger, zeroed ones; one thread an entry of out (images, TH, TW, C).
 
@@ -67,7 +67,7 @@ def seen(out_pixel, tap, g):
     return I(oy * g[5] - g[7] + ky * g[9]), I(ox * g[6] - g[8] + kx * g[10])
 
 
-@kernel("unFFI")
+@kernel("ugFFI")
 def max_pool_forward(images, g, x, y, chosen):
     """y = the largest pixel of each window, chosen = the first tap that sees it; one thread an entry of y."""
     channels, positions = U(g[2]), U(g[11] * g[12])
@@ -86,7 +86,7 @@ def max_pool_forward(images, g, x, y, chosen):
         chosen[e] = winner
 
 
-@kernel("unuFIF")
+@kernel("uguFIF")
 def pool_backward(images, g, by_choice, dy, chosen, dx):
     """dx = sum of dy over the windows that see this pixel, or that chose it; one thread an entry of dx."""
     channels, pixels = U(g[2]), U(g[0] * g[1])
@@ -108,7 +108,7 @@ def pool_backward(images, g, by_choice, dy, chosen, dx):
         dx[e] = total * share
 
 
-@kernel("unFF")
+@kernel("ugFF")
 def avg_pool_forward(images, g, x, y):
     """y = mean of each window, 0 outside the image; one thread an entry of y."""
     channels, positions = U(g[2]), U(g[11] * g[12])

@@ -8,7 +8,7 @@ and never overflows, because no exponent is above 0 and one of them is 0, so tha
 over its row three times: the largest logit, which is also the guess; the sum; the gradient. A guess is right where the
 first of the largest logits is the label. A NaN among the logits makes the nll one, and the training stops there.
 
-The two numbers that are summed over the batch, the nll and whether the guess is right, are written as `terms` (B, 2)
+The two numbers that are summed over the batch, the nll and whether the guess is wrong, are written as `terms` (B, 2)
 and added by `fold_to_exact`, in float64 and in a fixed order: the logged loss has the same bits in every run.
 
 **Cost.** Ten classes are 40 bytes read three times, the second and third time from the nearest cache, 48 written, and
@@ -17,8 +17,10 @@ thirty accesses one after the other, a few microseconds. More threads for a row 
 through shared memory, and would be faster from some hundred classes on; of ten, a warp would use a third of its lanes
 and gain nothing over the launch.
 
-**Gaussian.** With a fixed std, nll = (prediction - target)^2 / (2 std^2) + log(std sqrt(2 pi)) and the gradient is
-(prediction - target) / (std^2 B). A thread takes one output of one example; constants are added by the host.
+**Gaussian.** nll = (prediction - target)^2 / (2 std^2) + log(std sqrt(2 pi)), and the gradient is (prediction - target)
+/ (std^2 B). A thread takes one output of one example, and its terms are nll and squared error. The std may be another
+one in each run and after each epoch (it can be estimated while training), so 1 / std^2 and the constant are read from
+the table of dials (`dials.py`).
 
 Labels and targets are tables of the whole epoch when a step is recorded: row b of the batch is row b + clock B of them.
 """
@@ -27,12 +29,13 @@ from __future__ import annotations
 
 import math
 
-from svd_numpy.kernels.cuda.device import ONE, ZERO, F, U, cuda, kernel
+from svd_numpy.kernels.cuda.device import HALF, ONE, ZERO, F, U, cuda, kernel
+from svd_numpy.kernels.cuda.dials import DIALS, LOG_SCALE, PRECISION
 
 
 @kernel("uuFLTFF")
 def softmax_cross_entropy(rows, classes, logits, labels, clock, d_logits, terms):
-    """d_logits = (softmax - one_hot) / rows; terms (rows, 2) = NLL in nats, 1 where the guess is right; a thread a row.
+    """d_logits = (softmax - one_hot) / rows; terms (rows, 2) = NLL in nats, 1 where the guess is wrong; a thread a row.
 
     Three walks over the row: the largest logit, the sum of exponentials below it (so that none overflows), the result.
     """
@@ -48,19 +51,22 @@ def softmax_cross_entropy(rows, classes, logits, labels, clock, d_logits, terms)
             total += F(math.exp(logits[start + U(c)] - top))
         log_total = F(math.log(total))
         terms[U(2) * b] = log_total - (logits[start + label] - top)
-        terms[U(2) * b + U(1)] = ONE if guess == label else ZERO
+        terms[U(2) * b + U(1)] = ZERO if guess == label else ONE
         share = ONE / F(rows)
         for c in range(classes):
             p = F(math.exp(logits[start + U(c)] - top - log_total))
             d_logits[start + U(c)] = (p - (ONE if U(c) == label else ZERO)) * share
 
 
-@kernel("uFFTfFF")
-def gaussian_nll(count, prediction, target, clock, scale, d_prediction, terms):
-    """d_prediction = (prediction - target) * scale; terms (count, 2) = squared error, 0; one thread an entry."""
+@kernel("uuFFFTFF")
+def gaussian_nll(count, rows, prediction, target, dials, clock, d_prediction, terms):
+    """d_prediction = (prediction - target) / (std^2 rows); terms (count, 2) = NLL, squared error; a thread an entry."""
+    now = clock[0] * DIALS
+    precision, log_scale = dials[now + PRECISION], dials[now + LOG_SCALE]
+    share = precision / F(rows)
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
         e = U(i)
         error = prediction[e] - target[e + clock[0] * count]
-        d_prediction[e] = error * scale
-        terms[U(2) * e] = error * error
-        terms[U(2) * e + U(1)] = ZERO
+        d_prediction[e] = error * share
+        terms[U(2) * e] = HALF * (error * precision) * error + log_scale
+        terms[U(2) * e + U(1)] = error * error

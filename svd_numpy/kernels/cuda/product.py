@@ -47,185 +47,196 @@ sum is one thread's, from the first k to the last.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from svd_numpy.kernels.cuda.device import ALIGNED, TWO, ZERO, F, Kernel, U, cuda, device, kernel
+from svd_numpy.kernels.cuda.dials import DIALS, KEEP
 from svd_numpy.kernels.cuda.philox import located
 from svd_numpy.kernels.cuda.sampling import draw_four
-from svd_numpy.kernels.cuda.tiling import PASSES, TILES, Tile
+from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, PASSES, TILES, WEIGHTS, Tile
+
+Stage = Callable[..., Any]
 
 
-@device
-def place(column):
-    """Where a column of B lies in its strip, see the module's text."""
-    return U(64) * (column // U(64)) + U(4) * (column % U(16)) + (column % U(64)) // U(16)
+class Variant(NamedTuple):
+    """What is known of a product when it is compiled.
 
-
-# a1 a2 row_table column_table b1 b2 b_table b_step keep | M N K slice | out1 out2 extra positions relu key clock seed
-SIGNATURE = "FFTTFFTufuuuuFFFuuwTU"
-
-
-def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> Kernel:
-    """Make the kernel of one pass.
-
-    Parameters
+    Attributes
     ----------
     role : "forward", "inputs" or "weights"
     pair : bool
         Both products, or the first alone.
     parts : bool
-        Write sums of slices for `finish`, or the result.
-    size, tile : str, Tile
-
-    Notes
-    -----
-    Arguments of the kernel: `a1`, `a2` with `row_table` and `column_table` (A(m, k) = a[row_table[m] +
-    column_table[k]]); `b1`, `b2` with `b_table` and `b_step` (B(k, n) = b[b_table[k] + n * b_step]); `keep`, the mask
-    of theta; M, N, K and the length of a slice; `out1`, `out2` (y, r; dx, -; d_theta, d_sigma2; or the parts, -);
-    `extra` (bias forward, x backward); `positions` per example, `relu`, and `key`, `clock`, `seed` of the noise.
+        Whether sums of slices are written, for `finish.py`, or the result.
+    tile : Tile
     """
-    bm, bn, bk, tm, tn = tile
-    threads, groups = tile.threads, tn // 4
-    a_loads, b_loads = bm * bk // threads, bk * bn // threads
-    forward, inputs, weights = (role == wanted for wanted in PASSES)
-    square, separate = pair and not inputs, pair and inputs
-    along_k = not weights  # neighbours in memory: inputs of a row, or, for the weights, taps of a row
-    b_along_k = inputs
-    masks = pair and not weights
-    a_width, b_width = bm + 4, bn
-    a2_rows, b2_rows = (bk if separate else 1), (bk if pair else 1)
-    a2_loads, b2_loads = (a_loads if separate else 1), (b_loads if pair else 1)
-    patch, patch2 = tm * tn, (tm * tn if pair else 1)
-    tm2, tn2 = (tm if separate else 1), (tn if pair else 1)
 
-    def product(
-        a1, a2, row_table, column_table, b1, b2, b_table, b_step, keep, m_total, n_total, k_total, k_slice,
-        out1, out2, extra, positions, relu, key, clock, seed,
-    ):  # fmt: skip
-        t = U(cuda.threadIdx.x)
-        tx, ty = t % U(16), t // U(16)
-        across = (n_total + U(bn - 1)) // U(bn)  # tiles of a row; the grid's y axis is them, slice after slice
-        part = U(cuda.blockIdx.y) // across
-        m0, n0 = U(cuda.blockIdx.x) * U(bm), (U(cuda.blockIdx.y) - part * across) * U(bn)
-        k0 = part * k_slice
-        k_end = min(k0 + k_slice, k_total)
-        rows = cuda.shared.array(bm, np.uint32)
-        if ALIGNED:
-            strip_a = cuda.shared.array((bk, a_width), np.float32, alignment=16)
-            strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32, alignment=16)
-            strip_b = cuda.shared.array((bk, b_width), np.float32, alignment=16)
-            strip_b2 = cuda.shared.array((b2_rows, b_width), np.float32, alignment=16)
-        else:
-            strip_a = cuda.shared.array((bk, a_width), np.float32)
-            strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32)
-            strip_b = cuda.shared.array((bk, b_width), np.float32)
-            strip_b2 = cuda.shared.array((b2_rows, b_width), np.float32)
-        next_a = cuda.local.array(a_loads, np.float32)
-        next_a2 = cuda.local.array(a2_loads, np.float32)
-        next_b = cuda.local.array(b_loads, np.float32)
-        next_b2 = cuda.local.array(b2_loads, np.float32)
-        first = cuda.local.array(patch, np.float32)
-        second = cuda.local.array(patch2, np.float32)
-        some_a = cuda.local.array(tm, np.float32)
-        some_a2 = cuda.local.array(tm2, np.float32)
-        some_b = cuda.local.array(tn, np.float32)
-        some_b2 = cuda.local.array(tn2, np.float32)
-        for i in range(patch):
-            first[i] = ZERO
+    role: str
+    pair: bool
+    parts: bool
+    tile: Tile
+
+    @property
+    def square(self) -> bool:
+        """Whether a2 is the square of a1."""
+        return self.pair and self.role != INPUTS
+
+    @property
+    def separate(self) -> bool:
+        """Whether a2 is a matrix of its own."""
+        return self.pair and self.role == INPUTS
+
+    @property
+    def masked(self) -> bool:
+        """Whether b1, b2 are theta and log_sigma2, to become theta' and sigma^2."""
+        return self.pair and self.role != WEIGHTS
+
+    @property
+    def a_along_k(self) -> bool:
+        """Whether neighbours of A in memory differ in k (inputs of a row), or in m (of the weights, taps of a row)."""
+        return self.role != WEIGHTS
+
+    @property
+    def b_along_k(self) -> bool:
+        """Whether neighbours of B in memory differ in k, or in n."""
+        return self.role == INPUTS
+
+
+@device
+def column_place(column):
+    """Where a column of B lies in its strip, see the module's text."""
+    return U(64) * (column // U(64)) + U(4) * (column % U(16)) + (column % U(64)) // U(16)
+
+
+def make_share(across: int, v: Variant, along_k: bool) -> Stage:
+    """Which number of a strip (BK, across) is a thread's `e`-th: (k, other index), so that a warp reads neighbours."""
+    bk = v.tile.bk
+
+    @device
+    def share(e):
+        if along_k:
+            return e % U(bk), e // U(bk)
+        return e // U(across), e % U(across)
+
+    return share
+
+
+def make_stages_of_a(v: Variant) -> tuple[Stage, Stage]:
+    """Fetch a thread's share of a strip of A from memory into registers; store it in shared memory."""
+    threads, loads, separate = v.tile.threads, v.tile.bm * v.tile.bk // v.tile.threads, v.separate
+    share = make_share(v.tile.bm, v, v.a_along_k)
+
+    @device
+    def fetch(t, k0, k_end, m_left, rows, column_table, a1, a2, next_a, next_a2):
+        for i in range(loads):
+            k, m = share(t + U(i * threads))
+            next_a[i] = ZERO
+            if separate:
+                next_a2[i] = ZERO
+            if k0 + k < k_end and m < m_left:
+                at = rows[m] + column_table[k0 + k]
+                next_a[i] = a1[at]
+                if separate:
+                    next_a2[i] = a2[at]
+
+    @device
+    def store(t, next_a, next_a2, strip_a, strip_a2):
+        for i in range(loads):
+            k, m = share(t + U(i * threads))
+            strip_a[k, m] = next_a[i]
+            if separate:
+                strip_a2[k, m] = next_a2[i]
+
+    return fetch, store
+
+
+def make_stages_of_b(v: Variant) -> tuple[Stage, Stage]:
+    """Fetch a thread's share of a strip of B, and store it: log_sigma2 as sigma^2, theta where `keep` leaves it."""
+    threads, loads, pair, masked = v.tile.threads, v.tile.bn * v.tile.bk // v.tile.threads, v.pair, v.masked
+    share = make_share(v.tile.bn, v, v.b_along_k)
+
+    @device
+    def fetch(t, k0, k_end, n0, n_left, b_table, b_step, b1, b2, next_b, next_b2):
+        for i in range(loads):
+            k, n = share(t + U(i * threads))
+            next_b[i] = ZERO
             if pair:
-                second[i] = ZERO
-        for row in range(t, bm, threads):
-            m = m0 + U(row)
-            rows[U(row)] = row_table[m] if m < m_total else U(0)
-        cuda.syncthreads()
+                next_b2[i] = ZERO
+            if k0 + k < k_end and n < n_left:
+                at = b_table[k0 + k] + (n0 + n) * b_step
+                next_b[i] = b1[at]
+                if pair:
+                    next_b2[i] = b2[at]
 
-        coming = True  # the first strip is fetched before anything can be multiplied
-        while k0 < k_end or coming:
-            if not coming:
-                # Strips from registers to shared memory.
-                for i in range(a_loads):
-                    e = t + U(i * threads)
-                    kk, mm = (e % U(bk), e // U(bk)) if along_k else (e // U(bm), e % U(bm))
-                    strip_a[kk, mm] = next_a[i]
-                    if separate:
-                        strip_a2[kk, mm] = next_a2[i]
-                for i in range(b_loads):
-                    e = t + U(i * threads)
-                    kk, c = (e % U(bk), e // U(bk)) if b_along_k else (e // U(bn), e % U(bn))
-                    at_c = place(c)
-                    if masks:
-                        sigma2 = F(math.exp(next_b2[i])) if k0 + kk < k_end else ZERO
-                        theta = next_b[i]
-                        strip_b[kk, at_c] = theta if theta * theta >= keep * sigma2 else ZERO
-                        strip_b2[kk, at_c] = sigma2
-                    else:
-                        strip_b[kk, at_c] = next_b[i]
-                        if pair:
-                            strip_b2[kk, at_c] = next_b2[i]
-                cuda.syncthreads()
-            k_next = k0 if coming else k0 + U(bk)
-            # The next strips on their way into registers.
-            if k_next < k_end:
-                for i in range(a_loads):
-                    e = t + U(i * threads)
-                    kk, mm = (e % U(bk), e // U(bk)) if along_k else (e // U(bm), e % U(bm))
-                    k = k_next + kk
-                    next_a[i] = ZERO
-                    if separate:
-                        next_a2[i] = ZERO
-                    if k < k_end and m0 + mm < m_total:
-                        at = rows[mm] + column_table[k]
-                        next_a[i] = a1[at]
-                        if separate:
-                            next_a2[i] = a2[at]
-                for i in range(b_loads):
-                    e = t + U(i * threads)
-                    kk, c = (e % U(bk), e // U(bk)) if b_along_k else (e // U(bn), e % U(bn))
-                    k = k_next + kk
-                    next_b[i] = ZERO
-                    if pair:
-                        next_b2[i] = ZERO
-                    if k < k_end and n0 + c < n_total:
-                        at = b_table[k] + (n0 + c) * b_step
-                        next_b[i] = b1[at]
-                        if pair:
-                            next_b2[i] = b2[at]
-            if not coming:
-                for step in range(bk):
-                    kk = U(step)
-                    for i in range(tm):
-                        some_a[i] = strip_a[kk, ty * U(tm) + U(i)]
-                        if separate:
-                            some_a2[i] = strip_a2[kk, ty * U(tm) + U(i)]
+    @device
+    def store(t, k_left, keep, next_b, next_b2, strip_b, strip_b2):
+        for i in range(loads):
+            k, n = share(t + U(i * threads))
+            at = column_place(n)
+            if masked:
+                sigma2 = F(math.exp(next_b2[i])) if k < k_left else ZERO
+                theta = next_b[i]
+                strip_b[k, at] = theta if theta * theta >= keep * sigma2 else ZERO
+                strip_b2[k, at] = sigma2
+            else:
+                strip_b[k, at] = next_b[i]
+                if pair:
+                    strip_b2[k, at] = next_b2[i]
+
+    return fetch, store
+
+
+def make_multiply(v: Variant) -> Stage:
+    """Add the products of two strips to the sums of a thread's patch, one k after the other."""
+    _, _, bk, tm, tn = v.tile
+    pair, square, separate = v.pair, v.square, v.separate
+
+    @device
+    def multiply(tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second):
+        for step in range(bk):
+            k = U(step)
+            for i in range(tm):
+                some_a[i] = strip_a[k, ty * U(tm) + U(i)]
+                if separate:
+                    some_a2[i] = strip_a2[k, ty * U(tm) + U(i)]
+            for j in range(tn):
+                at = U(64 * (j // 4) + j % 4) + U(4) * tx
+                some_b[j] = strip_b[k, at]
+                if pair:
+                    some_b2[j] = strip_b2[k, at]
+            for i in range(tm):
+                a = some_a[i]
+                for j in range(tn):
+                    first[i * tn + j] += a * some_b[j]
+                if square:
+                    q = a * a
                     for j in range(tn):
-                        at = U(64 * (j // 4) + j % 4) + U(4) * tx
-                        some_b[j] = strip_b[kk, at]
-                        if pair:
-                            some_b2[j] = strip_b2[kk, at]
-                    for i in range(tm):
-                        a = some_a[i]
-                        for j in range(tn):
-                            first[i * tn + j] += a * some_b[j]
-                        if square:
-                            q = a * a
-                            for j in range(tn):
-                                second[i * tn + j] += q * some_b2[j]
-                        elif separate:
-                            q = some_a2[i]
-                            for j in range(tn):
-                                second[i * tn + j] += q * some_b2[j]
-                cuda.syncthreads()
-                k0 += U(bk)
-            coming = False
+                        second[i * tn + j] += q * some_b2[j]
+                elif separate:
+                    q = some_a2[i]
+                    for j in range(tn):
+                        second[i * tn + j] += q * some_b2[j]
 
-        # What a thread holds in registers must be named by constants, so that this loop is short enough to be written
-        # out by the compiler; the sampling, which is long, is a loop of its own over what was just stored.
+    return multiply
+
+
+def make_write(v: Variant) -> Stage:
+    """Write the sums of a thread's patch: as parts; or as gradients; or, forward, mean and variance."""
+    tm, tn = v.tile.tm, v.tile.tn
+    pair, parts, separate, forward = v.pair, v.parts, v.separate, v.role == FORWARD
+
+    @device
+    def write(m0, n0, part, m_total, n_total, first, second, out1, out2, extra):
+        # What a thread holds in registers must be named by constants, so this loop is short enough to be written out by
+        # the compiler. m0, n0: where the patch begins; its columns are 16 apart.
         size = m_total * n_total
         for i in range(tm):
-            m = m0 + ty * U(tm) + U(i)
+            m = m0 + U(i)
             for j in range(tn):
-                n = n0 + U(64 * (j // 4) + 16 * (j % 4)) + tx
+                n = n0 + U(64 * (j // 4) + 16 * (j % 4))
                 if m < m_total and n < n_total:
                     at = m * n_total + n
                     one = first[i * tn + j]
@@ -233,28 +244,116 @@ def make_product(role: str, pair: bool, parts: bool, size: str, tile: Tile) -> K
                         at += part * size * U(2 if pair else 1)
                         if pair:
                             out1[at + size] = second[i * tn + j]
-                    elif pair and inputs:
+                    elif separate:
                         one += TWO * extra[at] * second[i * tn + j]
                     elif pair:
                         out2[at] = second[i * tn + j]
                     if forward and not parts:
                         one += extra[n]
                     out1[at] = one
-        if forward and pair and not parts:
+
+    return write
+
+
+# a1 a2 row_table column_table | b1 b2 b_table b_step | sizes | out1 out2 extra | dials key clock seed
+SIGNATURE = "FFTTFFTuzFFFFwTU"
+
+
+def make_product(v: Variant, name: str) -> Kernel:
+    """Make the kernel of one pass.
+
+    Notes
+    -----
+    Arguments of the kernel: `a1`, `a2` with `row_table` and `column_table` (A(m, k) = a[row_table[m] +
+    column_table[k]]); `b1`, `b2` with `b_table` and `b_step` (B(k, n) = b[b_table[k] + n * b_step]); `sizes`, that is
+    M, N, K, the length of a slice, positions per example, and whether a ReLU follows; `out1`, `out2` (y, r; dx, -;
+    d_theta, d_sigma2; or the parts, -); `extra` (bias forward, x backward); `dials` with the mask's `keep`; `key`,
+    `clock`, `seed` of the noise.
+    """
+    bm, bn, bk, tm, tn = v.tile
+    threads, groups = v.tile.threads, tn // 4
+    samples = v.role == FORWARD and v.pair and not v.parts
+    # What a variant does not use has one entry, and vanishes.
+    a2_rows, b2_rows = (bk if v.separate else 1), (bk if v.pair else 1)
+    a_loads, b_loads = bm * bk // threads, bk * bn // threads
+    a2_loads, b2_loads = (a_loads if v.separate else 1), (b_loads if v.pair else 1)
+    patch, patch2 = tm * tn, (tm * tn if v.pair else 1)
+    tm2, tn2 = (tm if v.separate else 1), (tn if v.pair else 1)
+    a_width, pair, masked = bm + 4, v.pair, v.masked
+    fetch_a, store_a = make_stages_of_a(v)
+    fetch_b, store_b = make_stages_of_b(v)
+    multiply, write = make_multiply(v), make_write(v)
+
+    def product(
+        a1, a2, row_table, column_table, b1, b2, b_table, b_step, sizes, out1, out2, extra, dials, key, clock, seed
+    ):
+        m_total, n_total, k_total, k_slice, positions, relu = sizes
+        t = U(cuda.threadIdx.x)
+        tx, ty = t % U(16), t // U(16)
+        across = (n_total + U(bn - 1)) // U(bn)  # tiles of a row; the grid's y axis is them, slice after slice
+        part = U(cuda.blockIdx.y) // across
+        m0, n0 = U(cuda.blockIdx.x) * U(bm), (U(cuda.blockIdx.y) - part * across) * U(bn)
+        m_left, n_left = m_total - m0, n_total - n0
+        k0 = part * k_slice
+        k_end = min(k0 + k_slice, k_total)
+        keep = dials[clock[0] * DIALS + KEEP] if masked else ZERO
+
+        rows = cuda.shared.array(bm, np.uint32)
+        if ALIGNED:
+            strip_a = cuda.shared.array((bk, a_width), np.float32, alignment=16)
+            strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32, alignment=16)
+            strip_b = cuda.shared.array((bk, bn), np.float32, alignment=16)
+            strip_b2 = cuda.shared.array((b2_rows, bn), np.float32, alignment=16)
+        else:
+            strip_a = cuda.shared.array((bk, a_width), np.float32)
+            strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32)
+            strip_b = cuda.shared.array((bk, bn), np.float32)
+            strip_b2 = cuda.shared.array((b2_rows, bn), np.float32)
+        next_a, next_a2 = cuda.local.array(a_loads, np.float32), cuda.local.array(a2_loads, np.float32)
+        next_b, next_b2 = cuda.local.array(b_loads, np.float32), cuda.local.array(b2_loads, np.float32)
+        some_a, some_a2 = cuda.local.array(tm, np.float32), cuda.local.array(tm2, np.float32)
+        some_b, some_b2 = cuda.local.array(tn, np.float32), cuda.local.array(tn2, np.float32)
+        first, second = cuda.local.array(patch, np.float32), cuda.local.array(patch2, np.float32)
+        for i in range(patch):
+            first[i] = ZERO
+            if pair:
+                second[i] = ZERO
+        for row in range(t, bm, threads):
+            rows[U(row)] = row_table[m0 + U(row)] if U(row) < m_left else U(0)
+        cuda.syncthreads()
+
+        # One round more than there are strips: the first round only fetches, the last one only multiplies.
+        for turn in range((k_end - k0 + U(bk - 1)) // U(bk) + U(1)):
+            if turn > 0:
+                store_a(t, next_a, next_a2, strip_a, strip_a2)
+                store_b(t, k_end - k0, keep, next_b, next_b2, strip_b, strip_b2)
+                cuda.syncthreads()
+                k0 += U(bk)
+            if k0 < k_end:  # strips on their way while those before are multiplied
+                fetch_a(t, k0, k_end, m_left, rows, column_table, a1, a2, next_a, next_a2)
+                fetch_b(t, k0, k_end, n0, n_left, b_table, b_step, b1, b2, next_b, next_b2)
+            if turn > 0:
+                multiply(tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second)
+                cuda.syncthreads()
+
+        m0 += ty * U(tm)
+        n0 += tx
+        write(m0, n0, part, m_total, n_total, first, second, out1, out2, extra)
+        if samples:  # which is long, and so a loop of its own over what was just stored
             here = located(key, clock, seed)
             for i in range(tm):
-                m = m0 + ty * U(tm) + U(i)
-                if m < m_total:
+                if m0 + U(i) < m_total:
                     for group in range(groups):
-                        n = n0 + U(64) * U(group) + tx
-                        draw_four(m, n, n_total, out1, out2, positions, relu, here)
+                        draw_four(m0 + U(i), n0 + U(64) * U(group), n_total, out1, out2, positions, relu, here)
 
-    name = f"{role}_{'pair' if pair else 'plain'}_{'parts' if parts else 'whole'}_{size}"
     return kernel(SIGNATURE, name)(product)
 
 
 PRODUCTS = {
-    (role, pair, parts, size): make_product(role, pair, parts, size, tile)
+    (role, pair, parts, size): make_product(
+        Variant(role, pair, parts, tile),
+        f"{role}_{'pair' if pair else 'plain'}_{'parts' if parts else 'whole'}_{size}",
+    )
     for role in PASSES
     for pair in (True, False)
     for size, tile in TILES.items()

@@ -9,15 +9,17 @@ given, and then played, and no kernel waits for Python.
 memory, and a clock, in device memory, too, says which row:
 
     clock = (row, step)
-    row     of the order of examples, their labels, the moves of images, the settings of Adam, the sums of the loss
+    row     of the order of examples, their labels, the moves of images, the dials (`dials.py`), the sums of the loss
     step    what is added to the step in the keys of the noise
 
 Tables hold an epoch; they are filled before it is played, the losses are read after it. The last kernel of a recorded
-step, `tick`, lets both hands of the clock go on. An ordinary step is the case of a clock that stands at 0, and of
-tables with one row: the same kernels, the same bits.
+step, `tick`, lets both hands of the clock go on. An ordinary step is the case of a clock that stands at 0: the same
+kernels, the same bits.
 
 **What must not change** is memory: a graph knows arrays by their addresses. All that a step was recorded with is kept
-alive (`kept`), buffers of layers included, and every array was met, every kernel compiled, in an ordinary step before.
+alive (`launches`), buffers of layers included, and every array was met, every kernel compiled, in an ordinary step
+before. An array that turns up while a step is recorded is an error, and so is a copy between host and device: the graph
+would not do it again.
 
 **Order.** Launches are recorded on one stream, so that each kernel of the graph waits for the one before it. Kernels
 that need not (weights' and inputs' gradients of a layer) do not run at the same time; what several of them would gain
@@ -26,94 +28,75 @@ on a device that is not full, several runs in each launch gain, too (`device.py`
 **What limits a played step** are then the kernels themselves, each with its few microseconds of latency: loads that
 wait for memory, barriers, the last blocks that others wait for. R runs share these.
 
-The simulator has no graphs; there a recorded step is run again by the host, by the same tables and the same clock.
+**The simulator has no graphs.** It keeps the launches of a step instead and does them again with the arguments that
+they were given: a number that should have been on a table stays what it was, as on a device, and tests see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from svd_numpy.kernels.backend import StepSettings
-from svd_numpy.kernels.cuda.device import Own, cuda
-from svd_numpy.kernels.cuda.sweep import DIALS
+from svd_numpy.kernels.cuda.device import SIMULATED, Kernel, cuda
 
 
-class Dials:
-    """Tables of the settings of so many steps, of runs side by side, as the sweep reads them.
+class Launch(NamedTuple):
+    """A kernel and all that it is launched with."""
 
-    Attributes
-    ----------
-    shared : device array (steps * DIALS,)
-        What all runs have in common (`sweep.DIALS`).
-    kl_scales : Own
-        Of each run, an array (steps,).
-    """
+    kernel: Kernel
+    blocks: int | tuple[int, ...]
+    threads: int
+    args: tuple[Any, ...]
+    runs: int
 
-    def __init__(self, runs: int, steps: int) -> None:
-        self._kl_scales = np.zeros((runs, steps), np.float32)
-        self.shared = cuda.to_device(np.zeros(steps * DIALS, np.float32))
-        self.kl_scales = Own(cuda.to_device(self._kl_scales.reshape(-1)), steps)
-
-    def write(self, row: int, settings: Sequence[StepSettings]) -> None:
-        """Write the settings of one step after the other, from a row on."""
-        end = row + len(settings)
-        self.shared[DIALS * row : DIALS * end].copy_to_device(np.concatenate([_row(one) for one in settings]))
-        self._kl_scales[:, row:end] = np.array([one.kl_scale for one in settings]).T
-        self.kl_scales.array.copy_to_device(self._kl_scales.reshape(-1))
-
-
-def _row(settings: StepSettings) -> NDArray[np.float32]:
-    adam = settings.adam
-    rate, correction2 = adam.lr / (1 - adam.beta1**adam.step), 1 / (1 - adam.beta2**adam.step)
-    betas = adam.beta1, 1 - adam.beta1, adam.beta2, 1 - adam.beta2  # in float32, 1 - 0.999 would be off by 1e-5
-    return np.array([settings.keep, rate, correction2, *betas, adam.epsilon], np.float32)
+    def __call__(self, stream: Any = 0) -> None:
+        """Launch it."""
+        self.kernel.launch(self.blocks, self.threads, self.args, stream, self.runs)
 
 
 class Recording:
-    """A step that can be played again, and the tables it reads.
+    """A step that can be played again.
 
     Attributes
     ----------
-    play : function ()
-    result : function (sum, sum) -> what the loss operation returns
-        Left here by the loss of the recorded step.
-    kept : list
-        What the step was recorded with: memory that a graph knows by its address must not be freed.
+    launches : list of Launch
+        What the step consists of, and what must be kept alive for it.
     """
 
-    play: Callable[[], None]
-    result: Callable[[float, float], Any]
+    def __init__(self) -> None:
+        self.launches: list[Launch] = []
+        self.stream: Any = 0  # what the launches are recorded on
+        self._graph: Any = None
+        self._played_on: Any = None
 
-    def __init__(self, clock: Any, dials: Dials, totals: Any, runs: int) -> None:
-        self._clock, self._dials, self._totals, self._runs = clock, dials, totals, runs
-        self.kept: list[Any] = []
+    def add(self, launch: Launch) -> None:
+        """Record a launch; nothing runs yet."""
+        self.launches.append(launch)
+        if not SIMULATED:
+            launch(self.stream)
 
-    def run(self, row: int, step: int, settings: Sequence[StepSettings]) -> list[list[tuple[float, float]]]:
-        """Play one step for each of the settings.
+    def record(self, work: Callable[[], None]) -> None:
+        """Record what `work` launches, by way of `add`."""
+        if SIMULATED:
+            work()
+            return
+        from cuda.core import Device
 
-        Parameters
-        ----------
-        row : int
-            Of the epoch's tables: which batch comes first.
-        step : int
-            What is to be added to the step of the recorded noise keys, at the first.
-        settings : sequence of StepSettings
-
-        Returns
-        -------
-        list of lists
-            What the loss operation returned at each step, in each run.
-        """
-        self._dials.write(row, settings)
-        self._clock.copy_to_device(np.array([row, step % 2**32], np.uint32))
+        here = Device()
+        here.set_current()
+        builder, self._played_on = here.create_graph_builder(), here.create_stream()
         cuda.synchronize()
-        for _ in settings:
-            self.play()
-        cuda.synchronize()
-        sums = self._totals.copy_to_host().reshape(self._runs, -1, 2)[:, row : row + len(settings)]
-        self._clock.copy_to_device(np.zeros(2, np.uint32))
-        return [[self.result(float(first), float(second)) for first, second in step] for step in sums.swapaxes(0, 1)]
+        with cuda.defer_cleanup():  # memory must not be freed while launches are recorded
+            builder.begin_building()
+            self.stream = builder
+            work()
+            self._graph = builder.end_building().complete()
+        self._graph.upload(self._played_on)
+
+    def play(self) -> None:
+        """Do the step, or begin to."""
+        if SIMULATED:
+            for launch in self.launches:
+                launch()
+        else:
+            self._graph.launch(self._played_on)

@@ -6,13 +6,16 @@
     d_log_sigma2 = sigma^2 d_sigma2 - kl_scale s v / 2        d_theta = d_theta + kl_scale v theta / sigma^2
     m = beta1 m + (1 - beta1) d        v = beta2 v + (1 - beta2) d^2        x = x - rate m / (sqrt(v c) + epsilon)
 
-and log_sigma2 is clamped to [-20, 10]. The fits of v and the limits that keep everything finite are those of the CPU's
+and log_sigma2 is clamped to its bounds. The fits of v and the limits that keep everything finite are those of the CPU's
 pass (`svd_numpy/kernels/cpu/sweep.py`), and the formulas of both are one.
 
-**What a thread does.** It takes weight i of the arena [theta | log_sigma2 | rest]: reads theta[i] and log_sigma2[i],
-`n_weights` apart, and both gradients and moments; keeps all of it in registers; writes both parameters and moments.
-Threads behind the last weight take one plain number each (biases, scales), which has no KL. Neighbouring threads take
-neighbouring weights, so that every load of a warp is one line of 128 bytes.
+**What a thread does.** The arena is described by a table of segments (`backend.Segment`): ranges of weights with a
+posterior, each with its prior, where the log variances of the same weights begin, and its bounds; and ranges of
+ordinary numbers (biases, scales), which have no KL. The entries of a segment are shared out in pieces, one for each
+block's turn and one entry for each of its threads. A block finds the segment of its piece by walking down the few rows
+of the table, which all its threads do alike, so that they never part: one piece has one prior. A thread then reads
+theta and log_sigma2 of its weight and both gradients and moments; keeps all of it in registers; writes both parameters
+and moments. Neighbouring threads take neighbouring weights, so that every load of a warp is one line of 128 bytes.
 
 **Cost.** 8 numbers read and 6 written, 56 bytes a weight, for some 60 operations, three exponentials, a logarithm and
 two square roots: less than 2 operations a byte, where a large device could do 14 or more before arithmetic held it up.
@@ -21,21 +24,41 @@ Chain rule, KL, Adam and projection as passes of their own would move about 100 
 LeNet-300-100 are 15 MB a step, which stay in a second-level cache of 50 MB; sixteen runs are 239 MB, which do not: at
 4.8 TB/s, 50 microseconds. There this pass, and not the products, decides what a further run costs.
 
+**What is held.** In fine-tuning the gradient of a number whose byte in the mask is 0 counts as 0. With the mask that is
+one byte more for each number, read only then.
+
 **Determinism** costs nothing here: no thread reads what another writes. Only `kl_parts` adds, in float64, every
 `parts`-th weight to one of 8,192 parts, which `sums.py` adds in order; the number of parts depends on the number of
 weights alone.
 
-**What changes from step to step** is no argument but a row of a table in device memory, the row that the clock shows,
-so that a recorded step can be replayed (`recording.py`): learning rate and Adam's corrections in `dials`, which all
-runs that go side by side share, the KL weight in `kl_scales`, of which each run has its own.
+**What changes from step to step** is no argument but a row of a table in device memory, the row that the clock shows
+(`dials.py`): learning rate and Adam's corrections, the KL weight, the mask while training.
 """
 
 from __future__ import annotations
 
 import math
 
-from svd_numpy.kernels.cuda.device import HALF, ONE, ZERO, D, F, U, cuda, device, kernel
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_numpy.checks import SvdValueError
+from svd_numpy.kernels.backend import Segment
+from svd_numpy.kernels.cuda.device import HALF, ONE, THREADS, ZERO, D, F, U, cuda, device, kernel
+from svd_numpy.kernels.cuda.dials import (
+    BETA1,
+    BETA2,
+    CORRECTION2,
+    DIALS,
+    EPSILON,
+    KEEP,
+    KL_SCALE,
+    RATE,
+    REST1,
+    REST2,
+)
 from svd_numpy.kernels.prior_fits import (
+    CODES,
     E_K2,
     FAR,
     K1,
@@ -57,9 +80,43 @@ from svd_numpy.kernels.prior_fits import (
     R,
 )
 
-DIALS = 8  # numbers of a row: keep, rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
+FIT, EXACT, ARD = (U(CODES[name]) for name in ("log_uniform", "log_uniform_exact", "ard"))
+NAN = F(math.nan)  # of a prior that has no branch here; `code_of` lets none come so far
+LARGEST = 3e38  # stands for infinity in float32 bounds
 _EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)
-_NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
+_NO_LOW, _NO_HIGH = F(-LARGEST), F(LARGEST)
+
+# A row of a table of segments: its first piece, first entry and number of entries, where its log_sigma2 begin (NONE:
+# ordinary numbers), code of its prior.
+PIECE, START, SIZE, LOG_SIGMA2, PRIOR, ROW = map(U, range(6))
+NONE = U(2**32 - 1)
+# And a row of their limits: bounds of log_sigma2 or of the ordinary numbers, factor on the learning rate.
+LOW, HIGH, FACTOR, LIMITS = map(U, range(4))
+
+
+def code_of(prior: str) -> np.uint32:
+    """The number by which kernels know a prior."""
+    if prior not in CODES:
+        raise SvdValueError(
+            f"prior: got {prior!r}, but backend 'cuda' knows {tuple(CODES)} only; use backend='numpy' or 'numba', or "
+            "give the prior a branch in kernels/cuda/sweep.py"
+        )
+    return U(CODES[prior])
+
+
+def table_of(segments: tuple[Segment, ...]) -> tuple[int, NDArray[np.uint32], NDArray[np.float32]]:
+    """Return a table of segments as the kernels read it: number of pieces, rows, limits.
+
+    A row is added at the end whose first piece is never reached.
+    """
+    rows, limits, piece = list[tuple[int, ...]](), list[tuple[float, ...]](), 0
+    for _, start, stop, log_sigma2, prior, low, high, factor in segments:
+        behind, code = (log_sigma2, int(code_of(prior))) if prior else (int(NONE), 0)
+        rows.append((piece, start, stop - start, behind, code))
+        limits.append((max(low, -LARGEST), min(high, LARGEST), factor))
+        piece += math.ceil((stop - start) / THREADS)
+    rows.append((piece, 0, 0, int(NONE), 0))
+    return piece, np.array(rows, np.uint32).reshape(-1), np.array(limits, np.float32).reshape(-1)
 
 
 @device
@@ -76,31 +133,31 @@ def denominator(s):
 
 @device
 def slope(prior, s):
-    """v = K'(rho) / rho of a prior (`PRIORS`: 0 log-uniform, fit; 1 log-uniform, exact; 2 ARD)."""
-    if prior == U(0):
+    """v = K'(rho) / rho of a prior."""
+    if prior == FIT:
         c = min(s, F(1e5))  # beyond, the sigmoid's term is below 5e-7 of the whole
         p = F(math.exp((K3 - ONE) * F(math.log(max(c, S_MIN)))))
         t1 = ONE + E_K2 * c * p
         return (t1 * t1 + SLOPE_FACTOR * p * (ONE + c)) / ((ONE + s) * (t1 * t1))
-    if prior == U(1):
+    if prior == EXACT:
         return (ONE if s > FAR else polynomial(min(s, FAR), P)) / denominator(s)
-    return ONE / (ONE + s)
+    return ONE / (ONE + s) if prior == ARD else NAN
 
 
 @device
 def value(prior, s):
     """KL of a weight in nats, up to s = 1e24."""
-    if prior == U(0):
+    if prior == FIT:
         t = E_K2 * F(math.exp(K3 * F(math.log(max(s, S_MIN)))))
         sigmoid = K1 * (t / (ONE + t)) if s > F(1e-20) else ZERO
         return HALF * F(math.log1p(s)) + sigmoid
-    if prior == U(1):
+    if prior == EXACT:
         if s < F(0.05):
             return s * (HALF + s * (F(-0.0833333333) + s * F(0.0111111111)))
         c = min(s, FAR)
         r = R_FAR_1 * s - R_FAR_0 if s > FAR else c * polynomial(c, R)
         return HALF * F(math.log(ONE + s * F(0.15384616))) + r / denominator(s)
-    return HALF * F(math.log1p(s))
+    return HALF * F(math.log1p(s)) if prior == ARD else NAN
 
 
 @device
@@ -127,11 +184,11 @@ def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
 
 
 @device
-def adam(at, gradient, params, m, v, dials, row, low, high):
-    """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]."""
-    rate, correction2 = dials[row + U(1)], dials[row + U(2)]
-    beta1, rest1, beta2, rest2 = dials[row + U(3)], dials[row + U(4)], dials[row + U(5)], dials[row + U(6)]
-    epsilon = dials[row + U(7)]
+def adam(at, gradient, params, m, v, dials, now, factor, low, high):
+    """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]; `now` is the row of the dials."""
+    rate, correction2 = dials[now + RATE] * factor, dials[now + CORRECTION2]
+    beta1, rest1, beta2, rest2 = dials[now + BETA1], dials[now + REST1], dials[now + BETA2], dials[now + REST2]
+    epsilon = dials[now + EPSILON]
     g = min(max(gradient, -LARGE_GRADIENT), LARGE_GRADIENT)  # its square must stay finite
     g = g if abs(g) > SMALL_GRADIENT else ZERO
     m1 = beta1 * m[at] + rest1 * g
@@ -144,39 +201,54 @@ def adam(at, gradient, params, m, v, dials, row, low, high):
     params[at] = x if abs(x) > SMALL_X else ZERO
 
 
-@kernel("uuFFFFuuFST")
-def adam_sweep(n_weights, n_plain, params, grads, m, v, prior, fixed, kl_scales, dials, clock):
-    """One optimisation step over the arena [theta | log_sigma2 | rest]; one thread a weight, then one a plain number.
+@kernel("uTSuFFFFBFT")
+def adam_sweep(pieces, rows, limits, held, params, grads, m, v, mask, dials, clock):
+    """One optimisation step over the arena; one thread an entry of a segment, weights with their log_sigma2.
 
-    fixed : 1 in the fine-tuning stage: a weight whose theta is 0 stays as it is
-    kl_scales, dials, clock : tables of settings, and the row that counts now
+    rows, limits : the table of segments (`table_of`)
+    held : 1 where numbers whose mask is 0 have no gradient
+    dials, clock : table of settings, and the row that counts now
     """
-    kl_scale, row = kl_scales[clock[0]], clock[0] * U(DIALS)
-    keep = dials[row]
-    for i in range(U(cuda.grid(1)), n_weights + n_plain, U(cuda.gridsize(1))):
-        at = U(i)
-        if at < n_weights:
-            theta, behind = params[at], at + n_weights
-            d_theta, d_log_sigma2 = loss_gradient(
-                theta, params[behind], grads[at], grads[behind], prior, kl_scale, keep
+    now, row = clock[0] * DIALS, U(0)
+    for p in range(U(cuda.blockIdx.x), pieces, U(cuda.gridDim.x)):
+        while rows[(row + U(1)) * ROW + PIECE] <= U(p):
+            row += U(1)
+        offset = (U(p) - rows[row * ROW + PIECE]) * U(THREADS) + U(cuda.threadIdx.x)
+        if offset < rows[row * ROW + SIZE]:
+            at, start = rows[row * ROW + START] + offset, rows[row * ROW + LOG_SIGMA2]
+            low, high = limits[row * LIMITS + LOW], limits[row * LIMITS + HIGH]
+            factor, d_x = limits[row * LIMITS + FACTOR], grads[at]
+            if start == NONE:
+                if held == U(1) and U(mask[at]) == U(0):
+                    d_x = ZERO
+                adam(at, d_x, params, m, v, dials, now, factor, low, high)
+            else:
+                behind = start + offset
+                d_x, d_log_sigma2 = loss_gradient(
+                    params[at], params[behind], d_x, grads[behind],
+                    rows[row * ROW + PRIOR], dials[now + KL_SCALE], dials[now + KEEP],
+                )  # fmt: skip
+                if held == U(1):
+                    d_x = d_x if U(mask[at]) > U(0) else ZERO
+                    d_log_sigma2 = d_log_sigma2 if U(mask[behind]) > U(0) else ZERO
+                adam(behind, d_log_sigma2, params, m, v, dials, now, factor, low, high)
+                adam(at, d_x, params, m, v, dials, now, factor, _NO_LOW, _NO_HIGH)
+
+
+@kernel("uTFFff")
+def finish_gradients(pieces, rows, params, grads, kl_scale, keep):
+    """Turn data gradients into gradients of the loss, in place; a thread an entry of a segment with a posterior."""
+    row = U(0)
+    for p in range(U(cuda.blockIdx.x), pieces, U(cuda.gridDim.x)):
+        while rows[(row + U(1)) * ROW + PIECE] <= U(p):
+            row += U(1)
+        offset = (U(p) - rows[row * ROW + PIECE]) * U(THREADS) + U(cuda.threadIdx.x)
+        start = rows[row * ROW + LOG_SIGMA2]
+        if start != NONE and offset < rows[row * ROW + SIZE]:
+            at, behind = rows[row * ROW + START] + offset, start + offset
+            grads[at], grads[behind] = loss_gradient(
+                params[at], params[behind], grads[at], grads[behind], rows[row * ROW + PRIOR], kl_scale, keep
             )
-            if fixed == U(1) and theta == ZERO:
-                d_theta, d_log_sigma2 = ZERO, ZERO
-            adam(behind, d_log_sigma2, params, m, v, dials, row, low, high)
-            adam(at, d_theta, params, m, v, dials, row, _NO_LOW, _NO_HIGH)
-        else:
-            at += n_weights
-            adam(at, grads[at], params, m, v, dials, row, _NO_LOW, _NO_HIGH)
-
-
-@kernel("uFFuff")
-def finish_gradients(n_weights, params, grads, prior, kl_scale, keep):
-    """Turn the data gradients of the arena into gradients of the loss, in place; one thread a weight."""
-    for i in range(U(cuda.grid(1)), n_weights, U(cuda.gridsize(1))):
-        at, behind = U(i), U(i) + n_weights
-        grads[at], grads[behind] = loss_gradient(
-            params[at], params[behind], grads[at], grads[behind], prior, kl_scale, keep
-        )
 
 
 @kernel("uuFFuD")

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.cuda.device import Own, cuda
 
 Array = NDArray[Any]
-LINE = 32  # entries between which rows are padded: of 4 bytes each, they fill a line of memory
+LINE = 128  # bytes: what a warp fetches at once
 
 
 def _root(array: Array) -> Array:
@@ -52,7 +52,8 @@ class _Twin:
 
     def __init__(self, root: Array, runs: int) -> None:
         flat = root.reshape(-1, order="A")
-        self.runs, self.stride = runs, -(-flat.size // LINE) * LINE
+        entries = LINE // flat.itemsize  # of a line
+        self.runs, self.stride = runs, -(-flat.size // entries) * entries
         self.whole = cuda.device_array(max(1, runs * self.stride), flat.dtype)
         self.views: dict[tuple[int, int], Own] = {}
         if flat.size:
@@ -81,7 +82,15 @@ class _Place(NamedTuple):
 
 
 class Twins:
-    """The twins of one backend, for so many runs side by side."""
+    """The twins of one backend, for so many runs side by side.
+
+    Attributes
+    ----------
+    closed : bool
+        While a step is recorded: nothing may be copied then, and no array may be new (`recording.py`).
+    """
+
+    closed = False
 
     def __init__(self, runs: int) -> None:
         self._runs = runs
@@ -99,9 +108,14 @@ class Twins:
         root = _root(array)
         place = self._places.get(id(root))
         if place is None:
+            self._require_open(f"an array of shape {array.shape} is new")
             place = _Place(_Twin(root, runs), None)
             self._remember(root, place)
         return place, _begin(array, root) + place.shift
+
+    def _require_open(self, what: str) -> None:
+        if self.closed:
+            raise RuntimeError(f"{what} while a step is recorded, expected the arrays and launches of the step before")
 
     def of(self, array: Array, common: bool = False) -> Own:
         """The flat device array that an array stands for: every run's own, or one that is `common` to all."""
@@ -126,6 +140,7 @@ class Twins:
 
         An array without a twin is left alone: it is copied when an operation meets it.
         """
+        self._require_open("an array is copied to the device")
         if array.size and id(_root(array)) in self._places:
             (twin, run, _), offset = self._find(array, self._runs)
             for row in range(twin.runs) if run is None else (run,):
@@ -133,6 +148,7 @@ class Twins:
 
     def pull(self, array: Array) -> None:
         """Copy from the device to the host, from its run's row; an array without a twin was never written there."""
+        self._require_open("an array is copied to the host")
         if array.size and id(_root(array)) in self._places:
             (twin, run, _), offset = self._find(array, self._runs)
             twin.row(run or 0, offset, array.size).copy_to_host(array.reshape(-1))
@@ -150,6 +166,6 @@ class Scratch:
         key = name, np.dtype(dtype).name
         have = self._arrays.get(key)
         if have is None or have.stride < size:
-            stride = 2 ** math.ceil(math.log2(max(size, LINE)))
+            stride = 2 ** math.ceil(math.log2(max(size, LINE // 4)))
             have = self._arrays[key] = Own(cuda.device_array(self._runs * stride, dtype), stride)
         return have
