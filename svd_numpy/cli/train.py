@@ -16,9 +16,59 @@ if TYPE_CHECKING:
 PROGRAM = "svd-numpy"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What the training commands share: a run folder, and how to go on with a run that was stopped."""
+    """What the training commands share: most options, and how to go on with a run that was stopped.
+
+    Attributes
+    ----------
+    recipe : str
+        Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
+        script.
+    kind : str
+        "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
+    epochs : int, optional
+        Variational epochs; None takes the recipe's. Schedules and fine-tuning are scaled to match.
+    batch_size : int, optional
+        Images per step; None takes the recipe's.
+    kl_weight : float
+        Factor on the recipe's weight of the KL; a larger one gives a sparser network.
+    seed : int
+        Seed of the initial weights, the order and shifts of the images, and the noise.
+    random_labels : bool
+        Replace the training labels by random ones: whatever the network then fits, it has memorised.
+    init_from : path, optional
+        A saved network (model.safetensors) whose weights to start from, instead of any pre-training.
+    backend : str
+        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    run_dir : path, optional
+        Folder for the log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED, with what
+        else sets the run apart.
+    resume : bool
+        Go on with the run in this folder; the result has the same bits as if it had never stopped.
+    progress : bool
+        Show a progress bar (in a terminal) or a line per epoch (in a log).
+    eval_every : int
+        Measure the test error every so many epochs, for the curve only: nothing is chosen by it. 0 measures it at
+        the end only.
+    """
+
+    recipe: str = "default"
+    kind: str = "variational"
+    epochs: int | None = None
+    batch_size: int | None = None
+    kl_weight: float = 1.0
+    seed: int = 0
+    random_labels: bool = False
+    init_from: Path | None = None
+    backend: str = "auto"
+    data_dir: Path | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+    progress: bool = True
+    eval_every: int = 1
 
     word: ClassVar[str]  # the subcommand
 
@@ -41,7 +91,7 @@ class _Training:
         try:
             result = self.train(**{**options, "run_dir": folder})
         except TrainingInterrupted as stop:
-            again = replace(self, run_dir=folder, resume=True).command_line()  # type: ignore[call-arg]
+            again = replace(self, run_dir=folder, resume=True).command_line()
             print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
             return 128 + stop.number
         print(f"The run in {folder} had already finished:\n{result}" if finished else result)
@@ -72,7 +122,7 @@ def check_run_dir(folder: Path, resume: bool) -> None:
         raise SvdValueError(f"{folder} holds no run to go on with: leave out --resume, or correct --run-dir")
 
 
-def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:
+def run_folder(network: str, dataset: str, options: _Training) -> Path:
     """Return the folder of a run in `runs`, named after what sets it apart from other runs."""
     kind = [] if options.kind == "variational" else [options.kind]
     labels = ["random-labels"] if options.random_labels else []
@@ -81,7 +131,7 @@ def run_folder(network: str, dataset: str, options: Train | TrainCifar) -> Path:
     return Path("runs") / "-".join(words)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Train(_Training):
     """Train a sparse network, print its results beside the paper's, and keep everything in a run folder.
 
@@ -90,58 +140,15 @@ class Train(_Training):
     Attributes
     ----------
     dataset : str
-        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, else digits, said loudly.
+        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, or digits with a warning if MNIST cannot
+        be had.
     arch : str
         Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
         convolutions).
-    recipe : str
-        Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
-        script.
-    kind : str
-        "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
-    epochs : int, optional
-        Variational epochs; None takes the recipe's. Schedules and fine-tuning are scaled to match.
-    batch_size : int, optional
-        Images per step; None takes the recipe's.
-    kl_weight : float
-        Factor on the recipe's weight of the KL; a larger one gives a sparser network.
-    seed : int
-        Seed of the initial weights, the order of the images, and the noise.
-    random_labels : bool
-        Replace the training labels by random ones: whatever the network then fits, it has memorised.
-    init_from : path, optional
-        A saved network (model.safetensors) whose weights to start from.
-    backend : str
-        "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
-    data_dir : path, optional
-        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
-    run_dir : path, optional
-        Folder for the log, checkpoints, network and pictures; None is runs/ARCH-DATASET-RECIPE-seedSEED.
-    resume : bool
-        Go on with the run in this folder; the result has the same bits as if it had never stopped.
-    progress : bool
-        Show a progress bar (in a terminal) or a line per epoch (in a log).
-    eval_every : int
-        Measure the test error every so many epochs, for the curve only: nothing is chosen by it. 0 measures it at
-        the end only.
     """
 
     dataset: str = "auto"
     arch: str = "lenet-300-100"
-    recipe: str = "default"
-    kind: str = "variational"
-    epochs: int | None = None
-    batch_size: int | None = None
-    kl_weight: float = 1.0
-    seed: int = 0
-    random_labels: bool = False
-    init_from: Path | None = None
-    backend: str = "auto"
-    data_dir: Path | None = None
-    run_dir: Path | None = None
-    resume: bool = False
-    progress: bool = True
-    eval_every: int = 1
 
     word: ClassVar[str] = "train"
 
@@ -161,11 +168,11 @@ class Train(_Training):
         return run_folder(self.arch, dataset, self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainCifar(_Training):
     """Train a sparse convolutional network on CIFAR, after pre-training with dropout; keep everything in a run folder.
 
-    Ctrl-C (or SIGTERM) finishes the step, saves, and prints the command that goes on.
+    Ctrl-C (or SIGTERM) finishes the step, saves, and prints the command that goes on, in whichever stage it stopped.
 
     Attributes
     ----------
@@ -175,59 +182,14 @@ class TrainCifar(_Training):
         Architecture: vgg-like (13 convolutions, 2 dense layers).
     width : float
         Factor on the numbers of filters and units; at 1 the first layers have 64 and the last ones 512.
-    recipe : str
-        Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
-        scripts.
-    kind : str
-        "variational" is Sparse VD. For comparison, in one stage: "dense" has ordinary weights, "dropout" adds dropout.
-    epochs : int, optional
-        Variational epochs; None takes the recipe's. Schedules and fine-tuning are scaled to match.
     pretrain_epochs : int, optional
         Epochs of pre-training with dropout; None takes the recipe's, 0 starts from random weights.
-    batch_size : int, optional
-        Images per step; None takes the recipe's.
-    kl_weight : float
-        Factor on the recipe's weight of the KL; a larger one gives a sparser network.
-    seed : int
-        Seed of the initial weights, the order and shifts of the images, and the noise.
-    random_labels : bool
-        Replace the training labels by random ones: whatever the network then fits, it has memorised.
-    init_from : path, optional
-        A saved network (model.safetensors) whose weights to start from, instead of pre-training.
-    backend : str
-        "numba" (fast), "numpy" (plain), "cuda" (a GPU), or "auto": SVD_NUMPY_BACKEND if set, else "numba".
-    data_dir : path, optional
-        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
-    run_dir : path, optional
-        Folder for log, checkpoints, network and pictures; None is runs/ARCH-widthWIDTH-DATASET-RECIPE-seedSEED.
-    resume : bool
-        Go on with the run in this folder, in whichever stage it stopped; the result has the same bits as if it had
-        never stopped.
-    progress : bool
-        Show a progress bar (in a terminal) or a line per epoch (in a log).
-    eval_every : int
-        Measure the test error every so many epochs, for the curve only: nothing is chosen by it. 0 measures it at
-        the end only.
     """
 
     dataset: str = "cifar10"
     arch: str = "vgg-like"
     width: float = 1.0
-    recipe: str = "default"
-    kind: str = "variational"
-    epochs: int | None = None
     pretrain_epochs: int | None = None
-    batch_size: int | None = None
-    kl_weight: float = 1.0
-    seed: int = 0
-    random_labels: bool = False
-    init_from: Path | None = None
-    backend: str = "auto"
-    data_dir: Path | None = None
-    run_dir: Path | None = None
-    resume: bool = False
-    progress: bool = True
-    eval_every: int = 1
 
     word: ClassVar[str] = "train-cifar"
 
