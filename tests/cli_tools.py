@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import environment
+from processes import ROOT, environment  # noqa: F401 - the root is for tests that import it from here
 
 TINY = ["--dataset", "digits", "--backend", "numpy", "--batch-size", "500"]  # no compiler, 3 steps an epoch
 

@@ -20,7 +20,7 @@ from svd_numpy.data import Dataset
 from svd_numpy.experiments.result import TrainResult
 
 # Files whose single tests take longest. They come first, so that no process is left alone with one at the end.
-LONGEST = ("test_cuda.py", "test_notebooks.py", "test_series.py")
+LONGEST = ("test_cuda.py", "test_notebooks.py", "test_readme.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
