@@ -62,7 +62,7 @@ class NumbaBackend(HostMemory):
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
     ) -> None:
-        if np.issubdtype(out.dtype, np.integer):
+        if out.dtype.kind == "i":  # tokens
             np.take(source, index, axis=0, out=out)
             return
         flat = out.reshape(len(out), -1)
@@ -216,7 +216,8 @@ class NumbaBackend(HostMemory):
         Of a prior that the sweep does not know, the gradients are finished before: means and log variances are ordinary
         numbers to it.
         """
-        if arena.segments not in self._tables:
+        found = self._tables.get(arena.segments)
+        if found is None:
             rows, limits = list[tuple[int, ...]](), list[tuple[float, ...]]()
             for _, start, stop, log_sigma2, prior, low, high, factor in arena.segments:
                 if prior in CODES:
@@ -227,8 +228,8 @@ class NumbaBackend(HostMemory):
                 else:
                     rows.append((start, stop, -1, 0))
                 limits.append((max(low, -LARGEST), min(high, LARGEST), factor))
-            self._tables[arena.segments] = np.array(rows, np.int64), np.array(limits, np.float32)
-        return self._tables[arena.segments]
+            found = self._tables[arena.segments] = np.array(rows, np.int64), np.array(limits, np.float32)
+        return found
 
     @staticmethod
     def _finish_others(arena: Arena, kl_scale: float, keep: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -156,8 +155,8 @@ class Variational(Weighted):
             return super().forward(x, run)
         x, y, theta = self._prepare(x, run)
         self._y, key = y, run.noise_key(self.index)
-        if x.ndim == 2:  # an example has as many rows as a sequence has steps
-            key = key._replace(first_sample=key.first_sample * math.prod(self.out_shape[:-1]))
+        if len(self.out_shape) == 2:  # of a sequence: an example has as many rows as steps
+            key = key._replace(first_sample=key.first_sample * self.out_shape[0])
         run.backend.lrt_forward(
             x, theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window
         )
