@@ -118,8 +118,25 @@ def test_who_has_no_device_never_imports_cuda() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+@needs_compiler
+def test_importing_it_leaves_numpy_and_the_environment_as_they_were() -> None:
+    code = (
+        "import os, numpy as np; np.__dict__.pop('row_stack', None); before = dict(os.environ);"
+        "from svd_numpy.kernels.cuda import device; from numba.cuda.np import arrayobj;"
+        "print(hasattr(np, 'row_stack'), dict(os.environ) == before)"
+    )
+    done = run_python("-c", code, NUMBA_ENABLE_CUDASIM="0")
+    assert done.stdout.strip() == "False True", done.stdout + done.stderr
+
+
+def let_cuda_say(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """Let the backend be usable, or not, for this reason."""
+    entry = kernels._BACKENDS["cuda"]._replace(why_not=lambda: reason)
+    monkeypatch.setitem(kernels._BACKENDS, "cuda", entry)
+
+
 def test_a_missing_device_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detect, "why_not", lambda: "no driver was found")
+    let_cuda_say(monkeypatch, "no driver was found")
     assert kernels.available_backends()["cuda"] == "no driver was found"
     assert kernels.resolve_backend("auto") != "cuda"
     with pytest.raises(ValueError, match=r"'cuda' cannot be used: no driver was found; usable: \['numpy'"):
@@ -128,7 +145,7 @@ def test_a_missing_device_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_leaves_the_device_alone_until_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SVD_NUMPY_BACKEND", raising=False)
-    monkeypatch.setattr(detect, "why_not", lambda: "")
+    let_cuda_say(monkeypatch, "")
     assert kernels.resolve_backend("auto") != "cuda"
     assert kernels.resolve_backend("cuda") == "cuda"
 
