@@ -153,6 +153,7 @@ def batches(rows: int, *shape: int) -> Case:
         moves = np.column_stack([data.rng.integers(-3, 4, (rows, 2)), data.rng.integers(0, 2, rows)]).astype(np.int32)
         backend.gather_rows(source, index, 1 / 255, mean, data.out(rows, source.shape[1]))
         backend.gather_rows(source, index, 1 / 255, mean, data.out(rows, *shape), moves)
+        backend.gather_rows(source, index, 1 / 255, mean, data.out(rows, shape[0], shape[1] * shape[2]))
         backend.dropout_factors(KEY, 0.3, data.out(rows, 131))
         backend.gaussian_factors(KEY, 0.7, data.out(rows, 131))
         tokens, out = source.astype(np.int64), data.out(rows, source.shape[1], dtype=np.int64)

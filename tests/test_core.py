@@ -17,6 +17,7 @@ from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.priors import PRIORS, Prior, add_prior, kl_value
 from svd_numpy.network.layers.base import LAYERS, Pass
 from svd_numpy.network.params import ParamSpec
+from svd_numpy.network.scoring import evaluate
 from svd_numpy.network.sparsity import freeze
 from svd_numpy.tabular.networks import estimate_noise
 from svd_numpy.train.loop import fit
@@ -301,6 +302,8 @@ def test_a_dense_layer_takes_sequences_step_by_step(backend: str) -> None:
     np.testing.assert_allclose(outputs, flat.predict(x.reshape(45, 4)).reshape(9, 5, 3), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.sample(x, 2)[:, 3:], flat.sample(x.reshape(45, 4), 2).reshape(2, 9, 5, 3)[:, 3:],
                                rtol=1e-4, atol=1e-5)  # fmt: skip
+    score, flat_score = evaluate(model, x, y), evaluate(flat, x.reshape(45, 4), y.reshape(45))
+    assert score == pytest.approx(flat_score, rel=1e-5)
     loss, grads = model.loss_and_grads(x, y, 9)
     flat_loss, flat_grads = flat.loss_and_grads(x.reshape(45, 4), y.reshape(45), 9)
     assert loss == pytest.approx(flat_loss, rel=1e-5)

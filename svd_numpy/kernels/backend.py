@@ -193,6 +193,8 @@ class Backend(Protocol):
     ) -> None:  # fmt: skip
         """out[b] = source[index[b]] * scale - mean.  source (N, I) may be uint8; mean (I,); out (B, I).
 
+        Where out is sequences (B, T, I / T), a row of source holds the steps one after the other.
+
         Where out holds whole numbers (tokens), out[b] = source[index[b]].
 
         Where out is images (B, H, W, C), source and mean hold them channels first. They are then moved, if `moves`

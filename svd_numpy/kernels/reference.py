@@ -44,7 +44,8 @@ class ReferenceBackend(HostMemory):
             out[:] = source[index]
             return
         rows = source[index].astype(self.dtype) * self.dtype.type(scale) - mean
-        out[:] = rows if out.ndim == 2 else channels_last(rows, (out.shape[3], *out.shape[1:3]))
+        images = out.ndim == 4
+        out[:] = channels_last(rows, (out.shape[3], *out.shape[1:3])) if images else rows.reshape(out.shape)
         if moves is not None:
             height, width = out.shape[1:3]
             columns = np.where(moves[:, 2:] == 1, np.arange(width)[::-1], np.arange(width))  # (B, W)

@@ -66,7 +66,7 @@ class NumbaBackend(HostMemory):
             np.take(source, index, axis=0, out=out)
             return
         flat = out.reshape(len(out), -1)
-        if out.ndim == 2 or (out.shape[3] == 1 and moves is None):
+        if out.ndim < 4 or (out.shape[3] == 1 and moves is None):
             self._run(layers.gather_rows, source, index, _F(scale), mean, flat)
         else:
             moves = np.zeros((len(out), 3), np.int32) if moves is None else moves

@@ -12,11 +12,13 @@ change from run to run. Read them in this order:
       tables.py        where its operands lie, convolutions included
       sampling.py      what becomes of mean and variance
       finish.py        what becomes of sums that were cut in slices
+    dials.py         the numbers that change from step to step
     sweep.py         one pass over all parameters
     images.py, norm.py, losses.py    the rest of a network
     twins.py         which memory of the host stands for which of the device
     recording.py     steps without the host
     backend.py       prepares arguments, and launches all of it
+    side_by_side.py  the same for several runs, and for recorded steps: what `train/cuda_runner.py` works with
 
 `benchmarks/cuda_ladder.py` has four simpler products, each with one idea more than the one before, on the way to this
 one.

@@ -161,11 +161,11 @@ class CudaBackend:
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
     ) -> None:
+        units = out.size // len(out)
         if np.issubdtype(out.dtype, np.integer):
-            units = out.size // len(out)
             self._each(elementwise.gather_tokens, out.size, U(len(out)), U(units), source, index, self._clock, out)
             return
-        sizes = tuple(I(v) for v in (out.shape if out.ndim == 4 else (len(out), 1, 1, out.shape[1])))
+        sizes = tuple(I(v) for v in (out.shape if out.ndim == 4 else (len(out), 1, 1, units)))
         self._each(elementwise.gather, out.size, source, index, self._clock, F(scale), mean,
                    self._no_moves if moves is None else moves, U(moves is not None), sizes, out)  # fmt: skip
 

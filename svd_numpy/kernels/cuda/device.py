@@ -91,8 +91,8 @@ class Own(NamedTuple):
     stride: int
 
 
-# The entry of a kernel is source that is put together, because its arguments are of many kinds and numbers: Numba would
-# take them as `*arguments`, but then it can move no array of them, as a tuple of several types has no loop.
+# The entry of a kernel is generated source. Written once for all kernels it would take `*arguments`, and Numba cannot go
+# through arguments of different types in a loop and move some of them.
 ENTRY = """
 def make(body, U):
     def entry(strides, {names}):

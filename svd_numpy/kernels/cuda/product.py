@@ -9,8 +9,9 @@ All three passes of a layer with Gaussian weights are a pair of products over th
     inputs    row        input    output     dy   d_var  theta'   exp(log_sigma2) first + 2 x second -> dx
     weights   input      output   row        x    x^2    dy       d_var           d_theta, d_sigma2
 
-and a plain layer needs the first alone. One source, `make_product`, is all of them: constants that are known when it
-is compiled choose the branches, and the others vanish.
+and a plain layer needs the first alone. One source is all of them: constants that are known when it is compiled
+(`Variant`) choose the branches, and the others vanish. It is written in stages, which the compiler joins: `fetch`,
+`store`, `multiply`, `write`; `make_product` puts them in their order.
 
 **How a tile is multiplied.** A block of threads owns BM x BN numbers of the result and walks along k in steps of BK. At
 every step it copies a strip of A (BM x BK) and of B (BK x BN) into shared memory, once: the mean and the variance are
