@@ -91,8 +91,8 @@ class Own(NamedTuple):
     stride: int
 
 
-# The entry of a kernel is generated source. Written once for all kernels it would take `*arguments`, and Numba cannot go
-# through arguments of different types in a loop and move some of them.
+# The entry of a kernel is generated source. Written once for all kernels it would take `*arguments`, and Numba cannot
+# go through arguments of different types in a loop and move some of them.
 ENTRY = """
 def make(body, U):
     def entry(strides, {names}):
