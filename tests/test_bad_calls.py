@@ -312,8 +312,6 @@ CASES += [
      ("x_test", "example 3", "expected finite")),
     ("fit no data", lambda w: w.fit(w.with_data(x_train=w.x[:0], y_train=w.y[:0])),
      ("x_train", "no example", "expected")),
-    ("fit no test data", lambda w: w.fit(w.with_data(x_test=w.x[:0], y_test=w.y[:0])),
-     ("x_test", "no example", "expected")),
     ("fit ints", lambda w: w.fit(w.with_data(x_train=w.x.astype(int))),
      ("x_train", "int64", "expected uint8")),
     ("fit targets", lambda w: w.fit(w.with_data(y_train=w.y / 2, y_test=w.y / 2, x_test=w.x, n_classes=0)),

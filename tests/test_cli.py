@@ -65,7 +65,6 @@ def test_options_of_train_are_the_parameters_of_the_function(kind: Any, function
     parameters = dict(inspect.signature(function).parameters)
     del parameters["callbacks"]  # functions cannot be typed on a command line
     parameters.pop("seeds", None)  # several runs in one process are Python's
-    assert [field.name for field in fields(kind)] == list(parameters)
     assert {field.name: field.default for field in fields(kind)} == {
         name: parameter.default for name, parameter in parameters.items()
     }
@@ -74,7 +73,8 @@ def test_options_of_train_are_the_parameters_of_the_function(kind: Any, function
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_every_option_is_explained(name: str) -> None:
     kind: Any = cli.COMMANDS[name]
-    explained = set(re.findall(r"^ {4}(\w+) : ", kind.__doc__, re.MULTILINE))
+    docs = "".join(base.__doc__ or "" for base in kind.__mro__[:-1])
+    explained = set(re.findall(r"^ {4}(\w+) : ", docs, re.MULTILINE))
     assert explained == {field.name for field in fields(kind)} - {"command"}
 
 
@@ -83,9 +83,9 @@ def test_a_command_line_is_written_as_it_is_read() -> None:
     words = train.command_line()
     assert words == "svd-numpy train --epochs 2 --seed 3 --data-dir 'a b' --run-dir r --resume --no-progress"
     assert cli.parse(shlex.split(words)[1:]) == train
-    cifar_run = cli.TrainCifar("cifar100", width=0.25, pretrain_epochs=0, resume=True)
+    cifar_run = cli.TrainCifar(dataset="cifar100", width=0.25, pretrain_epochs=0, resume=True)
     words = cifar_run.command_line()
-    assert words == "svd-numpy train-cifar --dataset cifar100 --width 0.25 --pretrain-epochs 0 --resume"
+    assert words == "svd-numpy train-cifar --dataset cifar100 --resume --width 0.25 --pretrain-epochs 0"
     assert cli.parse(shlex.split(words)[1:]) == cifar_run
 
 

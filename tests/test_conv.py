@@ -344,7 +344,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
     ),
     "rows": (build(svd.Conv2d(3, 4, 3), shape=(168,)), ValueError, ("'conv1'", "(B, 168)", "expected images")),
     "a number": (build(svd.Conv2d(3, 4, 3), shape=168), ValueError, ("'conv1'", "(B, 168)", "expected images")),
-    "two sizes": (build(svd.Conv2d(3, 4, 3), shape=(8, 7)), ValueError, ("input_shape", "(8, 7)", "(C, H, W)")),
+    "two sizes": (build(svd.Conv2d(3, 4, 3), shape=(8, 7)), ValueError, ("'conv1'", "(B, 8, 7)", "expected images")),
     "size 0": (build(svd.Conv2d(3, 4, 3), shape=(3, 0, 7)), ValueError, ("input_shape", "got 0", ">= 1")),
     "size True": (build(svd.Conv2d(3, 4, 3), shape=(3, True, 7)), TypeError, ("input_shape", "True", "whole number")),
     "size 1.5": (build(svd.Conv2d(3, 4, 3), shape=(3, 8, 1.5)), TypeError, ("input_shape", "1.5", "whole number")),

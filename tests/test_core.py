@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_a_run_that_estimates_its_noise_goes_on_to_the_same_bits(tmp_path: Path)
     assert timeless(resumed) == timeless(records)
     assert bits(second) == bits(whole)
     assert second.likelihood == whole.likelihood != svd.Gaussian(1.0)
+
+
+@pytest.mark.parametrize("n_valid", [0, 20])
+def test_data_without_test_rows_are_trained_on(n_valid: int) -> None:
+    whole = make_data()
+    data = replace(whole, x_test=whole.x_test[:0], y_test=whole.y_test[:0])
+    data = data.split(n_valid) if n_valid else data
+    model = make_net()
+    last = fit(model, data, make_config(), progress=False)[-1]
+    assert last["test_error"] is last["test_nll"] is None
+    if data.x_valid is not None:
+        assert last["valid_error"] == svd.evaluate(model, data.x_valid, data.y_valid)["error"]
 
 
 # ---- masks

@@ -93,41 +93,52 @@ def trainer(**settings: Any) -> Trainer:
     return Trainer(image_net(), image_data(), svd.TrainConfig(batch_size=20, **settings))
 
 
+def moves_at(run: Trainer, step: int) -> NDArray[np.int32]:
+    """The moves of the images of one step."""
+    moves = run.batches.draw_moves(step)
+    assert moves is not None
+    return moves.copy()
+
+
+def drawn(run: Trainer, count: int) -> NDArray[np.int32]:
+    """As many moves, over several steps."""
+    return np.concatenate([moves_at(run, step) for step in range(count // 5)])[:count]  # 20, 20, 5 of an epoch
+
+
 def test_moves_are_drawn_as_asked_for() -> None:
-    assert trainer().moves(20) is None
-    both = trainer(shift=2, mirror=True).moves(4000)
-    assert both is not None and both.dtype == np.int32 and both.shape == (4000, 3)
+    assert trainer().batches.moves is None and trainer().batches.draw_moves(0) is None
+    both = drawn(trainer(shift=2, mirror=True), 4000)
+    assert both.dtype == np.int32 and both.shape == (4000, 3)
     for column, values in ((0, 5), (1, 5), (2, 2)):
         found, counts = np.unique(both[:, column], return_counts=True)
         assert found.tolist() == ([-2, -1, 0, 1, 2] if values == 5 else [0, 1])
         expected = 4000 / values  # five standard deviations of a binomial count
         assert np.abs(counts - expected).max() < 5 * np.sqrt(expected * (1 - 1 / values))
     assert abs(np.corrcoef(both.T)[np.triu_indices(3, 1)]).max() < 5 / np.sqrt(4000)
-    shifted, mirrored = trainer(shift=1).moves(50), trainer(mirror=True).moves(50)
-    assert shifted is not None and not shifted[:, 2].any() and shifted[:, :2].any()
-    assert mirrored is not None and not mirrored[:, :2].any() and mirrored[:, 2].any()
+    shifted, mirrored = drawn(trainer(shift=1), 50), drawn(trainer(mirror=True), 50)
+    assert not shifted[:, 2].any() and shifted[:, :2].any()
+    assert not mirrored[:, :2].any() and mirrored[:, 2].any()
 
 
 def test_moves_are_a_function_of_seed_epoch_and_step() -> None:
     one, other, third = trainer(shift=2), trainer(shift=2), trainer(shift=2, seed=1)
-    first = one.moves(20)
-    np.testing.assert_array_equal(first, other.moves(20))
-    np.testing.assert_array_equal(first, one.moves(20))
-    assert not np.array_equal(first, third.moves(20))
+    first = moves_at(one, 0)
+    np.testing.assert_array_equal(first, moves_at(other, 0))
+    np.testing.assert_array_equal(first, moves_at(one, 0))
+    assert not np.array_equal(first, moves_at(third, 0))
     one.step()
-    assert not np.array_equal(first, one.moves(20))
-    other.progress.step = 1
-    np.testing.assert_array_equal(one.moves(20), other.moves(20))
+    assert not np.array_equal(first, moves_at(one, 1))
+    np.testing.assert_array_equal(moves_at(one, 1), moves_at(other, 1))
 
 
 def test_a_step_sees_the_moved_images(monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(shift=2, mirror=True)
-    data, moves, index = run.data, run.moves(20), run.batch_index()
+    run.batches.begin(0)
+    data, moves, index = run.data, moves_at(run, 0), run.batches.order[run.batches.rows(0)].copy()
     seen: list[Any] = []
     forward = svd.Sequential.forward
     monkeypatch.setattr(svd.Sequential, "forward", lambda self, x, how: seen.append(x.copy()) or forward(self, x, how))
     run.step()
-    assert moves is not None
     images = (data.x_train[index] / np.float32(255)).reshape(-1, 3, 6, 6).transpose(0, 2, 3, 1)
     wanted = [moved(image, *move) for image, move in zip(images, moves.tolist(), strict=True)]
     np.testing.assert_allclose(seen[0], wanted, rtol=1e-6)

@@ -181,7 +181,7 @@ def test_the_command_line_says_how_to_go_on(
 
     monkeypatch.setattr(cifar, "train_cifar", interrupted)
     assert cli.main(["train-cifar", "--width", "0.05", "--run-dir", str(tmp_path / "run")]) == 130
-    assert f"svd-numpy train-cifar --width 0.05 --run-dir {tmp_path / 'run'} --resume" in capsys.readouterr().err
+    assert f"svd-numpy train-cifar --run-dir {tmp_path / 'run'} --resume --width 0.05" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------ several runs

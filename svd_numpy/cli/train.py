@@ -55,6 +55,8 @@ class _Training:
         the end only.
     """
 
+    dataset: str
+    arch: str
     recipe: str = "default"
     kind: str = "variational"
     epochs: int | None = None

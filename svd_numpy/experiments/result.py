@@ -162,7 +162,7 @@ class TrainResult:
         for name, error, nll, sparsity, compression, seconds in rows:
             figures = f"{'' if nll is None else f'{nll:.4f}':>9}{sparsity:>{column}}{compression:>13}"
             lines.append(f"{name:<12}{100 * error:>9.2f}{figures}{'' if seconds is None else f'{seconds:>9.0f}'}")
-        if report.live:
+        if self.kind == "variational":
             lines.append(f"{'live units':<12}" + " - ".join(f"{live}/{units}" for live, units in report.live.values()))
         if self.data.warning:
             n_test, train_error = len(self.data.x_test), self.history[-1]["train_error"]

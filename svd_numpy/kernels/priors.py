@@ -29,7 +29,7 @@ from svd_numpy.checks import SvdTypeError, SvdValueError
 
 Array = NDArray[Any]
 
-LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20.0, 10.0  # bounds of every posterior's log variance: sigma from 4.5e-5 to 148
+LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20, 10  # bounds of every posterior's log variance: sigma from 4.5e-5 to 148
 
 # Molchanov et al. 2017, eq. 14: the sigmoid fit of the log-uniform KL.
 K1, K2, K3 = 0.63576, 1.87320, 1.48695

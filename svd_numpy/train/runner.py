@@ -6,14 +6,11 @@ what changes from step to step, several runs in each launch (`cuda_runner.py`). 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
-
-PATIENCE = 0.1  # seconds between two looks at Ctrl-C, or one step
 
 
 class Runner(Protocol):
@@ -36,12 +33,8 @@ class HostRunner:
         (self._trainer,) = trainers
 
     def advance(self, limit: int) -> None:
-        """See `Runner.advance`."""
-        end = time.perf_counter() + PATIENCE
-        for _ in range(limit):
-            self._trainer.step()
-            if time.perf_counter() > end:
-                break
+        """See `Runner.advance`: one step, so that Ctrl-C waits for no other."""
+        self._trainer.step()
 
     def sync(self) -> None:
         """See `Runner.sync`: there is one memory."""
