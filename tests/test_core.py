@@ -284,7 +284,7 @@ def test_a_learning_rate_factor_slows_one_array_down() -> None:
 
 
 def test_a_built_in_layers_name_is_not_for_others() -> None:
-    with pytest.raises(svd.SvdValueError, match="a layer named Dense is there already"):
+    with pytest.raises(svd.SvdValueError, match=r"layer class Dense: svd_numpy\S* uses this name"):
         type("Dense", (svd.Layer,), {})
     assert LAYERS["Dense"] is svd.Dense
 
