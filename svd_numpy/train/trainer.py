@@ -42,7 +42,7 @@ class Progress:
     nll_sum: float = 0.0  # this and the next two: over the current epoch
     error_sum: float = 0.0
     examples: int = 0
-    seconds: float = 0.0  # of training before the last checkpoint that was restored
+    seconds: float = 0.0  # training time up to the restored checkpoint
 
 
 class Schedule(NamedTuple):
