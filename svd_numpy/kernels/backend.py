@@ -193,9 +193,8 @@ class Backend(Protocol):
     ) -> None:  # fmt: skip
         """out[b] = source[index[b]] * scale - mean.  source (N, I) may be uint8; mean (I,); out (B, I).
 
-        If out holds sequences (B, T, I / T), rows of source hold their steps one after the other.
-
-        If out holds integers (tokens), out[b] = source[index[b]].
+        If out holds sequences (B, T, I / T), rows of source hold their steps one after the other. If out holds integers
+        (tokens), out[b] = source[index[b]].
 
         If out holds images (B, H, W, C), source and mean hold them channels first. `moves` (B, 3), if given, shifts and
         mirrors them: with (down, right, mirror) = moves[b], pixel (y, x) of the shifted image is pixel

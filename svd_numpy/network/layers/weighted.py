@@ -84,7 +84,7 @@ class Weighted(Layer):
         return x if self.window is not None or x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
     def _used_theta(self, run: Pass) -> Array:
-        """The weights of this pass: theta, with zeros where the pass has a mask."""
+        """The weights of this pass: theta, with zeros where the mask of the pass is 0."""
         mask = run.masks.get(self.name)
         if mask is None:
             return self.theta
