@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training stopped on a signal, after finishing and (with a run folder) saving the current step."""
+    """Training stopped on a signal, after finishing and (with a run folder) saving the steps in progress."""
 
     def __init__(self, number: int, run_dir: Path | None) -> None:
         name = signal.Signals(number).name

@@ -54,7 +54,7 @@ def fit(
     Raises
     ------
     TrainingInterrupted
-        After Ctrl-C or SIGTERM; the current step is finished first and, with a run_dir, saved.
+        After Ctrl-C or SIGTERM; the steps in progress are finished first and, with a run_dir, saved.
     """
     return fit_together([Run(model, data, config, callbacks, run_dir, resume)], check_flag("progress", progress))[0]
 
