@@ -36,14 +36,14 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 # {"theta": (I, O), "log_sigma2": (I, O), "bias": (O,)}; gradients and Adam's moments look the same.
 Layer = dict[str, Array]
-Net = list[Layer]  # dense layers, with a ReLU between each two
+Net = list[Layer]  # dense layers with a ReLU after each but the last
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the constants of (5), as in the paper
 THRESHOLD = 3.0  # on log_alpha
 
 
 def normals(seed: int, layer: int, step: int, rows: int, units: int) -> Array:
-    """(1) Standard normals, array (rows, units): no state, the same for the same arguments."""
+    """(1) Standard normals, array (rows, units): no state, so equal arguments give equal numbers."""
     groups = -(-units // 64)  # 16 hashes of 4 words each make 64 normals
     block = np.arange(16 * groups).reshape(groups, 16)
     counter = np.broadcast_arrays(block, np.arange(rows).reshape(rows, 1, 1), step, layer)
@@ -76,11 +76,11 @@ def forward(net: Net, x: Array, seed: int, step: int) -> tuple[Array, list[tuple
 
 
 def backward(net: Net, tape: list[tuple[Array, Array, Array]], dy: Array) -> Net:
-    """(3) Gradients of the NLL from that for the logits, dy (B, C): `forward`, read from its bottom."""
+    """(3) Gradients of the NLL, given that for the logits, dy (B, C): `forward` read from bottom to top."""
     gradients: Net = []
     for layer, (x, std, noise) in zip(reversed(net), reversed(tape), strict=True):
         sigma2 = np.exp(layer["log_sigma2"])  #                                (I, O)
-        # std is 0 where all inputs are; the huge dvar that the floor allows there only ever meets x = 0.
+        # std is 0 where all inputs are 0; the huge dvar that the floor allows there is only multiplied by x = 0.
         dvar = dy * noise / np.maximum(2 * std, 1e-15)  #                      (B, O)
         d_sigma2 = (x**2).T @ dvar  #                                          (I, O)
         gradients.insert(0, {"theta": x.T @ dy, "log_sigma2": d_sigma2 * sigma2, "bias": dy.sum(axis=0)})
@@ -100,7 +100,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
 
 
 def kl_divergence(theta: Array, log_sigma2: Array) -> tuple[float, Array, Array]:
-    """(5) KL of a layer from the log-uniform prior, in nats; its gradients for theta and log_sigma2."""
+    """(5) KL of a layer from the log-uniform prior, in nats, and its gradients for theta and log_sigma2."""
     precision = np.exp(-log_sigma2)
     s = theta**2 * precision  #                                                (I, O)
     t = np.exp(-K2) * s**K3
@@ -141,14 +141,14 @@ def kept(layer: Layer) -> Array:
 
 
 def predict(net: Net, x: Array) -> Array:
-    """Logits (B, C) of the pruned network: the means that survive, and no noise."""
+    """Logits (B, C) of the pruned network: only the surviving means, and no noise."""
     for number, layer in enumerate(net):
         x = (x if number == 0 else np.maximum(x, 0)) @ (layer["theta"] * kept(layer)) + layer["bias"]
     return x
 
 
 def make_net(*sizes: int, seed: int = 0) -> Net:
-    """Fresh layers of these sizes: theta after He et al. 2015, log_sigma2 -10 (hardly any noise), bias 0."""
+    """New layers of these sizes: theta as in He et al. 2015, log_sigma2 -10 (hardly any noise), bias 0."""
     rng = np.random.default_rng(seed)
     thetas = [rng.normal(0, np.sqrt(2 / n_in), (n_in, n_out)) for n_in, n_out in pairwise(sizes)]
     return [{"theta": t, "log_sigma2": np.full(t.shape, -10.0), "bias": np.zeros(t.shape[1])} for t in thetas]
@@ -160,7 +160,7 @@ def zeros_like(net: Net) -> Net:
 
 
 def load_problem() -> tuple[str, Array, Array]:
-    """Name, inputs (N, I), labels (N,): scikit-learn's digits; without it, a sparse teacher's answers."""
+    """Name, inputs (N, I), labels (N,): scikit-learn's digits or, without it, the answers of a sparse teacher."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -173,7 +173,7 @@ def load_problem() -> tuple[str, Array, Array]:
 
 
 def main(epochs: int = 60, batch: int = 50, lr: float = 5e-3, seed: int = 0) -> None:
-    """Train 64-100-10 from scratch and print, epoch by epoch, how the weights die while the error stays."""
+    """Train 64-100-10 from scratch and print, epoch by epoch, how weights die while the error stays the same."""
     name, x, labels = load_problem()
     order = np.random.default_rng(seed).permutation(len(x))
     train, test = order[360:], order[:360]
@@ -182,8 +182,8 @@ def main(epochs: int = 60, batch: int = 50, lr: float = 5e-3, seed: int = 0) -> 
     print(f"{name}: {len(train)} training and {len(test)} test examples")
     print("epoch  kl_weight   loss  test error  sparsity  weights kept")
     for epoch in range(epochs):
-        kl_weight = min(1.0, epoch / (epochs / 3))  # warm-up: first learn, then forget what was not needed
-        rate = lr * min(1.0, 3 * (1 - epoch / epochs))  # constant, then a straight line to 0
+        kl_weight = min(1.0, epoch / (epochs / 3))  # warm-up: first learn, then drop what is not needed
+        rate = lr * min(1.0, 3 * (1 - epoch / epochs))  # constant, then linearly to 0
         order = np.random.default_rng([seed, epoch]).permutation(train)
         for rows in np.split(order, range(batch, len(order), batch)):
             x_batch, y_batch = x[rows], labels[rows]

@@ -298,7 +298,7 @@ def test_a_learning_rate_factor_slows_one_array_down() -> None:
 
 
 def test_a_built_in_layers_name_is_not_for_others() -> None:
-    with pytest.raises(svd.SvdValueError, match="a layer named Dense is there already"):
+    with pytest.raises(svd.SvdValueError, match=r"layer class Dense: svd_numpy\S* uses this name"):
         type("Dense", (svd.Layer,), {})
     assert LAYERS["Dense"] is svd.Dense
 
@@ -321,6 +321,7 @@ def test_a_dense_layer_takes_sequences_step_by_step(backend: str) -> None:
     flat_loss, flat_grads = flat.loss_and_grads(x.reshape(45, 4), y.reshape(45), 9)
     assert loss == pytest.approx(flat_loss, rel=1e-5)
     np.testing.assert_allclose(grads["dense1.theta"], flat_grads["dense1.theta"], rtol=1e-3, atol=1e-5)
+    assert svd.gradcheck(model.copy("numpy", "float64"), x[:3], y[:3]).ok
     with pytest.raises(svd.SvdValueError, match=r"y: got shape \(9,\), expected \(9, 5\)"):
         model.loss(x, y[:, 0], 9)
 
@@ -370,3 +371,4 @@ def test_tokens_come_in_and_outputs_per_step_go_out(backend: str) -> None:
         with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=words):
             model.predict(wrong)
     np.testing.assert_array_equal(model.copy().predict(x), model.predict(x))
+    assert svd.gradcheck(model.copy("numpy", "float64"), x[:3], y[:3]).ok

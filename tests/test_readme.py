@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 import svd_numpy as svd
+from svd_numpy import kernels
 from svd_numpy.cli.main import parse
 from svd_numpy.experiments.recipes import PUBLISHED
+from svd_numpy.kernels import priors
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -88,6 +90,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # for net_reader.py, which a snippet writes and imports
+    for module, name in ((priors, "PRIORS"), (kernels, "_BACKENDS")):  # snippets add to them
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
     for function in (train_mnist, fit, train_regression):
         monkeypatch.setattr(svd, function.__name__, function)
 

@@ -68,7 +68,7 @@ def test_ctrl_c_after_any_step_then_resume(
     """Inside an epoch, at its end, at the threshold of fine-tuning and within it."""
     before = signal.getsignal(signal.SIGINT)  # a job in the background of a shell has SIG_IGN
     stop_after(monkeypatch, step, lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(svd.TrainingInterrupted, match=r"SIGINT; go on with run_dir=.*resume=True") as caught:
+    with pytest.raises(svd.TrainingInterrupted, match=r"SIGINT; continue with run_dir=.*resume=True") as caught:
         svd.fit(make_net(), make_data(), make_config(), run_dir=tmp_path, progress=False)
     assert isinstance(caught.value, KeyboardInterrupt)
     assert checkpoint.load(tmp_path / "checkpoints").step == step

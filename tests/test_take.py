@@ -69,6 +69,7 @@ def test_counts_are_those_of_the_network_that_was_built(trained: svd.Sequential,
 
 def test_it_trains_on_and_is_compressed(trained: svd.Sequential) -> None:
     small, data = trained.take({"dense1": UNITS}, INPUTS), make_data()
+    assert svd.gradcheck(small, data.x_test[:5], data.y_test[:5]).ok
     before = svd.evaluate(small, data.x_test, data.y_test)["nll"]
     records = fit(small, data, make_config(lr=0.02), progress=False)
     assert records[-1]["test_nll"] < before

@@ -1,1 +1,1 @@
-"""Experiments: each is a recipe (frozen numbers with their source) and a function."""
+"""Experiments: each one is a recipe (fixed numbers with their source) and a function."""

@@ -26,7 +26,7 @@ from svd_numpy.network.layers import (
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 
-# Kind of a network -> what tables call it. The layers have the same names in all kinds, so that one can start from the
+# Kind of network -> its name in tables. Layers have the same names in all kinds, so that one kind can start from the
 # weights of another (`init_from`).
 KINDS = {"variational": "Sparse VD", "dense": "Dense network", "dropout": "Bernoulli dropout"}
 
@@ -39,7 +39,7 @@ Plan = tuple[Shape, list[Layer]]  # the shape of an input, and the layers
 
 
 class _Maker:
-    """Makes the layers of one kind of network, with the recipe's first weights: to be called in the layers' order."""
+    """Makes the layers of one kind of network, in their order, with the recipe's initial weights."""
 
     def __init__(self, kind: str, recipe: Recipe) -> None:
         self.kind, self.recipe, self._made = kind, recipe, 0
@@ -61,12 +61,12 @@ class _Maker:
         return layer(n_in, n_out, kernel, **more, **self._options())
 
     def dropout(self, p: float) -> list[Layer]:
-        """Make a dropout layer if this kind of network has them: a list of one layer, or none."""
+        """Make a list of one dropout layer, or of none if this kind of network has no dropout."""
         return [Dropout(p)] if self.kind == "dropout" else []
 
 
 def _lenet_300_100(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
-    """Input - 300 - 100 - classes, ReLU between (LeCun et al. 1998); dropout of hidden units only."""
+    """Input - 300 - 100 - classes with ReLU in between (LeCun et al. 1998); dropout of hidden units only."""
     sizes = [prod(image_shape), *(_scaled(units, width) for units in _HIDDEN), n_classes]
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes):
@@ -98,10 +98,10 @@ def _lenet_5(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> 
 def _vgg_like(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
     """VGG-like of the authors' scripts: 13 convolutions of 3 x 3 in five blocks, then 512 units, all batch-normalised.
 
-    Each block ends in a max-pooling, which halves the sides. Layers before a batch normalisation have no bias, because
-    its beta is one. Dropout rates are those of the authors' pre-training net: .3 inside the first block, .4 inside the
-    others, .5 before the last layer, and none before a pooling. In a narrower net they are multiplied by its width: it
-    has no units to spare.
+    Each block ends with max-pooling, which halves the sides. Layers before a batch normalisation have no bias, because
+    its beta is one. Dropout rates are those of the authors' pre-training network: .3 inside the first block, .4 inside
+    the others, .5 before the last layer, and none before a pooling. In a narrower network they are multiplied by its
+    width, because it has no units to spare.
     """
     channels, height, side = image_shape
     layers: list[Layer] = []
@@ -137,13 +137,13 @@ def build(
     ----------
     data : Dataset
     recipe : Recipe
-        Names the architecture and the first weights.
+        Defines the architecture and the initial weights.
     seed : int
     backend : str
     kind : "variational", "dense" or "dropout"
         Variational weights (Sparse VD); ordinary weights; ordinary weights with Bernoulli dropout of activations.
     width : float
-        Factor on the numbers of filters and hidden units, 0.01 to 16; they are rounded, and at least 1.
+        Factor on the numbers of filters and hidden units, 0.01 to 16; they are rounded, to at least 1.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def build(
     Raises
     ------
     SvdValueError, SvdTypeError
-        For another kind or width, and for images too small for the poolings.
+        For an unknown kind, a width out of range, and images too small for the poolings.
     """
     kind, width = check_choice("kind", kind, KINDS), check_number("width", width, low=0.01, high=16)
     assert data.image_shape is not None

@@ -22,7 +22,7 @@ _DATASETS = ("cifar10", "cifar100")
 
 
 class CifarKeywords(Keywords, total=False):
-    """Those of `train_cifar`."""
+    """Keywords of `train_cifar`, see `Keywords`."""
 
     width: float
     pretrain_epochs: int | None
@@ -61,8 +61,8 @@ def train_cifar(
 ) -> TrainResult | TrainResults:
     """Train a convolutional network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017, §5).
 
-    There are two stages: the network with ordinary weights and Bernoulli dropout, then Sparse VD from those weights,
-    which ends in fine-tuning if the recipe says so. The networks to compare it with have one stage.
+    There are two stages: first the network with ordinary weights and Bernoulli dropout, then Sparse VD starting from
+    those weights, which ends with fine-tuning if the recipe says so. The baseline networks have one stage.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def train_cifar(
     recipe : "default" or "paper"
         Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
     kind : "variational", "dense" or "dropout"
-        Sparse VD; or, to compare with, the same network with ordinary weights, without or with Bernoulli dropout,
+        Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout,
         trained like the first stage.
     epochs : int, optional
         Variational epochs, instead of the recipe's; its schedules and its fine-tuning are stretched to match. If `kind`
@@ -84,16 +84,16 @@ def train_cifar(
     batch_size : int, optional
         Images per step in both stages, instead of the recipe's.
     kl_weight : number, or several
-        Factor on the KL schedule of the recipe, 0 to 1000: more makes a sparser network. With several, there is a run
-        for each of them (with each of the seeds), and each pre-trains its own network; to share one, give `init_from`.
+        Factor on the KL schedule of the recipe, 0 to 1000: a larger one makes a sparser network. With several, there is
+        a run for each (and each seed), which pre-trains its own network; to share one, give `init_from`.
     seed : int
-        Of first weights, order of examples, their shifts, dropout and noise.
+        Seed of initial weights, order of examples, their shifts, dropout and noise.
     seeds : whole numbers, optional
         Instead of `seed`: a run for each of these. The backend "cuda" does several runs in the same launches, "numba"
-        and "numpy" one after the other; each run has the same bits as alone. With a run_dir, each has a folder in it:
-        `seed-N`, `kl-W`, or `kl-W-seed-N`.
+        and "numpy" one after the other; each run gives the same bits as on its own. With a run_dir, each has a folder
+        in it: `seed-N`, `kl-W`, or `kl-W-seed-N`.
     random_labels : bool
-        Replace the training labels by random ones, drawn from the seed, in both stages (Molchanov et al. 2017, §5). A
+        Replace the training labels with random ones, drawn from the seed, in both stages (Molchanov et al. 2017, §5). A
         network that still reaches a low training error (`history[-1]["train_error"]`) has memorised the images.
     init_from : Sequential, mapping of arrays, or path of a saved model, optional
         Start from these weights, without pre-training.
@@ -104,25 +104,25 @@ def train_cifar(
         Folder for log, checkpoints, network and pictures, with those of the first stage in `pretrain`; without it
         nothing is written.
     resume : bool
-        Continue the run in `run_dir`, in the stage in which it stopped, to the same bits as if it had never stopped.
+        Continue the run in `run_dir`, in the stage in which it stopped, bit for bit as if it had never stopped.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
-        Measure the test error after every so many epochs, for the curve (0: only at the end of each stage). Nothing is
-        chosen by it.
+        Measure the test error every so many epochs, for the curve (0: only at the end of each stage). It decides
+        nothing.
     callbacks : functions (trainer, record)
         Called after each epoch of both stages.
 
     Returns
     -------
     TrainResult; TrainResults if there are several KL weights, or `seeds`
-        The former's `pretrained` is the result of its first stage. The latter is a sequence of the former, by KL weight
-        and then by seed. It prints as a table with mean ± standard deviation.
+        `TrainResult.pretrained` is the result of the first stage. `TrainResults` is a sequence of them, by KL weight
+        and then by seed; it prints as a table with mean ± standard deviation.
 
     Raises
     ------
     SvdValueError, SvdTypeError
-        For arguments that make no sense, before anything is written; `DataError` if data cannot be had.
+        For arguments that make no sense, before anything is written; `DataError` if the data are not available.
     """
     plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
     options = Options(
@@ -139,7 +139,7 @@ def train_cifar(
     if (n := len(images[0].x_train)) % (batch := configs[0].batch_size) == 1:
         raise SvdValueError(
             f"batch_size: got {batch}, which leaves one of {n} images over, and a single image cannot be "
-            "batch-normalised; choose another one"
+            "batch-normalised; choose another batch_size"
         )
     pretrained: list[TrainResult | None] = [None] * len(each)
     if pretrains:
@@ -158,11 +158,11 @@ def train_cifar(
 
 
 def _pretrains(options: Options, epochs: int | None) -> bool:
-    """Whether there is to be a first stage; refuse arguments that contradict one another."""
+    """Whether there is a first stage; raise if arguments contradict one another."""
     if options.kind != "variational":
         if epochs:
             raise SvdValueError(
-                f"pretrain_epochs: got {epochs}, but kind {options.kind!r} has one stage; give epochs alone"
+                f"pretrain_epochs: got {epochs}, but kind {options.kind!r} has one stage; give only epochs"
             )
         return False
     if epochs is not None and check_count("pretrain_epochs", epochs, low=0) and options.init_from is not None:
@@ -190,7 +190,7 @@ def _configure(plan: Recipe, options: Options) -> TrainConfig:
 
 
 def _second_stage_begun(options: Options, pretrains: bool) -> bool:
-    """Whether the second stage has begun in the run's folder; refuse a folder that does not fit the options."""
+    """Whether the second stage has begun in the run's folder; raise if the folder does not fit the options."""
     folder = options.folder
     if folder is None:
         return False

@@ -52,29 +52,29 @@ def train_mnist(
     Parameters
     ----------
     dataset : "auto", "mnist", "fashion-mnist" or "digits"
-        "auto" is MNIST if it can be had; otherwise it is scikit-learn's small embedded digits, with a loud warning.
+        "auto" is MNIST if it is available, otherwise scikit-learn's small embedded digits, with a prominent warning.
     arch : "lenet-300-100" or "lenet-5"
         Fully connected, or LeNet-5-Caffe with two convolutions.
     recipe : "default" or "paper"
         Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
     kind : "variational", "dense" or "dropout"
-        Sparse VD; or, to compare with, the same network with ordinary weights, without or with Bernoulli dropout of
+        Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout of
         1/2 before dense layers (not of pixels). The last two have no KL and no fine-tuning, and prune nothing.
     epochs : int, optional
         Variational epochs, instead of the recipe's; its schedules and its fine-tuning are stretched to match.
     batch_size : int, optional
         Images per step, instead of the recipe's.
     kl_weight : number, or several
-        Factor on the KL schedule of the recipe, 0 to 1000: more makes a sparser network. With several, there is a run
-        for each of them (with each of the seeds).
+        Factor on the KL schedule of the recipe, 0 to 1000: a larger one makes a sparser network. With several, there is
+        a run for each (and each seed).
     seed : int
-        Of first weights, order of examples and noise.
+        Seed of initial weights, order of examples and noise.
     seeds : whole numbers, optional
         Instead of `seed`: a run for each of these. The backend "cuda" does several runs in the same launches, "numba"
-        and "numpy" one after the other; each run has the same bits as alone. With a run_dir, each has a folder in it:
-        `seed-N`, `kl-W`, or `kl-W-seed-N`.
+        and "numpy" one after the other; each run gives the same bits as on its own. With a run_dir, each has a folder
+        in it: `seed-N`, `kl-W`, or `kl-W-seed-N`.
     random_labels : bool
-        Replace the training labels by random ones, drawn from the seed (Molchanov et al. 2017, §5). A network that
+        Replace the training labels with random ones, drawn from the seed (Molchanov et al. 2017, §5). A network that
         still reaches a low training error (`history[-1]["train_error"]`) has memorised the images.
     init_from : Sequential, mapping of arrays, or path of a saved model, optional
         Start from these weights.
@@ -84,24 +84,24 @@ def train_mnist(
     run_dir : path, optional
         Folder for log, checkpoints, network and pictures; without it nothing is written.
     resume : bool
-        Continue the run in `run_dir`, to the same bits as if it had never stopped.
+        Continue the run in `run_dir`, bit for bit as if it had never stopped.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
-        Measure the test error after every so many epochs, for the curve (0: only at the end). Nothing is chosen by it.
+        Measure the test error every so many epochs, for the curve (0: only at the end). It decides nothing.
     callbacks : functions (trainer, record)
         Called after each epoch.
 
     Returns
     -------
     TrainResult; TrainResults if there are several KL weights, or `seeds`
-        The latter is a sequence of the former, by KL weight and then by seed. It prints as a table with mean ± standard
-        deviation.
+        `TrainResults` is a sequence of `TrainResult`, by KL weight and then by seed; it prints as a table with mean ±
+        standard deviation.
 
     Raises
     ------
     SvdValueError, SvdTypeError
-        For arguments that make no sense, before anything is read or written; `DataError` if data cannot be had.
+        For arguments that make no sense, before anything is read or written; `DataError` if the data are not available.
     """
     plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
     options = Options(

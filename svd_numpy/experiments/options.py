@@ -1,4 +1,4 @@
-"""The arguments that experiments have in common: one name, one meaning, one default and one check for each."""
+"""Arguments shared by the experiments: each has one name, one meaning, one default and one check."""
 
 from __future__ import annotations
 
@@ -47,13 +47,12 @@ class Keywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One run of an experiment on images, as its caller wants it; `train_mnist` says what each field means.
+    """Arguments of one run of an experiment on images; the fields are documented in `train_mnist` and `train_cifar`.
 
     Raises
     ------
     SvdValueError, SvdTypeError
-        For values that make no sense. The names of architecture, recipe and data set are checked where they are
-        looked up.
+        For values that make no sense. Names of architecture, recipe and data set are checked when they are looked up.
     """
 
     dataset: str
@@ -101,7 +100,7 @@ class Options:
 
 
 def check_kl_weight(value: Any, kind: str) -> float:
-    """Check the factor on the KL, which only a network with a KL can have."""
+    """Check the factor on the KL; only a network with a KL can have one other than 1."""
     kl_weight = check_number("kl_weight", value, low=0, high=1000)
     if kind != "variational" and kl_weight != 1:
         raise SvdValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")

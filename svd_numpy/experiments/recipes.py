@@ -19,14 +19,14 @@ class Recipe:
         Where its numbers come from.
     config : TrainConfig
     theta_std : float, tuple of float, or None
-        Standard deviation of the first theta, for all layers or for each; None: sqrt(2 / fan-in).
+        Standard deviation of the initial theta, for all layers or for each; None: sqrt(2 / fan-in).
     log_sigma2 : float
-        First log_sigma2.
+        Initial log_sigma2.
     subtract_mean : bool
         Subtract the mean training image from every input.
     prior : str
     pretrain : TrainConfig or None
-        How the same network with ordinary weights and dropout is trained first; None: it is not.
+        How to pre-train the same network with ordinary weights and dropout; None: no pre-training.
     """
 
     arch: str
@@ -146,10 +146,10 @@ RECIPES = {
         subtract_mean=True,
         pretrain=TrainConfig(epochs=200, batch_size=100, lr=1e-5, lr_schedule=((100.0, 1.0), (200.0, 0.0))),
     ),
-    # log_sigma2 = -10: most theta of a pre-trained layer are .01 to .1, so that the noise starts at 7 to 70 % of a
-    # weight, and a sum over hundreds of inputs averages it out. At the authors' -15 every theta above .03 starts with
-    # log_alpha < -8, where their code has no gradient for log_sigma2. Ours has one, but log_sigma2 would have five more
-    # nats to climb, at Adam's pace of at most about lr a step. For the same reason lr is not their 1e-5, at which
+    # log_sigma2 = -10: most theta of a pre-trained layer are .01 to .1, so the noise starts at 7 to 70 % of a weight,
+    # and a sum over hundreds of inputs averages it out. At the authors' -15, every theta above .03 starts with
+    # log_alpha < -8, where their code has no gradient for log_sigma2. Ours has one, but log_sigma2 would have to climb
+    # five nats more, at Adam's pace of at most about lr per step. For the same reason lr is not their 1e-5, at which
     # log_sigma2 moves by less than a nat in 200 epochs.
     ("vgg-like", "default"): Recipe(
         "vgg-like",
@@ -176,7 +176,7 @@ RECIPES = {
 
 
 def get_recipe(arch: str, name: str) -> Recipe:
-    """Look up a recipe by architecture and name; the error for an unknown one lists the known ones."""
+    """Look up a recipe by architecture and name; the error for an unknown name lists the known ones."""
     check_choice("arch", arch, sorted({known for known, _ in RECIPES}))
     check_choice("recipe", name, sorted({known for of_arch, known in RECIPES if of_arch == arch}))
     return RECIPES[arch, name]

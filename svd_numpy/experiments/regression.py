@@ -1,7 +1,7 @@
-"""`train_regression`: a small table, a network of one hidden layer, and the test error in the units of the target.
+"""`train_regression`: a small network on a small table, with the test error in the units of the target.
 
 Boston housing with 13-150-1 is the usual example of Sparse VD for regression. Its best-known figures come from one
-unseeded split of raw columns, and the test error was measured with the noise of training. Here columns and target are
+unseeded split of raw columns, with a test error that includes the noise of training. Here columns and target are
 standardised on the training rows, the split is seeded, the pruned network predicts the test rows, and the noise of the
 target is estimated. The default is the diabetes table, which does not have Boston's ethical problem.
 """
@@ -38,7 +38,7 @@ class RegressionResult:
     Attributes
     ----------
     model : Sequential
-        It takes standardised inputs, and predicts standardised targets.
+        Takes standardised inputs and predicts standardised targets.
     history : list of dict
         One record per epoch, as in metrics.jsonl.
     data : Dataset
@@ -147,16 +147,16 @@ def train_regression(
     prior : "log_uniform", "log_uniform_exact" or "ard"
         As in `Sequential`.
     kind : "variational" or "dense"
-        Sparse VD; or, to compare with, the same network with ordinary weights.
+        Sparse VD; or, as a baseline, the same network with ordinary weights.
     epochs : int, optional
         Default: as many as make 1,500 steps.
     kl_weight : float
-        Factor on the KL schedule, 0 to 1000: more makes a sparser network. At 1 training ends with the evidence lower
-        bound.
+        Factor on the KL schedule, 0 to 1000: a larger one makes a sparser network. At 1, training ends with the
+        evidence lower bound.
     seed : int
-        Of the split into training and test rows, first weights, order of examples and noise.
+        Seed of the split into training and test rows, initial weights, order of examples and noise.
     backend : "auto", "numba" or "numpy"
-        "auto" takes NumPy for a network as small as this.
+        "auto" chooses NumPy for a network as small as this.
     data_dir : path, optional
         Where the data files are; default: `SVD_NUMPY_DATA`, then the user's cache.
     progress : bool
@@ -169,7 +169,7 @@ def train_regression(
     Raises
     ------
     SvdValueError, SvdTypeError
-        For arguments that make no sense; `DataError` if data cannot be had.
+        For arguments that make no sense; `DataError` if the data are not available.
     """
     check_choice("kind", kind, _KINDS)
     check_kl_weight(kl_weight, kind)
@@ -191,7 +191,7 @@ def train_regression(
 
 
 def split_again(data: Dataset, seed: int) -> Dataset:
-    """Put all rows together and draw a fifth of them for testing, by this seed.
+    """Put all rows together and draw a fifth of them for testing, with this seed.
 
     An error on a hundred test rows depends on the split as much as on the network; several splits tell the two apart.
     """
@@ -205,7 +205,7 @@ def split_again(data: Dataset, seed: int) -> Dataset:
 
 
 def standardise(data: Dataset) -> tuple[Dataset, float]:
-    """Give columns and target mean 0 and std 1 on the training rows; also return the std that the target had."""
+    """Scale columns and target to mean 0 and std 1 on the training rows; also return the target's original std."""
     from sklearn.preprocessing import StandardScaler
 
     scalers = {name: StandardScaler().fit(getattr(data, f"{name}_train").astype(np.float64)) for name in ("x", "y")}

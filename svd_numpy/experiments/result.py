@@ -1,4 +1,4 @@
-"""What an experiment on images returns: the network, its history, and a table that has the paper's row in it."""
+"""The result of an experiment on images: the network, its history, and a table that includes the paper's row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svd_numpy.train.config import TrainConfig
 
 
 def pruning_threshold(model: Sequential, config: TrainConfig) -> float:
-    """The log_alpha above which weights are pruned: that of the fine-tuning if there is one, else the model's."""
+    """The log_alpha above which weights are pruned: that of the fine-tuning if there is any, else the model's."""
     return config.finetune_threshold if config.finetune_epochs else model.threshold
 
 
@@ -44,15 +44,15 @@ class TrainResult:
     recipe : Recipe
     data : Dataset
     log_alphas : dict of layer name -> array
-        log_alpha after the last variational epoch, before any fine-tuning, which erases it.
+        log_alpha after the last variational epoch, before any fine-tuning overwrites it.
     kind : "variational", "dense" or "dropout"
-        Sparse VD, or one of the networks to compare it with, which prune nothing.
+        Sparse VD, or one of the baseline networks, which prune nothing.
     width : float
         Factor on the numbers of units and filters of the architecture.
     pretrained : TrainResult or None
         The first stage of the same run, if there was one: this network started from its weights.
     init_from : bool
-        Whether it started from given weights, which are not kept.
+        Whether it started from given weights, which are not stored.
     kl_weight : float
         Factor on the KL schedule of the recipe.
     """
@@ -75,7 +75,7 @@ class TrainResult:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set that it was trained on, whatever was asked for."""
+        """Name of the data set that it was actually trained on ("auto" is resolved)."""
         return self.data.name
 
     @property
@@ -85,7 +85,7 @@ class TrainResult:
 
     @property
     def test_nll(self) -> float:
-        """Nats per test image of the pruned network."""
+        """NLL of the pruned network, in nats per test image."""
         return float(self.history[-1]["test_nll"])
 
     @property
@@ -182,7 +182,7 @@ class TrainResult:
             for a network that prunes nothing.
             "live_units": what is left of each layer.
             "filters", "weight_matrix", "feature_maps": before and after training, the filters of the first layer, a
-            piece of the largest dense matrix, and what the first convolutions make of the first test image.
+            part of the largest dense matrix, and the response of the first convolutions to the first test image.
 
         Returns
         -------
@@ -191,8 +191,8 @@ class TrainResult:
         Raises
         ------
         SvdValueError
-            If this network has no such figure. One that prunes nothing has only the summary. One without convolutions
-            has no feature maps. One that started from `init_from` has no figure that shows it before training.
+            If this network has no such figure. A network that prunes nothing has only the summary, one without
+            convolutions has no feature maps, and one that started from `init_from` has none from before training.
         """
         if what == "summary":
             return self._summary()

@@ -1,4 +1,4 @@
-"""What the experiments on images share: their data, and one run with everything that it leaves in its folder."""
+"""Shared by the experiments on images: loading the data, and one run with everything that it writes to its folder."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from svd_numpy.train.loop import Callback, Run, fit_together, side_by_side
 from svd_numpy.train.trainer import Record, Trainer
 
 Job = tuple[TrainResult, TrainConfig, Options]
-_LABELS = 2017  # keeps the random labels apart from everything else that is drawn from the same seed
+_LABELS = 2017  # keeps the random labels independent of everything else that is drawn from the same seed
 
 
 def configure(config: TrainConfig, options: Options) -> TrainConfig:
-    """Replace the numbers of a recipe by those that the options name."""
+    """Replace numbers of a recipe with those given in the options."""
     config = config if options.epochs is None else stretch(config, options.epochs)
     batch_size = config.batch_size if options.batch_size is None else check_count("batch_size", options.batch_size)
     return replace(
@@ -39,12 +39,12 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
 
 
 def load_for_each(each: Sequence[Options]) -> list[Dataset]:
-    """Load the images of several runs, and show their warning: the same images, but random labels are each seed's own.
+    """Load the images of several runs, and show their warning; the images are shared, random labels are not.
 
     Raises
     ------
     SvdValueError
-        For a data set that is unknown, or a table; `DataError` where it cannot be had.
+        For an unknown data set, or a table; `DataError` if it is not available.
     """
     first = each[0]
     data = load(first.dataset, first.data_dir)
@@ -59,9 +59,9 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
 
 
 def random_labels(data: Dataset, seed: int) -> Dataset:
-    """Replace the training labels by uniform random ones (Zhang et al. 2017); the others stay true.
+    """Replace the training labels with uniform random ones (Zhang et al. 2017); the others stay as they are.
 
-    The name of the data set says so, so that it is never compared with a published row.
+    The name of the data set says so, which keeps it from being compared with a published row.
     """
     labels = np.random.default_rng([seed, _LABELS]).integers(0, data.n_classes, len(data.y_train))
     note = "The training labels are random: there is nothing to learn but the images themselves."
@@ -70,14 +70,14 @@ def random_labels(data: Dataset, seed: int) -> Dataset:
 
 
 def begin(options: Options, data: Dataset, pretrained: TrainResult | None = None) -> TrainResult:
-    """Make the network that the options describe, with its first weights: a result that has no history yet.
+    """Make the network that the options describe, with its initial weights: a result without a history.
 
     Parameters
     ----------
     options : Options
     data : Dataset
     pretrained : TrainResult, optional
-        Start from the weights of its network.
+        Result whose network provides the initial weights.
     """
     plan = get_recipe(options.arch, options.recipe)
     model = build(data, plan, options.seed, options.backend, options.kind, options.width)
@@ -91,12 +91,12 @@ def begin(options: Options, data: Dataset, pretrained: TrainResult | None = None
 
 
 def run(result: TrainResult, config: TrainConfig, options: Options) -> TrainResult:
-    """Train the network of a result that has no history yet; return the result, saved if there is a run_dir."""
+    """Train the network of a result without a history; return the full result, saved if there is a run_dir."""
     return run_all([(result, config, options)], options)[0]
 
 
 def run_all(jobs: Sequence[Job], options: Options) -> list[TrainResult]:
-    """Do `run` several times, side by side if the backend can, otherwise one after the other.
+    """Call `run` for several jobs, side by side if the backend can, otherwise one after the other.
 
     The results of one group are saved before the next group begins.
 
@@ -104,7 +104,7 @@ def run_all(jobs: Sequence[Job], options: Options) -> list[TrainResult]:
     ----------
     jobs : sequence of (TrainResult, TrainConfig, Options)
     options : Options
-        The caller's, of all jobs together: if training is interrupted, the error names their run_dir.
+        Those of the caller, for all jobs: if training is interrupted, the error names their run_dir.
     """
     prepared = [_prepare(*job) for job in jobs]
     finish, done = {id(run): end for run, end in prepared}, dict[int, TrainResult]()
@@ -120,7 +120,7 @@ def run_all(jobs: Sequence[Job], options: Options) -> list[TrainResult]:
 def _prepare(
     result: TrainResult, config: TrainConfig, options: Options
 ) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
-    """Make a run that keeps what its figures need, and the function that turns its history into its result."""
+    """Make a run that records what its figures need, and the function that turns its history into its result."""
     model, data, folder = result.model, result.data, options.folder
     hooks = list(options.callbacks)
     if model.variational_layers:
@@ -141,10 +141,10 @@ def _prepare(
 
 
 def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str, Any], Callback]:
-    """Make a callback that keeps log_alpha after the last variational epoch, before fine-tuning erases it."""
+    """Make a callback that records log_alpha after the last variational epoch, before fine-tuning overwrites it."""
     kept: dict[str, Any] = {}
     path = None if run_dir is None else run_dir / "log_alpha.npz"
-    if path is not None and path.is_file():  # a resumed run may be past that epoch
+    if path is not None and path.is_file():  # a resumed run may already be past that epoch
         kept.update(load_log_alphas(path)[0])
 
     def keep(trainer: Trainer, entry: Record) -> None:
@@ -159,9 +159,9 @@ def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str
 def record_frames(
     run_dir: Path, model: Sequential, image_shape: tuple[int, ...], config: TrainConfig, resume: bool
 ) -> Callback:
-    """Make a callback that keeps pictures of the first layer, about 60 over the run, in `frames.npz`."""
+    """Make a callback that writes pictures of the first layer, about 60 over the run, to `frames.npz`."""
     path = run_dir / "frames.npz"
-    frames: list[FrameRecorder] = []  # made in the first epoch, when it is known where a resumed run continues
+    frames: list[FrameRecorder] = []  # filled in the first epoch, which tells where a resumed run continues
     every = max(1, config.total_epochs // 60)
     first = model.variational_layers[0]
     shape = first.fields(first.theta, image_shape)[1]

@@ -1,4 +1,4 @@
-"""Reads back what a run left in its folder: its data set, its epochs as a table, its figures."""
+"""Read what a run left in its folder: its data set, its epochs as a table, its figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = {"stage", "seconds", "nll", "train_error", "test_error", "compression
 
 
 def need(path: Path) -> Path:
-    """Return the path of a run's file; raise a FileNotFoundError if it is not there."""
+    """Return the path of a run's file; raise a SvdValueError if it does not exist."""
     if not path.is_file():
         raise SvdValueError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
     return path
@@ -36,13 +36,13 @@ def load_frames(path: Path) -> FrameRecorder:
 
 
 def recorded_dataset(folder: Path) -> str:
-    """Name the data set of the run in this folder; "auto" where there is no finished run."""
+    """Name of the data set of the run in this folder; "auto" if the run is not finished."""
     name = str(read_result(folder).get("dataset", "auto"))
     return name.partition(",")[0]  # "mnist, random labels": its test labels are those of "mnist"
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read the result.json of a run; {} where the run is not finished."""
+    """Read the result.json of a run; {} if the run is not finished."""
     file = folder / "result.json"
     if not file.is_file():
         return {}
@@ -56,7 +56,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def epoch_table(history: Sequence[dict[str, Any]]) -> str:
-    """Lay records of metrics.jsonl out as a table."""
+    """Format records of metrics.jsonl as a table."""
     form = "{:>5}{:>13}{:>9}{:>9}{:>9}{:>8}{:>10}{:>13}".format
     lines = [form("epoch", "stage", "seconds", "nll", "train %", "test %", "sparse %", "compression")]
     for record in history:
@@ -79,7 +79,7 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
 
 
 def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
-    """Keep log_alpha of every layer, and the threshold that prunes by it; fine-tuning leaves no trace of them."""
+    """Save log_alpha of every layer and the threshold that prunes by it, which fine-tuning overwrites."""
     halves = {name: values.astype(np.float16) for name, values in log_alphas.items()}
     write_npz(path, {"threshold": np.array(threshold, np.float64), **halves})
 
@@ -93,7 +93,7 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
 def run_figures(
     run_dir: Path, history: list[dict[str, Any]], find_image: Callable[[], NDArray[Any] | None] = lambda: None
 ) -> dict[str, Any]:
-    """Draw all figures for which the run has left the files.
+    """Draw all figures for which the run has written the files.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def run_figures(
     if log_alphas:
         figures["log_alpha"] = plots.log_alpha_histogram(log_alphas, threshold)
     if not file.is_file():
-        return figures  # the network is written when a run is finished
+        return figures  # the network is written only when a run has finished
     model = Sequential.load(file)
     frames = run_dir / "frames.npz"
     if not model.variational_layers:
@@ -139,7 +139,7 @@ def run_figures(
 
 
 def _weights_at_start(run_dir: Path, model: Sequential) -> Sequential | None:
-    """Return the network before training; None if it started from weights that are not in the folder."""
+    """Return the network as it was before training; None if it started from weights that are not in the folder."""
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.figures import at_start
 

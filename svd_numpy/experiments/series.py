@@ -1,4 +1,4 @@
-"""One recipe several times, with several seeds and KL weights: arguments, folders, the table and its picture."""
+"""One recipe with several seeds and KL weights: arguments, folders, the table and its picture."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.files import checkpoint
 
-PRETRAINING = "pretrain"  # folder of the first of two stages, in that of the run
+PRETRAINING = "pretrain"  # folder of the first of two stages, inside the run's folder
 
 
 def begun(folder: Path | None) -> bool:
-    """Whether a folder holds a run, in whichever stage."""
+    """Whether a folder holds a run, in any stage."""
     stages = () if folder is None else (folder, folder / PRETRAINING)
     return any(checkpoint.latest(stage / "checkpoints") is not None for stage in stages)
 
@@ -26,19 +26,19 @@ def begun(folder: Path | None) -> bool:
 def options_of_each(options: Options, seeds: Any, kl_weights: Any) -> list[Options]:
     """Return the options of each run, by KL weight and then by seed.
 
-    Where there may be several runs, each has a folder of its own in the run_dir, and resumes if that holds a run.
+    If there can be several runs, each has its own folder in the run_dir, and resumes if that folder holds a run.
 
     Parameters
     ----------
     options : Options
-        What the runs have in common.
+        Options shared by the runs.
     seeds : whole numbers or None
     kl_weights : number, or several
 
     Raises
     ------
     SvdValueError, SvdTypeError
-        For seeds and weights that are none, given twice, or do not go with the options.
+        For seeds and weights that are invalid, repeated, or in conflict with the options.
     """
     if not _several(seeds, kl_weights):
         return [replace(options, kl_weight=kl_weights)]
@@ -65,7 +65,7 @@ def options_of_each(options: Options, seeds: Any, kl_weights: Any) -> list[Optio
 def one_or_all(
     results: Sequence[TrainResult], options: Options, seeds: Any, kl_weights: Any
 ) -> TrainResult | TrainResults:
-    """Return the result of the only run, or all results where there may be several, saved if there is a run_dir."""
+    """Return the result of a single run, or all results if there can be several, saved if there is a run_dir."""
     if not _several(seeds, kl_weights):
         return results[0]
     series = TrainResults(results)
@@ -90,10 +90,10 @@ def _each_once(name: str, values: Any, what: str, example: str) -> list[Any]:
 
 
 class TrainResults(Sequence[TrainResult]):
-    """Outcomes of one recipe with several seeds and KL weights; `print` shows them as a table.
+    """Results of one recipe with several seeds and KL weights; `print` shows them as a table.
 
     A sequence of `TrainResult`. With one KL weight, the table has a row for each seed, and one for their mean ±
-    standard deviation. With several, it has such a mean for each KL weight.
+    standard deviation. With several, it has one such row for each KL weight.
     """
 
     def __init__(self, results: Sequence[TrainResult]) -> None:
@@ -144,7 +144,7 @@ class TrainResults(Sequence[TrainResult]):
         return f"{error:>16}{nll:>18}{mean_sd([one.compression for one in self], 1):>16}   {shares}"
 
     def plot(self) -> Any:
-        """Draw what sparsity costs: error and compression of every run, and their means by KL weight; a Figure."""
+        """Draw what sparsity costs: error and compression of every run, with means by KL weight. Returns a Figure."""
         from svd_numpy.plots import error_against_compression
 
         groups = self.by_kl_weight
@@ -168,6 +168,6 @@ class TrainResults(Sequence[TrainResult]):
 
 
 def mean_sd(values: Sequence[float], digits: int) -> str:
-    """Mean and, of several values, sample standard deviation, as text."""
+    """Mean and, if there are several values, sample standard deviation, as text."""
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"

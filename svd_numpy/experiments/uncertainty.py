@@ -31,10 +31,10 @@ class UncertaintyRow:
     Attributes
     ----------
     error, nll : float
-        Share of wrong guesses and nats per example of the average probabilities, on the test set.
+        Share of wrong predictions and nats per example of the averaged probabilities, on the test set.
     calibration : Calibration
     inside, outside : Uncertainty
-        Of the test images, and of the foreign ones.
+        That of the test images, and of the foreign images.
     """
 
     error: float
@@ -64,7 +64,7 @@ class UncertaintyReport:
     inside, outside : str
         Names of the data sets.
     n : int
-        Networks drawn.
+        Number of networks drawn.
     sparsity : float
         Share of weights pruned.
     """
@@ -96,7 +96,7 @@ class UncertaintyReport:
         return "\n".join(lines)
 
     def plot(self) -> Any:
-        """Reliability of each method, and the predictive entropies of familiar and foreign images; a Figure."""
+        """Draw the reliability of each method, and predictive entropies of familiar and foreign images; a Figure."""
         from svd_numpy.plots.evaluation import uncertainty_figure
 
         reliability, entropies = {}, {}
@@ -127,9 +127,9 @@ def measure_uncertainty(
     inside : Dataset
         What it was trained on; its test rows are predicted.
     outside : Dataset
-        Another one of the same shape; its test rows are predicted, too, and their labels are not used.
+        Another one with inputs of the same shape; its test rows are predicted, too, but their labels are not used.
     n : int
-        Networks to draw.
+        Number of networks to draw.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from svd_numpy.kernels.cuda import detect
 
 
 class _Entry(NamedTuple):
-    """How a backend is had: why it cannot be used here ("" where it can), and how it is made for a dtype."""
+    """Why a backend cannot be used here ("" if it can), and how to make one for a dtype."""
 
     why_not: Callable[[], str]
     make: Callable[[np.dtype[Any]], Backend]
@@ -54,27 +54,27 @@ _PREFERENCE = ("numba", "numpy")
 
 
 def add_backend(name: str, make: Callable[[np.dtype[Any]], Backend], why_not: Callable[[], str] = lambda: "") -> None:
-    """Let a backend of one's own be chosen by name.
+    """Register a backend, so that models can choose it by name.
 
     Parameters
     ----------
     name : str
-        Equal to the backend's attribute `name`. A name that is taken already stands for the new one.
+        The backend's attribute `name`. If the name is taken, the new backend replaces the old one.
     make : function (dtype) -> Backend
-        Raises a ValueError for a dtype that it does not compute in.
+        Should raise a ValueError for a dtype that the backend does not support.
     why_not : function () -> str
-        Why the backend cannot be used here, "" where it can.
+        Returns why the backend cannot be used here; "" if it can.
     """
     _BACKENDS[name] = _Entry(why_not, make)
 
 
 def available_backends() -> dict[str, str]:
-    """Say which backends can be used here.
+    """Report which backends can be used here.
 
     Returns
     -------
     dict
-        Name of each backend -> "" where it can be used, else the reason why not.
+        Name of each backend -> "" if it can be used, otherwise the reason why not.
     """
     return {name: entry.why_not() for name, entry in _BACKENDS.items()}
 
@@ -84,8 +84,8 @@ def resolve_backend(name: str) -> str:
 
     Raises
     ------
-    ValueError
-        For an unknown name, or a backend that cannot be used here.
+    ValueError, TypeError
+        For an unknown name, a name that is not a str, or a backend that cannot be used here.
     """
     if not isinstance(name, str):
         raise SvdTypeError(
@@ -110,14 +110,14 @@ def get_backend(name: str = "auto", dtype: Any = None) -> Backend:
 
     Parameters
     ----------
-    name : "auto", "numpy", "numba" or "cuda"
+    name : "auto", "numpy", "numba", "cuda" or a name given to `add_backend`
     dtype : optional
-        float32 or float64; the default is float32. Only "numpy" computes in float64.
+        float32 (default) or float64. Of the built-in backends, only "numpy" supports float64.
 
     Raises
     ------
-    ValueError
-        For an unknown or unusable backend, or a dtype that it does not compute in.
+    ValueError, TypeError
+        For an unknown or unusable backend, or a dtype that it does not support.
     """
     name = resolve_backend(name)
     try:

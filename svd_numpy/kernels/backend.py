@@ -1,18 +1,18 @@
-"""The contract: every numerical operation of the package, written down once.
+"""The contract: every numerical operation of the package, defined in one place.
 
 Three modules implement it: `reference.py` (plain NumPy, any float dtype, reads like the paper), `cpu/backend.py`
 (Numba, float32, fused and parallel) and `cuda/backend.py` (a GPU, through numba.cuda). A model picks its backend when
-it is built; a pass through its layers carries it along (`network.layers.base.Pass`). Who moves training steps forward
-is another matter: `train/runner.py`.
+it is built; every pass through its layers carries the backend with it (`network.layers.base.Pass`). How training steps
+are run is a separate matter: `train/runner.py`.
 
-Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless said otherwise.
-Results are written into arrays that the caller gives; scratch memory that must outlast a call is the caller's, too
-(`Buffers`). Nothing is checked here: that is done at the public edge. A gradient output that is None is not wanted.
+Shapes: B examples, I inputs, O outputs. All arrays are C-contiguous and of the backend's dtype unless stated otherwise.
+Results are written into arrays supplied by the caller, who also supplies scratch memory that must outlive a call
+(`Buffers`). Nothing is checked here: the public API does that. dx is None if the input gradient is not wanted.
 
-Images are (B, H, W, C), channels last. A convolution is the dense operation on im2col rows: where a `window` is given,
-x is (B, H, W, C), y is (B, OH, OW, O) with P = OH * OW positions, and "x" in the equations stands for the matrix
+Images are (B, H, W, C), channels last. A convolution is the dense operation on im2col rows: if a `window` is given,
+x is (B, H, W, C), y is (B, OH, OW, O) with P = OH * OW positions, and "x" in the equations means the matrix
 (B * P, taps) whose row b * P + p holds what the window sees at position p; dx is summed back from its rows (col2im).
-The noise of example b then has P * O units: unit p * O + o is that of output o at position p.
+Each example then has P * O units of noise: unit p * O + o belongs to output o at position p.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Array = NDArray[Any]
 
 
 class NoiseKey(NamedTuple):
-    """Where a block of Gaussian noise sits in the one, fixed, infinite field of noise.
+    """The position of a block of Gaussian noise in one fixed, infinite field of noise.
 
-    noise(key)[b, u] is a standard normal that depends on these numbers, on b and on u alone: word (u // 16) % 4 of the
+    noise(key)[b, u] is a standard normal that depends only on these numbers, b and u: word (u // 16) % 4 of the
     Philox4x32-10 block with counter (16 (u // 64) + u % 16, first_sample + b, step, layer) and key `seed`, paired by
-    Box-Muller. Nothing is stored; the same numbers give the same noise on every thread count and after any restart.
+    Box-Muller. Nothing is stored: the same key gives the same noise on any number of threads and after any restart.
     """
 
     seed: int
@@ -43,7 +43,7 @@ class NoiseKey(NamedTuple):
 
 
 def aligned_zeros(rows: int, columns: int, dtype: Any) -> Array:
-    """Zeros (rows, columns) of which every row starts on a cache line: a vector never straddles two."""
+    """Zeros (rows, columns) whose rows all start on a cache line, so that no vector straddles two."""
     per_line = 64 // np.dtype(dtype).itemsize
     padded = -(-columns // per_line) * per_line
     raw = np.zeros(rows * padded + per_line, dtype)
@@ -52,14 +52,14 @@ def aligned_zeros(rows: int, columns: int, dtype: Any) -> Array:
 
 
 class Buffers:
-    """Named arrays that a layer keeps between calls; a larger one is allocated only when it is needed."""
+    """Named arrays that a layer keeps between calls; one is reallocated only when it has to grow."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
-        self._views: dict[tuple[str, tuple[int, ...]], Array] = {}  # made once: this is asked dozens of times a step
+        self._views: dict[tuple[str, tuple[int, ...]], Array] = {}  # cached: a step asks dozens of times
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return the head of the array `name`, shaped; its content is what was last written there."""
+        """Return the start of the array `name` in this shape; it still holds whatever was last written there."""
         view = self._views.get((name, shape))
         if view is not None and view.dtype == dtype:
             return view
@@ -73,7 +73,7 @@ class Buffers:
 
 
 class AdamSettings(NamedTuple):
-    """Numbers of one Adam step (Kingma & Ba 2015, algorithm 1); `step` counts from 1."""
+    """Settings of one Adam step (Kingma & Ba 2015, algorithm 1); `step` counts from 1."""
 
     lr: float
     beta1: float
@@ -83,14 +83,14 @@ class AdamSettings(NamedTuple):
 
 
 class StepSettings(NamedTuple):
-    """What `adam_step` is told anew at every step.
+    """Settings of `adam_step` that may change from step to step.
 
     Attributes
     ----------
     kl_scale : float
-        What the KL is multiplied by in the loss: its weight / N.
+        Factor on the KL in the loss: its weight / N.
     keep : float
-        exp(-threshold) of the mask while training, 0 without one (`lrt_forward`).
+        exp(-threshold) of the mask used in training, 0 if there is none (`lrt_forward`).
     adam : AdamSettings
     """
 
@@ -100,22 +100,22 @@ class StepSettings(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A range of the arena whose numbers are treated alike: a row of the table that `adam_step` walks through.
+    """A range of the arena whose numbers are treated alike: one row of the table that `adam_step` walks.
 
     Attributes
     ----------
     name : str
-        Of the parameter array, `<layer>.<array>`; of several in a row that are treated alike, the first's.
+        Name of the parameter array, `<layer>.<array>`; if a row covers several arrays, that of the first.
     start, stop : int
         The range, in entries of the arena's buffers.
     log_sigma2 : int
-        Where the log variances of the same weights begin; -1 where the numbers are ordinary ones without a posterior.
+        Where the log variances of the same weights begin; -1 if the numbers have no posterior.
     prior : str
-        Name of the prior (`priors.PRIORS`); "" where there is no posterior.
+        Name of the prior (`priors.PRIORS`); "" if there is no posterior.
     low, high : float
-        Bounds of log_sigma2, or of the ordinary numbers.
+        Bounds of log_sigma2, or of the numbers themselves if they have no posterior.
     lr_factor : float
-        The learning rate is multiplied by it.
+        Factor on the learning rate.
     """
 
     name: str
@@ -129,18 +129,18 @@ class Segment(NamedTuple):
 
 
 class Arena(Protocol):
-    """What backends see of `network.params.Arena`: flat buffers of one layout, and the table that describes it."""
+    """What backends see of `network.params.Arena`: flat buffers with one layout, and the table that describes it."""
 
     segments: tuple[Segment, ...]
     params: Array
     grads: Array
     m: Array
     v: Array
-    mask: NDArray[np.uint8]  # 0 where a number is held: see `adam_step`
+    mask: NDArray[np.uint8]  # 0 where a number is held fixed: see `adam_step`
 
 
 class HostMemory:
-    """The part of the contract about memory, for backends whose arrays lie in the host's."""
+    """The memory operations of the contract, for backends that work in host memory."""
 
     def to_device(self, *arrays: Array) -> None:
         """See `Backend.to_device`."""
@@ -162,21 +162,21 @@ class HostMemory:
 
 
 class Backend(Protocol):
-    """Operations on arrays, by equation.
+    """Operations on arrays, defined by their equations.
 
-    Where operations run on a device with memory of its own, an array stands for a copy there: an operation reads and
-    writes the copy alone. The host's side is brought over when an operation first meets an array; from then on the two
-    come together only by `to_device` and `to_host`, which do nothing where there is one memory.
+    On a device with its own memory, an array stands for a copy there, and operations read and write only the copy. An
+    array is copied to the device when an operation first uses it; after that, only `to_device` and `to_host`
+    synchronise the two. They do nothing if there is only one memory.
     """
 
     name: str
     dtype: np.dtype[Any]
 
     def to_device(self, *arrays: Array) -> None:
-        """Let later operations see what the host wrote into these arrays."""
+        """Make what the host wrote into these arrays visible to later operations."""
 
     def to_host(self, *arrays: Array) -> None:
-        """Let the host see what operations wrote into these arrays."""
+        """Make what operations wrote into these arrays visible to the host."""
 
     def clear(self, array: Array) -> None:
         """array = 0."""
@@ -193,18 +193,17 @@ class Backend(Protocol):
     ) -> None:  # fmt: skip
         """out[b] = source[index[b]] * scale - mean.  source (N, I) may be uint8; mean (I,); out (B, I).
 
-        Where out is sequences (B, T, I / T), a row of source holds the steps one after the other.
+        If out holds sequences (B, T, I / T), rows of source hold their steps one after the other. If out holds integers
+        (tokens), out[b] = source[index[b]].
 
-        Where out holds whole numbers (tokens), out[b] = source[index[b]].
-
-        Where out is images (B, H, W, C), source and mean hold them channels first. They are then moved, if `moves`
-        (B, 3) is given: with (down, right, mirror) = moves[b], pixel (y, x) of the moved image is pixel
-        (y - down, x - right) of the normalised one, or 0 (the mean, that is) where this lies outside; with mirror 1,
-        the moved image is mirrored left to right.
+        If out holds images (B, H, W, C), source and mean hold them channels first. `moves` (B, 3), if given, shifts and
+        mirrors them: with (down, right, mirror) = moves[b], pixel (y, x) of the shifted image is pixel
+        (y - down, x - right) of the normalised one, or 0 (that is, the mean) if that lies outside; if mirror is 1, the
+        shifted image is then mirrored left to right.
         """
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:
-        """Return the block of noise, array (rows, units); the layers below draw the same numbers."""
+        """Return the block of noise, array (rows, units); the operations below draw the same numbers."""
 
     def lrt_forward(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
@@ -215,8 +214,8 @@ class Backend(Protocol):
         mean = x @ theta' + bias          theta' = theta where theta^2 >= keep * sigma^2, else 0
         var  = x^2 @ exp(log_sigma2)      the bias never enters var
         y    = mean + sqrt(var) * noise   and, with `relu`, max(y, 0)
-        `keep` = exp(-threshold) masks means during training; 0 masks none. What backward needs stays in `memory`:
-        r = noise / (2 sqrt(var)), which is 0 where var < 1e-30, and whatever else the backend finds useful.
+        `keep` = exp(-threshold) masks means during training; 0 masks none. `memory` keeps what backward needs:
+        r = noise / (2 sqrt(var)), which is 0 where var <= 1e-30, and whatever else the backend needs.
         """
 
     def lrt_backward(
@@ -224,13 +223,13 @@ class Backend(Protocol):
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None,
     ) -> None:  # fmt: skip
-        """Gradients of the last `lrt_forward` with this `memory`, once.
+        """Gradients of the last `lrt_forward` with this `memory`; to be called once per forward pass.
 
-        dy    = dy where rectified > 0, if `rectified` (the y of a forward pass with `relu`) is given; in place
+        dy    = dy where rectified > 0, else 0, in place, if `rectified` (the y of a forward pass with `relu`) is given
         d_var = dy * r
         d_theta = x.T @ dy        d_sigma2 = (x^2).T @ d_var        d_bias = sum_b dy
         dx = dy @ theta'.T + 2 x * (d_var @ exp(log_sigma2).T)
-        The mask on d_theta and the chain rule to log_sigma2 belong to `finish_gradients` and `adam_step`.
+        The mask on d_theta and the chain rule to log_sigma2 are left to `finish_gradients` and `adam_step`.
         """
 
     def dense_forward(
@@ -251,7 +250,7 @@ class Backend(Protocol):
         """dy = dy where y > 0, else 0, in place."""
 
     def softmax_cross_entropy(self, logits: Array, labels: NDArray[np.int64], d_logits: Array) -> tuple[float, float]:
-        """Return the summed NLL in nats and the number of wrong guesses; d_logits = (softmax - one_hot) / B."""
+        """Return the summed NLL in nats and the number of wrong predictions; d_logits = (softmax - one_hot) / B."""
 
     def gaussian_nll(self, prediction: Array, target: Array, std: float, d_prediction: Array) -> tuple[float, float]:
         """Return the summed NLL in nats of N(target | prediction, std^2) and the summed squared error.
@@ -265,7 +264,7 @@ class Backend(Protocol):
     def finish_gradients(self, arena: Arena, kl_scale: float, keep: float) -> None:
         """Turn the data gradients in arena.grads into gradients of mean NLL + kl_scale * KL, in place.
 
-        Of every segment with a posterior, by its prior:
+        For every segment with a posterior, with its own prior:
         d_theta      <- d_theta where theta^2 >= keep sigma^2, else 0;   then  + kl_scale dKL/dtheta
         d_log_sigma2 <- sigma^2 d_sigma2 + kl_scale dKL/dlog_sigma2
         """
@@ -273,11 +272,11 @@ class Backend(Protocol):
     def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:
         """`finish_gradients`, Adam and the projection to the bounds in one pass over the arena, segment by segment.
 
-        With `held`, the gradients of numbers whose mask is 0 count as 0: they stay as they are if their moments are 0.
+        If `held`, numbers whose mask is 0 get gradient 0, so that they do not change while their moments are 0.
         """
 
     def max_pool_forward(self, x: Array, window: Window, y: Array, chosen: NDArray[np.int32]) -> None:
-        """y[b, p, c] = max over the taps t of x at what window p sees by t; chosen[b, p, c] = the first such t.
+        """y[b, p, c] = max over taps t of the pixel that window p sees at t; chosen[b, p, c] = the first such t.
 
         Taps are numbered row by row, ky * KW + kx. Those outside the image are never chosen.
         """
@@ -303,18 +302,18 @@ class Backend(Protocol):
         self, x: Array, mean: Array, var: Array, epsilon: float, gamma: Array, of_batch: bool, dy: Array,
         d_gamma: Array, d_beta: Array, dx: Array | None, memory: Buffers,
     ) -> None:  # fmt: skip
-        """Gradients of `batch_norm_forward`; with `of_batch` mean and var are functions of x (`batch_moments`).
+        """Gradients of `batch_norm_forward`; with `of_batch`, mean and var are functions of x (`batch_moments`).
 
-        With n = (x - mean) / std and R numbers per channel, the sums being over these:
+        With n = (x - mean) / std, and sums over the R numbers of each channel:
         d_gamma = sum dy n        d_beta = sum dy
-        dx = gamma / std * dy                                             mean and var given
-        dx = gamma / std * (dy - d_beta / R - n d_gamma / R)              of the batch (Ioffe & Szegedy 2015, §3)
+        dx = gamma / std * dy                                             without `of_batch`
+        dx = gamma / std * (dy - d_beta / R - n d_gamma / R)              with `of_batch` (Ioffe & Szegedy 2015, §3)
         """
 
     def dropout_factors(self, key: NoiseKey, p: float, out: Array) -> None:
         """out[b, u] = 0 where the uniform of unit u is below p, else 1 / (1 - p).  out (B, units).
 
-        The uniform is (w >> 8) / 2^24, w the unit's word (`NoiseKey`): the same bits on every backend.
+        The uniform is (w >> 8) / 2^24, where w is the unit's word (`NoiseKey`): the same bits on every backend.
         """
 
     def gaussian_factors(self, key: NoiseKey, std: float, out: Array) -> None:

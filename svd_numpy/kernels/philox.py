@@ -1,7 +1,7 @@
 """Counter-based Gaussian noise in plain NumPy: Philox4x32-10 and Box-Muller.
 
-The generator has no state: a block of four random words is a hash of a counter and a key, so that any part of the noise
-can be made anywhere, in any order (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
+The generator has no state: a block of four random words is a hash of a counter and a key, so any part of the noise can
+be computed anywhere, in any order (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> NDAr
 
     Returns
     -------
-    array (4, *S) of uint64 that hold 32-bit words
+    array (4, *S) of 32-bit words, stored as uint64
     """
     c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, dtype=np.uint64) for c in counter))
     k0, k1 = key
@@ -43,7 +43,7 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> NDAr
 def gaussian(key: NoiseKey, rows: int, units: int, dtype: Any = np.float64) -> NDArray[Any]:
     """Standard normals, array (rows, units), as `NoiseKey` defines them.
 
-    Two words a, b make two normals: sqrt(-2 ln u1) * (sin, cos)(2 pi u2), u1 = (a >> 8 + 1) / 2^24 and
+    Two words a, b make two normals: sqrt(-2 ln u1) * (sin, cos)(2 pi u2) with u1 = ((a >> 8) + 1) / 2^24 and
     u2 = (b >> 8) / 2^24 - 1/2.
     """
     groups = -(-units // 64)

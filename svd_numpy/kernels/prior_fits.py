@@ -1,7 +1,7 @@
-"""Numbers that the compiled passes over the parameters share: fits of the priors in float32, and limits.
+"""Constants shared by the compiled passes over the parameters: fits of the priors in float32, and limits.
 
 The formulas are those of `priors.py`, written in s = rho^2 = theta^2 / sigma^2 and cheap enough to be evaluated for
-every weight at every step. `cpu/sweep.py` and `cuda/sweep.py` evaluate them, branch by branch in the order of `CODES`.
+every weight at every step. `cpu/sweep.py` and `cuda/sweep.py` evaluate them, with a branch for each of `CODES`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ F = np.float32
 
 CODES = {"log_uniform": 0, "log_uniform_exact": 1, "ard": 2}  # the priors that the compiled passes know
 
-S_MAX = F(1e24)  # beyond it s v(s) is 1 to the last bit, of every prior
+S_MAX = F(1e24)  # beyond it, s v(s) is 1 to the last bit for every prior
 S_MIN = F(1e-37)
 LOG_RHO_MAX = F(27.631021)  # ln(S_MAX) / 2
 UP = F(2.0**20)
-# Numbers too small to matter become 0, before they or their squares turn subnormal: those cost a trap each.
+# Numbers too small to matter are set to 0 before they or their squares become subnormal, because each of those traps.
 SMALL_GRADIENT, SMALL_M, SMALL_V, SMALL_X = F(1e-17), F(1e-20), F(1e-35), F(1e-15)
 LARGE_GRADIENT = F(1e18)  # its square is finite
 

@@ -47,7 +47,7 @@ class Prior:
     name : str
         The name used in recipes and checkpoints.
     reference : str
-        Where the formula comes from.
+        Source of the formula.
     value : callable
         ``K(rho)``: the divergence in nats.
     slope : callable
@@ -172,23 +172,23 @@ _BUILT_IN = frozenset(PRIORS)
 
 
 def add_prior(prior: Prior) -> None:
-    """Let a prior of one's own be chosen by name.
+    """Register a prior, so that models can choose it by name.
 
-    The NumPy and Numba backends can use it at once (Numba computes its gradient in NumPy, which is slower); the
-    compiled passes know those in `prior_fits.CODES`.
+    The NumPy and Numba backends support it (Numba computes its gradient in NumPy, which is slower); the CUDA backend
+    supports only those in `prior_fits.CODES`.
 
     Raises
     ------
     ValueError
-        Where the name belongs to one of the built-in priors.
+        If the name belongs to a built-in prior.
     """
     if prior.name in _BUILT_IN:
-        raise SvdValueError(f"prior: the name {prior.name!r} is taken; give it another")
+        raise SvdValueError(f"prior: the name {prior.name!r} is taken by a built-in prior; choose another")
     PRIORS[prior.name] = prior
 
 
 def get_prior(name: str) -> Prior:
-    """Look a prior up by name.
+    """Look up a prior by name.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def kl_divergence(theta: Array, log_sigma2: Array, prior: str = "log_uniform") -
     Notes
     -----
     Molchanov et al. 2017, section 4.2 and eq. 14 (``"log_uniform"``). ``log_sigma2`` beyond +-120 in float32
-    (+-958 in float64) acts as that bound.
+    (+-958 in float64) is treated as that bound.
     """
     get_prior(prior)
     return kl_value(*_checked(theta, log_sigma2), prior)
@@ -239,7 +239,7 @@ def kl_gradients(theta: Array, log_sigma2: Array, prior: str = "log_uniform") ->
     Parameters
     ----------
     theta, log_sigma2, prior
-        As for `kl_divergence`.
+        As in `kl_divergence`.
 
     Returns
     -------
@@ -251,7 +251,7 @@ def kl_gradients(theta: Array, log_sigma2: Array, prior: str = "log_uniform") ->
     Raises
     ------
     TypeError, ValueError
-        As for `kl_divergence`.
+        As in `kl_divergence`.
     """
     get_prior(prior)
     return kl_grad(*_checked(theta, log_sigma2), prior)
@@ -272,7 +272,7 @@ def log_alpha(theta: Array, log_sigma2: Array) -> Array:
 
     Notes
     -----
-    Molchanov et al. 2017, section 4.3; weights with a large value (3 in the paper) are pruned.
+    Molchanov et al. 2017, section 4.3; weights with a large value (above 3 in the paper) are pruned.
     """
     return np.asarray(log_sigma2 - 2.0 * _log_magnitude(theta))
 
@@ -338,13 +338,13 @@ def _clipped(log_sigma2: Array) -> Array:
 def _signal_to_noise(theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
     """Return ``rho``, at most the limit of its dtype, and ``1 / sigma``."""
     precision_root = np.exp(-0.5 * _clipped(log_sigma2))
-    with np.errstate(over="ignore"):  # an infinite ratio is cut to the limit on the same line
+    with np.errstate(over="ignore"):  # the minimum caps an infinite ratio
         rho = np.minimum(np.abs(theta) * precision_root, _limits(log_sigma2.dtype).rho)
     return np.asarray(rho), precision_root
 
 
 def _times_twice(theta: Array, factor: Array) -> Array:
-    """``theta * factor^2`` where ``|theta * factor| < 1``, exact also if ``theta * factor`` is subnormal."""
+    """``theta * factor^2`` for ``|theta * factor| < 1``, exact even if ``theta * factor`` is subnormal."""
     lift = np.where(np.abs(theta) < 1.0, _limits(theta.dtype).lift, 1.0).astype(theta.dtype)
     product: Array = theta * lift * factor * factor / lift
     return product
@@ -362,7 +362,7 @@ def _checked(theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
             raise SvdTypeError(f"{name} has dtype {array.dtype}, expected float32 or float64: convert with astype")
     if theta.dtype != log_sigma2.dtype:
         raise SvdTypeError(
-            f"theta is {theta.dtype} but log_sigma2 is {log_sigma2.dtype}, expected one dtype: convert either"
+            f"theta is {theta.dtype} but log_sigma2 is {log_sigma2.dtype}, expected one dtype: convert one of them"
         )
     if theta.shape != log_sigma2.shape:
         raise SvdValueError(

@@ -1,4 +1,4 @@
-"""The contract in plain NumPy: any float dtype, one line per equation. The oracle of every other backend."""
+"""The contract in plain NumPy: any float dtype, one line per equation. Every other backend is tested against it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parts(segment: Segment, flat: Array) -> tuple[Array, Array]:
 
 
 def finish_segment(arena: Arena, segment: Segment, kl_scale: float, keep: float) -> None:
-    """Do `Backend.finish_gradients` for one segment with a posterior."""
+    """Apply `Backend.finish_gradients` to one segment with a posterior."""
     (theta, log_sigma2), (d_theta, d_sigma2) = parts(segment, arena.params), parts(segment, arena.grads)
     kl_theta, kl_log_sigma2 = kl_grad(theta, log_sigma2, segment.prior)
     sigma2 = np.exp(log_sigma2)
@@ -144,12 +144,12 @@ class ReferenceBackend(HostMemory):
             arena.grads[arena.mask == 0] = 0
         for segment in arena.segments:
             ranges = [(segment.start, segment.low, segment.high)]
-            if segment.prior:  # the bounds are those of the log variances
+            if segment.prior:  # the bounds apply to the log variances only
                 ranges = [(segment.start, -np.inf, np.inf), (segment.log_sigma2, segment.low, segment.high)]
             for start, low, high in ranges:
                 here = slice(start, start + segment.stop - segment.start)
                 x, gradient, m, v = (flat[here] for flat in (arena.params, arena.grads, arena.m, arena.v))
-                np.clip(gradient, -1e18, 1e18, out=gradient)  # so that squares stay finite in float32
+                np.clip(gradient, -1e18, 1e18, out=gradient)  # keeps the squares finite in float32
                 m += (1 - beta1) * (gradient - m)
                 v += (1 - beta2) * (gradient**2 - v)
                 m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)

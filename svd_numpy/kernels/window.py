@@ -1,7 +1,7 @@
-"""The sliding window of convolutions and poolings over images (B, H, W, C): where it stops and what it sees.
+"""The sliding window of convolutions and poolings over images (B, H, W, C): its positions and what it sees there.
 
-Images lie channels last inside the package: the channels of a pixel are neighbours in memory, and a convolution's
-outputs, one row per position, are images again.
+Images are channels last inside the package: the channels of a pixel are adjacent in memory, and the outputs of a
+convolution, one row per position, form images again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ Array = NDArray[Any]
 class Window(NamedTuple):
     """Geometry of one layer; every pair is (vertical, horizontal), in pixels.
 
-    Output position (oy, ox), tap (ky, kx) and channel c look at the pixel
-    (oy * stride - padding + ky * dilation, ...), which is 0 outside the image. As a row of im2col, the taps are
-    numbered (ky * kernel[1] + kx) * channels + c.
+    At output position (oy, ox), tap (ky, kx) sees the pixel (oy * stride - padding + ky * dilation, ...), which is 0
+    outside the image. In a row of im2col, channel c of that tap has index (ky * kernel[1] + kx) * channels + c.
     """
 
     height: int
@@ -38,7 +37,7 @@ class Window(NamedTuple):
 
     @property
     def out(self) -> tuple[int, int]:
-        """Output positions; not above 0 where the window is larger than the padded image."""
+        """Output positions (down, across); 0 or less if the window is larger than the padded image."""
         spans = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
         down, across = (
             (size - span) // step + 1 for size, span, step in zip(self.padded, spans, self.stride, strict=True)
@@ -51,7 +50,7 @@ class Window(NamedTuple):
         return self.kernel[0] * self.kernel[1] * self.channels
 
     def views(self, padded: Array) -> Iterator[Array]:
-        """For each tap (ky, kx) in turn, the pixels of a padded image (B, H, W, C) it sees: view (B, *out, C)."""
+        """Yield, for each tap (ky, kx), a view (B, *out, C) of the pixels it sees in padded images (B, H, W, C)."""
         (down, across), (sy, sx) = self.out, self.stride
         for ky in range(self.kernel[0]):
             for kx in range(self.kernel[1]):
@@ -59,18 +58,18 @@ class Window(NamedTuple):
                 yield padded[:, y : y + sy * down : sy, x : x + sx * across : sx]
 
     def pad(self, x: Array, value: float = 0.0) -> Array:
-        """Images (B, H, W, C) with their padding around them."""
+        """Return images (B, H, W, C) with padding around them."""
         (py, px) = self.padding
         return np.pad(x, ((0, 0), (py, py), (px, px), (0, 0)), constant_values=value)
 
 
 def channels_last(rows: Array, shape: tuple[int, ...]) -> Array:
-    """View rows (B, C * H * W) of images, channels first, as (B, H, W, C); rows of anything else stay as they are."""
+    """View rows (B, C * H * W) of channels-first images as (B, H, W, C); return other rows unchanged."""
     return rows.reshape(-1, *shape).transpose(0, 2, 3, 1) if len(shape) == 3 else rows
 
 
 def im2col(x: Array, window: Window | None) -> Array:
-    """Rows (B * P, taps) of what the window sees at every position; without a window x is returned as it is."""
+    """Rows (B * P, taps) of what the window sees at every position; without a window, x itself."""
     if window is None:
         return x
     seen = np.stack(list(window.views(window.pad(x))), axis=3)  # (B, OH, OW, KH * KW, C)
@@ -78,7 +77,7 @@ def im2col(x: Array, window: Window | None) -> Array:
 
 
 def col2im(rows: Array, window: Window | None) -> Array:
-    """Sum rows (B * P, taps) back onto the pixels (B, H, W, C) they were seen at: the transpose of `im2col`."""
+    """Sum rows (B * P, taps) back onto the pixels (B, H, W, C) that they came from: the transpose of `im2col`."""
     if window is None:
         return rows
     (height, width), (py, px) = window.padded, window.padding

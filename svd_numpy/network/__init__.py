@@ -1,1 +1,1 @@
-"""A network: its parameters, layers, objective; how sparse it is and how well it does."""
+"""A network: its parameters, layers and objective; its sparsity and its scores."""

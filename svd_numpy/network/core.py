@@ -1,4 +1,4 @@
-"""Layers bound to one arena, and passes through them: what training, scoring and the public model share."""
+"""Layers bound to one arena, and passes through them: shared by training, scoring and the public model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
-EVAL_ROWS = 1000  # examples per pass where it is not training
+EVAL_ROWS = 1000  # examples per pass outside training
 
 
 def exclusive(method: F) -> F:
-    """Let one Python thread at a time into a method: layers keep their activations in their own buffers."""
+    """Allow one Python thread at a time in a method, because layers keep activations in their own buffers."""
 
     @wraps(method)
     def locked(self: Network, *args: Any, **kwargs: Any) -> Any:
@@ -46,15 +46,15 @@ def exclusive(method: F) -> F:
 
 
 def require_finite(what: str, *arrays: Any) -> None:
-    """Raise a ValueError where what the network computed is not finite."""
+    """Raise a ValueError if a result of the network is not finite."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise SvdValueError(
-            f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or mend the weights"
+            f"{what} overflowed, expected finite numbers; scale inputs and targets to about 1, or repair the weights"
         )
 
 
 def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
-    """Shape of one input, from what the user gave or from the first layer."""
+    """Shape of one input, as given by the user or by the first layer."""
     features = getattr(first, "in_features", None)
     if given is None:
         if features is None:
@@ -70,7 +70,7 @@ def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
 
 
 class Network:
-    """What `network.model.Sequential`, which documents the arguments, is made of."""
+    """Base class of `network.model.Sequential`, where the arguments are documented."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Network:
             self._build()
         except ValueError:
             for layer, name in zip(layers, names, strict=True):
-                layer.name = name  # as its user made it
+                layer.name = name  # as the user gave it
             raise
         self.original = {name: (int(weights), int(units)) for name, (weights, units) in (original or {}).items()}
         self.input_mean = np.zeros(math.prod(self.inner_shape), self.dtype)
@@ -126,7 +126,7 @@ class Network:
 
     def _build(self) -> None:
         shape = self.in_shape if self.input_columns is None else (len(self.input_columns),)
-        # Images come and are kept channels first at the public edge, channels last inside.
+        # Images are channels first in the public API, channels last inside.
         shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
         self.inner_shape = shape
         specs, counts = list[ParamSpec](), dict[str, int]()
@@ -161,12 +161,12 @@ class Network:
 
     @property
     def state(self) -> dict[str, Array]:
-        """Arrays of the layers that are no parameters (running averages), by name `<layer>.<array>`."""
+        """Arrays of the layers that are not parameters (running averages), by name `<layer>.<array>`."""
         return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
 
     @property
     def layers_add_to_kl(self) -> bool:
-        """Whether a layer adds to the KL and its gradients itself: then a step is one of one run, with its numbers."""
+        """Whether a layer adds to the KL and its gradients itself; then no other run may share its launches."""
         return any(type(layer).add_kl_gradients is not Layer.add_kl_gradients for layer in self.layers)
 
     @property
@@ -176,7 +176,7 @@ class Network:
 
     # ------------------------------------------------------------ passes, used by the training loop
     def to_device(self) -> None:
-        """Let the backend see what the host wrote into `arrays()`; every public method begins with this."""
+        """Make what the host wrote into `arrays()` visible to the backend; public methods do so before they compute."""
         self.backend.to_device(self.arena.params, self.input_mean, *self.state.values())
 
     def forward(self, x: Array, run: Pass) -> Array:
@@ -198,13 +198,13 @@ class Network:
         return d
 
     def alive(self, threshold: float | None = None) -> dict[str, Array]:
-        """Which weights survive a threshold on log_alpha (default: the model's): {layer name: bool array (I, O)}."""
+        """Which weights survive a threshold on log_alpha (default: the model's), as {layer name: bool array (I, O)}."""
         threshold = self.threshold if threshold is None else check_threshold("threshold", threshold)
         found = ((layer.name, layer.alive(threshold)) for layer in self.layers)
         return {name: alive for name, alive in found if alive is not None}
 
     def pruned_pass(self, backend: Backend) -> Pass:
-        """Return a pass through the network pruned at its threshold: means of the weights that are alive."""
+        """Return a pass through the network pruned at its threshold, with the means of the surviving weights."""
         masks = dict[str, Array]()
         for layer in self.variational_layers:
             alive = layer.alive(self.threshold)
@@ -215,11 +215,11 @@ class Network:
 
     @property
     def input_dtype(self) -> np.dtype[Any]:
-        """What the first layer reads: the model's dtype, or int64 for tokens."""
+        """Dtype that the first layer reads: the model's, or int64 for tokens."""
         return self.dtype if self.layers[0].takes_tokens is None else np.dtype(np.int64)
 
     def check(self, x: Any, name: str = "x") -> Array:
-        """Return raw inputs as rows (B, inputs) of uint8, floats or tokens: the columns that are read."""
+        """Return raw inputs as rows (B, inputs) of uint8, floats or tokens, with only the columns that are read."""
         tokens = self.layers[0].takes_tokens
         if tokens is not None:
             return check_tokens(name, x, self.in_shape, tokens)
@@ -227,7 +227,7 @@ class Network:
         return rows if self.input_columns is None else rows[:, self.input_columns]
 
     def prepare(self, x: Any, name: str = "x") -> Array:
-        """Check raw inputs; scale, subtract the mean, in a fresh array (B, *inner_shape) of `input_dtype`."""
+        """Check and scale raw inputs, subtract the mean; return a new array (B, *inner_shape) of `input_dtype`."""
         return self._prepared(self.check(x, name))
 
     def _prepared(self, rows: Array) -> Array:
@@ -241,9 +241,9 @@ class Network:
         return out
 
     def rows(self, examples: int) -> int:
-        """How many outputs so many examples have: one each, or one for each step of a sequence."""
+        """Number of outputs for this many examples: one each, or one for each step of a sequence."""
         return examples * math.prod(self.out_shape[:-1])
 
     def check_targets(self, y: Any, examples: int) -> Array:
-        """Return labels (B,) or targets (B, O) of so many examples, with an axis of steps where outputs have one."""
+        """Return labels (B,) or targets (B, O) of this many examples; if outputs are sequences, (B, T) or (B, T, O)."""
         return self.likelihood.check(y, (examples, *self.out_shape[:-1]), self.n_outputs, self.dtype)

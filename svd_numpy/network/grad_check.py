@@ -15,8 +15,8 @@ from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
 
 Array = NDArray[Any]
-# Half the width of a central difference. What does not look smooth on the first scale is tried on the next: a
-# kink further off is then out of reach, and the KL of a weight with a tiny sigma is smooth only there.
+# Half the width of a central difference. A probe that does not look smooth at one width is repeated at the next: that
+# leaves a kink further off out of reach, and the KL of a weight with a tiny sigma is smooth only at small widths.
 WIDTHS = (1e-4, 1e-5, 1e-6)
 _TOLERANCE = {"float64": 1e-6, "float32": 2e-3}
 
@@ -32,11 +32,11 @@ class Row:
     checked, kinks : int
         Probes (single entries, and one random direction) that were compared, and those left out at a kink.
     numeric, analytic : float
-        The two derivatives of the probe at which they differ most.
+        The two derivatives of the probe for which they differ most.
     error : float
         ||analytic - numeric|| / max(||analytic||, ||numeric||, floor) over all probes compared.
     ok : bool
-        Whether something could be compared and the error is at most the tolerance.
+        Whether any probe could be compared, and the error is at most the tolerance.
     """
 
     name: str
@@ -94,40 +94,40 @@ def gradcheck(
 ) -> GradCheck:
     """Check the hand-written gradients of a layer or a model against finite differences of its loss.
 
-    The rules of gradient checking, which this function keeps for you where it can:
+    The rules of gradient checking, which this function follows for you where it can:
 
     * Central differences, (L(p + h) - L(p - h)) / 2h: one-sided ones err by h, these by h^2.
-      Here two of them, with h and h / 2, are combined so that the h^2 terms cancel.
-    * In float64. In float32 the rounding of the loss drowns the difference; a float32 model is therefore
-      compared with the numeric gradient of a float64 copy of itself.
+      Two of them, with h and h / 2, are combined so that the h^2 terms cancel.
+    * In float64. In float32 the rounding of the loss drowns the difference, so a float32 model is compared
+      with the numeric gradient of a float64 copy of itself.
     * With fixed noise, not with the noise off. The same `step` draws the same noise, so the loss is an
       ordinary function of the parameters; and derivatives through the noise are the easiest to get wrong.
-    * With few examples and few entries. A ReLU has a kink: where a probe pushes a unit across it, the numeric
+    * With few examples and few entries. A ReLU has a kink: if a probe pushes a unit across it, the numeric
       derivative averages two slopes and means nothing. The more examples, the more kinks. Such probes are
-      found (their differences disagree among themselves), tried with smaller h, else left out and counted.
-    * Every array, and in each one random direction too: it sees all entries at once, also those not sampled.
-    * Relative errors of whole arrays, not of entries: a tiny entry may be off by much and mean nothing.
-    * Not only at the start. Many mistakes vanish where all biases are 0 and all variances equal: check a
+      detected (their differences disagree), repeated with smaller h, and if that fails left out and counted.
+    * Every array, and in each also one random direction, which involves the entries that are not sampled.
+    * Relative errors of whole arrays, not of entries: a tiny entry may be far off without meaning anything.
+    * Not only at the start. Many mistakes do not show while all biases are 0 and all variances equal: check a
       model after some training steps (a layer alone is checked at a random point).
-    * The NLL alone too (`kl_weight=0`): a large KL gradient can hide a wrong small one beneath it.
+    * Also the NLL alone (`kl_weight=0`): a large KL gradient can hide a small one that is wrong.
 
     Parameters
     ----------
     layer_or_model : Layer or Sequential
-        A model is checked with its own likelihood. A layer is made anew from `layer.config()` and checked in
-        float64 inside a model of its own, with Gaussian likelihood; one without `in_features` gets a `Dense`
-        before it. What is given is never touched: the check works on copies.
-    x : array (B, I)
+        A model is checked with its own likelihood. A layer is made again from `layer.config()` and checked in
+        float64 inside a model of its own, with Gaussian likelihood; one without `in_features` (`in_channels`) gets
+        a `Dense` (`Conv2d`) before it. The check works on copies and never changes its argument.
+    x : array (B, I) or (B, C, H, W)
         A few examples; uint8 or floats as in `Sequential.predict`.
     y : array, optional
-        Labels (B,) or targets (B, O). A layer alone gets random targets without it; a model needs it.
+        Labels (B,) or targets (B, O). A model needs them; for a layer alone, the default is random targets.
     n_train : int, optional
         Number of training examples that share the KL; default B.
     kl_weight : float
     step : int
-        Names the noise.
+        Selects the noise.
     samples : int
-        How many entries of each array are probed (all, where it has fewer).
+        How many entries of each array are probed (all, if it has fewer).
     tolerance : float, optional
         Largest relative error; default 1e-6 for float64, 2e-3 for float32.
 
@@ -140,13 +140,13 @@ def gradcheck(
     Raises
     ------
     TypeError, ValueError
-        For anything but a layer or a model, for inputs or targets that do not fit it, and for a layer that
-        cannot be made again from its `config()`.
+        For anything but a layer or a model, for inputs or targets that do not fit, and for a layer that cannot
+        be made again from its `config()`.
 
     Notes
     -----
-    Below the rounding error of a difference, about 1e-15 |loss| / h, two derivatives cannot be told apart.
-    The floor in the relative error is that number over the tolerance, so that gradients that are 0 pass.
+    Derivatives that differ by less than the rounding error of a difference, about 1e-15 |loss| / h, cannot be told
+    apart. The floor in the relative error is that number over the tolerance, so that gradients of 0 pass.
 
     Examples
     --------
@@ -171,27 +171,29 @@ def gradcheck(
 
     analytic = _analytic(model, batch, y, kl_scale, step)
     oracle = _clone(model, "numpy", "float64")
-    inputs = batch.astype(np.float64)
+    tokens = model.layers[0].takes_tokens is not None  # there is no derivative for those
+    inputs = batch if tokens else batch.astype(np.float64)
     run = Pass(oracle.backend, seed=oracle.seed, step=step, training=True)
     targets = oracle.check_targets(y, len(inputs))
-    d_outputs = np.empty((len(inputs), oracle.n_outputs))
+    d_outputs = np.empty((len(inputs), *oracle.out_shape))
 
     def loss(kl_scale: float) -> float:
         outputs = oracle.forward(inputs.copy(), run)
         nll, _ = oracle.likelihood.loss(oracle.backend, outputs, targets, d_outputs)
-        return nll / len(inputs) + (kl_scale * oracle.kl() if kl_scale else 0.0)
+        return nll / oracle.rows(len(inputs)) + (kl_scale * oracle.kl() if kl_scale else 0.0)
 
     rows = [
         _check_array(name, array, analytic[name], lambda: loss(kl_scale), samples, tolerance)
         for name, array in oracle.parameters.items()
     ]
-    nll_only = 0.0  # the KL does not depend on x
-    rows.append(_check_array("x", inputs, analytic["x"], lambda: loss(nll_only), samples, tolerance))
+    if not tokens:
+        nll_only = 0.0  # the KL does not depend on x
+        rows.append(_check_array("x", inputs, analytic["x"], lambda: loss(nll_only), samples, tolerance))
     return GradCheck(tuple(rows), tolerance)
 
 
 def _subject(given: Any, x: Any) -> Sequential:
-    """Make an independent model to check: a copy of the one given, or one built around the layer given."""
+    """Make an independent model to check: a copy of the given model, or one built around the given layer."""
     if isinstance(given, Sequential):
         return _clone(given, given.backend.name, given.dtype)
     if not isinstance(given, Layer):
@@ -211,14 +213,14 @@ def _subject(given: Any, x: Any) -> Sequential:
         layers.insert(0, Dense(shape[1], shape[1]))
     model = Sequential(*layers, backend="numpy", dtype="float64", likelihood="gaussian", input_shape=shape[1:])
     rng = np.random.default_rng(0)
-    # Away from the start, where all biases are 0 and all variances equal.
+    # Move away from the start, where all biases are 0 and all variances equal.
     for array in model.parameters.values():
         array += 0.1 * rng.standard_normal(array.shape)
     return model
 
 
 def _again(layer: Layer) -> Layer:
-    """Make a new, unbuilt layer of the same configuration, also of a class of the user's own."""
+    """Make a new, unbuilt layer with the same configuration, including layers of the user's own classes."""
     options = dict(layer.config())
     options.pop("type", None)
     try:
@@ -239,6 +241,7 @@ def _clone(model: Sequential, backend: str, dtype: Any) -> Sequential:
         seed=model.seed,
         threshold=model.threshold,
         input_shape=model.in_shape,
+        input_columns=model.input_columns,
         likelihood=model.likelihood,
     )
     clone.load_arrays(model.arrays())
@@ -246,7 +249,7 @@ def _clone(model: Sequential, backend: str, dtype: Any) -> Sequential:
 
 
 def _analytic(model: Sequential, batch: Array, y: Any, kl_scale: float, step: int) -> dict[str, Array]:
-    """Run `backward`: gradients by name, those for the inputs as "x"."""
+    """Run `backward`: gradients by name, those for inputs that have any as "x"."""
     run = Pass(model.backend, seed=model.seed, step=step, training=True)
     model.to_device()
     outputs = model.forward(batch.copy(), run)
@@ -254,10 +257,10 @@ def _analytic(model: Sequential, batch: Array, y: Any, kl_scale: float, step: in
     targets = model.check_targets(y, len(batch))
     model.likelihood.loss(model.backend, outputs, targets, d_outputs)
     dx = model.backward(d_outputs, run, want_dx=True, kl_scale=kl_scale)
-    assert dx is not None
     model.backend.finish_gradients(model.arena, kl_scale, 0.0)
-    model.backend.to_host(model.arena.grads, dx)
-    return {**{name: grad.copy() for name, grad in model.arena.grad_views.items()}, "x": dx.copy()}
+    of_inputs = {} if dx is None else {"x": dx}
+    model.backend.to_host(model.arena.grads, *of_inputs.values())
+    return {name: grad.copy() for name, grad in {**model.arena.grad_views, **of_inputs}.items()}
 
 
 def _probes(array: Array, samples: int) -> Iterator[Array]:
@@ -274,7 +277,7 @@ def _probes(array: Array, samples: int) -> Iterator[Array]:
 def _check_array(
     name: str, array: Array, gradient: Array, loss: Callable[[], float], samples: int, tolerance: float
 ) -> Row:
-    """Probe one array, in place, and put it back."""
+    """Probe one array in place, and restore it."""
     probes = list(_probes(array, samples))
     a = np.array([(gradient * probe).sum(dtype=np.float64) for probe in probes])
     n, doubt, smooth, floor = np.zeros(len(probes)), np.zeros(len(probes)), np.zeros(len(probes), bool), 0.0
@@ -297,11 +300,11 @@ def _check_array(
 
 
 def _slope(array: Array, probe: Array, h: float, loss: Callable[[], float]) -> tuple[float, float]:
-    """Return the derivative along `probe` at scale h, and by how much its several estimates disagree.
+    """Return the derivative along `probe` at scale h, and by how much its estimates disagree.
 
-    On a smooth function the central differences of h and h / 2 agree to order h^2, and the jump between the
-    two one-sided differences halves with h. Across a kink the former disagree, unless it lies in the very
-    middle; there the latter stays.
+    On a smooth function the central differences with h and h / 2 agree to order h^2, and the jump between the
+    two one-sided differences halves with h. Across a kink the central differences disagree, unless it is exactly
+    in the middle; then the jump does not shrink.
     """
     start = array.copy()
     losses = []

@@ -1,4 +1,4 @@
-"""Sequential: a stack of layers, their arena, one backend; what its user calls."""
+"""`Sequential`: a stack of layers with one arena and one backend, and its public methods."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ class Sequential(Network):
     Parameters
     ----------
     *layers : Layer
-        Shapes are checked here, not in a kernel.
-    prior : "log_uniform", "log_uniform_exact" or "ard"
+        From input to output. Their shapes are checked here.
+    prior : "log_uniform", "log_uniform_exact", "ard" or a name given to `add_prior`
         See `svd_numpy.kernels.priors`.
-    backend : "auto", "cuda", "numba" or "numpy"
+    backend : "auto", "cuda", "numba", "numpy" or a name given to `add_backend`
     dtype : "float32" or "float64"
-        float64 needs backend "numpy".
+        Of the built-in backends, only "numpy" supports float64.
     seed : int
-        Of the first weights and of all noise.
+        Seed of the initial weights and of all noise.
     threshold : float
         A weight is pruned when its log_alpha exceeds this (Molchanov et al. 2017: 3).
     likelihood : "categorical", "gaussian" or a likelihood object
     input_mean : array (I,), (T, I) or (C, H, W), optional
         Subtracted from every input; part of the model, so that `predict` takes raw data.
     input_shape : tuple of int, optional
-        Shape of one input: (I,), (T, I) for sequences, (C, H, W) for images; (T,) for the tokens of a layer that takes
-        them. Needed where the first layer does not say it (`in_features`).
+        Shape of one input: (I,), (T, I) for sequences, (C, H, W) for images, (T,) for tokens if the first layer takes
+        them. Needed unless it is (I,) with I the `in_features` of the first layer.
     input_columns : array of int, optional
         Which of the inputs (I,) are read (`take`); default: all.
     original : mapping of layer name -> (weights, units), optional
-        How many there were before `take` made the model smaller, for honest counts.
+        Counts from before `take` made the model smaller, so that sparsity is measured against the original network.
 
     Attributes
     ----------
     parameters : dict of name -> array
         Writable views; whatever is written there is used from the next call on.
     exclusive : lock
-        Held by every public method, and by training for the time of a step: layers keep their activations in their own
-        buffers.
+        Held by public methods while they use the layers, and by training for the duration of a step, because layers
+        keep activations in their own buffers.
 
     Notes
     -----
@@ -74,7 +74,7 @@ class Sequential(Network):
     @exclusive
     @np.errstate(over="ignore", invalid="ignore")
     def activations(self, x: Any) -> dict[str, Array]:
-        """Output of every layer of the pruned network, by its name: (B, O), or (B, C, H, W) of images."""
+        """Output of every layer of the pruned network, by its name: (B, O), or (B, C, H, W) for images."""
         outputs = dict[str, Array]()
         self.to_device()
         out, run = self.prepare(x), self.pruned_pass(self.backend)
@@ -94,7 +94,7 @@ class Sequential(Network):
         steps = (2**32 - 1 - draw for draw in range(n))
         return np.stack([self._evaluate(x, Pass(self.backend, seed=self.seed, step=step)) for step in steps])
 
-    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused at the end
+    @np.errstate(over="ignore", invalid="ignore")  # an overflow raises at the end
     def _evaluate(self, x: Any, run: Pass) -> Array:
         x = self.check(x)
         out = np.empty((len(x), *self.out_shape), self.dtype)
@@ -114,11 +114,10 @@ class Sequential(Network):
         ----------
         x, y : arrays (B, ...), (B,) or (B, O)
         n_train : int
-            Number of training examples (not of batches): the KL is shared among them.
+            Number of training examples (not batches), among which the KL is shared.
         kl_weight : float
         step : int
-            Names the noise: the same step gives the same noise, so that the loss is a function of the
-            parameters.
+            Selects the noise: the same step gives the same noise, so the loss is a function of the parameters.
         """
         return self.loss_and_grads(x, y, n_train, kl_weight, step)[0]
 
@@ -161,8 +160,8 @@ class Sequential(Network):
     def init_from(self, source: Mapping[str, Any] | Sequential) -> Sequential:
         """Start from given weights: copy every array whose name this model has.
 
-        A plain network's arrays (`dense1.theta`, `dense1.bias`) fit a variational one: log_sigma2 keeps its
-        start. Running averages (`batch_norm1.running_mean`) are taken over, too.
+        The arrays of a plain network (`dense1.theta`, `dense1.bias`) fit a variational one, whose log_sigma2 then stays
+        as it is. Running averages (`batch_norm1.running_mean`) are copied, too.
 
         Parameters
         ----------
@@ -171,7 +170,7 @@ class Sequential(Network):
         Raises
         ------
         ValueError, TypeError
-            When nothing matches, or a shape differs, or a value is not finite; nothing is changed then.
+            If nothing matches, a shape differs or a value is not finite; nothing has changed then.
         """
         arrays = {**source.parameters, **source.state} if isinstance(source, Sequential) else source
         check_type("init_from", arrays, Mapping)
@@ -194,7 +193,7 @@ class Sequential(Network):
 
     # ------------------------------------------------------------ copies and files
     def config(self) -> dict[str, Any]:
-        """All that is needed to build the same network again (JSON); the arrays are apart."""
+        """Everything needed to build the same network again except its arrays, JSON-ready."""
         return {
             "layers": [layer.config() for layer in self.layers],
             "input_shape": list(self.in_shape),
@@ -209,7 +208,7 @@ class Sequential(Network):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], backend: str = "auto", dtype: Any = None) -> Sequential:
-        """Build a network from `config`; the weights are fresh."""
+        """Build a network from `config`, with new initial weights."""
         likelihood = make_likelihood(**config["likelihood"])
         layers = [layer_from_config(layer) for layer in config["layers"]]
         dtype = config["dtype"] if dtype is None else dtype
@@ -223,7 +222,7 @@ class Sequential(Network):
 
     @exclusive
     def copy(self, backend: str | None = None, dtype: Any = None) -> Sequential:
-        """Return an independent copy, if wanted on another backend or in another dtype."""
+        """Return an independent copy, optionally on another backend or in another dtype."""
         new = Sequential.from_config(self.config(), backend or self.backend.name, dtype)
         new.load_arrays(self.arrays())
         return new
@@ -232,31 +231,31 @@ class Sequential(Network):
         return self.copy()
 
     def arrays(self) -> dict[str, Array]:
-        """Every array that belongs to the network: parameters, states of layers and `input_mean`."""
+        """All arrays that belong to the network: parameters, states of layers and `input_mean`."""
         return {**self.parameters, **self.state, "input_mean": self.input_mean}
 
     @exclusive
     def take(self, outputs: Mapping[str, Any], inputs: Any = None) -> Sequential:
-        """Return the smaller network that is left when units, channels and inputs go (`network.take`).
+        """Return a smaller network without some of the units, channels and inputs.
 
         Parameters
         ----------
         outputs : mapping of layer name -> array of int or bool
-            Which units (channels) of a layer with weights stay; of a layer that is not named, all.
+            Which units (channels) to keep of layers with weights; layers not named keep all of them.
         inputs : array of int or bool, optional
-            Which of the inputs (I,) are still read; only where inputs are rows.
+            Which of the inputs (I,) to keep; only for inputs that are rows.
 
         Returns
         -------
         Sequential
-            With the same parameters, Adam's moments, masks and states as far as they are left; `original` holds the
-            counts of the network that was first built. What a unit that goes gave to the next layer is lost: add its
-            constant to the biases behind before.
+            A new model with what remains of the parameters, Adam's moments, masks and states. Its `original` holds the
+            counts of the network as first built. The next layer no longer receives anything from a removed unit: if
+            that was a constant, add its contribution to the next layer's bias first.
 
         Raises
         ------
         SvdValueError, SvdTypeError
-            For a layer without weights, an index out of range, or nothing left.
+            For a layer without weights, an index out of range, or a layer with nothing left.
         """
         from svd_numpy.network.take import take
 
@@ -282,7 +281,7 @@ class Sequential(Network):
 
     @classmethod
     def load(cls, path: str | Path, backend: str = "auto") -> Sequential:
-        """Read a network written by `save`; a damaged file, or another kind, raises `CheckpointError`."""
+        """Read a network written by `save`; a damaged file, or one of another kind, raises `CheckpointError`."""
         from svd_numpy.files.safe_arrays import CheckpointError, load_model
 
         resolve_backend(backend)

@@ -1,8 +1,8 @@
-"""What is minimised: mean NLL + kl_weight * KL / n_train, all in nats.
+"""The objective, which is minimised: mean NLL + kl_weight * KL / n_train, all in nats.
 
 `n_train` is always the number of training examples, never of batches; NLL, KL and kl_weight are kept and
-logged apart. kl_weight = 1 is the (negative) evidence lower bound per example (Molchanov et al. 2017, eq. 3);
-below 1 it is tempered.
+logged separately. kl_weight = 1 gives the negative evidence lower bound per example (Molchanov et al. 2017, eq. 3);
+a smaller one tempers it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from svd_numpy.kernels.backend import Array, Backend
 
 
 def _rows(array: Array) -> Array:
-    """Outputs (B, O), or those of all steps (B, T, O) one under the other."""
+    """Outputs (B, O); those of sequences (B, T, O) as (B * T, O)."""
     return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
 
 
@@ -29,7 +29,7 @@ class Categorical:
     name = "categorical"
 
     def check(self, y: Any, rows: tuple[int, ...], n_outputs: int, dtype: Any) -> Array:
-        """Return labels of shape `rows`, (B,) or (B, T) with a label per step, as int64, or say what is wrong."""
+        """Return labels of shape `rows`, (B,) or (B, T) with one per step, as int64; raise if they do not fit."""
         if len(rows) == 1:
             return check_labels("y", y, rows[0], n_outputs)
         if np.shape(y) != rows:
@@ -37,7 +37,7 @@ class Categorical:
         return check_labels("y", np.ravel(y), math.prod(rows), n_outputs).reshape(rows)
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
-        """Return (summed NLL in nats, number of wrong guesses); d_outputs = d(mean NLL)/d(outputs)."""
+        """Return (summed NLL in nats, number of wrong predictions); d_outputs = d(mean NLL)/d(outputs)."""
         return backend.softmax_cross_entropy(_rows(outputs), y.reshape(-1), _rows(d_outputs))
 
     def mean(self, outputs: Array) -> Array:
@@ -57,7 +57,7 @@ class Gaussian:
         check_number("std", self.std, low=1e-6, high=1e6)
 
     def check(self, y: Any, rows: tuple[int, ...], n_outputs: int, dtype: Any) -> Array:
-        """Return targets (*rows, O) of the model's dtype, or say what is wrong with them."""
+        """Return targets (*rows, O) in the model's dtype; raise if they do not fit."""
         if len(rows) > 1:
             if np.shape(y) != (*rows, n_outputs):
                 raise SvdValueError(
@@ -80,7 +80,7 @@ Likelihood = Categorical | Gaussian
 
 
 def make_likelihood(name: str | Likelihood, **options: float) -> Likelihood:
-    """Turn "categorical" or "gaussian" (with its std) into the likelihood; an object is returned as it is."""
+    """Make the likelihood "categorical" or "gaussian" (with its std); a likelihood object is returned unchanged."""
     if isinstance(name, Categorical | Gaussian):
         return name
     known: dict[str, type[Categorical] | type[Gaussian]] = {"categorical": Categorical, "gaussian": Gaussian}

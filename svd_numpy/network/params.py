@@ -1,9 +1,9 @@
-"""The arena: every parameter of a model in one flat buffer, and layers hold views of it.
+"""The arena: all parameters of a model in one flat buffer, of which layers hold views.
 
 Layout: [all theta with a posterior | their log_sigma2 | everything else]. A table of segments says how each range is
 treated (`kernels.backend.Segment`), so that chain rule, KL gradient, Adam, mask and projection are one pass over memory
-and a checkpoint is one write. A prior of one's own, a slower group of scales, a bounded number, a weight that was
-pruned: rows of the table and bytes of the mask, no special cases.
+and a checkpoint is one write. A layer's own prior, learning rate or bounds are rows of the table, and pruned weights
+are bytes of the mask: none of them is a special case.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class ParamSpec:
         Full name, `<layer>.<array>`.
     shape : tuple of int
     start : array
-        First value, broadcast to `shape`.
+        Initial value, broadcast to `shape`.
     log_sigma2 : array, optional
-        First value of its log variance: then every number has a Gaussian posterior, and a second array of the same
-        shape, `<layer>.log_sigma2`, comes with it.
+        Initial log variance. If given, every number has a Gaussian posterior, and a second array of the same shape,
+        `<layer>.log_sigma2`, comes with it.
     prior : str, optional
-        Of a number with a posterior; default: the model's.
+        Prior of numbers with a posterior; default: the model's.
     low, high : float, optional
-        Bounds of the numbers, or of the log variances where there are any (default: `LOG_SIGMA2_MIN`,
-        `LOG_SIGMA2_MAX`).
+        Bounds of the numbers (default: none), or of their log variances if they have a posterior (default:
+        `LOG_SIGMA2_MIN`, `LOG_SIGMA2_MAX`).
     lr_factor : float
-        The learning rate is multiplied by it.
+        Factor on the learning rate.
     """
 
     name: str
@@ -54,12 +54,12 @@ class ParamSpec:
 
     @property
     def size(self) -> int:
-        """How many numbers."""
+        """Count of the numbers, without their log variances."""
         return math.prod(self.shape)
 
     @property
     def names(self) -> list[str]:
-        """Of the arrays that the model shows."""
+        """Names of its arrays in `Sequential.parameters`."""
         return (
             [self.name]
             if self.log_sigma2 is None
@@ -68,22 +68,22 @@ class ParamSpec:
 
 
 class Arena:
-    """Flat buffers for parameters, gradients, Adam's two moments and the mask, all of one layout.
+    """Flat buffers with one layout, for parameters, gradients, Adam's two moments and the mask.
 
     Attributes
     ----------
     params, grads, m, v : array (size,)
     mask : uint8 array (size,)
-        0 where a number is held (`Backend.adam_step`), or left out of a product (`Backend.apply_mask`); else 1.
+        0 where a number is held fixed in fine-tuning (`Backend.adam_step`), otherwise 1.
     segments : tuple of Segment
-        The table. Every number but the padding belongs to one.
+        The table. Every number except padding belongs to one segment.
     views, grad_views, mask_views : dict of name -> array
-        Views into `params`, `grads` and `mask`, shaped, in the order of the layers.
+        Views of `params`, `grads` and `mask` in the shapes of the parameters, in the order of the layers.
     """
 
     def __init__(self, specs: Sequence[ParamSpec], dtype: Any, prior: str) -> None:
         gaussian = [spec for spec in specs if spec.log_sigma2 is not None]
-        n_weights = _to_line(sum(spec.size for spec in gaussian))  # so that both parts start on a cache line
+        n_weights = _to_line(sum(spec.size for spec in gaussian))  # every part starts on a cache line
         size = 2 * n_weights + sum(spec.size for spec in specs if spec.log_sigma2 is None)
         # One allocation for all four: large enough for the operating system to back it with large pages.
         self.params, self.grads, self.m, self.v = aligned_zeros(4, size, dtype)
@@ -118,17 +118,17 @@ class Arena:
                 self.views[spec.names[1]][...] = spec.log_sigma2
 
     def views_of(self, name: str) -> list[Array]:
-        """Views of a parameter's numbers, of both moments and of the mask, shaped."""
+        """Views of a parameter's values, both moments and its mask, in its shape."""
         shape, here = self.views[name].shape, self._ranges[name]
         return [flat[here].reshape(shape) for flat in (self.params, self.m, self.v, self.mask)]
 
     def reset_moments(self) -> None:
-        """Start Adam afresh."""
+        """Set Adam's moments to 0."""
         self.m[:] = 0
         self.v[:] = 0
 
     def hold(self, name: str, alive: NDArray[np.bool_]) -> None:
-        """Let the numbers of a parameter that are not alive be 0 and stay so, without momentum; release the others."""
+        """Set numbers of a parameter that are not alive, and their moments, to 0 and hold them; release the others."""
         here = self._ranges[name]
         dead = ~alive.reshape(-1)
         for flat in (self.params, self.m, self.v):
@@ -139,7 +139,7 @@ class Arena:
                 self.mask[segment.log_sigma2 :][: len(dead)] = alive.reshape(-1)
 
     def share_non_finite(self) -> float:
-        """Share of values that are NaN or infinite, over parameters and moments: 0.0 in a sound run."""
+        """Share of parameters and moments that are NaN or infinite: 0.0 in a sound run."""
         bad = sum(int(np.count_nonzero(~np.isfinite(a))) for a in (self.params, self.m, self.v))
         return bad / max(1, 3 * self.params.size)
 
@@ -154,7 +154,7 @@ def _to_line(count: int) -> int:
 
 
 def _merged(rows: Sequence[Segment]) -> tuple[Segment, ...]:
-    """Join neighbours without a posterior that are treated alike: the fewer rows, the less the sweep has to do."""
+    """Merge adjacent rows without a posterior that are treated alike: fewer rows mean less work in the sweep."""
     merged = list[Segment]()
     for row in rows:
         last = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""How good the pruned network is on given examples: `evaluate`."""
+"""Score the pruned network on given examples: `evaluate`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Score = dict[str, float]
 
 
 def evaluate(model: Sequential, x: Any, y: Any) -> Score:
-    """Score the pruned network: {"error": share of wrong guesses or mean squared error, "nll": nats}."""
+    """Score the pruned network: {"error": share of wrong predictions or mean squared error, "nll": nats}."""
     return Examples(model, x, y).score(model)
 
 
 class Examples:
-    """Examples to score a network on, again and again.
+    """Examples that are checked once, to score a network on repeatedly.
 
     Parameters
     ----------
     model : Sequential
-        For which they are checked and made ready.
+        The model that they have to fit.
     x, y : arrays
-        Inputs and targets, as `evaluate` takes them.
+        Inputs and targets, as in `evaluate`.
     name : str
-        Of the inputs, in errors.
+        Name of the inputs in error messages.
 
     Attributes
     ----------
     targets : array
-        Labels or targets, a copy: several runs may be scored on the same array.
+        Labels or targets; a copy, because several runs may be scored on the same array.
     """
 
     def __init__(self, model: Sequential, x: Any, y: Any, name: str = "x") -> None:
@@ -49,7 +49,7 @@ class Examples:
         self._d_outputs = np.empty((most, *model.out_shape), model.dtype)
 
     def batches(self, model: Sequential, run: Pass) -> Iterator[tuple[float, float]]:
-        """Yield the summed NLL and error of one batch after the other; the pass says where, and what is masked."""
+        """Yield the summed NLL and error of each batch, on the backend and with the masks of the pass."""
         for start in range(0, len(self._x), EVAL_ROWS):
             batch = slice(start, start + EVAL_ROWS)
             index, y = self._index[batch], self.targets[batch]
@@ -61,7 +61,7 @@ class Examples:
             require_finite("the outputs", outputs, *found)
             yield found
 
-    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
+    @np.errstate(over="ignore", invalid="ignore")  # an overflow raises
     def score(self, model: Sequential) -> Score:
         """Score the network pruned at its threshold."""
         with model.exclusive:

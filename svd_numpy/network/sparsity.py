@@ -1,7 +1,7 @@
-"""Which weights are dead: log_alpha, the threshold, and what a pruned network counts.
+"""Pruning: log_alpha, the threshold, and counts of the weights that are left.
 
 A weight is pruned when log_alpha = log_sigma2 - log(theta^2) exceeds the threshold (Molchanov et al. 2017,
-§4.4: 3, where the noise is twenty times the signal). Compression is counted as in that paper: all weights /
+§4.4: 3, at which sigma^2 is twenty times theta^2). Compression is counted as in that paper: all weights /
 weights kept, without biases and without the bytes of any index.
 """
 
@@ -19,7 +19,7 @@ from svd_numpy.network.model import Sequential
 
 
 def log_alpha(model: Sequential) -> dict[str, Array]:
-    """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, also where theta is 0."""
+    """log_alpha of every variational layer: {layer name: array (I, O)}. Finite, even where theta is 0."""
     check_type("model", model, Sequential)
     return {layer.name: priors.log_alpha(layer.theta, layer.log_sigma2) for layer in model.variational_layers}
 
@@ -32,10 +32,10 @@ class Sparsity:
     ----------
     threshold : float
     total, kept : dict of layer name -> int
-        Weights (without biases), plain ones too; `total` counts the network as it was first built.
+        Weights (without biases), including those of plain layers; `total` counts the network as it was first built.
     live : dict of layer name -> (int, int)
         Outputs (units, or filters of a convolution) with at least one surviving incoming weight, and all outputs.
-        The others are constants, the same for every input.
+        The other outputs are constants, the same for every input.
     """
 
     threshold: float
@@ -50,7 +50,7 @@ class Sparsity:
 
     @property
     def overall(self) -> float:
-        """Share of zeros in all layers together."""
+        """Share of zeros over all layers."""
         return 1 - sum(self.kept.values()) / max(1, sum(self.total.values()))
 
     @property
@@ -60,7 +60,7 @@ class Sparsity:
 
 
 def measure_sparsity(model: Sequential, threshold: float | None = None) -> Sparsity:
-    """Count the weights that survive the threshold (default: the model's own), and the units that still have one."""
+    """Count the weights that survive the threshold (default: the model's), and the units that still have one."""
     check_type("model", model, Sequential)
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
     total, kept, live = dict[str, int](), dict[str, int](), dict[str, tuple[int, int]]()
@@ -72,7 +72,7 @@ def measure_sparsity(model: Sequential, threshold: float | None = None) -> Spars
 
 
 def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
-    """Return a copy of the model whose pruned weights are exactly 0; its threshold is the given one."""
+    """Return a copy of the model with this threshold, in which pruned weights are exactly 0."""
     check_type("model", model, Sequential)
     copy = model.copy()
     copy.threshold = check_threshold("threshold", threshold)
@@ -82,9 +82,9 @@ def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
 
 
 def freeze(model: Sequential, threshold: float) -> None:
-    """Prune in place for good: pruned weights are 0 and held there, and no weight has noise any more.
+    """Prune in place, for good: set pruned weights to 0 and hold them there, and all log_sigma2 to their lower bound.
 
-    This is where masked fine-tuning starts: from here on the network is an ordinary sparse one.
+    Masked fine-tuning starts here: from now on the network is an ordinary sparse one.
     """
     for name, alive in model.alive(threshold).items():
         model.arena.hold(f"{name}.theta", alive)

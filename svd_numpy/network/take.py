@@ -1,4 +1,4 @@
-"""The smaller network that is left when units, channels and inputs go: `take`."""
+"""`take`: the smaller network that remains without some units, channels and inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svd_numpy.kernels.backend import Array
 if TYPE_CHECKING:
     from svd_numpy.network.core import Network
 
-_Kept = tuple[Array, Array]  # numbers of the inputs and of the outputs of a layer that stay
+_Kept = tuple[Array, Array]  # indices of the inputs and of the outputs that a layer keeps
 
 
 def take(model: Any, outputs: Mapping[str, Any], inputs: Any = None) -> Any:
@@ -39,14 +39,14 @@ def take(model: Any, outputs: Mapping[str, Any], inputs: Any = None) -> Any:
 
 
 def _kept(model: Network, outputs: Mapping[str, Any], inputs: Any) -> dict[str, _Kept]:
-    """Follow what stays from the inputs through all layers."""
+    """Work out which inputs and outputs each layer keeps, from the first layer to the last."""
     weighted = model.alive()
     if unknown := sorted(set(outputs) - set(weighted)):
         raise SvdValueError(
             f"take: got outputs of {unknown}, expected some of the layers with weights, {list(weighted)}"
         )
     if inputs is not None and len(model.inner_shape) != 1:
-        raise SvdValueError(f"take: got inputs, but the model reads arrays of shape {model.in_shape}; leave inputs out")
+        raise SvdValueError(f"take: got inputs, but the model reads arrays of shape {model.in_shape}; omit inputs")
     left = np.arange(model.inner_shape[-1])
     if inputs is not None:
         left = check_indices("inputs", inputs, len(left))
@@ -61,13 +61,13 @@ def _kept(model: Network, outputs: Mapping[str, Any], inputs: Any) -> dict[str, 
         left = behind
     if len(left) < model.n_outputs:
         raise SvdValueError(
-            f"take: the model's {model.n_outputs} outputs must stay; leave {model.layers[-1].name!r} out"
+            f"take: the model's {model.n_outputs} outputs must stay; remove {model.layers[-1].name!r} from outputs"
         )
     return found
 
 
 def _copy(model: Any, small: Any, name: str, chosen: list[Array | None]) -> None:
-    """Copy what is left of one parameter, its moments and its mask, or of one state."""
+    """Copy the kept part of a parameter, with its moments and mask, or of a state."""
     sources = [model.arena.views_of(name), small.arena.views_of(name)] if name in model.parameters else None
     if sources is None:
         if name not in model.state:

@@ -1,1 +1,1 @@
-"""Training: configuration, one run, the loop around it."""
+"""Training: configuration, one run, and the loop around it."""

@@ -1,4 +1,4 @@
-"""The training examples of a run, in the order and with the moves of the running epoch."""
+"""The training examples of a run, in the current epoch's order and with its image moves."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 
-_MOVES = 7  # sets the random numbers that move images apart from those that order them
+_MOVES = 7  # keeps the random numbers that move images apart from those that order them
 
 
 class Batches:
-    """What the steps of an epoch read: inputs, and tables of an epoch (order, targets, moves) that the host writes.
+    """What the steps of an epoch read: the inputs, and tables (order, targets, moves) that the host writes every epoch.
 
-    Order and moves are functions of (seed, epoch) and (seed, epoch, step): a run that goes on has those of one that
-    never stopped.
+    The order is a function of (seed, epoch), the moves are one of (seed, epoch, step), so a resumed run has those of an
+    uninterrupted one.
 
     Attributes
     ----------
     inputs : array (N, I)
-        uint8 pixels, numbers or tokens, only the columns that the model reads.
+        uint8 pixels, floats or tokens, with only the columns that the model reads.
     scale : float
-        What they are multiplied by: 1 / 255 for pixels.
+        Factor on the inputs: 1 / 255 for pixels, otherwise 1.
     order : int64 array (N,)
         Row of `inputs` for each example of the epoch, batch after batch.
     targets : array (N, ...)
@@ -44,7 +44,7 @@ class Batches:
         self.per_epoch = -(-len(rows) // config.batch_size)
 
     def tables(self) -> list[Array]:
-        """What is written anew for every epoch."""
+        """The tables, which are rewritten every epoch."""
         return [self.order, self.targets, *([] if self.moves is None else [self.moves])]
 
     def rows(self, step: int) -> slice:
@@ -53,7 +53,7 @@ class Batches:
         return slice(start, min(start + self._config.batch_size, len(self.order)))
 
     def begin(self, step: int) -> bool:
-        """Write order and targets of the epoch that this step lies in; False where they are there already."""
+        """Write order and targets for the epoch of this step; return False if they are there already."""
         epoch = step // self.per_epoch
         if epoch == self._epoch:
             return False
@@ -63,7 +63,7 @@ class Batches:
         return True
 
     def draw_moves(self, step: int) -> NDArray[np.int32] | None:
-        """Write the moves of a step's images into the table, and return them."""
+        """Draw the moves of a step's images into the table and return them; None if images are not moved."""
         if self.moves is None:
             return None
         shift, drawn = self._config.shift, self.moves[self.rows(step)]

@@ -25,26 +25,26 @@ class TrainConfig:
     kl_schedule : knots (epoch, weight)
         Weight of the KL term; 1 is the evidence lower bound.
     kl_weight : float
-        Factor on all of it: more makes sparser networks.
+        Factor on the whole `kl_schedule`: a larger one makes sparser networks.
     beta1, beta2, epsilon : float
         Adam's other settings.
     train_mask : bool
-        Leave weights above the threshold out of the mean already while training (the authors' `train_clip`).
+        Leave weights above the threshold out of the mean even while training (the authors' `train_clip`).
     finetune_epochs : int
-        Epochs of masked fine-tuning at the end: the survivors alone, without noise and without KL.
+        Epochs of masked fine-tuning at the end: only the surviving weights, without noise and without KL.
     finetune_lr : float
-        Learning rate at its start; it falls to 0 in a straight line.
+        Initial learning rate of the fine-tuning; it falls to 0 linearly.
     finetune_threshold : float
-        The log_alpha above which weights are removed before it.
+        Weights whose log_alpha is above it are removed before the fine-tuning.
     seed : int
-        Of the order of the examples.
+        Seed of the order of the examples, and of the shifts and reflections of images.
     eval_every : int
-        Measure the test error every so many epochs; 0: only after the last.
+        Measure the test error (and the validation error) every so many epochs; 0: only after the last.
     shift : int
-        Move each training image, at each step anew, by -shift..shift pixels down and as many right; what comes in from
-        outside is the model's input_mean. (Padding by `shift` and cropping at random, He et al. 2016.)
+        Shift each training image, anew at every step, by -shift..shift pixels down and to the right; what enters from
+        outside is the model's input_mean. (Same as padding by `shift` and cropping at random, He et al. 2016.)
     mirror : bool
-        Mirror each training image left to right with probability 1/2, at each step anew.
+        Mirror each training image left to right with probability 1/2, anew at every step.
     """
 
     epochs: int = 60
@@ -85,16 +85,16 @@ class TrainConfig:
             "shift": check_count("shift", self.shift, low=0),
             "mirror": check_flag("mirror", self.mirror),
         }
-        for name, value in checked.items():  # plain Python numbers, which JSON can take
+        for name, value in checked.items():  # plain Python numbers, which JSON can store
             object.__setattr__(self, name, value)
 
     @property
     def total_epochs(self) -> int:
-        """Variational and fine-tuning epochs together."""
+        """Variational plus fine-tuning epochs."""
         return self.epochs + self.finetune_epochs
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON would give them back (tuples become lists)."""
+        """The settings as JSON would return them (tuples become lists)."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: [list(knot) for knot in value] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""The person at the terminal: progress while training, and Ctrl-C."""
+"""Training at a terminal: progress, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TrainingInterrupted(KeyboardInterrupt):
         name = signal.Signals(number).name
         how = "nothing was saved: no run_dir was given"
         if run_dir:
-            how = f"go on with run_dir={str(run_dir)!r}, resume=True"
+            how = f"continue with run_dir={str(run_dir)!r}, resume=True"
         super().__init__(f"training stopped by {name}; {how}")
         self.number = number
 
 
 class StopSignal:
-    """While entered, the first SIGINT or SIGTERM only raises a flag; a second one stops at once."""
+    """Context in which a first SIGINT or SIGTERM only sets a flag; a second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -40,7 +40,7 @@ class StopSignal:
         self.requested, self.number = True, number
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals there only
+        if threading.current_thread() is threading.main_thread():  # the only one that receives signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -51,13 +51,13 @@ class StopSignal:
 
 
 class Reporter:
-    """Reports nothing."""
+    """Base class, which reports nothing."""
 
     def step(self, count: int) -> None:
-        """Note so many more steps."""
+        """Report that this many more steps are done."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Show an epoch's record."""
+        """Report an epoch's record."""
 
     def __enter__(self) -> Reporter:
         return self
@@ -67,7 +67,7 @@ class Reporter:
 
 
 def describe(record: dict[str, Any]) -> dict[str, str]:
-    """The few numbers of a record that a person wants to see while waiting."""
+    """The few numbers of a record that are of interest while waiting, as text."""
     total = record["compression"]
     shown = {"nll": f"{record['nll']:.4f}", "train error": f"{100 * record['train_error']:.2f}%"}
     if record["test_error"] is not None:
@@ -76,7 +76,7 @@ def describe(record: dict[str, Any]) -> dict[str, str]:
 
 
 class BarReporter(Reporter):
-    """A tqdm bar over all steps, with time left."""
+    """A tqdm bar over all steps, with the time left."""
 
     def __init__(self, trainer: Trainer) -> None:
         from tqdm.auto import tqdm
@@ -89,7 +89,7 @@ class BarReporter(Reporter):
         self._bar.update(count)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Show the epoch's numbers behind the bar."""
+        """Show the epoch's numbers next to the bar."""
         self._bar.set_postfix(epoch=record["epoch"], **describe(record), refresh=False)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -113,7 +113,7 @@ class LineReporter(Reporter):
 
 
 def make_reporter(trainer: Trainer, progress: bool) -> Reporter:
-    """Choose a bar for a terminal or notebook, lines for a log, nothing when not wanted."""
+    """Choose a bar for a terminal or notebook, lines for a log; nothing without `progress`."""
     if not progress:
         return Reporter()
     interactive = sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -16,7 +16,7 @@ from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.runner import groups, make_runner
 from svd_numpy.train.trainer import Record, Trainer
 
-SAVE_SECONDS = 20.0  # a crash loses at most this much work, and one epoch
+SAVE_SECONDS = 20.0  # a crash loses at most this much work plus one epoch
 Callback = Callable[[Trainer, Record], None]
 
 
@@ -39,9 +39,9 @@ def fit(
     callbacks : functions (trainer, record)
         Called after every epoch with its record.
     run_dir : path, optional
-        Where `metrics.jsonl` and `checkpoints/` go; without it nothing is written.
+        Folder for `metrics.jsonl` and `checkpoints/`; without it nothing is written.
     resume : bool
-        Continue the run in `run_dir` to the same bits as if it had never stopped; a finished run is only read
+        Continue the run in `run_dir`, bit for bit as if it had never stopped; a finished run is only read
         back.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
@@ -54,13 +54,13 @@ def fit(
     Raises
     ------
     TrainingInterrupted
-        After Ctrl-C or SIGTERM: the step was finished and, with a run_dir, saved.
+        After Ctrl-C or SIGTERM; the current step is finished first and, with a run_dir, saved.
     """
     return fit_together([Run(model, data, config, callbacks, run_dir, resume)], check_flag("progress", progress))[0]
 
 
 class Run:
-    """One run of `fit_together`; takes the arguments of `fit`, and raises where they make no sense."""
+    """One run of `fit_together`; takes the arguments of `fit`, and raises if they make no sense."""
 
     def __init__(
         self, model: Sequential, data: Dataset, config: TrainConfig | None, callbacks: Sequence[Callback],
@@ -84,10 +84,10 @@ class Run:
         self.log = RunLog(log, self.trainer.epoch if self.resume else None)
         self.started = time.perf_counter() - self.trainer.progress.seconds
         if self.folder is not None and not self.resume:
-            self.trainer.save(self.folder, 0.0)  # so that a run that is killed early can be resumed, too
+            self.trainer.save(self.folder, 0.0)  # even a run that is killed early can then be resumed
 
     def end_epoch(self, scores: dict[str, Score]) -> Record:
-        """Write the record of the epoch that has just ended, with the scores of its network."""
+        """Log the epoch that has just ended, with the scores of its network, and call the callbacks."""
         trainer = self.trainer
         record = trainer.end_epoch(time.perf_counter() - self.started, scores)
         self.log.append(record)
@@ -96,19 +96,19 @@ class Run:
         return record
 
     def save(self) -> None:
-        """Write a checkpoint, where there is a folder."""
+        """Write a checkpoint if there is a folder."""
         if self.folder is not None:
             self.trainer.save(self.folder, time.perf_counter() - self.started)
 
 
 def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
-    """Share runs of one recipe out into groups for `fit_together` (`runner.groups`)."""
+    """Group runs of one recipe for `fit_together` (see `runner.groups`)."""
     of = {id(run.trainer): run for run in runs}
     return [[of[id(trainer)] for trainer in group] for group in groups([run.trainer for run in runs])]
 
 
 def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
-    """Train a group of `side_by_side`; return the records of each run. Progress is shown of the first."""
+    """Train one group from `side_by_side`; return the records of each run. Progress is that of the first."""
     from svd_numpy.train.console import StopSignal, TrainingInterrupted, make_reporter
 
     trainers = [run.trainer for run in runs]

@@ -1,7 +1,7 @@
-"""Who moves training steps forward: a `Runner`, one for a run or for several that go side by side.
+"""A `Runner` does the training steps of one run, or of several side by side.
 
-On a processor it is a loop. On a GPU it owns what only a device needs: copies of the arrays, a recorded step, tables of
-what changes from step to step, several runs in each launch (`cuda_runner.py`). The trainer knows of neither.
+On a CPU it is a loop. On a GPU it owns everything that only a device needs: copies of the arrays, recorded steps,
+tables of what changes from step to step, several runs in each launch (`cuda_runner.py`). `Trainer` knows about neither.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from svd_numpy.train.trainer import Trainer
 
 
 class Runner(Protocol):
-    """Does the steps of its runs, all of which stand at the same step."""
+    """Does the steps of its runs, which are all at the same step."""
 
     def advance(self, limit: int) -> None:
-        """Do one step or more, at most `limit`, none beyond the end of the epoch; enter them into the progress."""
+        """Do at least one and at most `limit` steps, within one epoch, and add them to the runs' progress."""
 
     def sync(self) -> None:
-        """Let the host see what the steps wrote into the arrays of the runs."""
+        """Make what the steps wrote into the arrays of the runs visible to the host."""
 
     def scores(self) -> list[dict[str, Score]]:
-        """Score the pruned network of each run on what it is scored on; after `sync`."""
+        """Score the pruned network of each run on its validation and test rows; call `sync` first."""
 
 
 class HostRunner:
@@ -37,7 +37,7 @@ class HostRunner:
         self._trainer.step()
 
     def sync(self) -> None:
-        """See `Runner.sync`: there is one memory."""
+        """See `Runner.sync`: there is only one memory."""
 
     def scores(self) -> list[dict[str, Score]]:
         """See `Runner.scores`."""
@@ -46,10 +46,10 @@ class HostRunner:
 
 
 def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
-    """Share runs of one recipe out among runners: those on a GPU that stand at the same step go side by side.
+    """Divide runs of one recipe among runners: those that are at the same step on a GPU go side by side.
 
-    They differ in seed, labels, weights and the factor on the KL only; the results are those of each alone. A layer
-    that adds to the KL itself does so for one run.
+    They differ only in seed, labels, weights and the factor on the KL; each has the same results as on its own. A model
+    with a layer that adds to the KL itself goes alone.
     """
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}

@@ -1,8 +1,7 @@
-"""Adam's settings and the schedules of learning rate and KL weight.
+"""Schedules of the learning rate and the KL weight.
 
-Adam itself is one loop in each backend (`adam_step`), fused there with the gradient of the KL. A schedule is
-a list of knots (epoch, value): straight lines between them, constant before the first and after the last.
-Learning-rate decay and KL warm-up are both that.
+A schedule is a sequence of knots (epoch, value), with straight lines between them and constant values before the
+first and after the last. It can express both learning-rate decay and KL warm-up.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Knots = tuple[tuple[float, float], ...]
 
 
 def check_knots(name: str, knots: Sequence[Sequence[float]]) -> Knots:
-    """Return knots as a tuple of pairs; epochs must increase, values must be >= 0."""
+    """Return knots as a tuple of pairs; epochs must increase, and epochs and values be >= 0."""
     try:
         pairs = tuple((float(epoch), float(value)) for epoch, value in knots)
     except (TypeError, ValueError):

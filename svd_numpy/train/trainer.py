@@ -1,8 +1,8 @@
-"""`Trainer`: one training run, and what one of its steps consists of.
+"""`Trainer`: one training run, and the operations of one of its steps.
 
-Everything random is a function of (seed, epoch, step): the order of the examples, the noise. A run can therefore stop
-after any step and go on later to the same bits, and it has the same bits when others go beside it. Who does the steps,
-one after the other or many at once, is a `Runner` (`runner.py`).
+Everything random (the order of the examples, their moves, the noise) is a function of seed, epoch and step. A run can
+therefore stop after any step and continue later, or train side by side with others, without changing a bit. The steps
+are done by a `Runner` (`runner.py`), one after the other or many at once.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Record = dict[str, Any]
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it goes into a checkpoint."""
+    """How far a run has got; stored in checkpoints."""
 
     step: int = 0  # optimisation steps done, over all epochs
-    nll_sum: float = 0.0  # of the running epoch
+    nll_sum: float = 0.0  # this and the next two: over the current epoch
     error_sum: float = 0.0
     examples: int = 0
-    seconds: float = 0.0  # spent in earlier parts of the run
+    seconds: float = 0.0  # training time up to the restored checkpoint
 
 
 class Schedule(NamedTuple):
-    """What holds at one step: learning rate, KL weight (without the factor on it), and whether it is fine-tuning."""
+    """Scheduled values at one step: learning rate, KL weight (without the factor on it), whether it is fine-tuning."""
 
     lr: float
     kl_weight: float
@@ -56,15 +56,15 @@ class Schedule(NamedTuple):
 class Trainer:
     """One training run: model, data, configuration and progress.
 
-    A step is: gather a batch, forward, loss, backward, and one pass over the arena (chain rule, KL, Adam,
-    projection).
+    A step gathers a batch, runs forward, loss and backward, and makes one pass over the arena (chain rule, KL, mask,
+    Adam, projection).
 
     Attributes
     ----------
     model, data, config
     progress : Progress
     batches : Batches
-        The training examples as the steps read them.
+        The training examples in the form that steps read.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -79,7 +79,7 @@ class Trainer:
         self.scored = {
             part: Examples(model, x, y, f"x_{part}") for part, (x, y) in parts.items() if x is not None and len(x)
         }
-        self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what a record speaks of
+        self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what records report
         self.n_train = len(data.x_train)
         self.steps_per_epoch = self.batches.per_epoch
         self.progress = Progress()
@@ -90,7 +90,7 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
+        """Number of complete epochs."""
         return self.progress.step // self.steps_per_epoch
 
     @property
@@ -99,14 +99,14 @@ class Trainer:
         return self.epoch >= self.config.total_epochs
 
     def arrays(self) -> dict[str, Array]:
-        """What a run consists of, by name: written by steps, kept in checkpoints."""
+        """All arrays that steps change or checkpoints store, by name."""
         arena, model = self.model.arena, self.model
         moments = {"params": arena.params, "m": arena.m, "v": arena.v, "mask": arena.mask}
         return {**moments, "input_mean": model.input_mean, **model.state}
 
     # ------------------------------------------------------------ one step
     def schedule(self, step: int) -> Schedule:
-        """Return what holds at a step."""
+        """Return the scheduled values at a step."""
         config, at = self.config, step / self.steps_per_epoch
         if step >= config.epochs * self.steps_per_epoch:
             left = (config.total_epochs - at) / max(1, config.finetune_epochs)
@@ -114,7 +114,7 @@ class Trainer:
         return Schedule(config.lr * at_epoch(config.lr_schedule, at), at_epoch(config.kl_schedule, at), False)
 
     def settings(self, step: int) -> StepSettings:
-        """What a step tells `adam_step`."""
+        """Settings of `adam_step` at a step."""
         config, (lr, kl_weight, finetune) = self.config, self.schedule(step)
         first = config.epochs * self.steps_per_epoch if finetune else 0
         adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, step - first + 1)
@@ -127,7 +127,7 @@ class Trainer:
         return self.config.finetune_epochs > 0 and self.progress.step == self.config.epochs * self.steps_per_epoch
 
     def prune(self) -> None:
-        """Remove weights for good and start Adam afresh: what comes before the first step of fine-tuning."""
+        """Prune for good and reset Adam, as is needed before the first step of fine-tuning."""
         freeze(self.model, self.config.finetune_threshold)
         self.model.arena.reset_moments()
 
@@ -138,13 +138,13 @@ class Trainer:
         ----------
         backend : Backend
         step : int
-            What the schedules are asked for.
+            Step at which the schedules are evaluated.
         rows : slice
-            Of the tables of `batches`.
+            Rows of the tables of `batches`.
         count : int
-            Examples of the batch.
+            Number of examples in the batch.
         noise : int
-            Step in the keys of the noise.
+            Step in the noise keys.
         """
         model, batches, settings = self.model, self.batches, self.settings(step)
         finetune = self.schedule(step).finetune
@@ -156,7 +156,7 @@ class Trainer:
         outputs = model.forward(x, run)
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
-            return found  # nothing has changed yet
+            return found  # no parameter or running average has changed yet
         model.backward(d_outputs, run, kl_scale=settings.kl_scale)
         backend.adam_step(model.arena, settings, held=finetune)
         return found
@@ -175,7 +175,7 @@ class Trainer:
             self.enter(*self.operations(model.backend, step, rows, count, step), count)
 
     def enter(self, nll: float, error: float, examples: int) -> None:
-        """Enter a step into the progress, or say that its loss is not finite."""
+        """Add a step to the progress; raise if its loss is not finite."""
         p = self.progress
         if not math.isfinite(nll):
             raise SvdValueError(
@@ -189,12 +189,12 @@ class Trainer:
     # ------------------------------------------------------------ ends of epochs
     @property
     def scores_now(self) -> bool:
-        """Whether the epoch that has just ended is one after which the network is scored."""
+        """Whether to score the network after the epoch that has just ended."""
         every = self.config.eval_every
         return self.done or (every > 0 and self.epoch % every == 0)
 
     def check_finite(self) -> None:
-        """Say so if a weight, a moment or a running average is not finite."""
+        """Raise if a weight, a moment or a running average is not finite."""
         model = self.model
         if (non_finite := model.arena.share_non_finite()) > 0:
             raise SvdValueError(
@@ -204,9 +204,9 @@ class Trainer:
             raise SvdValueError(f"epoch {self.epoch}: {lost} are not finite; {DIVERGED}")
 
     def end_epoch(self, seconds: float, scores: dict[str, Score]) -> Record:
-        """Summarise the epoch just finished, all finite, in one record and start the next one's sums.
+        """Summarise the epoch that has just ended in one record, and reset the sums; call `check_finite` first.
 
-        `scores` are those of the pruned network, by what it was scored on; without them the record says None.
+        `scores` holds those of the pruned network, by the part of the data; in the record, missing ones are None.
         """
         p, model = self.progress, self.model
         lr, kl_weight, finetune = self.schedule(p.step - 1)
@@ -241,7 +241,7 @@ class Trainer:
         return digest.hexdigest()
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """What a resumed run must have in common with the interrupted one to go on to the same bits."""
+        """What a resumed run must have in common with the interrupted one to continue bit for bit."""
         return {
             "config": self.config.to_json(),
             "model": self._model_at_start,
@@ -249,16 +249,16 @@ class Trainer:
         }
 
     def save(self, run_dir: Path, seconds: float) -> Path:
-        """Write a checkpoint from which `restore` continues to the same bits."""
+        """Write a checkpoint from which `restore` continues bit for bit."""
         state = {
             "progress": {**asdict(self.progress), "seconds": seconds},
-            "likelihood": self.model.config()["likelihood"],  # a noise that is estimated changes while training
+            "likelihood": self.model.config()["likelihood"],  # an estimated std changes during training
             **self.identity(),
         }
         return checkpoint.save(run_dir / "checkpoints", self.progress.step, self.arrays(), state)
 
     def restore(self, run_dir: Path) -> None:
-        """Continue from the newest sound checkpoint in `run_dir`, of the same model, data and recipe."""
+        """Continue from the newest sound checkpoint in `run_dir`; model, data and configuration must be the same."""
         found = checkpoint.load(run_dir / "checkpoints")
         for part, wanted in self.identity().items():
             have = found.state.get(part, {})
@@ -277,7 +277,7 @@ class Trainer:
 
 
 def _check_fit(model: Sequential, data: Dataset) -> None:
-    """Say so where data and model do not belong together."""
+    """Raise if data and model do not fit each other."""
     if data.n_classes and data.n_classes != model.n_outputs:
         raise SvdValueError(
             f"data {data.name!r} has {data.n_classes} classes, but the model has {model.n_outputs} outputs"

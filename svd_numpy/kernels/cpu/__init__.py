@@ -1,1 +1,1 @@
-"""The contract on a processor, in Numba."""
+"""The contract on the CPU, in Numba."""

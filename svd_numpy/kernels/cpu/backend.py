@@ -1,7 +1,8 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
-This file only prepares arguments; the kernels live in `layers.py` (layers and losses), `sweep.py` (the pass over
-all parameters), `gemm.py` (matrix products) and `simd.py` (exp, log, noise).
+This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `conv.py` and `conv_inputs.py`
+(convolutions), `images.py` (pooling, batch normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the
+pass over all parameters). They build on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 class NumbaBackend(HostMemory):
     """Numba implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays.
 
-    It runs on `numba.get_num_threads()` threads; results have the same bits on any number of them.
+    It runs on `numba.get_num_threads()` threads; results are the same to the bit on any number of them.
     """
 
     name = "numba"
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self) -> None:
-        # Private memory of each thread, see `layers.scratch_parts`; the system backs only what is written.
+        # Private memory of each thread, see `layers.scratch_parts`; only pages that are written take up memory.
         self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * PACKED + MULTIPLY, np.float32)
         self._tables: dict[Sequence[Segment], tuple[Array, Array]] = {}
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""
-        with KERNEL_LOCK:  # of the scratch memory, too
+        with KERNEL_LOCK:  # guards the scratch memory, too
             kernel(numba.get_num_threads(), *args, self._scratch)
 
     def gather_rows(  # noqa: D102
@@ -129,7 +130,7 @@ class NumbaBackend(HostMemory):
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey, relu: bool,
         y: Array, memory: Buffers, window: Window,
     ) -> None:  # fmt: skip
-        """Forward pass of a convolution; of a plain one where log_sigma2 is empty."""
+        """Forward pass of a convolution, a plain one if log_sigma2 is empty."""
         rows, variational = (len(x), y.size // len(x)), log_sigma2.size > 0
         r, noise = _EMPTY, _EMPTY
         if variational:
@@ -142,7 +143,7 @@ class NumbaBackend(HostMemory):
 
     @staticmethod
     def _images(x: Array, squares: bool, memory: Buffers, window: Window) -> tuple[Array, Array]:
-        """Buffers for the padded images and their squares: what forward leaves for backward."""
+        """Buffers for the padded images and their squares, which forward keeps for backward."""
         padded = _with_padding(x, "padded", memory, window)
         return padded, memory.get("squares", padded.shape, x.dtype) if squares else _EMPTY
 
@@ -150,11 +151,11 @@ class NumbaBackend(HostMemory):
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, rectified: Array | None,
         d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers, window: Window,
     ) -> None:  # fmt: skip
-        """Backward pass of a convolution; of a plain one where log_sigma2 is empty."""
+        """Backward pass of a convolution, a plain one if log_sigma2 is empty."""
         rows, variational = (len(x), dy.size // len(dy)), log_sigma2.size > 0
         padded, squares = self._images(x, variational, memory, window)
         r = memory.get("r", rows, x.dtype) if variational else _EMPTY
-        # A sum over many positions is shared out by halves of the batch, one into large weights by their rows.
+        # With more positions than rows of weights, threads split the batch into halves; otherwise only those rows.
         halved = dy.size // theta.shape[1] > len(theta)
         self._run(conv.conv_backward, dy.reshape(rows), _EMPTY if rectified is None else rectified.reshape(rows), r,
                   conv.tables(window), padded, squares, d_theta, d_sigma2, d_bias,
@@ -198,7 +199,7 @@ class NumbaBackend(HostMemory):
     def gaussian_nll(  # noqa: D102
         self, prediction: Array, target: Array, std: float, d_prediction: Array
     ) -> tuple[float, float]:
-        # A regression's outputs are few: plain NumPy is as fast as a kernel here.
+        # A regression has few outputs: plain NumPy is as fast as a kernel here.
         np.subtract(prediction, target, out=d_prediction)
         squared = float((d_prediction.astype(np.float64) ** 2).sum())
         d_prediction *= _F(1 / (std**2 * len(prediction)))
@@ -211,10 +212,10 @@ class NumbaBackend(HostMemory):
         return float(sweep.kl_sum(theta.reshape(-1), log_sigma2.reshape(-1), CODES[prior], scratch))
 
     def _table(self, arena: Arena) -> tuple[Array, Array]:
-        """The arena's segments as the sweep reads them.
+        """Return the arena's segments in the form that the sweep reads.
 
-        Of a prior that the sweep does not know, the gradients are finished before: means and log variances are ordinary
-        numbers to it.
+        If the sweep does not know the prior, `_finish_others` completes the gradients first, and the sweep treats means
+        and log variances as numbers without a posterior.
         """
         found = self._tables.get(arena.segments)
         if found is None:
@@ -233,7 +234,7 @@ class NumbaBackend(HostMemory):
 
     @staticmethod
     def _finish_others(arena: Arena, kl_scale: float, keep: float) -> None:
-        """Finish the gradients of weights whose prior the sweep does not know."""
+        """Complete the gradients of weights whose prior the sweep does not know."""
         for segment in arena.segments:
             if segment.prior and segment.prior not in CODES:
                 finish_segment(arena, segment, kl_scale, keep)
@@ -266,7 +267,7 @@ class NumbaBackend(HostMemory):
         self._run(images.pool_sum, dy, _NO_CHOICE, scale, *images.tables(window)[1], dx)
 
     def _channel_sums(self, x: Array, dy: Array, mean: Array, memory: Buffers) -> Array:
-        """Two sums over each channel, array (2, C) in float64; which ones, `images.channel_sums` says."""
+        """Two sums over each channel, array (2, C) in float64: see `images.channel_sums`."""
         channels, totals = x.shape[-1], memory.get("totals", (2, x.shape[-1]), np.float64)
         sums = memory.get("sums", (images.CHUNKS, 2, images.tile(channels)), np.float64)
         self._run(images.channel_sums, x.reshape(-1), dy.reshape(-1), images.tiled(mean), sums, totals)
@@ -307,13 +308,13 @@ class NumbaBackend(HostMemory):
 
 
 def _with_padding(images: Array, name: str, memory: Buffers, window: Window) -> Array:
-    """Rows (B, pixels) for images with their padding; where there is none, the images themselves."""
+    """Rows (B, pixels) to hold images with their padding; without padding, the images themselves."""
     shape = len(images), math.prod(window.padded) * window.channels
     return memory.get(name, shape, images.dtype) if any(window.padding) else images.reshape(shape)
 
 
 def _by_columns(x: Array, theta: Array, columns: int) -> bool:
-    """Whether threads share out the columns of a product with im2col rows: each then packs its weights alone."""
+    """Whether threads split a product with im2col rows by columns, so that each packs only its own weights."""
     return theta.size >= x.size and columns >= numba.get_num_threads() * PANEL
 
 

@@ -4,9 +4,9 @@ The micro-kernel takes its rows and its steps from tables (`tiles.py`), so a con
 a row of A is an output position, a step is a tap, and the sum of their offsets is the address of a pixel. For the
 weight gradient it is the other way round. Input gradients: `conv_inputs.py`.
 
-Plain and variational convolutions share these functions; a plain one hands over empty arrays for all that belongs to
-the variance. Bits do not depend on the threads: an image belongs to one thread, and weight gradients are always summed
-in two halves of the batch.
+Plain and variational convolutions share these functions; a plain one passes empty arrays for everything that belongs to
+the variance. Bits do not depend on the number of threads: one thread sums each output, and whether weight gradients are
+summed in two halves of the batch depends on shapes alone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from svd_numpy.kernels.cpu.simd import ZERO, U, address, noise_row, own_function
 from svd_numpy.kernels.cpu.tiles import MR, PANEL
 from svd_numpy.kernels.window import Window
 
-_BLOCK = 2**16  # floats that stay in the second-level cache with as many squares or variances
-_POSITIONS = 192  # positions whose dy stays near while taps pass by
+_BLOCK = 2**16  # floats that fit the second-level cache together with as many squares or variances
+_POSITIONS = 192  # positions whose dy stays in the cache while the taps stream past
 
 
 @cache
 def tables(window: Window) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Where things lie, in bytes: each tap and each output position in a padded image; each tap in a packed panel."""
+    """Byte offsets of each tap and each output position in a padded image, and of each tap in a packed panel."""
     row = window.padded[1] * window.channels
     ky, kx, channel = np.indices((*window.kernel, window.channels)).reshape(3, -1)
     taps = 4 * (ky * window.dilation[0] * row + kx * window.dilation[1] * window.channels + channel)
@@ -41,7 +41,7 @@ def tables(window: Window) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArra
 
 @kernel()
 def prepare_images(x, first, last, padding, padded, squares):
-    """Copy images first..last into their padding (unless there is none) and square them (if wanted)."""
+    """Copy images first..last into `padded` (if there is padding) and square them (unless `squares` is empty)."""
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     row = width * channels
     padded_row = (width + 2 * padding[1]) * channels
@@ -59,7 +59,7 @@ def prepare_images(x, first, last, padding, padded, squares):
 def _pack(theta, log_sigma2, keep, mirrored, k0, k1, n0, n1, mean, var, work):
     """Pack rows k0..k1, columns n0..n1 of the matrix that im2col rows are multiplied by: theta (masked) and sigma^2.
 
-    mirrored : 0, or C for the matrix of the input gradient, of a row per tap and output and a column per channel
+    mirrored : 0, or C for the matrix of the input gradient, with a row per tap and output and a column per channel
     """
     n_out = theta.shape[1]
     if mirrored > 0:
@@ -83,7 +83,7 @@ def _pack(theta, log_sigma2, keep, mirrored, k0, k1, n0, n1, mean, var, work):
 
 @kernel()
 def block_sizes(n_in, columns):
-    """Rows and columns of a block of weights, which stays in the second-level cache while images pass by."""
+    """Rows and columns of a block of weights that stays in the second-level cache while the images stream past."""
     blocks = (n_in + KC - 1) // KC
     rows = (n_in + blocks - 1) // blocks
     return rows, min(columns, PANEL * max(1, _BLOCK // (rows * PANEL)))
@@ -139,7 +139,7 @@ def share(thread, threads, by_columns, batch, columns):
 
 @kernel()
 def _sample(first, last, bias, key, floor, y, r, noise):
-    """Add the bias to images first..last, and unless r is empty the noise; keep what backward needs in r."""
+    """Add the bias to images first..last and, unless r is empty, the noise; r keeps what backward needs."""
     step, layer, first_sample, key0, key1 = key
     units = y.shape[1]
     for b in range(first, last):
@@ -159,7 +159,7 @@ def conv_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, places, p
     """Convolve images and add the bias; with log_sigma2 also sample, as `lrt_forward` does.
 
     bias : repeated until it fills a few vectors; padded, squares : (B, pixels) scratch that backward needs again
-    by_columns : threads share out the outputs, not the images: for large weights
+    by_columns : whether threads split the output columns (for large weights) rather than the images
     y, r : (B, P * O);  noise : (threads, P * O rounded up to 64)
     """
     batch, n_in, n_out = len(x), theta.shape[0], theta.shape[1]
@@ -169,7 +169,7 @@ def conv_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, places, p
     one_block = not by_columns and block_sizes(n_in, n_out) == (n_in, n_out)
     for thread in prange(threads):
         first, last, n0, n1 = share(thread, threads, by_columns, batch, n_out)
-        if one_block:  # sample some images at a time, while they are in the cache
+        if one_block:  # sample a few images at a time, while they are in the cache
             mean, var, work = scratch_parts(scratch[thread])
             addresses = work[2 * TILE : 2 * TILE + 4 * MR].view(np.int64)
             _pack(theta, log_sigma2, keep, 0, 0, n_in, 0, n_out, mean, var, work)
@@ -241,7 +241,7 @@ def conv_backward(threads, dy, rectified, r, places, padded, squares, d_theta, d
                   bias_sums, scratch):  # fmt: skip
     """Gradients of `conv_forward` for the weights; dy (in place), rectified, r (becomes d/dvar) : (B, P * O).
 
-    second, second_sq : scratch of d_theta's shape for the second half of the batch; empty: it is not halved
+    second, second_sq : scratch of d_theta's shape for the second half of the batch; if empty, it is not halved
     bias_sums : (2, P * O)
     """
     batch, units, n_in, n_out = len(dy), dy.shape[1], d_theta.shape[0], d_theta.shape[1]

@@ -1,11 +1,11 @@
 """Numba kernels of convolutions: the gradient for their inputs, in two ways.
 
 `gathered` is itself a convolution, of dy by the mirrored filters: every pixel gathers what the outputs that saw it
-send back. It is as fast as the forward pass, but only steps of one pixel have that form, and where an image is much
-larger than its output, or has few channels, it multiplies many zeros. `scattered` is general: it forms a small piece
-of the im2col rows' gradient at a time, and sums it onto the image.
+send back. It is as fast as the forward pass, but it needs a stride of 1, and multiplies many zeros if an image is much
+larger than its output or has few channels. `scattered` is general: it computes a small piece of the gradient of the
+im2col rows at a time, and sums it onto the image.
 
-In both a plain convolution hands over empty arrays for all that belongs to the variance.
+In both, a plain convolution passes empty arrays for everything that belongs to the variance.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from svd_numpy.kernels.cpu.tiles import LANES, MR
 from svd_numpy.kernels.window import Window
 
 _ZERO, _ONE = np.int64(0), np.int64(1)
-_CHUNK = 11 * MR  # positions whose input gradient is formed at a time
+_CHUNK = 11 * MR  # positions whose input gradient is computed at a time
 PIECES = 2 * _CHUNK * NC + NC + 16  # floats of their im2col rows, and a list of runs in them
 _WORTH = 1.25  # `gathered` is about this much faster per product
 
 
 @cache
 def mirrored(window: Window, n_out: int) -> Window | None:
-    """The window that `gathered` slides over dy (B, *window.out, n_out); None where `scattered` is to be used."""
+    """The window that `gathered` slides over dy (B, *window.out, n_out); None if `scattered` is to be used."""
     padding = tuple(d * (k - 1) - p for d, k, p in zip(window.dilation, window.kernel, window.padding, strict=True))
     if window.stride != (1, 1) or min(padding) < 0:
         return None
@@ -75,7 +75,7 @@ def gathered(threads, x, theta, log_sigma2, keep, dy, d_var, places, padding, by
 
 @kernel()
 def _find_runs(taps, n0, count, runs):
-    """Bounds of the runs of taps that are neighbours in memory, among taps n0 .. n0 + count; return how many."""
+    """Find runs of taps that are adjacent in memory, among taps n0 .. n0 + count; return how many there are."""
     found = 0
     for n in range(count):
         if n == 0 or taps[n0 + n] != taps[n0 + n - 1] + 4:
@@ -95,7 +95,7 @@ def _add_runs(rows, taps, runs, n_runs, offset, image):
 
 @kernel()
 def _image_gradients(first, last, theta, log_sigma2, keep, places, dy, d_var, sums, sums_sq, scratch, pieces):
-    """Images first..last of the input gradient: of X into `sums`, of X^2 into `sums_sq` (unless it is empty)."""
+    """Input gradient of images first..last: of X into `sums`, of X^2 into `sums_sq` (unless it is empty)."""
     own_function()
     taps, positions, _ = places
     mean, var, work = scratch_parts(scratch)

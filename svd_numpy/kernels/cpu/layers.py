@@ -1,8 +1,8 @@
 """Numba kernels of the layers: gather, dense and local-reparametrisation passes, ReLU, losses.
 
-Every function does on float32, in parallel, what its namesake in `reference.py` says in plain NumPy; shapes and
-equations stand in `backend.py`. The pattern is always the same: `prange(threads)`, and each thread owns a slice of the
-outputs. `scratch[thread]` is that thread's private memory.
+Each function does in float32 what its namesake in `reference.py` does in plain NumPy; shapes and equations are in
+`backend.py`. All parallel ones follow one pattern: `prange(threads)`, where each thread owns a slice of the outputs and
+has `scratch[thread]` as private memory.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from svd_numpy.kernels.cpu.simd import (
 )
 from svd_numpy.kernels.cpu.tiles import LANES
 
-_ZERO, _ONE = np.int64(0), np.int64(1)  # not literals, for which Numba would compile everything once more
+_ZERO, _ONE = np.int64(0), np.int64(1)  # typed, since Numba would compile everything again for literals
 NO_FLOOR = F(-np.inf)
-TINY_VAR = F(1e-30)  # a variance below this counts as no noise at all
+TINY_VAR = F(1e-30)  # a variance up to this counts as no noise at all
 
 
 @kernel()
 def _columns(thread, threads, columns):
-    """The columns of one thread, cut at whole vectors."""
+    """Bounds of one thread's columns, at multiples of a vector."""
     thread, vectors = np.int64(thread), (columns + LANES - 1) // LANES
     return min(thread * vectors // threads * LANES, columns), min((thread + 1) * vectors // threads * LANES, columns)
 
 
 @kernel()
 def _k_block(k, k0, k1):
-    """End of the block of k that starts at k, in k0..k1; blocks are near-equal and depend on k0 and k1 alone."""
+    """End of the block that starts at k, within k0..k1; blocks are nearly equal and depend only on k0 and k1."""
     n_blocks = (k1 - k0 + KC - 1) // KC
     return min(k1, k + (k1 - k0 + n_blocks - 1) // n_blocks)
 
@@ -56,7 +56,7 @@ def gather_rows(threads, source, index, scale, mean, out, scratch):
     rows, row_bytes = len(index), source.itemsize * source.shape[1]
     for thread in prange(threads):
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
-            if b + 4 < rows:  # rows lie anywhere in memory: ask for one early
+            if b + 4 < rows:  # rows are scattered in memory: prefetch them
                 prefetch(address(source) + index[b + 4] * row_bytes, row_bytes)
             _gather_row(source[index[b]], scale, mean, out[b])
 
@@ -88,7 +88,7 @@ def sample_row(mean, var, bias, noise, floor):
 
 @kernel()
 def add(values, out):
-    """out <- out + values on flat arrays; there may be more values."""
+    """out <- out + values on flat arrays; `values` may be longer than `out`."""
     wide_vectors()
     for i in range(len(out)):
         out[i] += values[i]
@@ -96,7 +96,7 @@ def add(values, out):
 
 @kernel()
 def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scratch):
-    """Columns begin..end of x @ theta (into y) and x^2 @ sigma^2 (into r), summed over the inputs k0..k1 alone."""
+    """Columns begin..end of x @ theta (into y) and x^2 @ sigma^2 (into r), summed over inputs k0..k1 only."""
     mean, var, work = scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = theta.shape[1]
@@ -118,8 +118,8 @@ def _partial_products(x, theta, log_sigma2, keep, k0, k1, begin, end, y, r, scra
 def lrt_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, y, r, y2, r2, scratch):
     """Local reparametrisation forward: y, and r = noise / (2 std).
 
-    The sums are taken in two halves of the inputs, the second into y2 and r2. So a thread reads the rows of theta
-    that it has just updated in `adam_sweep`; the others still lie in another core's cache, and are slow to fetch.
+    Sums run over two halves of the inputs, the second into y2 and r2. In this way a thread reads the rows of theta that
+    it has just updated in `adam_sweep`; the others are still in another core's cache and slow to fetch.
     """
     rows, n_out = y.shape
     n_in = x.shape[1]
@@ -160,7 +160,7 @@ def relu_backward(y, dy):
 
 @kernel()
 def scale(dy, rectified, r):
-    """r <- dy * r on flat arrays; dy <- dy where rectified > 0 before, if its size is not 0."""
+    """On flat arrays: dy <- dy where rectified > 0, else 0 (unless rectified is empty); then r <- dy * r."""
     wide_vectors()
     if len(rectified) > 0:
         relu_backward(rectified, dy)
@@ -177,7 +177,7 @@ def _column_sums(dy, begin, end, out):
 
 @kernel()
 def _weight_gradients(x, dy, d_var, m0, m1, d_theta, d_sigma2, scratch):
-    """Rows m0..m1 of d_theta = x.T @ dy and d_sigma2 = (x^2).T @ d_var; the latter only where d_sigma2.size > 0."""
+    """Rows m0..m1 of d_theta = x.T @ dy and, unless d_sigma2 is empty, of d_sigma2 = (x^2).T @ d_var."""
     packed, packed2, work = scratch_parts(scratch)
     rows, n_in = x.shape
     n_out = dy.shape[1]
@@ -233,7 +233,7 @@ def _input_gradient(x, theta, log_sigma2, keep, dy, d_var, begin, end, dx, dx_sq
 
 @kernel(parallel=True)
 def lrt_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, d_theta, d_sigma2, d_bias, dx, dx_sq, scratch):
-    """Gradients of `lrt_forward`. r becomes d/dvar; dx is wanted where dx.size > 0, dx_sq is its scratch."""
+    """Gradients of `lrt_forward`. r becomes d/dvar; dx, unless it is empty, is computed with dx_sq as scratch."""
     flat_dy, flat_y, flat_r = dy.reshape(-1), rectified.reshape(-1), r.reshape(-1)
     for thread in prange(threads):
         first, last = thread * dy.size // threads, (thread + 1) * dy.size // threads
@@ -277,7 +277,7 @@ def dense_forward(threads, x, theta, bias, y, scratch):
 
 @kernel(parallel=True)
 def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
-    """Gradients of `dense_forward`; dx where dx.size > 0. theta_t = theta.T, contiguous."""
+    """Gradients of `dense_forward`; of the inputs unless dx is empty. theta_t = theta.T, contiguous."""
     nothing = d_theta[:0]
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
@@ -290,7 +290,7 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
 
 @kernel()
 def softmax_cross_entropy(logits, labels, d_logits):
-    """Sum of the NLL in nats, number of wrong guesses; d_logits = (softmax - one_hot) / B."""
+    """Sum of the NLL in nats, number of wrong predictions; d_logits = (softmax - one_hot) / B."""
     rows, classes = logits.shape
     scale = ONE / F(rows)
     nll, wrong = 0.0, 0.0
@@ -305,7 +305,7 @@ def softmax_cross_entropy(logits, labels, d_logits):
             d[c] = exp32(z[c] - z[best])
             total += d[c]
         for c in range(classes):
-            d[c] = d[c] * (scale / total) if d[c] > F(1e-30) else ZERO  # nothing subnormal into the backward pass
+            d[c] = d[c] * (scale / total) if d[c] > F(1e-30) else ZERO  # keeps subnormals out of backward
         d[label] -= scale
         nll += np.float64(log32(total) - (z[label] - z[best]))
         wrong += 1.0 if best != label else 0.0

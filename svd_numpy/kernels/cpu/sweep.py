@@ -1,15 +1,15 @@
 """The pass over all parameters: chain rule through log_sigma2, KL gradient, Adam, projection.
 
-One thread takes whole blocks of the arena. Inside a block (which fits the first-level cache) the work is a handful of
+Each thread takes whole blocks of the arena. Inside a block (which fits the first-level cache) the work is a handful of
 short loops instead of one long one: LLVM gives up on vectorising a loop that touches more than a few arrays, and the
 single loop is ten times slower.
 
-The KL of every prior depends on a weight only through s = theta^2 / sigma^2 = 1 / alpha, so that a prior is two scalar
+The KL of every prior depends on a weight only through s = theta^2 / sigma^2 = 1 / alpha, so a prior is two scalar
 functions of s: its value, and its slope v = K'(rho) / rho with rho = sqrt(s). Then
 
     dKL/dlog_sigma2 = -s v / 2          dKL/dtheta = v theta / sigma^2
 
-with no logarithm of theta anywhere: nothing here can overflow or divide by zero (formulas: `kernels/priors.py`).
+The gradients need no logarithm of theta, and nothing can overflow or divide by zero (formulas: `kernels/priors.py`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _slope_log_uniform(s):
 def _value_log_uniform(s):
     t = E_K2 * exp32(K3 * log32(max32(s, S_MIN)))
     sigmoid = K1 * (t / (ONE + t))
-    return _half_log1p(s) + (sigmoid if s > F(1e-20) else ZERO)  # below, t no longer counts beside s
+    return _half_log1p(s) + (sigmoid if s > F(1e-20) else ZERO)  # below, t is negligible beside s
 
 
 @kernel(inline=True)
@@ -140,7 +140,7 @@ def _slope_ard(s):
 def kl_values(theta, log_sigma2, prior, out):
     """KL of each weight of one block, in nats; relative error below 2e-5.
 
-    prior : int, see `svd_numpy.kernels.priors.PRIORS`: 0 log-uniform (fit), 1 log-uniform (exact), 2 ARD
+    prior : int, see `svd_numpy.kernels.prior_fits.CODES`: 0 log-uniform (fit), 1 log-uniform (exact), 2 ARD
     """
     wide_vectors()
     for i in range(len(theta)):
@@ -152,7 +152,7 @@ def kl_values(theta, log_sigma2, prior, out):
             value = _value_log_uniform_exact(s)
         else:
             value = _half_log1p(s)
-        # Past the cap KL = ln rho + constant; ln rho without forming rho, which may overflow.
+        # Beyond the cap KL = ln rho + constant; ln rho is computed without rho, which may overflow.
         log_rho = log32(max32(abs32(theta[i]), F(1e-30))) - HALF * log_sigma2[i]
         out[i] = value + (log_rho - LOG_RHO_MAX if rho * rho > S_MAX else ZERO)
 
@@ -169,7 +169,7 @@ def _weight_state(theta, log_sigma2):
 def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep, out):
     """Gradients of the loss for one block: out[:BLOCK] for theta, out[BLOCK : 2 * BLOCK] for log_sigma2.
 
-    Three passes with short dependency chains: the processor overlaps many weights in each.
+    Three passes with short dependency chains, in each of which the processor overlaps many weights.
     """
     wide_vectors()
     n = len(theta)
@@ -190,7 +190,7 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
     for i in range(n):
         inverse, sigma, s, slope = out[i], out[BLOCK + i], out[2 * BLOCK + i], out[3 * BLOCK + i]
         data = d_theta[i] if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
-        kl_theta = slope * (theta[i] * (inverse * UP)) * (inverse / UP)  # up and down: no subnormal on the way
+        kl_theta = slope * (theta[i] * (inverse * UP)) * (inverse / UP)  # scaled up and down: no subnormals
         out[i] = data + kl_scale * kl_theta
         out[BLOCK + i] = sigma * sigma * d_sigma2[i] - kl_scale * (HALF * s * slope)
     extreme = 0
@@ -202,7 +202,7 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
 
 @kernel()
 def _far_gradient(theta, log_sigma2, d_theta, kl_scale, out):
-    """Beyond the cap on s every prior has dKL/dtheta = 1 / theta; a division that ordinary weights need not pay."""
+    """Beyond the cap on s every prior has dKL/dtheta = 1 / theta; ordinary weights are spared this division."""
     for i in range(len(theta)):
         s = _weight_state(theta[i], log_sigma2[i])[2]
         if s >= S_MAX:
@@ -231,8 +231,8 @@ def _adam(x, gradient, m, v, rate, correction2, beta1, beta2, epsilon, low, high
 
 
 _NO_LOW, _NO_HIGH = F(-3e38), F(3e38)
-_SHARED = 4 * BLOCK  # ordinary numbers fewer than this are too little work for more than one thread
-# Columns of a table of segments: first entry, end, first log_sigma2 (-1: ordinary numbers), code of the prior.
+_SHARED = 4 * BLOCK  # below this many, numbers without a posterior are left to one thread
+# Columns of a table of segments: first entry, end, first log_sigma2 (-1: no posterior), code of the prior.
 START, STOP, LOG_SIGMA2, PRIOR = range(4)
 # Columns of its float32 part: bounds (`Segment`), factor on the learning rate.
 LOW, HIGH, FACTOR = range(3)
@@ -249,10 +249,10 @@ def _hold(mask, gradient):
 def adam_sweep(threads, table, limits, params, grads, m, v, mask, kl_scale, keep, held, adam, scratch):
     """One optimisation step over the arena, segment by segment.
 
-    table, limits : one row for each segment. The threads share every segment out in the same way, by rows of theta, so
+    table, limits : one row per segment. Every segment is split among the threads in the same way, by rows of theta, so
         that each finds in its own cache what it wrote in another kernel
-    grads : on entry the data gradients, of log variances d/dsigma2 (not yet d/dlog_sigma2)
-    held : 1 where numbers whose mask is 0 have no gradient
+    grads : on entry the data gradients; for log variances, d/dsigma2 (not yet d/dlog_sigma2)
+    held : 1 to set the gradients of numbers whose mask is 0 to 0
     adam : (rate, correction2, beta1, beta2, epsilon), see `_adam`
     scratch : array (threads, at least 4 * BLOCK)
     """

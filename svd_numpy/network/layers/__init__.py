@@ -1,4 +1,4 @@
-"""Layers: one concept a file, each with `build`, `forward` and `backward`."""
+"""Layers: one concept per file, each with `build`, `forward` and `backward`."""
 
 from svd_numpy.network.layers.activations import ReLU
 from svd_numpy.network.layers.base import LAYERS, Layer, Pass, layer_from_config

@@ -10,7 +10,7 @@ class ReLU(Layer):
     """y = max(x, 0), in place."""
 
     kind = "relu"
-    sampled = False  # set by the model behind a variational layer, which then rectifies what it samples: one pass less
+    sampled = False  # set by the model after a variational layer, which then rectifies its samples: one pass fewer
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x of any shape -> y, the same memory."""

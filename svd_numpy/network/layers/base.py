@@ -1,4 +1,4 @@
-"""What every layer is: build once, then forward and backward, on buffers that are allocated once."""
+"""`Layer`, the base class: build once, then forward and backward on buffers kept between calls; and `Pass`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from svd_numpy.network.params import ParamSpec
 Mode = Literal["sample", "mean"]
 Axes = tuple[str | None, ...]
 
-_OWN = __name__.partition(".")[0] + "."  # modules of this package begin so
-LAYERS: dict[str, type[Layer]] = {}  # every layer that can be made from its `config`, by the name of its class
+_OWN = __name__.partition(".")[0] + "."  # prefix of this package's modules
+LAYERS: dict[str, type[Layer]] = {}  # layers that can be made from their `config`, by class name
 
 
 def public_shape(shape: tuple[int, ...]) -> str:
-    """Name the shape of a batch as its user sees it: images channels first, whatever the layout inside."""
+    """Write the shape of a batch as the user sees it, with images channels first."""
     if len(shape) == 3:
         shape = (shape[2], *shape[:2])
     return f"(B, {', '.join(map(str, shape))})"
@@ -28,7 +28,7 @@ def public_shape(shape: tuple[int, ...]) -> str:
 
 @dataclass
 class Pass:
-    """How one pass through the network is to be done.
+    """How to run one pass through the network.
 
     Attributes
     ----------
@@ -36,15 +36,15 @@ class Pass:
     mode : "sample" or "mean"
         Noisy (training, Monte Carlo), or posterior means (prediction, fine-tuning).
     keep : float
-        exp(-threshold) when training masks: in "sample" mode a mean counts only where theta^2 >= keep * sigma^2.
+        exp(-threshold) if training masks, else 0: in "sample" mode a mean counts only if theta^2 >= keep * sigma^2.
     masks : mapping of layer name -> uint8 array (I, O)
-        Weights whose mask is 0 have no mean in this pass; a layer that is not named has all of them.
+        Weights whose mask is 0 have mean 0 in this pass; layers not named use all their weights.
     seed, step, first_sample : int
-        Where the noise of this pass lies (`NoiseKey`).
+        Position of the noise of this pass (`NoiseKey`).
     training : bool
         Whether layers act as in training: statistics of the batch, dropout.
     learn : bool
-        Whether backward lets the batch enter running averages; only with `training`.
+        Whether backward updates running averages; only with `training`.
     """
 
     backend: Backend
@@ -58,7 +58,7 @@ class Pass:
     masks: Mapping[str, Array] = field(default_factory=dict)
 
     def noise_key(self, layer: int) -> NoiseKey:
-        """Key of the noise of layer number `layer`."""
+        """Noise key of the layer with this index."""
         return NoiseKey(self.seed, layer, self.step, self.first_sample)
 
 
@@ -68,22 +68,22 @@ class Layer:
     Attributes
     ----------
     name : str
-        Unique in a model; set by the model when the user gives none.
+        Unique in a model; chosen by the model if the user gives none.
     index : int
         Position in the model; part of the noise key.
     in_shape, out_shape : tuple of int
-        Of one example, without the batch axis; images (H, W, C). Set by the model.
+        Shapes of one example, without the batch axis; images are (H, W, C). Set by the model.
     built : bool
         Whether the layer belongs to a model.
     axes : dict of array name -> tuple
-        Which axis of a parameter or state goes with the layer's inputs ("in") or outputs ("out"); None: with neither.
+        What each axis of a parameter or state runs over: the layer's inputs ("in"), outputs ("out") or neither (None).
     takes_tokens : int or None
-        For a first layer that reads whole numbers (tokens): how many different ones there are.
+        Size of the vocabulary, for a first layer that reads tokens (integers from 0).
 
     Notes
     -----
-    A subclass whose name does not begin with an underscore is registered by its name, so that networks with it can be
-    copied and loaded: `config` must then return what its constructor takes.
+    A subclass whose name does not begin with an underscore is registered under that name, so that networks with it can
+    be copied and loaded; its `config` must return every argument of its constructor.
     """
 
     kind = "layer"
@@ -96,7 +96,7 @@ class Layer:
         super().__init_subclass__(**kwargs)
         known = LAYERS.get(cls.__name__)
         if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith(_OWN):
-            raise SvdValueError(f"a layer named {cls.__name__} is there already ({known.__module__}); give it another")
+            raise SvdValueError(f"layer class {cls.__name__}: {known.__module__} uses this name; choose another")
         if not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
 
@@ -109,22 +109,22 @@ class Layer:
         self.memory = Buffers()
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
-        """Check the input shape (no batch axis; images H, W, C); return the output shape and the parameters wanted."""
+        """Check the input shape (no batch axis; images H, W, C); return the output shape and the parameters needed."""
         return in_shape, []
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
-        """Receive views of the arena for the parameters asked for in `build`."""
+        """Receive views of the arena for the parameters requested in `build`."""
 
     def state(self) -> dict[str, Array]:
-        """Arrays that are no parameters but belong to the model, by name; what is written there is used."""
+        """Arrays that belong to the model but are not parameters, by name; writing to them takes effect."""
         return {}
 
     def forward(self, x: Array, run: Pass) -> Array:
-        """Return the output for input x (B, ...); both stay valid until the next forward."""
+        """Return the output for input x (B, ...), and keep what `backward` needs. May overwrite x."""
         raise NotImplementedError
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
-        """Write the data gradients of the parameters; return d(loss)/dx where wanted. May overwrite dy."""
+        """Write the data gradients of the parameters; return d(loss)/dx if wanted. May overwrite dy."""
         raise NotImplementedError
 
     def alive(self, threshold: float) -> Array | None:
@@ -132,27 +132,27 @@ class Layer:
         return None
 
     def kl(self, backend: Backend) -> float:
-        """KL of what only this layer knows of (scales of groups, say), in nats; posteriors in the arena are not in."""
+        """KL, in nats, of parameters that are not posteriors in the arena (for example, scales of groups)."""
         return 0.0
 
     def add_kl_gradients(self, backend: Backend, kl_scale: float) -> None:
         """Add the gradients of kl_scale * `kl` to those of the parameters; called after `backward`."""
 
     def take(self, outputs: Array, inputs: Array) -> Array:
-        """Which outputs (units, channels) are left where only these inputs are; chosen are those of `outputs`."""
+        """Return the outputs (units, channels) that remain, given those to keep and the inputs that remain."""
         return inputs
 
     def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
-        """`config` of the same layer for so many inputs (channels) and outputs."""
+        """`config` of the same layer with this many inputs (channels) and outputs."""
         return self.config()
 
     def config(self) -> dict[str, Any]:
-        """Type and constructor arguments, JSON-ready, so that the layer can be made again."""
+        """Type and constructor arguments, JSON-ready, from which the layer can be made again."""
         return {"type": type(self).__name__, "name": self.name}
 
 
 def layer_from_config(config: Mapping[str, Any]) -> Layer:
-    """Make the layer that `Layer.config` described."""
+    """Make the layer that a `Layer.config` describes."""
     options = dict(config)
     kind = options.pop("type", None)
     if kind not in LAYERS:

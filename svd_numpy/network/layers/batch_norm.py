@@ -14,10 +14,10 @@ from svd_numpy.network.params import ParamSpec
 
 
 class BatchNorm(Layer):
-    """y = gamma * (x - mean) / sqrt(var + eps) + beta, channel by channel, of rows (B, F) or images (B, C, H, W).
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, channel by channel, for rows (B, F) or images (B, C, H, W).
 
-    In training mean and var are those of the batch (of images: over positions, too); `predict` and `sample` use their
-    running averages.
+    In training, mean and var are those of the batch (and for images, of all positions); `predict` and `sample` use
+    their running averages.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ class BatchNorm(Layer):
     gamma, beta : array (num_features,)
         Parameters `<name>.gamma` and `<name>.beta`.
     running_mean, running_var : array (num_features,) in float64
-        No parameters, but part of the model: saved, copied and loaded with it. They start at 0 and 1.
+        Not parameters, but part of the model: saved, copied and loaded with it. They start at 0 and 1.
 
     Raises
     ------
     ValueError
-        When the model is built, for another number of channels; in training, for a batch with one number per channel.
+        When the model is built, for a wrong number of channels; in training, for a batch with one number per channel.
     """
 
     kind = "batch_norm"
@@ -67,7 +67,7 @@ class BatchNorm(Layer):
             what = "channels" if len(in_shape) == 3 else "features"
             raise SvdValueError(
                 f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, that is {in_shape[-1]} {what}, "
-                f"expected {self.num_features}; use BatchNorm({in_shape[-1]}), or mend the layer before it"
+                f"expected {self.num_features}; use BatchNorm({in_shape[-1]}), or fix the layer before it"
             )
         shape = (self.num_features,)
         return in_shape, [
@@ -97,7 +97,7 @@ class BatchNorm(Layer):
                 raise SvdValueError(
                     f"layer {self.name!r}: got a batch of shape {public_shape(x.shape[1:]).replace('B', '1', 1)}, one "
                     "number per channel, whose variance is 0; expected more examples: choose a batch_size that leaves "
-                    "no single one over"
+                    "no single example over"
                 )
             mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
             run.backend.batch_moments(x, mean, var, self.memory)
@@ -107,7 +107,7 @@ class BatchNorm(Layer):
         return y
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
-        """dy -> dx. With `run.learn` the batch enters the running averages here: its loss was found finite."""
+        """dy -> dx. With `run.learn`, update the running averages: the loss is known to be finite by now."""
         x = self._x
         dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
         run.backend.batch_norm_backward(

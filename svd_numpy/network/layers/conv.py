@@ -29,7 +29,7 @@ def slide(
     layer: Layer, in_shape: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int],
     padding: tuple[int, int], dilation: tuple[int, int] = (1, 1),
 ) -> Window:  # fmt: skip
-    """Lay a layer's window over images (H, W, C), or say why it does not fit."""
+    """Return a layer's window over images (H, W, C); raise if it does not fit."""
     if len(in_shape) != 3:
         raise SvdValueError(
             f"layer {layer.name!r}: got inputs of shape {public_shape(in_shape)}, expected images (B, C, H, W); "
@@ -46,7 +46,7 @@ def slide(
 
 
 class Conv2d(Weighted):
-    """Cross-correlation of images with a bank of filters, as in most libraries called a convolution.
+    """Cross-correlation of images with a bank of filters, called a convolution as in most libraries.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ class Conv2d(Weighted):
         In pixels; the padding is zeros.
     bias : bool
     theta_std : float, optional
-        Standard deviation of the Gaussian that theta starts from; default sqrt(2 / taps), taps = in_channels *
-        kernel area (He et al. 2015).
+        Standard deviation of the Gaussian from which theta is initialised; default sqrt(2 / taps), with taps =
+        in_channels * kernel area (He et al. 2015).
     name : str, optional
 
     Notes
     -----
-    `parameters` shows theta as (KH, KW, C, O).
+    In `Sequential.parameters`, theta has shape (KH, KW, C, O).
     """
 
     kind = "conv"
@@ -99,7 +99,7 @@ class Conv2d(Weighted):
         if self.window.channels != self.in_channels:
             raise SvdValueError(
                 f"layer {self.name!r}: got images of {self.window.channels} channels, expected {self.in_channels}; "
-                f"make its first argument {self.window.channels}, or mend the layer before it"
+                f"make its first argument {self.window.channels}, or fix the layer before it"
             )
         return (*self.window.out, self.out_channels), self._specs(rng)
 
@@ -111,16 +111,16 @@ class Conv2d(Weighted):
 class VariationalConv2d(Variational, Conv2d):
     """Convolution whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4.2).
 
-    In training it draws the pre-activations themselves: one noise per example, output channel and position. The
-    mean and variance of each output are those of weight sampling; that the outputs of one example share one weight
-    sample is neglected, as in the paper.
+    In training it samples the pre-activations rather than the weights, with independent noise for every example,
+    output channel and position. Each output has the mean and variance that sampled weights would give it; the
+    correlation between outputs of one example, which would share those weights, is neglected, as in the paper.
 
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, bias, theta_std, name
         As in `Conv2d`.
     log_sigma2 : float
-        First value of every log_sigma2 (the paper's code: -10).
+        Initial value of every log_sigma2 (the paper's code: -10).
     """
 
     def __init__(

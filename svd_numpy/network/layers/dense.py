@@ -15,14 +15,14 @@ from svd_numpy.network.params import ParamSpec
 
 
 class Dense(Weighted):
-    """y = x @ theta + bias, with one fixed value per weight; of sequences (B, T, I), step by step.
+    """y = x @ theta + bias, with one fixed value per weight; applied to every step of sequences (B, T, I).
 
     Parameters
     ----------
     in_features, out_features : int
     bias : bool
     theta_std : float, optional
-        Standard deviation of the Gaussian that theta starts from; default sqrt(2 / in_features)
+        Standard deviation of the Gaussian from which theta is initialised; default sqrt(2 / in_features)
         (He et al. 2015).
     name : str, optional
     """
@@ -51,7 +51,7 @@ class Dense(Weighted):
             raise SvdValueError(
                 f"layer {self.name!r}: got inputs of shape {public_shape(in_shape)}, "
                 f"expected (B, {self.in_features}); "
-                f"{remedy} {features}, or mend the layer before it"
+                f"{remedy} {features}, or fix the layer before it"
             )
         return (*in_shape[:-1], self.out_features), self._specs(rng)
 
@@ -63,8 +63,8 @@ class Dense(Weighted):
 class VariationalDense(Variational, Dense):
     """Dense layer whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4).
 
-    In training it draws the pre-activations themselves (local reparametrisation), one noise per example and
-    output.
+    In training it samples the pre-activations rather than the weights (local reparametrisation), with independent noise
+    for every example and output.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class VariationalDense(Variational, Dense):
     theta_std : float, optional
         As in `Dense`.
     log_sigma2 : float
-        First value of every log_sigma2 (the paper's code: -10).
+        Initial value of every log_sigma2 (the paper's code: -10).
     name : str, optional
     """
 

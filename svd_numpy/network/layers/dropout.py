@@ -1,4 +1,4 @@
-"""Dropout of activations: in training, each is multiplied by a random factor of mean 1."""
+"""Dropout: in training, each activation is multiplied by a random factor of mean 1."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from svd_numpy.network.layers.base import Layer, Pass
 
 
 class _Noise(Layer):
-    """y = x * factors in training, y = x else; the factors depend on the pass's noise key alone."""
+    """y = x * factors in training, otherwise y = x; the factors depend only on the noise key of the pass."""
 
     def __init__(self, p: float = 0.5, name: str | None = None) -> None:
         super().__init__(name)
         self.p = check_number("p", p, low=0, high=0.999)
-        self._factors: Array | None = None  # None: the last pass was one without
+        self._factors: Array | None = None  # None: the last pass had none
 
     def config(self) -> dict[str, Any]:
         """See `Layer.config`."""
@@ -26,7 +26,7 @@ class _Noise(Layer):
         raise NotImplementedError
 
     def forward(self, x: Array, run: Pass) -> Array:
-        """x of any shape -> y of the same; in training other memory, else the same."""
+        """x of any shape -> y of the same shape: in training a new array, otherwise x itself."""
         if not run.training or self.p == 0:
             self._factors = None
             return x
@@ -44,7 +44,7 @@ class _Noise(Layer):
 
 
 class Dropout(_Noise):
-    """In training each activation is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014).
+    """In training, each activation is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014).
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ class Dropout(_Noise):
 
     Notes
     -----
-    Which ones are dropped depends on the model's seed, the layer, the step, the example and the unit alone, so that
-    the loss of a named step is a function of the parameters. `predict` and `sample` drop nothing.
+    Which ones are dropped depends only on the model's seed, the layer, the step, the example and the unit, so that the
+    loss at a given step is a function of the parameters. `predict` and `sample` drop nothing.
     """
 
     kind = "dropout"
@@ -65,19 +65,19 @@ class Dropout(_Noise):
 
 
 class GaussianDropout(_Noise):
-    """In training each activation is multiplied by 1 + sqrt(p / (1 - p)) * noise.
+    """In training, each activation is multiplied by 1 + sqrt(p / (1 - p)) * noise.
 
-    The factor has the mean and the variance of `Dropout`'s (Srivastava et al. 2014, §10; Kingma et al. 2015, §3).
+    The factor has the same mean and variance as `Dropout`'s (Srivastava et al. 2014, §10; Kingma et al. 2015, §3).
 
     Parameters
     ----------
     p : float
-        In [0, 0.999]: the drop rate that this stands for; 0 leaves everything as it is.
+        In [0, 0.999]: the equivalent drop rate; 0 changes nothing.
     name : str, optional
 
     Notes
     -----
-    `predict` and `sample` multiply by nothing, see `Dropout`.
+    `predict` and `sample` do not multiply; see `Dropout`.
     """
 
     kind = "gaussian_dropout"

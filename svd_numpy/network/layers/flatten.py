@@ -14,8 +14,8 @@ from svd_numpy.network.params import ParamSpec
 class Flatten(Layer):
     """Images (B, C, H, W) -> rows (B, H * W * C), the channels of a pixel side by side.
 
-    That is the order in which images lie in memory here, so that nothing is moved; weights of another library's
-    dense layer behind a flattening must be reordered.
+    That is the order of images in memory here, so nothing is copied. Weights of a dense layer after a flattening in
+    another library must be reordered.
     """
 
     kind = "flatten"
@@ -25,7 +25,7 @@ class Flatten(Layer):
         return (math.prod(in_shape),), []
 
     def take(self, outputs: Array, inputs: Array) -> Array:
-        """See `Layer.take`: of every pixel the channels that are left."""
+        """See `Layer.take`: of every pixel, the channels that remain."""
         channels = self.in_shape[-1]
         pixels = math.prod(self.in_shape[:-1])
         return np.asarray((channels * np.arange(pixels)[:, None] + inputs).reshape(-1))

@@ -15,7 +15,7 @@ from svd_numpy.network.params import ParamSpec
 
 
 class _Pool2d(Layer):
-    """Geometry of a pooling, checked; what becomes of a window is the subclass's."""
+    """Geometry of a pooling, checked; subclasses define what becomes of a window."""
 
     window: Window
 
@@ -58,19 +58,19 @@ class MaxPool2d(_Pool2d):
     kernel_size : int or (int, int)
         Sides of the window, in pixels.
     stride : int or (int, int), optional
-        Default: kernel_size, windows side by side. What is left over at the lower and right edge is not seen.
+        Default: kernel_size, windows side by side. Pixels left over at the lower and right edges are ignored.
     padding : int or (int, int)
-        At most half the kernel; what is outside the image counts as minus infinity.
+        At most half the kernel; everything outside the image counts as minus infinity.
     name : str, optional
 
     Notes
     -----
-    Where several pixels of a window are equally large, the first of them, row by row, gets the whole gradient.
+    If several pixels of a window are equally large, the first of them, row by row, gets the whole gradient.
 
     Raises
     ------
     ValueError
-        Here for too much padding; when the model is built, for inputs that are no images or smaller than a window.
+        Here for too much padding; when the model is built, for inputs that are not images or smaller than a window.
     """
 
     kind = "max_pool"
@@ -97,12 +97,12 @@ class AvgPool2d(_Pool2d):
     Parameters
     ----------
     kernel_size, stride, padding, name
-        As in `MaxPool2d`, but what is outside the image counts as 0, and is counted.
+        As in `MaxPool2d`, except that everything outside the image counts as 0 and is part of the mean.
 
     Raises
     ------
     ValueError
-        Here for too much padding; when the model is built, for inputs that are no images or smaller than a window.
+        Here for too much padding; when the model is built, for inputs that are not images or smaller than a window.
     """
 
     kind = "avg_pool"

@@ -1,4 +1,4 @@
-"""What dense and convolutional layers have in common: a matrix theta, a bias, and passes over rows of inputs."""
+"""The common base of dense and convolutional layers: a matrix theta, a bias, and passes over rows of inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Weighted(Layer):
     theta : array (I, O)
         The weights as a matrix; for a convolution I = kernel height * kernel width * channels, in this order.
     theta_shape : tuple of int
-        Shape under which the model shows them in `parameters`.
+        Their shape in `Sequential.parameters`.
     window : Window or None
         None for a dense layer.
     """
@@ -50,7 +50,7 @@ class Weighted(Layer):
         return [theta, bias] if self.has_bias else [theta]
 
     def _matrix(self, array: Array) -> Array:
-        """View (I, O) of an array that the model shows as `theta_shape`."""
+        """View an array of shape `theta_shape` as (I, O)."""
         return array.reshape(-1, self.theta_shape[-1])
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
@@ -61,14 +61,14 @@ class Weighted(Layer):
         self.d_bias = grads.get(f"{self.name}.bias", no_bias.copy())
 
     def fields(self, array: Array, image_shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
-        """What each output looks at, as pictures: an array (I, O) with its inputs channels first, and their shape.
+        """Arrange the columns of an array (I, O) as pictures, channels first; return the array and a picture's shape.
 
-        The pictures of a dense layer have the shape of the images it is given, those of a convolution its kernel's.
+        For a dense layer that is the shape of its input images, for a convolution that of its kernel.
         """
         return array, image_shape
 
     def alive(self, threshold: float) -> Array:
-        """See `Layer.alive`: of an ordinary weight, whether it is anything but 0."""
+        """See `Layer.alive`: an ordinary weight is alive unless it is 0."""
         return self.theta != 0
 
     def pruned_theta(self, threshold: float) -> Array:
@@ -80,11 +80,11 @@ class Weighted(Layer):
         return outputs
 
     def _rows(self, x: Array) -> Array:
-        """Inputs as the operations take them: images as they are; the steps of sequences one under the other."""
+        """Inputs in the form that the operations take: images unchanged, sequences with their steps as rows."""
         return x if self.window is not None or x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
     def _used_theta(self, run: Pass) -> Array:
-        """The weights of this pass: theta, with zeros where the pass has a mask."""
+        """The weights of this pass: theta, with zeros where the mask of the pass is 0."""
         mask = run.masks.get(self.name)
         if mask is None:
             return self.theta
@@ -93,7 +93,7 @@ class Weighted(Layer):
         return masked
 
     def _prepare(self, x: Array, run: Pass) -> tuple[Array, Array, Array]:
-        """Return inputs and outputs as rows, and the weights of this pass; all is kept for `backward`."""
+        """Return inputs and outputs as rows, and the weights of this pass; keep inputs and weights for `backward`."""
         y = self.memory.get("y", (len(x), *self.out_shape), x.dtype)
         self._x, self._theta = self._rows(x), self._used_theta(run)
         return self._x, self._rows(y), self._theta
@@ -102,7 +102,7 @@ class Weighted(Layer):
         return self.memory.get("dx", self._x.shape, self._x.dtype) if want_dx else None
 
     def _shaped(self, rows: Array, shape: tuple[int, ...]) -> Array:
-        """Rows as the layers beside this one know them: (B, *shape)."""
+        """Rows in the shape that the neighbouring layers expect: (B, *shape)."""
         return rows if rows.ndim == 1 + len(shape) else rows.reshape(-1, *shape)
 
     def forward(self, x: Array, run: Pass) -> Array:
@@ -123,14 +123,14 @@ class Weighted(Layer):
 class Variational(Weighted):
     """A layer whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4).
 
-    In training it draws the pre-activations themselves (local reparametrisation): one noise per example and
-    output; of a convolution, per position as well. To be mixed in before `Dense` or `Conv2d`, with the first value
-    of every log_sigma2 in `start_log_sigma2`.
+    It samples the pre-activations rather than the weights (local reparametrisation), with independent noise for every
+    example and output, and in a convolution for every position. A mixin to put before `Dense` or `Conv2d`;
+    `start_log_sigma2` is the initial value of every log_sigma2.
     """
 
     start_log_sigma2: float
     log_sigma2: Array
-    relu = False  # set by the model where a ReLU follows: then sampling rectifies, too
+    relu = False  # set by the model if a ReLU follows: sampling then rectifies, too
 
     def config(self) -> dict[str, Any]:
         """See `Layer.config`."""
@@ -155,7 +155,7 @@ class Variational(Weighted):
             return super().forward(x, run)
         x, y, theta = self._prepare(x, run)
         self._y, key = y, run.noise_key(self.index)
-        if len(self.out_shape) == 2:  # of a sequence: an example has as many rows as steps
+        if len(self.out_shape) == 2:  # every step of a sequence is a row with its own noise
             key = key._replace(first_sample=key.first_sample * self.out_shape[0])
         run.backend.lrt_forward(
             x, theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window
