@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from roofline import Kernel
 from workload import (
     INITIAL_LOG_SIGMA2,
     KL_WEIGHT,
@@ -15,6 +14,7 @@ from workload import (
     SEED,
     TASKS,
     TRAIN_EXAMPLES,
+    Kernel,
     Step,
     Workload,
 )

@@ -18,26 +18,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from machine import allowed_cores, describe, one_line
+from workload import Kernel
 
 BLOCKS = 5
 BLOCK_SECONDS = 0.05
 GEMM_SIZE = 2048
 MIN_TRIAD_BYTES = 3 * 4 * 1024  # below this the call itself is what one would time
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A call to time, its floating-point operations, and the bytes it must read and write once."""
-
-    name: str
-    call: Callable[[], object]
-    flops: float
-    bytes: float
 
 
 def seconds_per_call(call: Callable[[], object]) -> list[float]:

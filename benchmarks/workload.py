@@ -24,6 +24,16 @@ SEED = 0
 Step = Callable[[], SupportsFloat]
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A call to time, its floating-point operations, and the bytes it must read and write once."""
+
+    name: str
+    call: Callable[[], object]
+    flops: float
+    bytes: float
+
+
 class Task(NamedTuple):
     """A network's title, the data set it is trained on, its size, and the batch sizes it is timed at."""
 
