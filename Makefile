@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench bench-conv bench-inference gpu-check results finite notebooks site clean
+.PHONY: help train test test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,16 @@ test: $(VENV)/.test  ## lint, format, types and fast tests
 
 test-slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# Old packages warn of newer ones beside them; only those of today must be silent.
+test-oldest:  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
+	@mkdir -p .venv-oldest
+	$(PYTHON) tests/oldest_packages.py > .venv-oldest/constraints.txt
+	PIP_CONSTRAINT=$(CURDIR)/.venv-oldest/constraints.txt PYTEST_ADDOPTS="-W ignore::DeprecationWarning" \
+		$(MAKE) test VENV=.venv-oldest
+
+test-newest:  ## the fast tests on another Python with the newest packages, in .venv-newest (PYTHON=python3.13)
+	$(MAKE) test VENV=.venv-newest
 
 # The extra asks for plain `torch`; where pip would pick a build with CUDA and a CPU build is wanted, install that one into
 # .venv first: an installed torch is kept.

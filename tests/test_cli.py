@@ -73,8 +73,8 @@ def test_options_of_train_are_the_parameters_of_the_function(kind: Any, function
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_every_option_is_explained(name: str) -> None:
     kind: Any = cli.COMMANDS[name]
-    docs = "".join(base.__doc__ or "" for base in kind.__mro__[:-1])
-    explained = set(re.findall(r"^ {4}(\w+) : ", docs, re.MULTILINE))
+    docs = "\n".join(inspect.cleandoc(base.__doc__ or "") for base in kind.__mro__[:-1])
+    explained = set(re.findall(r"^(\w+) : ", docs, re.MULTILINE))
     assert explained == {field.name for field in fields(kind)} - {"command"}
 
 
