@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from arrows import MODULES, PACKAGE, imported
+from numba.core.caching import CacheImpl
 from processes import environment
 
 from svd_numpy.kernels.cpu import jit, simd
@@ -24,6 +28,12 @@ def load_module(path: Path) -> Any:
     return module
 
 
+def write_kernel(folder: Path) -> Path:
+    path = folder / "stamped.py"
+    path.write_text("from svd_numpy.kernels.cpu.jit import kernel\n\n\n@kernel()\ndef add(a, b):\n    return a + b\n")
+    return path
+
+
 # --- What the fingerprint covers ---
 
 
@@ -33,22 +43,41 @@ def test_the_fingerprint_covers_all_that_can_be_compiled_in() -> None:
     while more := {other for name in needed for other in imported(MODULES[name])} - needed:
         needed |= more
     assert "checks" in needed  # it holds LARGEST_INPUT
-    assert {MODULES[name] for name in needed} <= set(jit.sources())
+    assert {MODULES[name] for name in needed} <= set(jit.sources(PACKAGE))
 
 
 def test_an_edit_in_any_of_these_files_changes_the_fingerprint(tmp_path: Path) -> None:
-    for path in jit.sources():
+    copies = list[Path]()
+    for path in map(Path, map(str, jit.sources(PACKAGE))):
         copy = tmp_path / path.relative_to(PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    copied = load_module(tmp_path / "kernels" / "cpu" / "jit.py")
-    assert len(copied.sources()) == len(jit.sources()) > 20
-    found = {copied.fingerprint.__wrapped__()}
-    for number, path in enumerate(copied.sources()):
+        copies.append(copy)
+    assert copies == jit.sources(tmp_path) and len(copies) > 20
+    found = {jit.digest(jit.sources(tmp_path))}
+    assert found == {jit.fingerprint()}
+    for number, path in enumerate(copies):
         path.write_text(path.read_text() + "\n# a word more\n")
-        found.add(copied.fingerprint.__wrapped__())
+        found.add(jit.digest(jit.sources(tmp_path)))
         assert len(found) == number + 2, path.name
-    assert jit.fingerprint() in found
+
+
+def test_the_fingerprint_of_a_package_in_a_zip_is_that_of_its_sources(tmp_path: Path) -> None:
+    package, code = tmp_path / "package.zip", "from svd_numpy.kernels.cpu import jit; print(jit.fingerprint())"
+    with zipfile.ZipFile(package, "w") as file:
+        for path in PACKAGE.rglob("*.py"):
+            file.write(path, path.relative_to(PACKAGE.parent))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(PYTHONPATH=str(package)), text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == jit.fingerprint(), done.stderr
+
+
+def test_no_sources_are_no_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "kernels" / "cpu").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no source files"):
+        jit.sources(tmp_path)
 
 
 def test_every_kernel_bears_the_fingerprint() -> None:
@@ -59,8 +88,7 @@ def test_every_kernel_bears_the_fingerprint() -> None:
 
 def test_numba_asks_for_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attribute that holds it is private to Numba: a release that no longer reads it is noticed here."""
-    path = tmp_path / "stamped.py"
-    path.write_text("from svd_numpy.kernels.cpu.jit import kernel\n\n\n@kernel()\ndef add(a, b):\n    return a + b\n")
+    path = write_kernel(tmp_path)
 
     def hits(fingerprint: str) -> int:
         monkeypatch.setattr(jit, "fingerprint", lambda: fingerprint)
@@ -69,6 +97,69 @@ def test_numba_asks_for_the_fingerprint(tmp_path: Path, monkeypatch: pytest.Monk
         return sum(module.add.stats.cache_hits.values())
 
     assert [hits("a"), hits("a"), hits("b"), hits("b")] == [0, 1, 0, 1]
+
+
+# --- No place for a cache, or a damaged one ---
+
+
+def hits_of(path: Path) -> int:
+    module = load_module(path)
+    assert module.add(1, 2) == 3
+    return sum(module.add.stats.cache_hits.values())
+
+
+def flipped(data: bytes, at: float) -> bytes:
+    place = int(at * (len(data) - 1))
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _: b"", lambda data: data[: len(data) // 2], lambda data: data[:-1],
+     *[lambda data, at=at: flipped(data, at) for at in (0, 0.1, 0.3, 0.5, 0.7, 0.9)]],
+)  # fmt: skip
+def test_a_damaged_file_is_replaced(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]) -> None:
+    """A power cut leaves empty files, for example. Whether a flipped bit matters to the index is for pickle to say."""
+    path = write_kernel(tmp_path)
+    assert hits_of(path) == 0
+    (file,) = (tmp_path / "__pycache__").glob(f"*.{suffix}")
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert hits_of(path) == 0 or suffix == "nbi"
+    assert hits_of(path) == 1
+
+
+def test_without_a_writable_folder_kernels_run_and_one_warning_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jit.warn_once.cache_clear()
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])  # as if every one had found its folder read-only
+    path = write_kernel(tmp_path)
+    with pytest.warns(RuntimeWarning, match="NUMBA_CACHE_DIR") as said:
+        assert [hits_of(path), hits_of(path)] == [0, 0]
+    assert len(said) == 1
+
+
+def test_a_full_disk_does_not_stop_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    jit.warn_once.cache_clear()
+    monkeypatch.setattr(jit._SharedCacheFile, "save", full)
+    with pytest.warns(RuntimeWarning, match="cannot be kept on disk"):
+        assert hits_of(write_kernel(tmp_path)) == 0
+
+
+def test_without_sources_no_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise FileNotFoundError("no source files")
+
+    jit.warn_once.cache_clear()
+    monkeypatch.setattr(jit, "fingerprint", missing)
+    with pytest.warns(RuntimeWarning, match="cannot be kept on disk"):
+        assert hits_of(write_kernel(tmp_path)) == 0
+    assert not list((tmp_path / "__pycache__").glob("*.nb?"))
 
 
 # --- Several processes at a time ---

@@ -40,7 +40,15 @@ def _cuda(dtype: np.dtype[Any]) -> Backend:
 
 
 def _no_numba() -> str:
-    return "" if importlib.util.find_spec("numba") else "the package numba is not installed: pip install numba"
+    if not importlib.util.find_spec("numba"):
+        return "the package numba is not installed: pip install numba"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "the environment variable NUMBA_DISABLE_JIT switches compiling off: unset it"
+    try:
+        threads = int(os.environ.get("NUMBA_NUM_THREADS", "1"))
+    except ValueError:  # Numba warns and takes its default
+        threads = 1
+    return "" if threads > 0 else f"the environment variable NUMBA_NUM_THREADS is {threads}, expected 1 or more"
 
 
 _BACKENDS: dict[str, _Entry] = {

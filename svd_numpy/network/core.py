@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from svd_numpy.checks import (
 )
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array, Backend
+from svd_numpy.kernels.cpu.lock import ForkSafeLock
 from svd_numpy.kernels.priors import get_prior
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.layers.activations import ReLU
@@ -107,7 +107,8 @@ class Network:
         self.threshold = check_threshold("threshold", threshold)
         self.likelihood = make_likelihood(likelihood)
         self.layers = layers
-        self.exclusive = threading.RLock()
+        self.exclusive = ForkSafeLock()
+        self.fitting = False  # set by `fit`, so that a second one is refused
         self.in_shape = _input_shape(layers[0], input_shape)
         self.input_columns = None if input_columns is None else check_indices(
             "input_columns", input_columns, self.in_shape[0] if len(self.in_shape) == 1 else 0

@@ -227,8 +227,15 @@ class Sequential(Network):
         new.load_arrays(self.arrays())
         return new
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Sequential:
-        return self.copy()
+    @exclusive
+    def __getstate__(self) -> dict[str, Any]:
+        """Describe the network as its file does, by its configuration and arrays, for `copy` and `pickle`."""
+        arrays = {name: array.copy() for name, array in self.arrays().items()}
+        return {"config": self.config(), "backend": self.backend.name, "arrays": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(Sequential.from_config(state["config"], state["backend"])))
+        self.load_arrays(state["arrays"])
 
     def arrays(self) -> dict[str, Array]:
         """All arrays that belong to the network: parameters, states of layers and `input_mean`."""

@@ -80,6 +80,13 @@ class SparseModel:
         self.likelihood = likelihood
         self.backend = make_runtime(backend, self.ops)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Arguments that make the network again, for `copy` and `pickle`."""
+        return {"ops": self.ops, "likelihood": self.likelihood, "backend": self.backend.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        SparseModel.__init__(self, **state)
+
     def predict(self, x: Any) -> Array:
         """Outputs (B, O) of the pruned network in float32, up to rounding; the same bits on any number of threads.
 

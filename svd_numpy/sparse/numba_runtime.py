@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import numba
 import numpy as np
 
 from svd_numpy.kernels.backend import Array, aligned_zeros
 from svd_numpy.kernels.cpu import sparse as cpu_sparse
-from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
+from svd_numpy.kernels.cpu.lock import KERNEL_LOCK, ForkSafeLock
 from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.sparse.plan import Plan
 
@@ -27,7 +25,7 @@ class NumbaRuntime:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._floats = np.zeros(0, np.float32)
         self._memories: dict[tuple[int, int], Array] = {}
         self._block = _IMAGE_LANES if plan.images else _ROW_LANES

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
@@ -53,6 +54,9 @@ def fit(
 
     Raises
     ------
+    SvdValueError, SvdTypeError
+        For arguments that make no sense or do not fit each other, or a model that is being fitted already, by another
+        thread or by the `fit` whose callback this is. Callbacks and other threads may use the model otherwise.
     TrainingInterrupted
         After Ctrl-C or SIGTERM; the current step is finished first and, with a run_dir, saved.
     """
@@ -69,6 +73,7 @@ class Run:
         self.trainer = Trainer(model, data, TrainConfig() if config is None else config)
         self.callbacks, self.folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
         self.resume = check_flag("resume", resume)
+        _require_free(model)
         if self.resume:
             if self.folder is None:
                 raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
@@ -101,6 +106,31 @@ class Run:
             self.trainer.save(self.folder, time.perf_counter() - self.started)
 
 
+def _require_free(model: Sequential) -> None:
+    """Raise if a model is being fitted."""
+    if model.fitting:
+        raise SvdValueError(
+            "model: got one that is being fitted already, in another thread or by the fit that called this callback; "
+            "wait until that has ended, or fit a copy (Sequential.copy)"
+        )
+
+
+@contextmanager
+def _claimed(models: Sequence[Sequential]) -> Iterator[None]:
+    """Mark models as being fitted; raise if one is already."""
+    ours = list[Sequential]()
+    try:
+        for model in models:
+            with model.exclusive:
+                _require_free(model)
+                model.fitting = True
+            ours.append(model)
+        yield
+    finally:
+        for model in ours:
+            model.fitting = False
+
+
 def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
     """Group runs of one recipe for `fit_together` (see `runner.groups`)."""
     of = {id(run.trainer): run for run in runs}
@@ -109,6 +139,11 @@ def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
 
 def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
     """Train one group from `side_by_side`; return the records of each run. Progress is that of the first."""
+    with _claimed([run.trainer.model for run in runs]):
+        return _fit_together(runs, progress)
+
+
+def _fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
     from svd_numpy.train.console import StopSignal, TrainingInterrupted, make_reporter
 
     trainers = [run.trainer for run in runs]
