@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 from cli_tools import ROOT, plain_backend  # noqa: F401 - a fixture
 from data_tools import RAW_NAMES, empty_cache, make_files, store, tiny_sets, tree  # noqa: F401 - fixtures
+from processes import environment
+from small_runs import make_net
 
 from svd_numpy import data
 from svd_numpy.cli import bench, doctor
@@ -167,6 +171,49 @@ def test_doctor_says_what_to_do(
         assert line.startswith(f"WRONG {name}") and remedy in line
     monkeypatch.setenv("SVD_NUMPY_DATA", "/no/such/folder")
     assert "name one that exists" in diagnosis(capsys)[-1]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"), [("NUMBA_DISABLE_JIT", "1", "unset it"), ("NUMBA_NUM_THREADS", "0", "1 or more")]
+)
+def test_doctor_says_what_keeps_numba_from_working(
+    variable: str, value: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other commands name the variable, too, and "auto" computes without Numba."""
+    make_net().save(tmp_path / "model.safetensors")
+    variables = environment(**{variable: value})
+    doctor_says = subprocess.run(
+        [sys.executable, "-m", "svd_numpy", "doctor"], env=variables, cwd=tmp_path, text=True, capture_output=True
+    )
+    (line,) = [line for line in doctor_says.stdout.splitlines() if line.startswith("WRONG")]
+    assert line.startswith("WRONG backend numba") and variable in line and remedy in line
+    code = """
+import numpy as np, svd_numpy as svd
+model = svd.Sequential.load("model.safetensors")
+print(model.backend.name, svd.compress(model).backend.name, model.predict(np.ones((1, *model.in_shape), "f4")).shape)
+for load in (svd.Sequential.load, svd.SparseModel.load):
+    try:
+        load("model.safetensors", backend="numba")
+    except svd.SvdError as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=variables, cwd=tmp_path, text=True, capture_output=True)
+    first, *errors = done.stdout.splitlines()
+    assert first.startswith("numpy numpy (1, "), done.stderr
+    assert len(errors) == 2 and all(error.startswith("SvdValueError backend 'numba'") for error in errors)
+    assert all(variable in error and remedy in error for error in errors)
+
+
+def test_doctor_says_that_kernels_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from numba.core.caching import NullCache
+
+    from svd_numpy.kernels.cpu import layers
+
+    monkeypatch.setattr(layers.lrt_forward, "_cache", NullCache())
+    (line,) = diagnosis(capsys)
+    assert line.startswith("WRONG kernel cache") and "set NUMBA_CACHE_DIR to a folder" in line
 
 
 def test_doctor_does_not_faint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,9 +62,17 @@ def examination() -> Iterator[Finding]:
     yield from guarded("backends", backends, CHOICE)
     yield from guarded("self-checks", self_checks, REINSTALL)
     yield from guarded("cuda device", cuda_device, NO_GPU)
-    yield from guarded("kernel cache", kernel_cache, WRITABLE_CACHE)
-    yield from guarded("threading layer", threading_layer, EMPTY_CACHE)
+    if numba_is_usable():  # otherwise the backends say what is wrong with it
+        yield from guarded("kernel cache", kernel_cache, WRITABLE_CACHE)
+        yield from guarded("threading layer", threading_layer, EMPTY_CACHE)
     yield from guarded("data files", data_files, DATA_STATUS)
+
+
+def numba_is_usable() -> bool:
+    """Whether kernels can be compiled for the processor."""
+    from svd_numpy.kernels import available_backends
+
+    return not available_backends()["numba"]
 
 
 def guarded(name: str, examine: Callable[[], Iterator[Finding]], remedy: str) -> Iterator[Finding]:
@@ -171,6 +179,9 @@ def kernel_cache() -> Iterator[Finding]:
 
     lrt_forward: Any = layers.lrt_forward  # a Numba dispatcher
     folder = lrt_forward.stats.cache_path
+    if folder is None:
+        yield Finding("kernel cache", f"found no folder to keep compiled kernels in; {WRITABLE_CACHE}", ok=False)
+        return
     with tempfile.TemporaryFile(dir=folder):
         yield Finding("kernel cache", f"{folder} (writable)")
 
