@@ -7,7 +7,6 @@ other files, so `kernel` stamps each cache entry with a fingerprint of every fil
 from __future__ import annotations
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +17,6 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numba.core.serialize import dumps
 
 # `True` would also promise "no NaN, no infinity" and let the compiler delete every check for them.
 FASTMATH = {"contract", "arcp", "nsz"}
@@ -76,25 +74,31 @@ class _SharedCacheFile(IndexDataCacheFile):  # type: ignore[misc]
 
     def save(self, key: Any, data: Any) -> None:
         """Write compiled code for the argument types in `key`."""
-        code = dumps(data)
-        super().save(key, (self._source_stamp, key, hashlib.sha256(code).digest(), code))
+        super().save(key, (self._source_stamp, key, data))
 
     def load(self, key: Any) -> Any:
         """Read compiled code for the argument types in `key`; None if there is none that is sound."""
-        try:
-            stamp, held, checksum, code = super().load(key)
-        except Exception:  # none, or a damaged file, out of which pickle raises almost anything
-            return None
-        if (stamp, held, checksum) != (self._source_stamp, key, hashlib.sha256(code).digest()):
-            return None
-        return pickle.loads(code)
+        match super().load(key):
+            case (stamp, held, data) if stamp == self._source_stamp and held == key:
+                return data
+        return None
 
     def _load_index(self) -> Any:
         """Read which file holds what; a damaged index counts as empty, and is replaced by the next `save`."""
         try:
             return super()._load_index()
-        except Exception:
+        except Exception:  # Numba unpickles it, and a damaged one raises almost anything
             return {}
+
+    def _dump(self, content: Any) -> bytes:
+        """Turn the content of a file into bytes, with a checksum at their end, which Numba does not read."""
+        code: bytes = super()._dump(content)
+        return code + hashlib.sha256(code).digest()
+
+    def _load_data(self, name: str) -> Any:
+        """Read one file of compiled code, if it is sound: a flipped bit in machine code can end the process."""
+        code = Path(self._data_path(name)).read_bytes()
+        return super()._load_data(name) if hashlib.sha256(code[:-32]).digest() == code[-32:] else None
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
