@@ -106,14 +106,19 @@ def run_all(jobs: Sequence[Job], options: Options) -> list[TrainResult]:
     options : Options
         Those of the caller, for all jobs: if training is interrupted, the error names their run_dir.
     """
-    prepared = [_prepare(*job) for job in jobs]
-    finish, done = {id(run): end for run, end in prepared}, dict[int, TrainResult]()
+    prepared, done = list[tuple[Run, Callable[[list[Record]], TrainResult]]](), dict[int, TrainResult]()
     try:
+        for job in jobs:
+            prepared.append(_prepare(*job))
+        finish = {id(run): end for run, end in prepared}
         for group in side_by_side([run for run, _ in prepared]):
             for run, history in zip(group, fit_together(group, options.progress), strict=True):
                 done[id(run)] = finish[id(run)](history)
     except TrainingInterrupted as stop:
         raise TrainingInterrupted(stop.number, options.folder) from None
+    finally:
+        for run, _ in prepared:
+            run.release()
     return [done[id(run)] for run, _ in prepared]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
+from svd_numpy.files.lock import own
 from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
@@ -56,11 +57,19 @@ def fit(
     TrainingInterrupted
         After Ctrl-C or SIGTERM; the current step is finished first and, with a run_dir, saved.
     """
-    return fit_together([Run(model, data, config, callbacks, run_dir, resume)], check_flag("progress", progress))[0]
+    progress = check_flag("progress", progress)
+    run = Run(model, data, config, callbacks, run_dir, resume)
+    try:
+        return fit_together([run], progress)[0]
+    finally:
+        run.release()
 
 
 class Run:
-    """One run of `fit_together`; takes the arguments of `fit`, and raises if they make no sense."""
+    """One run of `fit_together`; takes the arguments of `fit`, and raises if they make no sense.
+
+    It owns its folder until `release`: no other run can write there.
+    """
 
     def __init__(
         self, model: Sequential, data: Dataset, config: TrainConfig | None, callbacks: Sequence[Callback],
@@ -69,14 +78,30 @@ class Run:
         self.trainer = Trainer(model, data, TrainConfig() if config is None else config)
         self.callbacks, self.folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
         self.resume = check_flag("resume", resume)
+        if self.resume and self.folder is None:
+            raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
+        self.lock = None if self.folder is None else own(self.folder, create=not self.resume)
+        try:
+            self._find_start()
+        except BaseException:
+            self.release()
+            raise
+
+    def _find_start(self) -> None:
+        """Restore the run that is resumed; refuse to begin another one in its folder."""
+        if self.folder is None:
+            return
         if self.resume:
-            if self.folder is None:
-                raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
             self.trainer.restore(self.folder)
-        elif self.folder is not None and checkpoint.latest(self.folder / "checkpoints"):
+        elif checkpoint.latest(self.folder / "checkpoints"):
             raise SvdValueError(
                 f"run_dir {self.folder} holds a run already; choose another one, or resume=True to continue it"
             )
+
+    def release(self) -> None:
+        """Let other runs use the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def begin(self) -> None:
         """Open the log and start the clock."""
