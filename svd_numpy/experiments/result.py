@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_choice
+from svd_numpy.checks import as_path, check_choice
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
@@ -233,7 +233,7 @@ class TrainResult:
         """Write model.safetensors, result.json, result.txt and summary.png to the folder `run_dir`."""
         from svd_numpy.files.atomic import write_atomic
 
-        folder = Path(run_dir)
+        folder = as_path("run_dir", run_dir)
         self.model.save(folder / "model.safetensors")
         write_atomic(folder / "result.json", json.dumps(self.to_dict(), indent=1).encode())
         write_atomic(folder / "result.txt", f"{self}\n".encode())

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_count
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_path, check_count
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.files import checkpoint
@@ -163,8 +163,8 @@ class TrainResults(Sequence[TrainResult]):
         """Write results.txt and results.png into `run_dir`."""
         from svd_numpy.files.atomic import write_atomic
 
-        write_atomic(Path(run_dir) / "results.txt", f"{self}\n".encode())
-        self.plot().savefig(Path(run_dir) / "results.png", dpi=100)
+        write_atomic(as_path("run_dir", run_dir) / "results.txt", f"{self}\n".encode())
+        self.plot().savefig(as_path("run_dir", run_dir) / "results.png", dpi=100)
 
 
 def mean_sd(values: Sequence[float], digits: int) -> str:
