@@ -135,9 +135,9 @@ def sweep(folder: Path) -> None:
     """Remove what crashed writers left in a folder; whatever is younger than a day may still be in use."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _LEFTOVER.fullmatch(entry.name):
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _A_DAY:
-                    remove(Path(entry.path))
+            ours = _LEFTOVER.fullmatch(entry.name)
+            if ours and time.time() - entry.stat(follow_symlinks=False).st_mtime > _A_DAY:
+                remove(Path(entry.path))
 
 
 def _keep_mode(old: Path, new: Path) -> None:

@@ -12,7 +12,7 @@ import weakref
 from pathlib import Path
 
 from svd_numpy.checks import SvdError
-from svd_numpy.files.atomic import disk_error
+from svd_numpy.files.atomic import disk_error, remove
 
 NAME = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the systems say of a lock that another owner has
@@ -123,14 +123,7 @@ def _let_go(path: Path, handle: int, owner: int) -> None:
         return
     if sys.platform == "win32":  # an open file cannot be removed
         os.close(handle)
-        _unlink(path)
+        remove(path)
     else:
-        _unlink(path)  # before the lock is given up: afterwards the file may be another's
+        remove(path)  # before the lock is given up: afterwards the file may be another's
         os.close(handle)
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink()
-    except OSError:
-        pass  # it stays, unlocked
