@@ -263,4 +263,4 @@ def test_a_log_that_lacks_a_column_is_reported(
     text = (run_dir / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text(text.replace('"nll"', '"null"'))
     assert cli.main(["report", str(tmp_path)]) == 2
-    assert "metrics.jsonl: epoch 1 lacks nll" in capsys.readouterr().err
+    assert "metrics.jsonl line 1: unknown entry 'null'" in capsys.readouterr().err

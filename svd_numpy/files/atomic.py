@@ -171,6 +171,14 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+
+
 def remove(path: Path) -> None:
     """Delete a file or folder; what cannot be deleted stays, without an error."""
     with contextlib.suppress(OSError):

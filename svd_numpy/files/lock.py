@@ -12,7 +12,7 @@ import weakref
 from pathlib import Path
 
 from svd_numpy.checks import SvdError
-from svd_numpy.files.atomic import disk_error, remove
+from svd_numpy.files.atomic import remove
 
 NAME = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the systems say of a lock that another owner has
@@ -50,16 +50,6 @@ class FolderLock:
         """Let go of the folder, if that has not been done."""
         if self._release is not None:
             self._release()
-
-
-def own(folder: Path, create: bool) -> FolderLock:
-    """Lock a run folder; create it first if asked to."""
-    if create:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(folder, error) from error
-    return FolderLock(folder)
 
 
 def _acquire(path: Path) -> int | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
-from svd_numpy.files.lock import own
+from svd_numpy.files.atomic import make_folder
+from svd_numpy.files.lock import FolderLock
 from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
@@ -80,23 +81,23 @@ class Run:
         self.resume = check_flag("resume", resume)
         if self.resume and self.folder is None:
             raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
-        self.lock = None if self.folder is None else own(self.folder, create=not self.resume)
+        self.lock: FolderLock | None = None
+        if self.folder is not None and (self.resume or self.folder.exists()):
+            self._own(self.folder)
+
+    def _own(self, folder: Path) -> None:
+        """Lock the folder; then restore the run that is resumed, or refuse to begin another one beside it."""
+        self.lock = FolderLock(folder)
         try:
-            self._find_start()
+            if self.resume:
+                self.trainer.restore(folder)
+            elif checkpoint.latest(folder / "checkpoints"):
+                raise SvdValueError(
+                    f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it"
+                )
         except BaseException:
             self.release()
             raise
-
-    def _find_start(self) -> None:
-        """Restore the run that is resumed; refuse to begin another one in its folder."""
-        if self.folder is None:
-            return
-        if self.resume:
-            self.trainer.restore(self.folder)
-        elif checkpoint.latest(self.folder / "checkpoints"):
-            raise SvdValueError(
-                f"run_dir {self.folder} holds a run already; choose another one, or resume=True to continue it"
-            )
 
     def release(self) -> None:
         """Let other runs use the folder."""
@@ -105,6 +106,9 @@ class Run:
 
     def begin(self) -> None:
         """Open the log and start the clock."""
+        if self.folder is not None and self.lock is None:
+            make_folder(self.folder)
+            self._own(self.folder)
         log = None if self.folder is None else self.folder / "metrics.jsonl"
         self.log = RunLog(log, self.trainer.epoch if self.resume else None)
         self.started = time.perf_counter() - self.trainer.progress.seconds
@@ -123,6 +127,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint if there is a folder."""
         if self.folder is not None:
+            self.log.sync()
             self.trainer.save(self.folder, time.perf_counter() - self.started)
 
 
