@@ -173,6 +173,12 @@ def latest(folder: str | Path) -> Path | None:
     return next(iter(_candidates(as_path("folder", folder))), None)
 
 
+def clear_up(folder: str | Path) -> None:
+    """Remove what an interrupted save left in a run folder, as the next `save` does; only its owner may."""
+    with contextlib.suppress(OSError):  # it is missing or cannot be written to
+        _recover(as_path("folder", folder))
+
+
 # ---- folders ----
 
 

@@ -90,6 +90,7 @@ class Run:
         self.lock = FolderLock(folder)
         try:
             if self.resume:
+                checkpoint.clear_up(folder / "checkpoints")
                 self.trainer.restore(folder)
             elif checkpoint.latest(folder / "checkpoints"):
                 raise SvdValueError(
