@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,8 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
         )
     labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
     if labelled[0].warning and first.progress:
-        print(f"NOTE: {labelled[0].warning}")
+        with contextlib.suppress(OSError, ValueError):  # a stream that fails ends the report, not the training
+            print(f"NOTE: {labelled[0].warning}")
     return labelled
 
 
