@@ -163,10 +163,12 @@ class TrainResults(Sequence[TrainResult]):
 
     def save(self, run_dir: str | Path) -> None:
         """Write results.txt and results.png into `run_dir`."""
-        from svd_numpy.files.atomic import write_atomic
+        from svd_numpy.files.atomic import replacing, write_atomic
+        from svd_numpy.plots.picture import try_to_draw
 
-        write_atomic(as_path("run_dir", run_dir) / "results.txt", f"{self}\n".encode())
-        self.plot().savefig(as_path("run_dir", run_dir) / "results.png", dpi=100)
+        with replacing(as_path("run_dir", run_dir), ("results.png", "results.txt")) as folder:
+            write_atomic(folder / "results.txt", f"{self}\n".encode())
+            try_to_draw(self.plot, folder / "results.png")
 
 
 def mean_sd(values: Sequence[float], digits: int, sign: str = "±") -> str:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,36 @@ def write_atomic(path: Path, content: bytes) -> None:
     finally:
         remove(temporary)
     sweep(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Replace several files of a folder that belong together: write the new ones into the folder that this gives.
+
+    Old and new files are never mixed. At the end the old ones are removed, the last one of `names` first; then the new
+    ones are moved in, and that one comes last. So where it is there, so are the others.
+
+    Raises
+    ------
+    DiskError
+        If that fails. Until all new files are written, the old ones are untouched.
+    """
+    make_folder(folder)
+    beside = temporary_in(folder)
+    try:
+        make_folder(beside)
+        yield beside
+        try:
+            for name in reversed(names):
+                (folder / name).unlink(missing_ok=True)
+            for name in names:
+                if (beside / name).exists():
+                    move(beside / name, folder / name)
+            sync_folder(folder)
+        except OSError as error:
+            raise disk_error(folder / name, error) from error
+    finally:
+        remove(beside)
 
 
 def temporary_in(folder: Path) -> Path:
