@@ -73,7 +73,7 @@ def test_train_writes_into_runs_of_the_working_folder(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(mnist, "train_mnist", stop)
     assert cli.main(["train", *TINY, "--seed", "7", "--eval-every", "0"]) == 2
-    assert seen["run_dir"] == Path("runs/lenet-300-100-digits-default-seed7")
+    assert seen["run_dir"] == tmp_path / "runs" / "lenet-300-100-digits-default-seed7"
     assert seen["seed"] == 7 and seen["eval_every"] == 0 and seen["batch_size"] == 500
     assert list(tmp_path.iterdir()) == []
 
