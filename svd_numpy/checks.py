@@ -61,14 +61,24 @@ def check_type(name: str, value: Any, kind: type) -> None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """Return `value`, a str or a path, as a Path."""
-    if not isinstance(value, str | os.PathLike):
+    """Return `value`, a str or a path, as an absolute Path; `~` is the home folder.
+
+    A path is made absolute once, where it enters: what runs for hours must not depend on the current folder.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise SvdTypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a path")
-    return Path(value)
+    if "\0" in os.fspath(value):
+        raise SvdValueError(f"{name}: got {value!r}, expected a path without a null character")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        raise SvdValueError(f"{name}: got {value!r}, but nobody of this name has a home folder here") from error
+    except OSError as error:
+        raise SvdValueError(f"{name}: got {value!r}, but the current folder is gone; give a whole path") from error
 
 
 def check_path(name: str, value: Any) -> Path | None:
-    """Return `value` as a Path; None stays None."""
+    """Return `value` as `as_path` does; None stays None."""
     return None if value is None else as_path(name, value)
 
 

@@ -185,6 +185,8 @@ def test_side_by_side_they_have_the_bits_of_each_alone(
             patch.setattr(console, "StopSignal", StopsSoon)
             fit_together(group, False)
         assert [run.trainer.progress.step for run in group] == [2, 2, 2]
+        for run in group:
+            run.release()
         folders["resume"] = True
     (group,) = side_by_side([make(seed, **folders) for seed in SEEDS])
     assert len(group) == len(SEEDS)

@@ -161,7 +161,7 @@ def test_a_disk_fault_at_any_call_leaves_a_loadable_run(tmp_path: Path, step: in
             break
     else:
         pytest.fail("save never ended without a fault")
-    assert {"mkdir", "write", "fsync", "rename"} <= seen
+    assert {"mkdir", "write", "fsync", "replace"} <= seen
     assert faults >= 10  # 11 calls; making the run folder again is harmless
 
 
@@ -265,7 +265,8 @@ def test_file_size_limit(tmp_path: Path) -> None:
 def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        OSError, match=r"^could not write .*file/run.*are free there\. Choose another folder$"
+        OSError,
+        match=r"^could not write .*file/run.*are free there\. A folder in this path is a file: choose another folder$",
     ) as caught:
         save(tmp_path / "file" / "run", 1, {}, {})
     assert isinstance(caught.value, SvdError)

@@ -62,11 +62,11 @@ def test_the_table_has_a_row_for_each_seed_and_their_mean() -> None:
     assert not np.array_equal(results[0].data.y_train, results[1].data.y_train)
     assert results[0].data.x_train is results[1].data.x_train
     lines = str(results).splitlines()
-    assert "2 seeds; mean ± standard deviation" in lines[0]
+    assert "2 seeds; mean +- standard deviation" in lines[0]
     assert [line.split("  ")[0] for line in lines[2:5]] == ["seed 0", "seed 1", "mean"]
     errors = [100 * one.test_error for one in results]
-    assert f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}" in lines[4]
-    assert lines[5].startswith("NOTE: ") and "±" not in lines[2]
+    assert f"{np.mean(errors):.2f} +- {np.std(errors, ddof=1):.2f}" in lines[4]
+    assert lines[5].startswith("NOTE: ") and "+-" not in lines[2] and str(results).isascii()
     assert str(results[:0]) == "no run" and isinstance(results[:1], svd.TrainResults)
 
 
@@ -89,9 +89,9 @@ def test_every_weight_with_every_seed(tmp_path: Path) -> None:
     assert [(one.kl_weight, one.model.seed) for one in results] == [(3, 1), (3, 0), (0, 1), (0, 0)]
     assert (tmp_path / "kl-3-seed-1" / "result.json").exists()
     lines = str(results).splitlines()
-    assert lines[0].endswith("2 KL weights, 2 seeds; mean ± standard deviation")
+    assert lines[0].endswith("2 KL weights, 2 seeds; mean +- standard deviation")
     assert [line.split("  ")[0] for line in lines[2:4]] == ["KL weight 3", "KL weight 0"]
-    assert f"{np.mean([100 * one.test_error for one in results[2:]]):.2f} ±" in lines[3]
+    assert f"{np.mean([100 * one.test_error for one in results[2:]]):.2f} +-" in lines[3]
     assert (tmp_path / "results.txt").read_text() == f"{results}\n"
     axes = results.plot().axes[0]
     np.testing.assert_allclose(

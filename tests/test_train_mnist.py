@@ -182,8 +182,8 @@ def test_a_resumed_run_still_knows_by_what_it_was_pruned(tmp_path: Path) -> None
         assert (first.model.parameters[f"{name}.theta"][values > 1.7] == 0).all()
         np.testing.assert_allclose(again.log_alphas[name], values, rtol=1e-3, atol=1e-2)
     (tmp_path / "run" / "log_alpha.npz").write_bytes(b"rubbish")
-    with pytest.raises(ValueError, match=r"log_alpha\.npz is damaged"):
-        svd.train_mnist(**settings, resume=True)
+    with pytest.warns(UserWarning, match=r"log_alpha\.npz is damaged"):  # only pictures need it
+        assert svd.train_mnist(**settings, resume=True).log_alphas == {}
 
 
 # ---- networks to compare with, and random labels

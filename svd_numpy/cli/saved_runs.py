@@ -129,6 +129,7 @@ class Report:
         """Read files only: nothing is trained, measured again or downloaded."""
         from svd_numpy.experiments.run_files import epoch_table, need, run_figures
         from svd_numpy.files.run_log import read_log
+        from svd_numpy.plots.picture import save_figure
 
         last = check_count("last", self.last)
         history = read_log(need(self.run_dir / "metrics.jsonl"))
@@ -140,7 +141,7 @@ class Report:
         figures = self.run_dir / "figures"
         figures.mkdir(exist_ok=True)
         for name, figure in run_figures(self.run_dir, history, self._find_image).items():
-            figure.savefig(figures / f"{name}.png", dpi=100)
+            save_figure(figure, figures / f"{name}.png")
             print(f"written: {figures / name}.png")
         return 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, as_path
 
 if TYPE_CHECKING:
     from svd_numpy.experiments.result import TrainResult
@@ -87,7 +87,7 @@ class _Training:
         from svd_numpy.train.console import TrainingInterrupted
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
-        folder = options["run_dir"] or self.default_run_dir()
+        folder = as_path("run_dir", options["run_dir"] or self.default_run_dir())
         check_run_dir(folder, options["resume"])
         finished = (folder / "result.json").is_file()
         try:
@@ -117,7 +117,9 @@ class _Training:
 
 def check_run_dir(folder: Path, resume: bool) -> None:
     """Refuse to start in the folder of an existing run, or to resume a run that is not there."""
-    exists = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "result.json", "pretrain"))
+    from svd_numpy.experiments.series import begun
+
+    exists = begun(folder) or (folder / "result.json").exists()  # a first checkpoint that failed is no run
     if exists and not resume:
         raise SvdValueError(f"{folder} already holds a run: --resume goes on with it, --run-dir names another folder")
     if resume and not exists:

@@ -110,7 +110,7 @@ def read_verified(file_set: FileSet, spec: FileSpec, path: Path) -> NDArray[np.u
 
 def existing_folder(folder: str | Path, label: str) -> Path:
     """Return a folder that the user named; a DataError if there is no such folder."""
-    path = as_path(label, folder).expanduser()
+    path = as_path(label, folder)
     if not str(folder) or not os.path.isdir(path):
         raise DataError(f"{label} is {str(folder)!r}, which is not a folder; name one that exists")
     return path

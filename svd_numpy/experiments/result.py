@@ -10,13 +10,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_choice
+from svd_numpy.checks import as_path, check_choice
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import Sparsity, measure_sparsity
 from svd_numpy.train.config import TrainConfig
+
+FILES = ("model.safetensors", "result.txt", "summary.png", "result.json")  # the last one says that a run is finished
 
 
 def pruning_threshold(model: Sequential, config: TrainConfig) -> float:
@@ -230,14 +232,18 @@ class TrainResult:
         return network_figures(self.model, start, self.log_alphas, threshold, shape, self.data.x_test[0])
 
     def save(self, run_dir: str | Path) -> None:
-        """Write model.safetensors, result.json, result.txt and summary.png to the folder `run_dir`."""
-        from svd_numpy.files.atomic import write_atomic
+        """Write model.safetensors, result.txt, summary.png and result.json to the folder `run_dir`.
 
-        folder = Path(run_dir)
-        self.model.save(folder / "model.safetensors")
-        write_atomic(folder / "result.json", json.dumps(self.to_dict(), indent=1).encode())
-        write_atomic(folder / "result.txt", f"{self}\n".encode())
-        self.plot().savefig(folder / "summary.png", dpi=100)
+        They replace those of an older result together. A summary that cannot be drawn is left out, with a warning.
+        """
+        from svd_numpy.files.atomic import replacing, write_atomic
+        from svd_numpy.plots.picture import try_to_draw
+
+        with replacing(as_path("run_dir", run_dir), FILES) as folder:
+            self.model.save(folder / "model.safetensors")
+            write_atomic(folder / "result.txt", f"{self}\n".encode())
+            write_atomic(folder / "result.json", json.dumps(self.to_dict(), indent=1).encode())
+            try_to_draw(self.plot, folder / "summary.png")
 
 
 def _cells(result: TrainResult) -> tuple[str, str, float]:

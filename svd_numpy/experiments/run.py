@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count
+from svd_numpy.checks import SvdError, SvdValueError, check_count
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe, stretch
-from svd_numpy.experiments.result import TrainResult, pruning_threshold
+from svd_numpy.experiments.result import FILES, TrainResult, pruning_threshold
 from svd_numpy.experiments.run_files import load_log_alphas, save_log_alphas
 from svd_numpy.kernels import priors
 from svd_numpy.network.model import Sequential
@@ -54,7 +56,8 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
         )
     labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
     if labelled[0].warning and first.progress:
-        print(f"NOTE: {labelled[0].warning}")
+        with contextlib.suppress(OSError, ValueError):  # a stream that fails ends the report, not the training
+            print(f"NOTE: {labelled[0].warning}")
     return labelled
 
 
@@ -106,14 +109,19 @@ def run_all(jobs: Sequence[Job], options: Options) -> list[TrainResult]:
     options : Options
         Those of the caller, for all jobs: if training is interrupted, the error names their run_dir.
     """
-    prepared = [_prepare(*job) for job in jobs]
-    finish, done = {id(run): end for run, end in prepared}, dict[int, TrainResult]()
+    prepared, done = list[tuple[Run, Callable[[list[Record]], TrainResult]]](), dict[int, TrainResult]()
     try:
+        for job in jobs:
+            prepared.append(_prepare(*job))
+        finish = {id(run): end for run, end in prepared}
         for group in side_by_side([run for run, _ in prepared]):
             for run, history in zip(group, fit_together(group, options.progress), strict=True):
                 done[id(run)] = finish[id(run)](history)
     except TrainingInterrupted as stop:
         raise TrainingInterrupted(stop.number, options.folder) from None
+    finally:
+        for run, _ in prepared:
+            run.release()
     return [done[id(run)] for run, _ in prepared]
 
 
@@ -131,13 +139,30 @@ def _prepare(
         hooks.append(keep_them)
         result = replace(result, log_alphas=log_alphas)
 
+    run = Run(model, data, config, hooks, folder, options.resume)
+    complete = run.trainer.done and folder is not None and all((folder / name).is_file() for name in FILES)
+
     def finish(history: list[Record]) -> TrainResult:
         finished = replace(result, history=history)
-        if folder is not None:
-            finished.save(folder)
+        if folder is not None and not complete:  # what is only read back may be in a folder that cannot be written to
+            try:
+                finished.save(folder)
+            except OSError:
+                with contextlib.suppress(OSError, ValueError):
+                    print(finished)  # hours of training should at least show their result
+                raise
         return finished
 
-    return Run(model, data, config, hooks, folder, options.resume), finish
+    return run, finish
+
+
+@contextlib.contextmanager
+def pictures_may_fail(path: Path) -> Iterator[None]:
+    """Warn where a file that only pictures need cannot be used, and go on: it is not worth a run."""
+    try:
+        yield
+    except (SvdError, OSError) as error:
+        warnings.warn(f"{path.name}: pictures of this run will lack something: {error}", stacklevel=3)
 
 
 def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str, Any], Callback]:
@@ -145,13 +170,15 @@ def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str
     kept: dict[str, Any] = {}
     path = None if run_dir is None else run_dir / "log_alpha.npz"
     if path is not None and path.is_file():  # a resumed run may already be past that epoch
-        kept.update(load_log_alphas(path)[0])
+        with pictures_may_fail(path):
+            kept.update(load_log_alphas(path)[0])
 
     def keep(trainer: Trainer, entry: Record) -> None:
         if entry["epoch"] == config.epochs:
             kept.update(log_alpha(trainer.model))
             if path is not None:
-                save_log_alphas(path, kept, pruning_threshold(trainer.model, config))
+                with pictures_may_fail(path):
+                    save_log_alphas(path, kept, pruning_threshold(trainer.model, config))
 
     return kept, keep
 
@@ -162,20 +189,28 @@ def record_frames(
     """Make a callback that writes pictures of the first layer, about 60 over the run, to `frames.npz`."""
     path = run_dir / "frames.npz"
     frames: list[FrameRecorder] = []  # filled in the first epoch, which tells where a resumed run continues
+    lost: list[Path] = []  # the file, once it has failed: it is said once, and no frame is recorded any more
     every = max(1, config.total_epochs // 60)
     first = model.variational_layers[0]
     shape = first.fields(first.theta, image_shape)[1]
 
     def record(trainer: Trainer, entry: Record) -> None:
         if not frames:
-            old = FrameRecorder.load(path) if resume and path.exists() else FrameRecorder(shape)
-            old.drop_after(entry["epoch"] - 1)
-            frames.append(old)
+            frames.append(FrameRecorder(shape))
+            if resume and path.exists():
+                with pictures_may_fail(path):
+                    frames[0] = FrameRecorder.load(path)
+                    frames[0].drop_after(entry["epoch"] - 1)
         if entry["epoch"] % every and not trainer.done:
             return
         alpha, overall = priors.log_alpha(first.theta, first.log_sigma2), measure_sparsity(model).overall
         theta, alpha = (first.fields(array, image_shape)[0] for array in (first.theta, alpha))
-        frames[0].add(entry["epoch"], theta, alpha, model.threshold, entry["test_error"], overall)
-        frames[0].save(path)
+        if lost:
+            return
+        lost.append(path)
+        with pictures_may_fail(path):
+            frames[0].add(entry["epoch"], theta, alpha, model.threshold, entry["test_error"], overall)
+            frames[0].save(path)
+            lost.clear()
 
     return record

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.frames import FrameRecorder
 
-_COLUMNS = {"stage", "seconds", "nll", "train_error", "test_error", "compression"}  # beside the epoch
-
 
 def need(path: Path) -> Path:
     """Return the path of a run's file; raise a SvdValueError if it does not exist."""
@@ -60,8 +58,6 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
     form = "{:>5}{:>13}{:>9}{:>9}{:>9}{:>8}{:>10}{:>13}".format
     lines = [form("epoch", "stage", "seconds", "nll", "train %", "test %", "sparse %", "compression")]
     for record in history:
-        if missing := _COLUMNS - record.keys():
-            raise SvdValueError(f"metrics.jsonl: epoch {record['epoch']} lacks {', '.join(sorted(missing))}")
         test, total = record["test_error"], record["compression"]
         lines.append(
             form(

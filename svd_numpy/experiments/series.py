@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_count
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_path, check_count
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.files import checkpoint
 
+_SIGN = "+-"  # not every console can print ±
 PRETRAINING = "pretrain"  # folder of the first of two stages, inside the run's folder
 
 
@@ -130,7 +131,7 @@ class TrainResults(Sequence[TrainResult]):
             rows = [(f"KL weight {weight:g}", group) for weight, group in groups.items()]
             what = f"{replace(first, kl_weight=1.0).title}, recipe {first.recipe.name!r}, {len(groups)} KL weights"
         lines = [
-            f"{what}, {f'{seeds} seeds; mean ± standard deviation' if seeds > 1 else f'seed {first.model.seed}'}",
+            f"{what}, {f'{seeds} seeds; mean +- standard deviation' if seeds > 1 else f'seed {first.model.seed}'}",
             f"{'':<14}{'error %':>16}{'nll':>18}{'compression':>16}   sparsity per layer %",
             *(f"{name:<14}{some._figures()}".rstrip() for name, some in rows),
         ]
@@ -140,8 +141,9 @@ class TrainResults(Sequence[TrainResult]):
         """Return one line of the table."""
         layers = zip(*(one.layer_sparsity.values() for one in self), strict=True)
         shares = " - ".join(f"{100 * statistics.mean(layer):.1f}" for layer in layers)
-        error, nll = mean_sd([100 * one.test_error for one in self], 2), mean_sd([one.test_nll for one in self], 4)
-        return f"{error:>16}{nll:>18}{mean_sd([one.compression for one in self], 1):>16}   {shares}"
+        error = mean_sd([100 * one.test_error for one in self], 2, _SIGN)
+        nll = mean_sd([one.test_nll for one in self], 4, _SIGN)
+        return f"{error:>16}{nll:>18}{mean_sd([one.compression for one in self], 1, _SIGN):>16}   {shares}"
 
     def plot(self) -> Any:
         """Draw what sparsity costs: error and compression of every run, with means by KL weight. Returns a Figure."""
@@ -161,13 +163,15 @@ class TrainResults(Sequence[TrainResult]):
 
     def save(self, run_dir: str | Path) -> None:
         """Write results.txt and results.png into `run_dir`."""
-        from svd_numpy.files.atomic import write_atomic
+        from svd_numpy.files.atomic import replacing, write_atomic
+        from svd_numpy.plots.picture import try_to_draw
 
-        write_atomic(Path(run_dir) / "results.txt", f"{self}\n".encode())
-        self.plot().savefig(Path(run_dir) / "results.png", dpi=100)
+        with replacing(as_path("run_dir", run_dir), ("results.png", "results.txt")) as folder:
+            write_atomic(folder / "results.txt", f"{self}\n".encode())
+            try_to_draw(self.plot, folder / "results.png")
 
 
-def mean_sd(values: Sequence[float], digits: int) -> str:
-    """Mean and, if there are several values, sample standard deviation, as text."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+def mean_sd(values: Sequence[float], digits: int, sign: str = "±") -> str:
+    """Mean and, if there are several values, sample standard deviation, as text, with this sign between them."""
+    spread = f" {sign} {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"

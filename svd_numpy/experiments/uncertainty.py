@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.assess.uncertainty import Calibration, Uncertainty, auroc, calibration, decompose, sample_probabilities
-from svd_numpy.checks import SvdValueError, check_count, check_type
+from svd_numpy.checks import SvdValueError, as_path, check_count, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.run_files import need
-from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.atomic import replacing, write_atomic
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import measure_sparsity
+from svd_numpy.plots.picture import try_to_draw
 
 METHODS = {
     "pruned": "pruned network, one prediction",
@@ -109,10 +110,11 @@ class UncertaintyReport:
 
     def save(self, folder: str | Path) -> None:
         """Write uncertainty.json, uncertainty.txt and uncertainty.png into `folder`."""
-        folder = Path(folder)
-        write_atomic(folder / "uncertainty.json", json.dumps(self.to_dict(), indent=1).encode())
-        write_atomic(folder / "uncertainty.txt", f"{self}\n".encode())
-        self.plot().savefig(folder / "uncertainty.png", dpi=100)
+        names = [f"uncertainty.{kind}" for kind in ("png", "txt", "json")]
+        with replacing(as_path("folder", folder), names) as beside:
+            write_atomic(beside / "uncertainty.json", json.dumps(self.to_dict(), indent=1).encode())
+            write_atomic(beside / "uncertainty.txt", f"{self}\n".encode())
+            try_to_draw(self.plot, beside / "uncertainty.png")
 
 
 def measure_uncertainty(
@@ -141,7 +143,7 @@ def measure_uncertainty(
         For a network without noise, or data that do not fit it.
     """
     if isinstance(model, str | Path):
-        model = Sequential.load(need(Path(model) / "model.safetensors"))
+        model = Sequential.load(need(as_path("model", model) / "model.safetensors"))
     check_type("model", model, Sequential)
     for name, data in (("inside", inside), ("outside", outside)):
         check_type(name, data, Dataset)

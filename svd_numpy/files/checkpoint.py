@@ -7,7 +7,7 @@ A checkpoint is a folder ``ckpt-<step>`` with ``arrays.safetensors`` and ``manif
 * sizes are checked before anything is read, and nothing in a file can name another file.
 
 The hashes detect damage. They are not signatures: they do not show who made a file.
-One process at a time may write to a run folder; any number may read.
+One process at a time may write to a run folder (`svd_numpy.files.lock`); any number may read.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, as_path
-from svd_numpy.files.atomic import disk_error, loads_strict, remove, sync_folder, write_new
+from svd_numpy.files.atomic import disk_error, loads_strict, move, remove, sync_folder, write_new
 from svd_numpy.files.safe_arrays import (
     MAX_JSON_BYTES,
     VERSION,
@@ -170,7 +170,13 @@ def load(path: str | Path) -> Checkpoint:
 
 def latest(folder: str | Path) -> Path | None:
     """Return the newest checkpoint folder in a run folder, unverified, or None if there is none."""
-    return next(iter(_candidates(Path(folder))), None)
+    return next(iter(_candidates(as_path("folder", folder))), None)
+
+
+def clear_up(folder: str | Path) -> None:
+    """Remove what an interrupted save left in a run folder, as the next `save` does; only its owner may."""
+    with contextlib.suppress(OSError):  # it is missing or cannot be written to
+        _recover(as_path("folder", folder))
 
 
 # ---- folders ----
@@ -201,20 +207,20 @@ def _recover(folder: Path) -> None:
             if os.path.lexists(target):
                 remove(path)
             else:
-                os.rename(path, target)
+                move(path, target)
 
 
 def _swap(temporary: Path, target: Path, aside: Path) -> None:
     """Rename into place. A folder cannot be overwritten, so an old one is first set aside, where `load` finds it."""
     replacing = os.path.lexists(target)
     if replacing:
-        os.rename(target, aside)
+        move(target, aside)
     try:
-        os.rename(temporary, target)
+        move(temporary, target)
     except OSError:
         if replacing:
             with contextlib.suppress(OSError):  # `load` and the next `save` also look at `aside`
-                os.rename(aside, target)
+                move(aside, target)
         raise
 
 
@@ -224,7 +230,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
         old = [path for path in _candidates(folder) if path.name[0] != "." and _step_of(path) <= step]
         for path in old[keep:]:
             doomed = folder / f".tmp-{path.name}"
-            os.rename(path, doomed)
+            move(path, doomed)
             remove(doomed)
 
 

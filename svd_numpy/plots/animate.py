@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, as_path
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.plots.frames import STEPS, ZERO, FrameRecorder
 from svd_numpy.plots.mosaic import mosaic
@@ -73,7 +72,7 @@ def render_gif(frames: FrameRecorder, path: str | os.PathLike[str], *, fps: floa
 
     file = io.BytesIO()
     indexed[0].save(file, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
-    write_atomic(Path(path), file.getvalue())
+    write_atomic(as_path("path", path), file.getvalue())
 
 
 def _draw_frames(frames: FrameRecorder, width: int) -> list[Image]:

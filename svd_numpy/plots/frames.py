@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, as_path
 from svd_numpy.files.npz import read_npz, write_npz
 from svd_numpy.plots.panels import Array, is_pruned
 
@@ -169,7 +168,7 @@ class FrameRecorder:
             "test_errors": np.array(self.test_errors),
             "sparsities": np.array(self.sparsities),
         }
-        write_npz(Path(path), arrays)
+        write_npz(as_path("path", path), arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FrameRecorder:
@@ -192,7 +191,7 @@ class FrameRecorder:
         OSError
             If it cannot be read.
         """
-        arrays = read_npz(Path(path), NAMES)
+        arrays = read_npz(as_path("path", path), NAMES)
         if not np.array_equal(arrays["schema"], _SCHEMA):
             raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))

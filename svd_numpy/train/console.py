@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -59,6 +61,9 @@ class Reporter:
     def epoch(self, record: dict[str, Any]) -> None:
         """Report an epoch's record."""
 
+    def give_up(self) -> None:
+        """Write nothing more: the stream has failed."""
+
     def __enter__(self) -> Reporter:
         return self
 
@@ -92,6 +97,10 @@ class BarReporter(Reporter):
         """Show the epoch's numbers next to the bar."""
         self._bar.set_postfix(epoch=record["epoch"], **describe(record), refresh=False)
 
+    def give_up(self) -> None:
+        """Keep tqdm from writing when the bar is collected."""
+        self._bar.disable = True
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
 
@@ -112,9 +121,42 @@ class LineReporter(Reporter):
         print(f"epoch {record['epoch']:>4}/{self._total}  {record['seconds']:7.1f} s  {text}", flush=True)
 
 
+class CarefulReporter(Reporter):
+    """Passes everything on to another reporter until its stream fails: that ends the report, not the training."""
+
+    def __init__(self, make: Callable[[], Reporter]) -> None:
+        self._inner = Reporter()
+        with self._care():
+            self._inner = make()
+
+    @contextlib.contextmanager
+    def _care(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: a closed file, or text that it cannot encode
+            self._inner.give_up()
+            self._inner = Reporter()
+
+    def step(self, count: int) -> None:
+        """Report that this many more steps are done."""
+        with self._care():
+            self._inner.step(count)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Report an epoch's record."""
+        with self._care():
+            self._inner.epoch(record)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._care():
+            self._inner.__exit__(kind, error, trace)
+
+
 def make_reporter(trainer: Trainer, progress: bool) -> Reporter:
     """Choose a bar for a terminal or notebook, lines for a log; nothing without `progress`."""
-    if not progress:
-        return Reporter()
-    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return BarReporter(trainer) if interactive else LineReporter(trainer)
+
+    def make() -> Reporter:
+        terminal = sys.stderr is not None and sys.stderr.isatty()  # None in services, and where it was closed
+        return BarReporter(trainer) if terminal or "ipykernel" in sys.modules else LineReporter(trainer)
+
+    return CarefulReporter(make) if progress else Reporter()

@@ -10,6 +10,8 @@ from pathlib import Path
 from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
+from svd_numpy.files.atomic import make_folder
+from svd_numpy.files.lock import FolderLock
 from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
@@ -60,11 +62,19 @@ def fit(
     TrainingInterrupted
         After Ctrl-C or SIGTERM; the current step is finished first and, with a run_dir, saved.
     """
-    return fit_together([Run(model, data, config, callbacks, run_dir, resume)], check_flag("progress", progress))[0]
+    progress = check_flag("progress", progress)
+    run = Run(model, data, config, callbacks, run_dir, resume)
+    try:
+        return fit_together([run], progress)[0]
+    finally:
+        run.release()
 
 
 class Run:
-    """One run of `fit_together`; takes the arguments of `fit`, and raises if they make no sense."""
+    """One run of `fit_together`; takes the arguments of `fit`, and raises if they make no sense.
+
+    It owns its folder until `release`: no other run can write there.
+    """
 
     def __init__(
         self, model: Sequential, data: Dataset, config: TrainConfig | None, callbacks: Sequence[Callback],
@@ -74,17 +84,37 @@ class Run:
         self.callbacks, self.folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
         self.resume = check_flag("resume", resume)
         _require_free(model)
-        if self.resume:
-            if self.folder is None:
-                raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
-            self.trainer.restore(self.folder)
-        elif self.folder is not None and checkpoint.latest(self.folder / "checkpoints"):
-            raise SvdValueError(
-                f"run_dir {self.folder} holds a run already; choose another one, or resume=True to continue it"
-            )
+        if self.resume and self.folder is None:
+            raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
+        self.lock: FolderLock | None = None
+        if self.folder is not None and (self.resume or self.folder.exists()):
+            self._own(self.folder)
+
+    def _own(self, folder: Path) -> None:
+        """Lock the folder; then restore the run that is resumed, or refuse to begin another one beside it."""
+        self.lock = FolderLock(folder)
+        try:
+            if self.resume:
+                checkpoint.clear_up(folder / "checkpoints")
+                self.trainer.restore(folder)
+            elif checkpoint.latest(folder / "checkpoints"):
+                raise SvdValueError(
+                    f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it"
+                )
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other runs use the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def begin(self) -> None:
         """Open the log and start the clock."""
+        if self.folder is not None and self.lock is None:
+            make_folder(self.folder)
+            self._own(self.folder)
         log = None if self.folder is None else self.folder / "metrics.jsonl"
         self.log = RunLog(log, self.trainer.epoch if self.resume else None)
         self.started = time.perf_counter() - self.trainer.progress.seconds
@@ -103,6 +133,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint if there is a folder."""
         if self.folder is not None:
+            self.log.sync()
             self.trainer.save(self.folder, time.perf_counter() - self.started)
 
 

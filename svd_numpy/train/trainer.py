@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_moves, check_type
+from svd_numpy.checks import SvdValueError, check_count, check_moves, check_number, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
+from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels.backend import AdamSettings, Array, Backend, StepSettings
 from svd_numpy.network.layers.base import Mode, Pass
 from svd_numpy.network.model import Sequential
@@ -82,6 +84,11 @@ class Trainer:
         self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what records report
         self.n_train = len(data.x_train)
         self.steps_per_epoch = self.batches.per_epoch
+        if (steps := self.steps_per_epoch * config.total_epochs) > checkpoint.MAX_STEP:
+            raise SvdValueError(
+                f"config: {config.total_epochs:,} epochs are {steps:,} steps, expected at most "
+                f"{checkpoint.MAX_STEP:,}; take fewer epochs or a larger batch_size"
+            )
         self.progress = Progress()
         self._model_at_start = {**model.config(), "backend": model.backend.name}
         rows = min(config.batch_size, self.n_train)
@@ -262,6 +269,8 @@ class Trainer:
         found = checkpoint.load(run_dir / "checkpoints")
         for part, wanted in self.identity().items():
             have = found.state.get(part, {})
+            if not isinstance(have, dict):
+                raise SvdValueError(f"resume: the run in {run_dir} has no {part}; use another run_dir")
             if have != wanted:
                 keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
                 raise SvdValueError(
@@ -269,11 +278,49 @@ class Trainer:
                     f"{[have.get(k) for k in keys]} there, {[wanted.get(k) for k in keys]} asked for); "
                     "use the same settings, or another run_dir"
                 )
+        with reading(found.path):
+            check_arrays(found.arrays, self.arrays())
+            progress = self._checked_progress(found)
+            likelihood = make_likelihood(**found.state["likelihood"])
+            require(likelihood.name == self.model.likelihood.name, f"the likelihood is {likelihood.name}")
+        if found.skipped:
+            warnings.warn(f"the run resumes from step {found.step}: {'; '.join(found.skipped)}", stacklevel=2)
         with self.model.exclusive:
             for name, array in self.arrays().items():
                 array[...] = found.arrays[name]
-            self.model.likelihood = make_likelihood(**found.state["likelihood"])
-        self.progress = Progress(**found.state["progress"])
+            self.model.likelihood = likelihood
+        self.progress = progress
+
+    def _checked_progress(self, found: checkpoint.Checkpoint) -> Progress:
+        """Return the progress in a checkpoint if this run can have made it."""
+        stored = found.state["progress"]
+        require(set(stored) == {field.name for field in fields(Progress)}, "progress has missing or unknown entries")
+        last = self.steps_per_epoch * self.config.total_epochs
+        check_count("step", stored["step"], low=0)
+        require(stored["step"] == found.step, f"step is {stored['step']}, expected that of the folder, {found.step}")
+        require(found.step <= last, f"step is {found.step}, expected at most {last}, the end of the run")
+        check_number("nll_sum", stored["nll_sum"])
+        for name in ("error_sum", "seconds"):
+            require(check_number(name, stored[name]) >= 0, f"{name} is {stored[name]}, expected at least 0")
+        done = min(found.step % self.steps_per_epoch * self.config.batch_size, self.n_train)
+        examples = check_count("examples", stored["examples"], low=0)
+        expected = self.model.rows(done)
+        require(examples == expected, f"examples is {examples}, expected {expected} in the epoch so far")
+        return Progress(**stored)
+
+
+def check_arrays(found: dict[str, Array], wanted: dict[str, Array]) -> None:
+    """Raise unless a checkpoint holds exactly the arrays of a run, with numbers that training can have made."""
+    for name in found:
+        require(name in wanted, f"unknown array {name!r}")
+    for name, like in wanted.items():
+        require(name in found, f"it lacks the array {name!r}")
+        array = found[name]
+        require(array.shape == like.shape, f"{name!r} has shape {array.shape}, expected {like.shape}")
+        require(array.dtype == like.dtype, f"{name!r} has dtype {array.dtype}, expected {like.dtype}")
+        require(bool(np.isfinite(array).all()), f"{name!r} is not finite everywhere")
+    require(not (found["v"] < 0).any(), "'v' is negative somewhere; expected averages of squares")
+    require(not (found["mask"] > 1).any(), "'mask' is neither 0 nor 1 somewhere")
 
 
 def _check_fit(model: Sequential, data: Dataset) -> None:

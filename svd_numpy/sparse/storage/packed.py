@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from svd_numpy.checks import SvdValueError, check_file, check_type
+from svd_numpy.checks import SvdValueError, as_path, check_file, check_type
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import open_regular, reading, require
 from svd_numpy.sparse import SparseModel
@@ -102,7 +102,7 @@ def load_packed(path: str | Path, backend: str = "auto") -> SparseModel:
     CheckpointError
         If the file is missing, damaged, or of another kind.
     """
-    source = Path(path)
+    source = as_path("path", path)
     with reading(source), open_regular(source.resolve()) as (file, size):
         require(size <= MOST_BYTES, f"it has {size} bytes, a packed network at most {MOST_BYTES}")
         return unpack(file.read(), backend)
