@@ -86,7 +86,7 @@ def test_there_and_back(name: str) -> None:
     for layer in again.variational_layers:
         layer.log_sigma2[...] = -20
     x = inputs_of(model, 5)
-    assert np.array_equal(again.predict(x), model.predict(x))
+    assert distance(again.predict(x), model.predict(x)) < 1e-6  # running averages lose their float64
 
 
 def test_layouts_element_by_element() -> None:
@@ -126,23 +126,23 @@ def test_files_keep_no_order(tmp_path: Path) -> None:
     found = svd.from_torch_state_dict(model, path)
     assert all(np.array_equal(found[name], array) for name, array in model.parameters.items())
     save_file({name.replace("stage.2", "first"): array for name, array in arrays.items()}, path)
-    with pytest.raises(ValueError, match=r"modules \['first\.fc', 'stage\.10\.fc'\] of"):
+    with pytest.raises(ValueError, match=r"modules \['first\.fc', 'stage\.10\.fc'\] all have"):
         svd.from_torch_state_dict(model, path)
     save_file(arrays, path)
     with pytest.raises(ValueError, match=r"\['another'\] belong to no layer"):
         svd.from_torch_state_dict(net(7, 5, 5, 5), path)
-    with pytest.raises(ValueError, match=r"modules \[\] of"):
+    with pytest.raises(ValueError, match=r"net\.safetensors: source: no module has the shapes .* 'dense4'"):
         svd.from_torch_state_dict(net(7, 5, 5, 5, 4), path)
 
 
 def test_state_dicts_that_do_not_match_are_refused(tmp_path: Path) -> None:
     model = lenet_300_100()
     arrays = svd.torch_state_dict(model)
-    with pytest.raises(ValueError, match=r"got 2 modules with arrays, \['0', '2'\], expected one for each"):
+    with pytest.raises(ValueError, match=r"no module has the shapes .*\(10, 20\).* of layer 'dense3'"):
         svd.from_torch_state_dict(model, {name: a for name, a in arrays.items() if name[0] != "4"})
-    with pytest.raises(ValueError, match=r"shape \(30, 59\), expected \(30, 60\)"):
+    with pytest.raises(ValueError, match=r"\(30, 60\).* of layer 'dense1', of those left: .*\(30, 59\)"):
         svd.from_torch_state_dict(model, arrays | {"0.weight": arrays["0.weight"][:, 1:]})
-    with pytest.raises(ValueError, match=r"module '0' has \['scale', 'weight'\], expected \['bias', 'weight'\]"):
+    with pytest.raises(ValueError, match=r"of layer 'dense1', of those left: .*scale"):
         svd.from_torch_state_dict(model, {name.replace("0.bias", "0.scale"): array for name, array in arrays.items()})
     with pytest.raises(ValueError, match="NaN"):
         svd.from_torch_state_dict(model, arrays | {"0.bias": np.full(30, np.nan)})
