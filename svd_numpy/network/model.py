@@ -299,7 +299,7 @@ class Sequential(Network):
             check_described(config, arrays)
             model = cls.from_config(config, backend)
             model.load_arrays(arrays)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} holds no network that Sequential.save wrote: {error}") from error
         return model
 

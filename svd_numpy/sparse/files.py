@@ -54,7 +54,7 @@ def load_ops(path: str | Path) -> tuple[list[Op], Likelihood]:
             raise SvdValueError("it holds arrays that belong to no op")
         check_ops(ops)
         return ops, make_likelihood(**state["likelihood"])
-    except (ArithmeticError, AttributeError, KeyError, MemoryError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds no network that SparseModel.save wrote: {error}") from error
 
 
