@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite notebooks site clean
+.PHONY: help train test test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -58,6 +58,9 @@ results: $(VENV)/.base  ## the table of results: every recipe, five seeds; goes 
 
 finite: $(VENV)/.base  ## the campaign "never a NaN": 50,000 steps at each of six settings; skips finished ones
 	$(BIN)/python campaigns/finite.py $(ARGS)
+
+fuzz: $(VENV)/.base  ## the campaign "no file is trusted": damaged and hostile files of every format; goes on where it stopped
+	$(BIN)/python campaigns/fuzz.py $(ARGS)
 
 notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
 	$(BIN)/python notebooks/make_notebooks.py $(ARGS)

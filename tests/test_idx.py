@@ -44,6 +44,7 @@ HOSTILE = {
     "cut in values": (GOOD[:-1], "only 23 bytes follow"),
     "trailing byte": (GOOD + b"\x00", "more bytes follow"),
     "huge dimensions": (b"\x00\x00\x08\x04" + b"\xff" * 16 + b"abc", "at most"),
+    "huge dimensions of nothing": (b"\x00\x00\x08\x04\x00\x00\x00\x01" + b"\xff" * 8 + bytes(4), "at most"),
     "large claim": (b"\x00\x00\x08\x01" + (1 << 29).to_bytes(4, "big") + b"abc", "only 3 bytes follow"),
     "gzip cut short": (PACKED[:-12], "cut short"),
     "gzip without its checksum": (PACKED[:-8], "cut short"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import svd_numpy as svd
+from svd_numpy.files import npz
 from svd_numpy.files.npz import read_npz, write_npz
 
 ARRAYS = {
@@ -59,3 +64,42 @@ def test_another_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
         read_npz(path, ["halves"])
     with pytest.raises(FileNotFoundError):
         read_npz(tmp_path / "none.npz", [])
+
+
+def test_no_array_is_lost_with_a_piece_of_the_directory(tmp_path: Path) -> None:
+    """A wrong length in a directory entry makes zipfile skip the entries after it, without a word."""
+    path = tmp_path / "a.npz"
+    write_npz(path, ARRAYS)
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\1\2")
+    for field in range(46):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[entry + field] ^= 1 << bit
+            path.write_bytes(damaged)
+            with contextlib.suppress(svd.SvdValueError):
+                assert read_npz(path, []).keys() == ARRAYS.keys()
+
+
+def test_a_small_file_cannot_unpack_to_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, {"one": np.zeros(2**25, np.uint8), "two": np.zeros(2**25, np.uint8)})
+    assert path.stat().st_size < 2**17
+    monkeypatch.setattr(npz, "MOST_BYTES", 2**26)
+    assert "more than 67108864 bytes" in refused(path)
+    with zipfile.ZipFile(path, "w") as archive:  # a header that asks for much more than there is
+        file = io.BytesIO()
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (2**25,)})
+        archive.writestr("one.npy", file.getvalue())
+    assert "shape (33554432,) of uint8" in refused(path)
+
+
+def refused(path: Path) -> str:
+    tracemalloc.start()
+    try:
+        with pytest.raises(svd.SvdValueError, match=r"a\.npz is damaged") as caught:
+            read_npz(path, [])
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    return str(caught.value)

@@ -211,7 +211,7 @@ def test_a_small_file_cannot_ask_for_much_memory(saved: Path, tmp_path: Path) ->
 def test_the_exported_network_runs_without_this_package(make: Callable[[], svd.Sequential], tmp_path: Path) -> None:
     small = svd.compress(kill(make(), 0.4))
     reader = small.export_numpy(tmp_path / "net.npz")
-    assert reader == tmp_path / "net_reader.py" and len(reader.read_text().splitlines()) <= 60
+    assert reader == tmp_path / "net_reader.py" and len(reader.read_text().splitlines()) < 100
     x = inputs_of(small, 12, dtype="uint8" if len(small.in_shape) == 3 else "float32")
     np.save(tmp_path / "images.npy", x)
     code = (

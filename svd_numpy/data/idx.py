@@ -58,9 +58,9 @@ def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
     with open_unpacked(path) as stream:
         shape = _read_header(stream, path)
         size = math.prod(shape)
-        if size > max_bytes:
+        if math.prod(side or 1 for side in shape) > max_bytes:  # NumPy cannot hold huge sides even if one is 0
             raise DataError(
-                f"{path}: the header announces shape {shape}, {size} bytes; expected at most {max_bytes}. "
+                f"{path}: the header announces shape {shape}; expected at most {max_bytes} bytes. "
                 f"The header is damaged or this is another file. {REMEDY}"
             )
         body = read_at_most(stream, size + 1)

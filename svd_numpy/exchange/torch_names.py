@@ -8,22 +8,26 @@
     batch_norm1.running_mean      <module>.running_mean; likewise running_var
 
 The inputs of a dense layer after a flattening are ordered by row, column, channel here, but by channel, row, column in
-PyTorch. PyTorch itself is not needed: a state dict is a mapping of arrays, best stored as safetensors.
+PyTorch. PyTorch itself is not needed: a state dict is a mapping of arrays, best stored as safetensors
+(`svd_numpy.exchange.torch_arrays`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_path, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_type
+from svd_numpy.exchange.torch_arrays import Modules, read_modules
 from svd_numpy.files.atomic import write_atomic
-from svd_numpy.files.safe_arrays import open_regular, reading, require, serialise
+from svd_numpy.files.safe_arrays import serialise
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.layers import BatchNorm
@@ -35,25 +39,23 @@ from svd_numpy.network.sparsity import sparsify
 # PyTorch's name of an array -> our name.
 _WEIGHTED = {"weight": "theta", "bias": "bias"}
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
-_IGNORED = "num_batches_tracked"
-_MOST_BYTES = 2**34
 
 
-def from_torch_state_dict(
-    model: Sequential, source: str | Path | Mapping[str, Any], names: Mapping[str, str] | None = None
-) -> dict[str, Array]:
+def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, str] | None = None) -> dict[str, Array]:
     """Read a PyTorch state dict as arrays for `model.init_from`.
 
     Parameters
     ----------
     model : Sequential
         Defines the layers; it is not changed.
-    source : path of a .safetensors file, or mapping of name to array
-        Such as `torch_model.state_dict()`, with tensors on the CPU.
+    source : path of a .safetensors file, module, or mapping of name to array or tensor
+        A module stands for its `state_dict()`; a checkpoint that holds a state dict as "state_dict",
+        "model_state_dict" or "model" stands for that. Pruning by `torch.nn.utils.prune` is understood. Half-precision
+        numbers are widened to float32.
     names : mapping of layer name to module name, optional
-        {"dense1": "encoder.fc1", ...}. By default, the modules of a mapping belong to the layers with arrays in the
-        same order. A file keeps no order, so each layer takes the module with its shapes, or, if several have them, the
-        one with the lowest number in its name.
+        {"dense1": "encoder.fc1", ...}. By default, each layer takes the module of its name if all do, else the module
+        with its shapes, or, if several have them, the one with the lowest number in its name. The order of the source
+        does not count, since modules may be declared in another order than they run.
 
     Returns
     -------
@@ -63,24 +65,33 @@ def from_torch_state_dict(
     Raises
     ------
     ValueError, TypeError
-        If layers and modules do not match; the message lists both.
+        If layers and modules do not match, or the names of modules leave open which is which; the message lists them.
     CheckpointError
         For a damaged file.
     """
     check_type("model", model, Sequential)
-    ordered = isinstance(source, Mapping)
-    modules = _modules(source if isinstance(source, Mapping) else _read(source))
     wanted = {layer.name: _wanted(model, layer) for layer in model.layers if _names_in(layer)}
-    if names is not None:
-        pairs = _named(wanted, modules, names)
-    else:
-        pairs = _in_order(wanted, modules) if ordered else _by_shape(wanted, modules)
-    found = dict[str, Array]()
-    for layer in model.layers:
-        if layer.name in pairs:
-            module = pairs[layer.name]
-            found |= _translated(model, layer, wanted[layer.name], module, modules[module])
-    return found
+    with _naming(source):
+        modules = read_modules(source)
+        pairs = _paired(wanted, modules) if names is None else _named(wanted, modules, names)
+        found = dict[str, Array]()
+        for layer in model.layers:
+            if layer.name in pairs:
+                module = pairs[layer.name]
+                found |= _translated(model, layer, wanted[layer.name], module, modules[module])
+        return found
+
+
+@contextlib.contextmanager
+def _naming(source: Any) -> Iterator[None]:
+    """Name the file in every error about what it holds."""
+    try:
+        yield
+    except (SvdValueError, SvdTypeError) as error:
+        if not isinstance(source, str | os.PathLike) or str(source) in str(error):
+            raise
+        kind = SvdTypeError if isinstance(error, SvdTypeError) else SvdValueError
+        raise kind(f"{source}: {error}") from error
 
 
 def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[str, Array]:
@@ -95,8 +106,8 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
     Returns
     -------
     dict of str to array
-        "0.weight", "0.bias", ..., where the number is the position of the layer. Pruned weights are 0. `input_mean` is
-        not included: subtract it from the inputs.
+        "0.weight", "0.bias", ..., in float32, where the number is the position of the layer. Pruned weights are 0.
+        `input_mean` is not included: subtract it from the inputs.
     """
     check_type("model", model, Sequential)
     pruned = sparsify(model, model.threshold if threshold is None else threshold)
@@ -107,7 +118,7 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
             if array is None:  # no bias
                 continue
             array = _to_torch(ours, array, _order_after_flatten(pruned, layer))
-            found[f"{place}.{theirs}"] = np.array(array, order="C")
+            found[f"{place}.{theirs}"] = np.array(array, np.float32, order="C")
     return found
 
 
@@ -117,39 +128,7 @@ def save_torch_state_dict(path: str | Path, model: Sequential, threshold: float 
     write_atomic(target, serialise(torch_state_dict(model, threshold)))
 
 
-# ---- reading ----
-
-
-def _read(path: Any) -> dict[str, Array]:
-    """Arrays of any safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
-
-    file = check_path("source", path)
-    assert file is not None
-    if file.suffix in (".pt", ".pth", ".bin"):
-        raise SvdValueError(
-            f"source: got {file.name}, a pickle, which may run any code; expected .safetensors: write one with "
-            "safetensors.torch.save_file(model.state_dict(), ...), or pass the state dict itself"
-        )
-    with reading(file), open_regular(file.resolve()) as (opened, size):
-        require(size <= _MOST_BYTES, f"it has {size} bytes, more than {_MOST_BYTES}")
-        try:
-            return from_bytes(opened.read())
-        except SafetensorError as error:
-            raise SvdValueError(str(error)) from error
-
-
-def _modules(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Group the arrays of a state dict by module, keeping the order."""
-    modules = dict[str, dict[str, Any]]()
-    for name, array in arrays.items():
-        if not isinstance(name, str):
-            raise SvdTypeError(f"source: got the name {name!r}, expected text such as 'fc1.weight'")
-        module, _, kind = name.rpartition(".")
-        if kind != _IGNORED:
-            modules.setdefault(module, {})[kind] = array
-    return modules
+# ---- pairing ----
 
 
 def _names_in(layer: Layer) -> dict[str, str]:
@@ -176,26 +155,30 @@ def _named(wanted: Mapping[str, Any], modules: Mapping[str, Any], names: Any) ->
     return dict(names)
 
 
-def _in_order(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
-    """Pair layers and modules in order."""
-    if len(wanted) != len(modules):
-        raise SvdValueError(
-            f"source: got {len(modules)} modules with arrays, {list(modules)}, expected one for each of the layers "
-            f"{list(wanted)}; say which is which: names={{layer: module}}"
-        )
-    return dict(zip(wanted, modules, strict=True))
+def _paired(wanted: Mapping[str, Any], modules: Modules) -> dict[str, str]:
+    """Pair every layer with a module: the one of its name, or else of its shapes.
 
-
-def _by_shape(wanted: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, str]:
-    """Pair every layer with a module of its shapes; among several, numbers in their names must give the order."""
-    left = sorted(modules, key=lambda name: [int(part) if part.isdigit() else 0 for part in re.split(r"(\d+)", name)])
+    If several modules have these shapes, numbers in their names must give the order. The order of the source does not
+    count: modules are listed as they were declared, which need not be how they run.
+    """
+    shapes = {module: {kind: np.shape(array) for kind, array in own.items()} for module, own in modules.items()}
+    if all(shapes.get(layer) == wanted[layer] for layer in wanted) and len(wanted) == len(modules):
+        return {layer: layer for layer in wanted}
+    left = sorted(modules, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
     pairs = dict[str, str]()
-    for layer, shapes in wanted.items():
-        fitting = [module for module in left if {kind: np.shape(a) for kind, a in modules[module].items()} == shapes]
-        if not fitting or len({re.sub(r"\d+", "", module) for module in fitting}) > 1:
+    for layer, own in wanted.items():
+        fitting = [module for module in left if shapes[module] == own]
+        if not fitting:
             raise SvdValueError(
-                f"source: modules {fitting} of {left} have the shapes {shapes} of layer {layer!r}, expected one, or "
-                "several whose names differ only by numbers; say which is which: names={layer: module}"
+                f"source: no module has the shapes {own} of layer {layer!r}, of those left: "
+                f"{ {module: shapes[module] for module in left} }"
+            )
+        if len({re.sub(r"\d+", "", module) for module in fitting}) > 1:
+            layers = [name for name, others in wanted.items() if others == own and name not in pairs]
+            guess = dict(zip(layers, (module for module in modules if module in fitting), strict=False))
+            raise SvdValueError(
+                f"source: modules {fitting} all have the shapes {own} of layer {layer!r}, and their names do not tell "
+                f"in which order they run; if it is this one, pass names={guess | pairs}, along with any other layers"
             )
         pairs[layer] = fitting[0]
         left.remove(fitting[0])

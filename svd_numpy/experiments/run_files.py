@@ -83,7 +83,14 @@ def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshol
 def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
     """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
     arrays = read_npz(need(path), ["threshold"])
-    return arrays, float(arrays.pop("threshold"))
+    threshold = arrays.pop("threshold")
+    sound = threshold.shape == () and threshold.dtype == np.float64 and abs(threshold) <= 60
+    if not sound or any(array.dtype != np.float16 or np.isnan(array).any() for array in arrays.values()):
+        raise SvdValueError(
+            f"{path} holds no log_alpha that a run wrote: types or numbers are others; restore it from a copy, or "
+            "delete it and do without it"
+        )
+    return arrays, float(threshold)
 
 
 def run_figures(

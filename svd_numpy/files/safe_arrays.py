@@ -217,7 +217,9 @@ def reading(path: Path) -> Iterator[None]:
     """Turn every failure to read or understand a file into a CheckpointError that names `path`."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, KeyError, OSError, MemoryError, RuntimeError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         raise CheckpointError(f"cannot load {path}: {error or type(error).__name__}") from error
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count, check_finite, check_number, check_type
+from svd_numpy.checks import (
+    SvdTypeError,
+    SvdValueError,
+    as_array,
+    check_count,
+    check_finite,
+    check_number,
+    check_type,
+)
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
@@ -178,15 +186,7 @@ class Sequential(Network):
         own = {name: array for name, array in known.items() if name in arrays}
         if not own:
             raise SvdValueError(f"init_from: got {list(arrays)}, expected some of {list(known)}")
-        matched = {name: check_finite(f"init_from: {name}", arrays[name], array.shape) for name, array in own.items()}
-        for name, array in matched.items():
-            if name.endswith(".log_sigma2") and not LOG_SIGMA2_MIN <= array.min() <= array.max() <= LOG_SIGMA2_MAX:
-                raise SvdValueError(
-                    f"init_from: {name} goes from {array.min()} to {array.max()}, "
-                    f"expected [{LOG_SIGMA2_MIN:g}, {LOG_SIGMA2_MAX:g}]"
-                )
-            if name.endswith(".running_var") and (array < 0).any():
-                raise SvdValueError(f"init_from: {name} goes down to {array.min()}, expected variances, 0 or more")
+        matched = {name: _sound("init_from", name, arrays[name], array.shape) for name, array in own.items()}
         for name, array in matched.items():
             known[name][...] = array
         return self
@@ -270,13 +270,21 @@ class Sequential(Network):
 
     @exclusive
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
-        """Fill parameters, states and `input_mean` from `arrays()` of a network of the same shape."""
+        """Fill parameters, states and `input_mean` from `arrays()` of a network of the same shape.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If names or shapes differ, or numbers are not floats, not finite or out of bounds; nothing has changed then.
+        """
         own = self.arrays()
         if set(own) != set(arrays):
             raise SvdValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
         for name, array in own.items():
-            if np.shape(arrays[name]) != array.shape:
-                raise SvdValueError(f"load_arrays: {name} has shape {np.shape(arrays[name])}, expected {array.shape}")
+            given = as_array(f"load_arrays: {name}", arrays[name])
+            if not np.issubdtype(given.dtype, np.floating):
+                raise SvdTypeError(f"load_arrays: {name} is of {given.dtype}, expected floats")
+            _sound("load_arrays", name, given, array.shape)
         for name, array in own.items():
             array[...] = arrays[name]
 
@@ -290,14 +298,16 @@ class Sequential(Network):
     def load(cls, path: str | Path, backend: str = "auto") -> Sequential:
         """Read a network written by `save`; a damaged file, or one of another kind, raises `CheckpointError`."""
         from svd_numpy.files.safe_arrays import CheckpointError, load_model
+        from svd_numpy.network.described import check_described
 
         resolve_backend(backend)
         arrays, config = load_model(path)
         try:
+            check_described(config, arrays)
             model = cls.from_config(config, backend)
             model.load_arrays(arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} holds no network that Sequential.save wrote: {error!r}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} holds no network that Sequential.save wrote: {error}") from error
         return model
 
     def summary(self) -> str:
@@ -310,3 +320,19 @@ class Sequential(Network):
             lines.append(f"{layer.name:<{width}}{type(layer).__name__:<20}{size:>18}")
         total = sum(a.size for name, a in self.parameters.items() if name.endswith(".theta"))
         return "\n".join([*lines, f"{total:,} weights, prior {self.prior}, backend {self.backend.name}"])
+
+
+def _sound(what: str, name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """Return `value` as an array if it may stand for the array `name` of a network: finite, and within bounds."""
+    array = as_array(f"{what}: {name}", value)
+    if array.dtype == np.float16:  # in which every number, infinity too, is at most LARGEST_INPUT
+        array = array.astype(np.float32)
+    array = check_finite(f"{what}: {name}", array, shape)
+    if name.endswith(".log_sigma2") and not LOG_SIGMA2_MIN <= array.min() <= array.max() <= LOG_SIGMA2_MAX:
+        raise SvdValueError(
+            f"{what}: {name} goes from {array.min()} to {array.max()}, "
+            f"expected [{LOG_SIGMA2_MIN:g}, {LOG_SIGMA2_MAX:g}]"
+        )
+    if name.endswith(".running_var") and (array < 0).any():
+        raise SvdValueError(f"{what}: {name} goes down to {array.min()}, expected variances, 0 or more")
+    return array

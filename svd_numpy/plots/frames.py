@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,6 +196,7 @@ class FrameRecorder:
         arrays = read_npz(as_path("path", path), NAMES)
         if not np.array_equal(arrays["schema"], _SCHEMA):
             raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
+        _require_sound(path, arrays)
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()
@@ -206,3 +209,27 @@ class FrameRecorder:
         """Raise a ValueError if nothing is recorded."""
         if not self.codes:
             raise SvdValueError("no frame is recorded; call FrameRecorder.add at least once")
+
+
+def _require_sound(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise a SvdValueError unless the arrays of a file are those of `FrameRecorder.save`."""
+    sides, most, codes = arrays["image_shape"], arrays["max_units"], arrays["codes"]
+    count = len(codes) if codes.ndim == 4 else 0
+    columns = {name: arrays[name] for name in ("scales", "test_errors", "sparsities")}
+    whole = all(array.dtype.kind == "i" for array in (sides, most, arrays["epochs"]))
+    sound = (
+        set(arrays) == set(NAMES) and whole and most.shape == () and most >= 1
+        and sides.shape in ((2,), (3,)) and (sides >= 1).all()
+        and count > 0 and codes.dtype == np.uint8 and codes.shape[2:] == tuple(sides[-2:])
+        and 1 <= codes.shape[1] <= most
+        and arrays["epochs"].shape == (count,) and (np.diff(arrays["epochs"], prepend=0) > 0).all()
+        and all(array.shape == (count,) and array.dtype == np.float64 for array in columns.values())
+        and ((columns["scales"] >= 0) & np.isfinite(columns["scales"])).all()
+        and ((columns["sparsities"] >= 0) & (columns["sparsities"] <= 1)).all()
+        and not np.isinf(columns["test_errors"]).any() and not (columns["test_errors"] < 0).any()
+    )  # fmt: skip
+    if not sound:
+        raise SvdValueError(
+            f"{path} holds no frames that FrameRecorder.save wrote: types, shapes or numbers are others; restore it "
+            "from a copy, or delete it and do without it"
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_file
 from svd_numpy.files.atomic import write_atomic
-from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
+from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model, sha256
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Likelihood, make_likelihood
@@ -52,14 +54,15 @@ def load_ops(path: str | Path) -> tuple[list[Op], Likelihood]:
             raise SvdValueError("it holds arrays that belong to no op")
         check_ops(ops)
         return ops, make_likelihood(**state["likelihood"])
-    except (ArithmeticError, AttributeError, KeyError, MemoryError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds no network that SparseModel.save wrote: {error}") from error
 
 
 def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
     """Write a network as `.npz` and, beside it, a reader that needs only NumPy; return the reader's path.
 
-    The arrays are those of the ops, named `<number>.<field>`; all weights are in the sparse form.
+    The arrays are those of the ops, named `<number>.<field>`; all weights are in the sparse form. The comment at the
+    end of the zip file is the SHA-256 of everything before it, in 64 hex digits.
 
     Raises
     ------
@@ -74,17 +77,21 @@ def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
         own, rest = _describe(op if not isinstance(op, DenseOp | ConvOp) else _sparse(op))
         own |= {name: np.array(rest[name]) for name in ("shape", "out_shape") if name in rest}
         own["relu"] = np.array(rest.get("relu", False))
-        if isinstance(op, TakeOp) and op.mean is None:
-            own["mean"] = np.zeros(len(op.index), np.float32)
+        if isinstance(op, TakeOp):
+            own["in_size"] = np.array(math.prod(op.in_shape))
+            own["mean"] = np.zeros(len(op.index), np.float32) if op.mean is None else op.mean
         if "window" in rest:
             own["window"] = np.array(rest["window"][3:])  # kernel, stride, padding, dilation
         arrays |= {f"{number}.{name}": array for name, array in own.items()}
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.comment = bytes(64)
+    content = packed.getvalue()[:-64]
     source = Path(__file__).with_name("net_reader.py")
     reader = path.with_name(source.name)
     write_atomic(reader, source.read_bytes())
-    write_atomic(path, packed.getvalue())
+    write_atomic(path, content + sha256(content).encode())
     return reader
 
 

@@ -14,7 +14,7 @@ from svd_numpy.kernels.window import Window
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
 
 MAX_PLACES = 2**24  # numbers per example in all activations together, with padding
-MAX_WEIGHTS = 2**28  # of a layer, zeros included
+MAX_WEIGHTS = 2**28  # of all layers together, zeros included
 _MAX_WORK = 2**36  # multiplications per example
 
 
@@ -26,7 +26,7 @@ def check_ops(ops: Sequence[Op]) -> None:
     """
     if not ops or not isinstance(ops[0], TakeOp):
         raise SvdValueError("a compact network begins with a TakeOp; make it with compress, or load it from a file")
-    shape, places, work = ops[0].out_shape, 0, 0
+    shape, places, work, cells = ops[0].out_shape, 0, 0, 0
     for number, op in enumerate(ops):
         what = f"op {number} ({op.name!r})" if isinstance(op, Op) else f"op {number}"
         try:
@@ -35,13 +35,17 @@ def check_ops(ops: Sequence[Op]) -> None:
             _require(isinstance(op.name, str) and op.name.isprintable(), "has no printable name")
             work += _CHECKS[type(op)](op, shape)
             shape = op.out_shape
+            # An op's inputs are stored with the padding around them, its outputs as the next op's inputs.
+            places += _padding(op.window) if isinstance(op, ConvOp | PoolOp) else 0
             places += math.prod(shape)
+            cells += math.prod(op.weights.shape) if isinstance(op, DenseOp | ConvOp) else 0
         except (TypeError, ValueError) as error:
             kind = SvdTypeError if isinstance(error, TypeError) else SvdValueError
             raise kind(f"{what} {error}") from None
-        if work > _MAX_WORK or places > MAX_PLACES:
+        if work > _MAX_WORK or places > MAX_PLACES or cells > MAX_WEIGHTS:
             raise SvdValueError(
-                f"{what} makes the network larger than 2**24 activations or 2**36 multiplications per example"
+                f"{what} makes the network larger than 2**24 activations or 2**36 multiplications per example, or "
+                "2**28 weights, zeros included"
             )
     _require(math.prod(shape) > 0, "the network has no output")
 
@@ -125,8 +129,13 @@ def _check_dense(op: DenseOp, shape: tuple[int, ...]) -> int:
     return op.weights.values.size
 
 
-def _check_window(window: Any, shape: tuple[int, ...]) -> int:
-    """Check that a window fits the images before it; return the numbers of the images with their padding."""
+def _padding(window: Window) -> int:
+    """Count the zeros around an image, in all channels."""
+    return (math.prod(window.padded) - window.height * window.width) * window.channels
+
+
+def _check_window(window: Any, shape: tuple[int, ...]) -> None:
+    """Check that a window fits the images before it."""
     if not isinstance(window, Window):
         raise SvdTypeError(f"has a window of type {type(window).__name__}, expected Window")
     pairs = (window.kernel, window.stride, window.padding, window.dilation)
@@ -134,11 +143,12 @@ def _check_window(window: Any, shape: tuple[int, ...]) -> int:
     good = good and all(type(n) is int and 0 <= n <= 2**20 for pair in pairs for n in pair)
     good = good and all(min(pair) >= 1 for pair in (window.kernel, window.stride, window.dilation))
     _require(good, f"has the window {window}, expected pairs of sizes")
-    _require(tuple(window[:3]) == shape and window.channels > 0, f"looks at images {window[:3]}, but gets {shape}")
+    good = all(type(size) is int for size in window[:3])  # not 28.0, which is equal to 28
+    _require(
+        good and tuple(window[:3]) == shape and window.channels > 0, f"looks at images {window[:3]}, but gets {shape}"
+    )
     _require(min(window.out) >= 1, "has a window larger than its images")
-    padded = math.prod(window.padded) * window.channels
-    _require(padded <= MAX_PLACES, "has more padding than any sensible network")
-    return padded
+    _require(_padding(window) <= MAX_PLACES, "has more padding than any sensible network")
 
 
 def _check_conv(op: ConvOp, shape: tuple[int, ...]) -> int:

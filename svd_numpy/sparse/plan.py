@@ -238,7 +238,8 @@ def _single(write: _Writer, weights: Weights, places: Array) -> dict[str, int]:
     """List the weights a second time for single examples: by vectors of outputs."""
     inputs, outputs = weights.shape
     vectors, most = -(-outputs // LANES), 4 * weights.values.size + 256 * LANES  # limit of the numbers listed
-    lists = Weights.from_matrix(weights.matrix(), "sparse")
+    # A sparse matrix never becomes dense here: its zeros take no space in a file, and may be very many.
+    lists = weights if weights.form == "sparse" else Weights.from_matrix(weights.values, "sparse")
     assert lists.rows is not None and lists.starts is not None
     entries = np.zeros(vectors * LANES, np.int64)
     entries[:outputs] = np.diff(lists.starts)

@@ -29,8 +29,12 @@ _HEAD = len(MAGIC) + 5
 
 
 def _most_elements(length: int) -> int:
-    """Array elements that a file of this length may hold: a million plus 64 per byte, far more than networks need."""
-    return 2**20 + 64 * length
+    """Array elements that a file of this length may hold: more than networks need, and decoded in bearable time.
+
+    A trained network spends at least a bit on each; inputs that are all read, the cheapest, are covered by the first
+    term.
+    """
+    return 2**16 + 16 * length
 
 
 def pack(small: SparseModel) -> bytes:
