@@ -23,8 +23,8 @@ TOLERANCE = 1e-4  # float32 against float64, relative to the largest number of a
 REINSTALL = "install svd-numpy again, with the packages it needs: pip install --force-reinstall svd-numpy"
 CHOICE = "unset the environment variable SVD_NUMPY_BACKEND, or correct it"
 EMPTY_CACHE = (
-    "set NUMBA_CACHE_DIR to an empty folder and try again; if that does not help, train with --backend numpy and "
-    "report this"
+    "unset the other environment variables NUMBA_*, set NUMBA_CACHE_DIR to an empty folder and try again; if that does "
+    "not help, train with --backend numpy and report this"
 )
 WRITABLE_CACHE = "set NUMBA_CACHE_DIR to a folder that you may write to, or kernels are compiled anew in every process"
 NO_GPU = "see what `nvidia-smi` says; every other backend works without a GPU"

@@ -23,14 +23,16 @@ from svd_numpy.sparse.stages import stages_of
 
 _TOLERANCE = 1e-5  # of the compact network's outputs, relative to the largest output
 _FLOAT = np.dtype(np.float32)
+_READY = (_FLOAT, np.dtype(np.uint8))  # what the runtimes read
 _PROBES = 16
 _ROWS = 4096  # that are converted at once
 
 
 def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
     """Return x as a matrix (B, I) of uint8 or floats, without checking its numbers."""
-    if type(x) is np.ndarray and x.dtype is _FLOAT and x.shape[1:] == in_shape and x.flags.c_contiguous and x.size:
-        return x if x.ndim == 2 else x.reshape(len(x), -1)  # the usual case; one example alone takes microseconds
+    if type(x) is np.ndarray and x.dtype in _READY and x.size:  # the usual case; one example takes microseconds
+        if x.shape[1:] == in_shape:
+            return x if x.ndim == 2 else x.reshape(len(x), -1)
     x = as_array("x", x)
     size = math.prod(in_shape)
     fits = x.ndim and x.shape[1:] in (in_shape, (size,))
@@ -40,14 +42,13 @@ def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
 
 
 def _pieces(rows: Array) -> Iterator[tuple[Array, slice]]:
-    """Yield rows as C-contiguous arrays of uint8 or float32, and where they lie; all at once if they are such already.
+    """Yield rows as C-contiguous arrays of uint8 or float32, and where they lie.
 
-    Others are converted piece by piece, because a memory-mapped array may be larger than memory.
+    They are converted piece by piece, because a memory-mapped array may be larger than memory.
     """
     dtype = rows.dtype if rows.dtype == np.uint8 else _FLOAT
-    ready = rows.dtype == dtype and rows.flags.c_contiguous
-    for start in range(0, len(rows), max(1, len(rows)) if ready else _ROWS):
-        at = slice(start, len(rows) if ready else start + _ROWS)
+    for start in range(0, len(rows), _ROWS):
+        at = slice(start, start + _ROWS)
         with np.errstate(over="ignore"):  # an infinite input is refused later, if the network reads it
             piece = np.ascontiguousarray(rows[at], dtype)
         yield piece, at
@@ -116,7 +117,11 @@ class SparseModel:
         """
         rows = _rows(x, self.in_shape)
         out = np.empty((len(rows), self.n_outputs), np.float32)
-        if not all(self.backend.run(piece, out[at]) for piece, at in _pieces(rows)):
+        if rows.dtype in _READY and rows.flags.c_contiguous:
+            finite = self.backend.run(rows, out)
+        else:
+            finite = all(self.backend.run(piece, out[at]) for piece, at in _pieces(rows))
+        if not finite:
             check_inputs("x", x, self.in_shape)
             raise SvdValueError("the outputs overflowed, expected finite numbers; scale the inputs to about 1")
         return out

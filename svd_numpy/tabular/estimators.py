@@ -19,7 +19,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.data import Dataset
-from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Gaussian, Likelihood
 from svd_numpy.network.sparsity import measure_sparsity
 from svd_numpy.tabular.networks import estimate_noise, make_config, make_network, used_inputs
@@ -130,22 +129,6 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
         return self.model_.predict(self.scaler_.transform(x)).astype(np.float64)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Describe the network by its configuration and arrays: it holds a lock, which cannot be copied."""
-        state: dict[str, Any] = dict(super().__getstate__())
-        if model := state.pop("model_", None):
-            arrays = {name: array.copy() for name, array in model.arrays().items()}
-            state["_network"] = model.config(), model.backend.name, arrays
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        network = state.pop("_network", None)
-        super().__setstate__(state)
-        if network:
-            config, backend, arrays = network
-            self.model_ = Sequential.from_config(config, backend)
-            self.model_.load_arrays(arrays)
 
 
 class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]

@@ -81,9 +81,9 @@ class Run:
         run_dir: str | Path | None, resume: bool,
     ) -> None:  # fmt: skip
         self.trainer = Trainer(model, data, TrainConfig() if config is None else config)
+        _require_free(model)
         self.callbacks, self.folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
         self.resume = check_flag("resume", resume)
-        _require_free(model)
         if self.resume and self.folder is None:
             raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
         self.lock: FolderLock | None = None
