@@ -30,9 +30,8 @@ _ROWS = 4096  # that are converted at once
 
 def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
     """Return x as a matrix (B, I) of uint8 or floats, without checking its numbers."""
-    if type(x) is np.ndarray and x.dtype in _READY and x.size:  # the usual case; one example takes microseconds
-        if x.shape[1:] == in_shape:
-            return x if x.ndim == 2 else x.reshape(len(x), -1)
+    if type(x) is np.ndarray and x.dtype in _READY and x.shape[1:] == in_shape and x.size:
+        return x if x.ndim == 2 else x.reshape(len(x), -1)  # the usual case; one example takes microseconds
     x = as_array("x", x)
     size = math.prod(in_shape)
     fits = x.ndim and x.shape[1:] in (in_shape, (size,))
