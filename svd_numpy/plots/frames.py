@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,6 +195,8 @@ class FrameRecorder:
         arrays = read_npz(as_path("path", path), NAMES)
         if not np.array_equal(arrays["schema"], _SCHEMA):
             raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
+        if fault := _fault(arrays):
+            raise SvdValueError(f"{path}: {fault}; restore it from a copy, or delete it and do without it")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()
@@ -206,3 +209,25 @@ class FrameRecorder:
         """Raise a ValueError if nothing is recorded."""
         if not self.codes:
             raise SvdValueError("no frame is recorded; call FrameRecorder.add at least once")
+
+
+def _fault(arrays: dict[str, NDArray[Any]]) -> str:
+    """What `FrameRecorder.save` cannot have written in these arrays; "" if nothing."""
+    shape, most, codes, epochs = (arrays[name] for name in ("image_shape", "max_units", "codes", "epochs"))
+    scales, errors, sparsities = (arrays[name] for name in ("scales", "test_errors", "sparsities"))
+    if shape.dtype.kind != "i" or shape.ndim != 1 or shape.size not in (2, 3) or shape.min() < 1:
+        return "image_shape is not (H, W) or (C, H, W)"
+    if most.dtype.kind != "i" or most.shape != () or most < 1:
+        return "max_units is not a whole number of at least 1"
+    if codes.dtype != np.uint8 or codes.ndim != 4 or codes.shape[2:] != tuple(shape[-2:]):
+        return f"codes are {codes.dtype} of shape {codes.shape}, expected uint8 (frames, units, H, W)"
+    if not (len(codes) >= 1 and 1 <= codes.shape[1] <= most):
+        return "there is no frame or no unit, or there are more units than max_units"
+    for name, column in (("epochs", epochs), ("scales", scales), ("test_errors", errors), ("sparsities", sparsities)):
+        if column.dtype.kind != ("i" if name == "epochs" else "f") or column.shape != (len(codes),):
+            return f"{name} is not one number for each of {len(codes)} frames"
+    if epochs[0] < 0 or (np.diff(epochs) <= 0).any():
+        return "epochs do not grow"
+    if not (np.isfinite(scales) & (scales >= 0)).all() or not ((sparsities >= 0) & (sparsities <= 1)).all():
+        return "a scale is not finite, or a sparsity is not in [0, 1]"
+    return "a test error is infinite or negative" if (np.isinf(errors) | (errors < 0)).any() else ""
