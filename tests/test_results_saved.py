@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_tools import disk_full, failing_at
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from small_runs import bits
 
 import svd_numpy as svd
 from svd_numpy.experiments.result import TrainResult
+from svd_numpy.experiments.run_files import load_log_alphas, save_log_alphas
 from svd_numpy.plots.frames import FrameRecorder
 from svd_numpy.train.trainer import Trainer
 
@@ -131,3 +133,33 @@ def test_a_finished_run_is_read_back_without_writing(tmp_path: Path, monkeypatch
     again = train(run_dir=tmp_path, resume=True)
     assert again.history == first.history and str(again) == str(first)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_log_alphas_come_back_whatever_the_layers_are_called(tmp_path: Path) -> None:
+    path = tmp_path / "log_alpha.npz"
+    wanted = {name: np.full((2, 3), 1.5, np.float16) for name in ("file", "threshold", "layers", "dense1")}
+    save_log_alphas(path, wanted, 2.5)
+    found, threshold = load_log_alphas(path)
+    assert threshold == 2.5 and list(found) == list(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_lost_layer_and_a_value_that_is_no_number_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "log_alpha.npz"
+    save_log_alphas(path, {"dense1": np.zeros((12, 8)), "dense2": np.zeros((8, 3))}, 3.0)
+    content = path.read_bytes()
+    at = content.index(b"PK\1\2")
+    for bit in range(8 * 46):  # of the first entry in the zip's directory
+        damaged = bytearray(content)
+        damaged[at + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found, threshold = load_log_alphas(path)
+        except svd.SvdValueError as error:
+            assert str(path) in str(error)
+        else:
+            assert set(found) == {"dense1", "dense2"} and threshold == 3.0
+    save_log_alphas(path, {"dense1": np.full((2, 2), np.nan)}, 3.0)
+    with pytest.raises(svd.SvdValueError, match=r"log_alpha\.npz"):
+        load_log_alphas(path)

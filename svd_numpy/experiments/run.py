@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdError, SvdValueError, check_count
+from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.options import Options
@@ -161,7 +161,7 @@ def pictures_may_fail(path: Path) -> Iterator[None]:
     """Warn where a file that only pictures need cannot be used, and go on: it is not worth a run."""
     try:
         yield
-    except (SvdError, OSError) as error:
+    except Exception as error:
         warnings.warn(f"{path.name}: pictures of this run will lack something: {error}", stacklevel=3)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.frames import FrameRecorder
 
+_LAYER = "log_alpha."  # before the name of a layer, which may be any word
+
 
 def need(path: Path) -> Path:
     """Return the path of a run's file; raise a SvdValueError if it does not exist."""
@@ -76,21 +78,18 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
 
 def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
     """Save log_alpha of every layer and the threshold that prunes by it, which fine-tuning overwrites."""
-    halves = {name: values.astype(np.float16) for name, values in log_alphas.items()}
-    write_npz(path, {"threshold": np.array(threshold, np.float64), **halves})
+    halves = {f"{_LAYER}{name}": values.astype(np.float16) for name, values in log_alphas.items()}
+    write_npz(path, {"threshold": np.array(threshold, np.float64), "layers": np.array(len(halves)), **halves})
 
 
 def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
     """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
-    arrays = read_npz(need(path), ["threshold"])
-    threshold = arrays.pop("threshold")
-    sound = threshold.shape == () and threshold.dtype == np.float64 and abs(threshold) <= 60
-    if not sound or any(array.dtype != np.float16 or np.isnan(array).any() for array in arrays.values()):
-        raise SvdValueError(
-            f"{path} holds no log_alpha that a run wrote: types or numbers are others; restore it from a copy, or "
-            "delete it and do without it"
-        )
-    return arrays, float(threshold)
+    arrays = read_npz(need(path), ["threshold", "layers"])
+    threshold, count = arrays.pop("threshold"), arrays.pop("layers")
+    sound = all(name.startswith(_LAYER) and not np.isnan(values).any() for name, values in arrays.items())
+    if not (sound and threshold.shape == () and np.isfinite(threshold) and count == len(arrays)):
+        raise SvdValueError(f"{path} lacks layers or holds NaN; restore it from a copy, or delete it")
+    return {name.removeprefix(_LAYER): values for name, values in arrays.items()}, float(threshold)
 
 
 def run_figures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -61,11 +62,6 @@ def _acquire(path: Path) -> int | None:
             return None  # a folder that does not exist, or that cannot be written to
         try:
             _lock(handle)
-            if _is_at(handle, path):  # the last owner may have removed the file after we opened it
-                text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
-                os.ftruncate(handle, 0)
-                os.write(handle, text.encode())
-                return handle
         except OSError as error:
             held, owner = error.errno in _HELD, _owner(handle)
             os.close(handle)
@@ -74,7 +70,13 @@ def _acquire(path: Path) -> int | None:
             raise FolderInUseError(
                 f"{path.parent} is in use by {owner}; wait until it has ended or stop it, or choose another run_dir"
             ) from None
-        os.close(handle)
+        if _is_at(handle, path):
+            text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+            with contextlib.suppress(OSError):  # on a full disk the lock has no name, but it is one
+                os.ftruncate(handle, 0)
+                os.write(handle, text.encode())
+            return handle
+        os.close(handle)  # the last owner removed the file after we had opened it
 
 
 def _lock(handle: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -195,7 +195,8 @@ class FrameRecorder:
         arrays = read_npz(as_path("path", path), NAMES)
         if not np.array_equal(arrays["schema"], _SCHEMA):
             raise SvdValueError(f"{path} holds no frames of schema {_SCHEMA}; expected a file of FrameRecorder.save")
-        _require_sound(path, arrays)
+        if fault := _fault(arrays):
+            raise SvdValueError(f"{path}: {fault}; restore it from a copy, or delete it and do without it")
         recorder = cls(arrays["image_shape"].tolist(), int(arrays["max_units"]))
         recorder.codes = list(arrays["codes"])
         recorder.scales = arrays["scales"].tolist()
@@ -210,25 +211,23 @@ class FrameRecorder:
             raise SvdValueError("no frame is recorded; call FrameRecorder.add at least once")
 
 
-def _require_sound(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise a SvdValueError unless the arrays of a file are those of `FrameRecorder.save`."""
-    sides, most, codes = arrays["image_shape"], arrays["max_units"], arrays["codes"]
-    count = len(codes) if codes.ndim == 4 else 0
-    columns = {name: arrays[name] for name in ("scales", "test_errors", "sparsities")}
-    whole = all(array.dtype.kind == "i" for array in (sides, most, arrays["epochs"]))
-    sound = (
-        set(arrays) == set(NAMES) and whole and most.shape == () and most >= 1
-        and sides.shape in ((2,), (3,)) and (sides >= 1).all()
-        and count > 0 and codes.dtype == np.uint8 and codes.shape[2:] == tuple(sides[-2:])
-        and 1 <= codes.shape[1] <= most
-        and arrays["epochs"].shape == (count,) and (np.diff(arrays["epochs"], prepend=0) > 0).all()
-        and all(array.shape == (count,) and array.dtype == np.float64 for array in columns.values())
-        and ((columns["scales"] >= 0) & np.isfinite(columns["scales"])).all()
-        and ((columns["sparsities"] >= 0) & (columns["sparsities"] <= 1)).all()
-        and not np.isinf(columns["test_errors"]).any() and not (columns["test_errors"] < 0).any()
-    )  # fmt: skip
-    if not sound:
-        raise SvdValueError(
-            f"{path} holds no frames that FrameRecorder.save wrote: types, shapes or numbers are others; restore it "
-            "from a copy, or delete it and do without it"
-        )
+def _fault(arrays: dict[str, NDArray[Any]]) -> str:
+    """What `FrameRecorder.save` cannot have written in these arrays; "" if nothing."""
+    shape, most, codes, epochs = (arrays[name] for name in ("image_shape", "max_units", "codes", "epochs"))
+    scales, errors, sparsities = (arrays[name] for name in ("scales", "test_errors", "sparsities"))
+    if shape.dtype.kind != "i" or shape.ndim != 1 or shape.size not in (2, 3) or shape.min() < 1:
+        return "image_shape is not (H, W) or (C, H, W)"
+    if most.dtype.kind != "i" or most.shape != () or most < 1:
+        return "max_units is not a whole number of at least 1"
+    if codes.dtype != np.uint8 or codes.ndim != 4 or codes.shape[2:] != tuple(shape[-2:]):
+        return f"codes are {codes.dtype} of shape {codes.shape}, expected uint8 (frames, units, H, W)"
+    if not (len(codes) >= 1 and 1 <= codes.shape[1] <= most):
+        return "there is no frame or no unit, or there are more units than max_units"
+    for name, column in (("epochs", epochs), ("scales", scales), ("test_errors", errors), ("sparsities", sparsities)):
+        if column.dtype.kind != ("i" if name == "epochs" else "f") or column.shape != (len(codes),):
+            return f"{name} is not one number for each of {len(codes)} frames"
+    if epochs[0] < 0 or (np.diff(epochs) <= 0).any():
+        return "epochs do not grow"
+    if not (np.isfinite(scales) & (scales >= 0)).all() or not ((sparsities >= 0) & (sparsities <= 1)).all():
+        return "a scale is not finite, or a sparsity is not in [0, 1]"
+    return "a test error is infinite or negative" if (np.isinf(errors) | (errors < 0)).any() else ""
