@@ -18,7 +18,7 @@ from svd_numpy.checks import (
     check_number,
     check_type,
 )
-from svd_numpy.kernels import resolve_backend
+from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.core import EVAL_ROWS, Network, exclusive, require_finite
@@ -293,7 +293,7 @@ class Sequential(Network):
         from svd_numpy.files.safe_arrays import CheckpointError, load_model
         from svd_numpy.network.described import check_described
 
-        resolve_backend(backend)
+        get_backend(backend)  # what is wrong with the backend is said as such, and is not blamed on the file
         arrays, config = load_model(path)
         try:
             check_described(config, arrays)
