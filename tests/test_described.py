@@ -98,6 +98,14 @@ def test_numbers_that_no_network_has_are_refused_when_loaded(case: str, saved: P
     assert name in refused(saved)
 
 
+def test_numbers_beyond_float32_are_refused_when_loaded(saved: Path) -> None:
+    arrays, config = load_model(saved)
+    arrays["dense1.theta"] = arrays["dense1.theta"].astype(np.float64)
+    arrays["dense1.theta"][0, 0] = 1e300
+    save_model(saved, arrays, config)
+    assert "dense1.theta" in refused(saved)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int32", "uint8"])
 def test_only_floats_are_weights(dtype: str, saved: Path) -> None:
     arrays, config = load_model(saved)
