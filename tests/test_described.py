@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import svd_numpy as svd
+from svd_numpy import kernels
 from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
 from svd_numpy.network.described import check_described
 
@@ -97,6 +98,14 @@ def test_numbers_that_no_network_has_are_refused_when_loaded(case: str, saved: P
     assert name in refused(saved)
 
 
+def test_numbers_beyond_float32_are_refused_when_loaded(saved: Path) -> None:
+    arrays, config = load_model(saved)
+    arrays["dense1.theta"] = arrays["dense1.theta"].astype(np.float64)
+    arrays["dense1.theta"][0, 0] = 1e300
+    save_model(saved, arrays, config)
+    assert "dense1.theta" in refused(saved)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int32", "uint8"])
 def test_only_floats_are_weights(dtype: str, saved: Path) -> None:
     arrays, config = load_model(saved)
@@ -131,3 +140,13 @@ def test_half_precision_that_overflowed_is_refused_by_name() -> None:
     for enter in (model.init_from, lambda arrays: model.load_arrays({**model.arrays(), **arrays})):
         with pytest.raises(svd.SvdValueError, match=r"dense1\.theta"):
             enter(halves)
+
+
+def test_a_backend_that_cannot_be_used_is_no_damage(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise ValueError("Number of threads specified must be > 0.")
+
+    monkeypatch.setitem(kernels._BACKENDS, "broken", kernels._Entry(lambda: "", fail))
+    with pytest.raises(ValueError, match=r"^Number of threads") as caught:
+        svd.Sequential.load(saved, "broken")
+    assert not isinstance(caught.value, CheckpointError)

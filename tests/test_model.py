@@ -344,7 +344,7 @@ def test_loading_arrays_checks_all_before_it_copies_any() -> None:
     for bad, words in (
         ({n: a for n, a in arrays.items() if n != "dense2.bias"}, "expected .*dense2.bias"),
         ({**arrays, "more": np.zeros(2)}, "got arrays .*more"),
-        ({**arrays, "input_mean": np.zeros(3)}, r"input_mean: got shape \(3,\), expected \(12,\)"),
+        ({**arrays, "input_mean": np.zeros(3)}, r"input_mean has shape \(3,\), expected \(12,\)"),
     ):
         with pytest.raises(ValueError, match=words):
             model.load_arrays(bad)

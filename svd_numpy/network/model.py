@@ -19,7 +19,7 @@ from svd_numpy.checks import (
     check_some,
     check_type,
 )
-from svd_numpy.kernels import resolve_backend
+from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.core import EVAL_ROWS, Network, exclusive, require_finite
@@ -192,7 +192,13 @@ class Sequential(Network):
         own = {name: array for name, array in known.items() if name in arrays}
         if not own:
             raise SvdValueError(f"init_from: got {list(arrays)}, expected some of {list(known)}")
-        matched = {name: _sound("init_from", name, arrays[name], array.shape) for name, array in own.items()}
+        matched = dict[str, Array]()
+        for name, array in own.items():
+            given = as_array(f"init_from: {name}", arrays[name])
+            if given.dtype == np.float16:  # in which every number, infinity too, counts as at most LARGEST_INPUT
+                given = given.astype(np.float32)
+            matched[name] = check_finite(f"init_from: {name}", given, array.shape)
+            _check_bounds("init_from", name, given)
         for name, array in matched.items():
             known[name][...] = array
         return self
@@ -303,7 +309,13 @@ class Sequential(Network):
             given = as_array(f"load_arrays: {name}", arrays[name])
             if not np.issubdtype(given.dtype, np.floating):
                 raise SvdTypeError(f"load_arrays: {name} is of {given.dtype}, expected floats")
-            _sound("load_arrays", name, given, array.shape)
+            if given.shape != array.shape:
+                raise SvdValueError(f"load_arrays: {name} has shape {given.shape}, expected {array.shape}")
+            with np.errstate(over="ignore"):  # a float64 may be beyond float32
+                given = given.astype(array.dtype, copy=False)
+            if not np.isfinite(given).all():
+                raise SvdValueError(f"load_arrays: {name} holds NaN or infinity, expected finite numbers")
+            _check_bounds("load_arrays", name, given)
         for name, array in own.items():
             array[...] = arrays[name]
 
@@ -319,7 +331,7 @@ class Sequential(Network):
         from svd_numpy.files.safe_arrays import CheckpointError, load_model
         from svd_numpy.network.described import check_described
 
-        resolve_backend(backend)
+        get_backend(backend)  # what is wrong with the backend is said as such, and is not blamed on the file
         arrays, config = load_model(path)
         try:
             check_described(config, arrays)
@@ -341,12 +353,8 @@ class Sequential(Network):
         return "\n".join([*lines, f"{total:,} weights, prior {self.prior}, backend {self.backend.name}"])
 
 
-def _sound(what: str, name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    """Return `value` as an array if it may stand for the array `name` of a network: finite, and within bounds."""
-    array = as_array(f"{what}: {name}", value)
-    if array.dtype == np.float16:  # in which every number, infinity too, is at most LARGEST_INPUT
-        array = array.astype(np.float32)
-    array = check_finite(f"{what}: {name}", array, shape)
+def _check_bounds(what: str, name: str, array: Array) -> None:
+    """Refuse log variances and variances that no network has."""
     if name.endswith(".log_sigma2") and not LOG_SIGMA2_MIN <= array.min() <= array.max() <= LOG_SIGMA2_MAX:
         raise SvdValueError(
             f"{what}: {name} goes from {array.min()} to {array.max()}, "
@@ -354,4 +362,3 @@ def _sound(what: str, name: str, value: Any, shape: tuple[int, ...]) -> Array:
         )
     if name.endswith(".running_var") and (array < 0).any():
         raise SvdValueError(f"{what}: {name} goes down to {array.min()}, expected variances, 0 or more")
-    return array
