@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class SvdImportError(SvdError, ImportError):
 
 
 LARGEST_INPUT = 1e15  # the squares of inputs, summed over a layer, must stay finite in float32
+_PIECE = 2**20  # numbers that are checked at once: a memory-mapped array may be larger than memory
+_LEAST_IMAGE = 64  # pixels; with fewer columns, whole numbers up to 255 may well be a table
 
 
 def check_count(name: str, value: Any, low: int = 1, high: int = 2**62) -> int:
@@ -118,11 +121,50 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
-    """Return `value` as an array; rows of different lengths, say, make none."""
+    """Return an array, nested lists, a table or column of pandas, or a PyTorch tensor as a plain NumPy array.
+
+    Nothing is copied where that can be avoided. Missing entries (None, pandas.NA) among numbers become NaN, which is
+    for the caller to refuse.
+
+    Raises
+    ------
+    SvdValueError, SvdTypeError
+        For rows of different lengths, masked entries and sparse matrices.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        masked = np.argwhere(np.ma.getmaskarray(value))
+        if len(masked):
+            row = int(masked[0][0]) if value.ndim else 0
+            raise SvdValueError(f"{name}: row {row} holds a masked value, expected numbers; fill it or remove the row")
+        value = value.data
+    if hasattr(value, "toarray"):
+        raise SvdTypeError(f"{name}: got a sparse {type(value).__name__}, expected a dense array: its .toarray()")
     try:
-        return np.asarray(value)
-    except (ValueError, TypeError) as error:
+        if hasattr(value, "detach"):  # a tensor, perhaps on a GPU, perhaps with a gradient
+            value = value.detach().cpu()
+            value = value.float() if "bfloat16" in str(value.dtype) else value
+        array = np.asarray(value)
+        return _of_objects(array) if array.dtype == object else array
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise SvdValueError(f"{name}: got a {type(value).__name__} that is not an array: {error}") from error
+
+
+def _of_objects(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of Python objects as one of numbers or text; if they are something else, it stays as it is."""
+    missing = np.array([entry is None or type(entry).__name__ == "NAType" for entry in array.flat], bool)
+    if missing.all():
+        return array
+    filled = array.copy()
+    filled[missing.reshape(array.shape)] = math.nan
+    return np.array(filled.tolist())
+
+
+def as_native(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as kernels read it: C-contiguous, in native byte order, its floats float32 or float64."""
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "f":
+        dtype = np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
+    return np.ascontiguousarray(array, dtype)
 
 
 def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -138,45 +180,67 @@ def check_finite(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def check_inputs(name: str, x: Any, in_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return x as an array (B, *in_shape) of uint8 or finite floats; (B, prod(in_shape)) is accepted too."""
+    """Return x as an array (B, *in_shape) of uint8 or finite floats, B >= 0; (B, prod(in_shape)) is accepted too."""
     x = as_array(name, x)
     shape = "(B, " + ", ".join(map(str, in_shape)) + ")"
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise SvdTypeError(f"{name}: got dtype {x.dtype}, expected uint8 pixels (0..255) or floats of shape {shape}")
-    if x.shape in ((0, *in_shape), (0, int(np.prod(in_shape)))):
-        raise SvdValueError(f"{name}: got no example (shape {x.shape}), expected at least one")
-    if x.ndim == 1 + len(in_shape) and x.shape[1:] == in_shape:
-        rows = x.reshape(len(x), -1)
-    elif x.ndim == 2 and x.shape[1] == int(np.prod(in_shape)):
-        rows = x
-    else:
+    size = math.prod(in_shape)
+    if x.shape[1:] not in (in_shape, (size,)) or not x.ndim:
         raise SvdValueError(f"{name}: got shape {x.shape}, expected {shape}; a single example needs x[None]")
-    if x.dtype != np.uint8:
-        largest = float(np.max(np.abs(rows)))
-        if not largest <= LARGEST_INPUT:  # also true for NaN
-            row = int(np.argmax(~(np.abs(rows) <= LARGEST_INPUT).all(axis=1)))
+    rows = x.reshape(len(x), size)
+    check_rows(name, rows)
+    return rows
+
+
+def check_some(name: str, rows: NDArray[Any]) -> None:
+    """Refuse an array without examples."""
+    if not len(rows):
+        raise SvdValueError(f"{name}: got no example (shape {rows.shape}), expected at least one")
+
+
+def check_rows(name: str, rows: NDArray[Any]) -> None:
+    """Refuse rows (B, I) of floats that are not finite or too large; warn about floats that look like pixels 0..255.
+
+    The rows are read piece by piece, so a memory-mapped array need not fit into memory.
+    """
+    if rows.dtype.kind != "f" or not rows.size:
+        return
+    step = max(1, _PIECE // rows.shape[1])
+    low, high = math.inf, -math.inf
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step]
+        least, most = float(piece.min()), float(piece.max())
+        if not (least >= -LARGEST_INPUT and most <= LARGEST_INPUT):  # also for NaN
+            row = start + int(np.argmax(~(np.abs(piece.astype(np.float64)) <= LARGEST_INPUT).all(axis=1)))
             raise SvdValueError(
                 f"{name}: example {row} holds NaN, infinity or a value beyond {LARGEST_INPUT:g}, "
                 "expected finite inputs; remove or repair it, or scale the data"
             )
-    return rows
+        low, high = min(low, least), max(high, most)
+    if low == 0 and 200 < high <= 255 and rows.shape[1] >= _LEAST_IMAGE and (rows[:step] == np.rint(rows[:step])).all():
+        warnings.warn(
+            f"the inputs look like pixels 0..255, but their dtype is {rows.dtype}, and floats are taken as they are; "
+            "divide by 255, or give uint8, which is divided by 255 for you",
+            stacklevel=3,
+        )
 
 
 def check_tokens(name: str, x: Any, in_shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
     """Return x as int64 tokens (B, *in_shape) in [0, count)."""
-    x = np.asarray(x)
+    x = as_array(name, x)
     if not np.issubdtype(x.dtype, np.integer):
         raise SvdTypeError(f"{name}: got dtype {x.dtype}, expected whole numbers (tokens) in [0, {count})")
-    if x.shape[1:] != in_shape or not len(x):
-        raise SvdValueError(f"{name}: got shape {x.shape}, expected (B, {', '.join(map(str, in_shape))}), B at least 1")
-    if x.min() < 0 or x.max() >= count:
+    if x.shape[1:] != in_shape or not x.ndim:
+        raise SvdValueError(f"{name}: got shape {x.shape}, expected (B, {', '.join(map(str, in_shape))})")
+    if x.size and (x.min() < 0 or x.max() >= count):
         raise SvdValueError(f"{name}: got tokens {x.min()}..{x.max()}, expected 0..{count - 1}")
     return x.astype(np.int64)
 
 
 def check_indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     """Return which of `size` things are chosen, by a bool for each or by their numbers, as increasing numbers."""
-    chosen = np.asarray(value)
+    chosen = as_array(name, value)
     if chosen.dtype == bool and chosen.shape == (size,):
         chosen = np.flatnonzero(chosen)
     if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
@@ -191,6 +255,9 @@ def check_indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
 def check_labels(name: str, y: Any, rows: int, n_classes: int) -> NDArray[np.int64]:
     """Return y as int64 labels (B,) in [0, n_classes)."""
     y = as_array(name, y)
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        at = int(np.argwhere(np.isnan(y))[0][0]) if y.ndim else 0
+        raise SvdValueError(f"{name}: label {at} is missing or NaN, expected 0..{n_classes - 1}; remove that example")
     if not np.issubdtype(y.dtype, np.integer):
         raise SvdTypeError(f"{name}: got dtype {y.dtype}, expected whole-number class labels")
     if y.shape != (rows,):

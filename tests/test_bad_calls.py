@@ -93,14 +93,15 @@ BAD_INPUTS: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     ("one example", lambda x: x[0], ("(12,)", "expected (B, 12)", "x[None]")),
     ("three axes", lambda x: x[None], ("(1, 110, 12)", "expected (B, 12)")),
     ("scalar", lambda x: 3.0, ("()", "expected (B, 12)")),
-    ("empty", lambda x: x[:0], ("got no example", "expected at least one")),
     ("empty list", lambda x: [], ("(0,)", "expected (B, 12)")),
     ("ragged rows", lambda x: [[1.0, 2.0], [3.0]], ("got a list that is not an array", "inhomogeneous")),
     ("int64", lambda x: x.astype(np.int64), ("int64", "expected uint8")),
     ("bool", lambda x: x > 0, ("bool", "expected uint8")),
     ("complex", lambda x: x + 0j, ("complex", "expected uint8")),
     ("text", lambda x: x.astype(str), ("dtype <U", "expected uint8")),
-    ("objects", lambda x: x.astype(object), ("object", "expected uint8")),
+    ("objects", lambda x: np.full(x.shape, object()), ("object", "expected uint8")),
+    ("masked", lambda x: np.ma.masked_where(np.arange(1320).reshape(110, 12) == 40, x), ("row 3", "masked value")),
+    ("missing", lambda x: changed(x.astype(object), (7, 3), None), ("example 7", "NaN", "expected finite")),
     ("none", lambda x: None, ("object", "expected uint8")),
     ("nan", lambda x: changed(x, (7, 3), NAN), ("example 7", "NaN", "expected finite")),
     ("infinity", lambda x: changed(x, (0, 0), -INF), ("example 0", "expected finite")),
@@ -121,6 +122,8 @@ BAD_LABELS: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     ("out of range", lambda y: changed(y, (5,), 3), ("label 3 at index 5", "expected 0..2")),
     ("negative", lambda y: changed(y, (5,), -1), ("label -1 at index 5", "expected 0..2")),
     ("none", lambda y: None, ("object", "expected whole-number")),
+    ("missing", lambda y: changed(y.astype(object), (4,), None), ("label 4", "missing", "expected 0..2")),
+    ("masked", lambda y: np.ma.masked_where(np.arange(110) == 9, y), ("row 9", "masked value")),
 ]
 
 USES_OF_INPUTS: dict[str, Callable[[World, Any], Any]] = {
@@ -260,6 +263,33 @@ CASES += [
         for call in (measure_sparsity, sparsify)
         for value in (NAN, INF, "3", True, 1000, -1000)
     ],
+    # from_config
+    ("config none", lambda w: svd.Sequential.from_config(*anything(None)), ("config", "None", "expected a Mapping")),
+    ("config empty", lambda w: svd.Sequential.from_config({}), ("config: lacks", "layers", "threshold", "expected")),
+    *[
+        (f"config {key}={value!r}", lambda w, k=key, v=value: svd.Sequential.from_config({**w.model.config(), k: v}),
+         ())
+        for key, values in (
+            ("layers", (None, 3, "net", {}, [3], [None], [{}])),
+            ("likelihood", (None, "categorical", {}, {"name": "categorical", "std": 3}, {1: 2})),
+            ("input_shape", (None, 12)),
+        )
+        for value in values
+    ],
+    # scores, thresholds, uncertainty
+    *[(f"evaluate {value!r}", lambda w, v=value: svd.evaluate(v, w.x, w.y), ("model", "expected a Sequential"))
+      for value in anything(None, 3, "net", {})],
+    *[(f"auroc {value!r}", lambda w, v=value: svd.auroc(v, [1.0]), ("inside",))
+      for value in anything(None, "a", {}, [[1], [2, 3]], [None], [1j], [], 3, [NAN])],
+    *[(f"decompose {value!r}", lambda w, v=value: svd.decompose(v), ("probabilities",))
+      for value in anything(None, "a", {}, [[1], [2, 3]], 3, [[0.5, 0.5]])],
+    *[(f"calibration {value!r}", lambda w, v=value: svd.calibration(v, [0]), ("probabilities",))
+      for value in anything(None, "a", {}, [[1], [2, 3]], 3, [0.5, 0.5])],
+    ("calibration labels", lambda w: svd.calibration([[0.5, 0.5]], [None]), ("labels", "expected")),
+    *[(f"thresholds {value!r}", lambda w, v=value: svd.threshold_curve(w.model, w.data.split(9), v), ("thresholds",))
+      for value in anything(3, "ab", [None], ["3"], [])],
+    *[(f"density model {value!r}", lambda w, v=value: svd.threshold_for_density(v, 0.5), ("expected a Sequential",))
+      for value in anything(None, 3, {})],
     # backends
     ("get_backend", lambda w: get_backend("torch"), ("'torch'", "expected one of")),
     ("get_backend type", lambda w: get_backend(*anything(3)), ("got 3", "expected one of")),

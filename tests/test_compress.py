@@ -288,7 +288,7 @@ def test_inputs_that_are_not_finite_are_refused(backend: str, rows: int) -> None
     with pytest.raises(ValueError, match=f"example {rows - 1} holds NaN"):
         small.predict(np.where(x == x[-1, take.index[0]], 1e300, x.astype(np.float64)))
     assert np.array_equal(small.predict(x), expected)
-    for wrong, error in ((x[:0], ValueError), (x[:, :3], ValueError), (x.astype(int), TypeError), (x[0], ValueError)):
+    for wrong, error in ((x[:, :3], ValueError), (x.astype(int), TypeError), (x[0], ValueError)):
         with pytest.raises(error, match="expected"):
             small.predict(wrong)
 

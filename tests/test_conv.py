@@ -386,7 +386,7 @@ def test_inputs_that_do_not_fit_change_nothing(backend: str) -> None:
     model, x, y = conv_net(backend), images(), np.arange(7) % 3
     before, outputs = bits(model), model.predict(x)
     for bad, words in (
-        (x[:0], "got no example"), (x[:0].reshape(0, 112), "got no example"), (x[0], "x[None]"),
+        (x[0], "x[None]"),
         (x.transpose(0, 2, 3, 1), "got shape (7, 8, 7, 2), expected (B, 2, 8, 7)"),
         (x.reshape(7, 16, 7), "(7, 16, 7)"), (x[..., :-1], "(7, 2, 8, 6)"), (np.full_like(x, np.nan), "example 0"),
     ):  # fmt: skip

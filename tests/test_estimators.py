@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, make_regression
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -205,3 +206,27 @@ def test_a_senseless_parameter_is_refused_by_fit(changes: dict[str, Any], words:
         svd.SparseVDRegressor(**changes).fit(x, y)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_inner_scalers_give_arrays_whatever_scikit_learn_is_set_to() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal(40)
+    with config_context(transform_output="pandas"):
+        classifier = svd.SparseVDClassifier(epochs=2, random_state=0).fit(x, y > 0)
+        regressor = svd.SparseVDRegressor(epochs=2, random_state=0).fit(x, y)
+        inside = classifier.predict_proba(x), regressor.predict(x)
+    for one, other in zip(inside, (classifier.predict_proba(x), regressor.predict(x)), strict=True):
+        assert type(one) is np.ndarray
+        np.testing.assert_array_equal(one, other)
+
+
+def test_one_number_is_one_hidden_layer() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 3))
+    options = {"epochs": 1, "random_state": 0}
+    one, other = (svd.SparseVDClassifier(hidden_sizes=sizes, **options).fit(x, x[:, 0] > 0) for sizes in (8, (8,)))
+    assert [coef.shape for coef in one.coefs_] == [(3, 8), (8, 2)]
+    np.testing.assert_array_equal(one.predict_proba(x), other.predict_proba(x))
+    for wrong in (0, "8", None, 2.5, (8, "8")):
+        with pytest.raises(svd.SvdError, match="hidden_sizes"):
+            svd.SparseVDClassifier(hidden_sizes=wrong, **options).fit(x, x[:, 0] > 0)

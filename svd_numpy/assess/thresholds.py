@@ -7,14 +7,22 @@ others cost. It is measured on validation rows, which are neither trained on nor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError, check_choice, check_flag, check_number, check_threshold, check_type
+from svd_numpy.checks import (
+    SvdTypeError,
+    SvdValueError,
+    check_choice,
+    check_flag,
+    check_number,
+    check_threshold,
+    check_type,
+)
 from svd_numpy.data import Dataset
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import evaluate
@@ -102,7 +110,9 @@ def threshold_curve(
     """
     check_type("model", model, Sequential)
     x, y = _validation_rows(data)
-    grid = np.unique([check_threshold("thresholds", float(t)) for t in (_GRID if thresholds is None else thresholds)])
+    if not isinstance(thresholds, Iterable | None):
+        raise SvdTypeError(f"thresholds: got {thresholds!r}, expected numbers, such as (2.0, 3.0)")
+    grid = np.unique([check_threshold("thresholds", t) for t in (_GRID if thresholds is None else thresholds)])
     if not grid.size:
         raise SvdValueError("thresholds: got none, expected at least one number, such as 3.0")
     counts = [measure_sparsity(model, t) for t in grid]
@@ -165,6 +175,7 @@ def threshold_for_density(model: Sequential, density: float, layer: str | None =
     float
         Half-way between the log_alpha of the last weight kept and that of the first one pruned.
     """
+    check_type("model", model, Sequential)
     density = check_number("density", density, low=0, high=1)
     alphas = log_alpha(model)
     if not alphas:

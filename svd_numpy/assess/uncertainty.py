@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError, check_count, check_flag, check_labels, check_type
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_count, check_flag, check_labels, check_type
 from svd_numpy.kernels import priors
 from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 from svd_numpy.network.model import Sequential
@@ -163,8 +163,10 @@ def auroc(inside: Any, outside: Any) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
-    scores = [np.asarray(score, dtype=np.float64) for score in (inside, outside)]
+    scores = [as_array("inside", inside), as_array("outside", outside)]
     for name, score in zip(("inside", "outside"), scores, strict=True):
+        if score.dtype.kind not in "biuf":
+            raise SvdTypeError(f"{name}: got dtype {score.dtype}, expected a number for each input")
         if score.ndim != 1 or not score.size or not np.isfinite(score).all():
             raise SvdValueError(
                 f"{name}: got shape {score.shape}, NaN or infinity, expected one finite number for each input, "
@@ -175,7 +177,7 @@ def auroc(inside: Any, outside: Any) -> float:
 
 
 def _check_probabilities(probabilities: Any, ndim: int, shape: str) -> Array:
-    array = np.asarray(probabilities)
+    array = as_array("probabilities", probabilities)
     if array.ndim != ndim or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise SvdValueError(
             f"probabilities: got shape {array.shape} of {array.dtype}, expected floats of shape {shape}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError, check_count
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_count, check_rows, check_type
 
 
 class DataError(SvdValueError):
@@ -47,8 +47,14 @@ class Dataset:
 
     Raises
     ------
-    SvdValueError
-        If the arrays do not fit each other, or labels lie outside 0..n_classes-1.
+    SvdValueError, SvdTypeError
+        If the arrays do not fit each other, hold NaN, infinity or missing entries, or labels lie outside
+        0..n_classes-1.
+
+    Notes
+    -----
+    Lists, tables of pandas and tensors are turned into arrays. A memory-mapped array stays one, and is read piece by
+    piece.
     """
 
     name: str
@@ -64,32 +70,58 @@ class Dataset:
     y_valid: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        """Check that the arrays fit each other."""
-        width = self.x_train.shape[-1]
-        parts = [("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)]
-        if self.x_valid is not None and self.y_valid is not None:
-            parts.append(("valid", self.x_valid, self.y_valid))
-        elif self.x_valid is not None or self.y_valid is not None:
+        """Turn what was given into arrays and check that they fit each other."""
+        for name in ("name", "source", "warning"):
+            check_type(name, getattr(self, name), str)
+        check_count("n_classes", self.n_classes, low=0)
+        if (self.x_valid is None) != (self.y_valid is None):
             raise SvdValueError("got one of x_valid and y_valid, expected both or neither")
-        for part, x, y in parts:
-            if x.ndim != 2 or len(x) != len(y):
+        parts = ["train", "test"] if self.x_valid is None else ["train", "test", "valid"]
+        for name in (f"{letter}_{part}" for part in parts for letter in "xy"):
+            object.__setattr__(self, name, as_array(name, getattr(self, name)))
+        for part in parts:
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            if x.ndim != 2 or not y.ndim or len(x) != len(y):
                 raise SvdValueError(
                     f"x_{part} has shape {x.shape} and y_{part} has shape {y.shape}; expected x of shape "
                     f"(N, D) and y with the same N: flatten each image into a row"
                 )
-            if x.shape[1] != width:
+            if x.shape[1] != (width := self.x_train.shape[1]):
                 raise SvdValueError(
                     f"x_train has {width} columns but x_{part} has {x.shape[1]}; expected the same number"
                 )
+            if x.dtype.kind not in "iuf":
+                raise SvdTypeError(
+                    f"x_{part}: got dtype {x.dtype}, expected uint8 pixels (0..255), floats, or whole numbers (tokens)"
+                )
+            check_rows(f"x_{part}", x)
             self._check_targets(part, y)
-        if self.image_shape is not None and math.prod(self.image_shape) != width:
+        self._check_image_shape()
+
+    def _check_image_shape(self) -> None:
+        if self.image_shape is None:
+            return
+        if not isinstance(self.image_shape, tuple | list):
+            raise SvdTypeError(f"image_shape: got {self.image_shape!r}, expected (C, H, W) or None")
+        shape = tuple(check_count("image_shape", side) for side in self.image_shape)
+        object.__setattr__(self, "image_shape", shape)
+        if math.prod(shape) != (width := self.x_train.shape[1]):
             raise SvdValueError(
-                f"image_shape {self.image_shape} holds {math.prod(self.image_shape)} values but a row of "
+                f"image_shape {shape} holds {math.prod(shape)} values but a row of "
                 f"x_train holds {width}; expected (C, H, W) with C*H*W = {width}"
             )
 
     def _check_targets(self, part: str, y: NDArray[Any]) -> None:
+        if (
+            y.dtype.kind == "f"
+            and (missing := np.flatnonzero(~np.isfinite(y).reshape(len(y), math.prod(y.shape[1:])).all(axis=1))).size
+        ):
+            raise SvdValueError(
+                f"y_{part}: the target of example {missing[0]} is missing, NaN or infinite; repair or remove it"
+            )
         if self.n_classes == 0:
+            if y.dtype.kind not in "iuf":
+                raise SvdTypeError(f"y_{part}: got dtype {y.dtype}, expected numbers, because n_classes is 0")
             return
         if y.ndim not in (1, 2) or not np.issubdtype(y.dtype, np.integer):
             raise SvdValueError(

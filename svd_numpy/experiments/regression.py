@@ -126,7 +126,7 @@ class RegressionResult:
 def train_regression(
     *,
     dataset: str = "diabetes",
-    hidden_sizes: Sequence[int] = (150,),
+    hidden_sizes: int | Sequence[int] = (150,),
     prior: str = "log_uniform",
     kind: str = "variational",
     epochs: int | None = None,
@@ -142,7 +142,7 @@ def train_regression(
     ----------
     dataset : "diabetes" or "boston"
         Boston has an ethical problem, which is printed with every result (`Dataset.warning`).
-    hidden_sizes : sequence of int
+    hidden_sizes : int or sequence of int
         Units of the hidden layers, with ReLU. The published example has 150, with tanh.
     prior : "log_uniform", "log_uniform_exact" or "ard"
         As in `Sequential`.

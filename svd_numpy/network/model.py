@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count, check_finite, check_number, check_type
+from svd_numpy.checks import SvdValueError, check_count, check_finite, check_number, check_some, check_type
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
@@ -63,7 +63,10 @@ class Sequential(Network):
     # ------------------------------------------------------------ the public face
     @exclusive
     def predict(self, x: Any) -> Array:
-        """Outputs (B, O) of the pruned network: posterior means, zero above the threshold. Deterministic."""
+        """Outputs (B, O) of the pruned network: posterior means, zero above the threshold. Deterministic.
+
+        No examples give no outputs: an array (0, O).
+        """
         self.to_device()
         return self._evaluate(x, self.pruned_pass(self.backend))
 
@@ -78,6 +81,7 @@ class Sequential(Network):
         outputs = dict[str, Array]()
         self.to_device()
         out, run = self.prepare(x), self.pruned_pass(self.backend)
+        check_some("x", out)
         for layer in self.layers:
             out = layer.forward(out, run)
             self.backend.to_host(out)
@@ -131,6 +135,7 @@ class Sequential(Network):
         kl_weight = check_number("kl_weight", kl_weight, low=0)
         step = check_count("step", step, low=0, high=2**32 - 1)
         batch = self.prepare(x)
+        check_some("x", batch)
         targets = self.check_targets(y, len(batch))
         run = Pass(self.backend, seed=self.seed, step=step, training=True)
         self.to_device()
@@ -209,8 +214,19 @@ class Sequential(Network):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], backend: str = "auto", dtype: Any = None) -> Sequential:
         """Build a network from `config`, with new initial weights."""
-        likelihood = make_likelihood(**config["likelihood"])
-        layers = [layer_from_config(layer) for layer in config["layers"]]
+        check_type("config", config, Mapping)
+        if missing := sorted(
+            {"layers", "input_shape", "prior", "dtype", "seed", "threshold", "likelihood"} - {*config}
+        ):
+            raise SvdValueError(f"config: lacks {missing}, expected what `config` of a network returned")
+        likelihood, given = config["likelihood"], config["layers"]
+        check_type("config: likelihood", likelihood, Mapping)
+        check_type("config: layers", given, list)
+        check_type("config: input_shape", config["input_shape"], Sequence)
+        try:
+            layers, likelihood = [layer_from_config(layer) for layer in given], make_likelihood(**likelihood)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise SvdValueError(f"config: {error}; expected what `config` of a network returned") from error
         dtype = config["dtype"] if dtype is None else dtype
         if backend == "auto" and np.dtype(dtype) == np.float64:
             backend = "numpy"

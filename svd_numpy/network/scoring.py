@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from svd_numpy.checks import check_some, check_type
 from svd_numpy.network.core import EVAL_ROWS, require_finite
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
@@ -16,6 +17,7 @@ Score = dict[str, float]
 
 def evaluate(model: Sequential, x: Any, y: Any) -> Score:
     """Score the pruned network: {"error": share of wrong predictions or mean squared error, "nll": nats}."""
+    check_type("model", model, Sequential)
     return Examples(model, x, y).score(model)
 
 
@@ -39,10 +41,11 @@ class Examples:
 
     def __init__(self, model: Sequential, x: Any, y: Any, name: str = "x") -> None:
         rows = model.check(x, name)
+        check_some(name, rows)
         self.count = model.rows(len(rows))
         self.targets = model.check_targets(y, len(rows)).copy()
         whole = rows.dtype == np.uint8 or model.input_dtype != model.dtype  # pixels or tokens
-        self._x = np.ascontiguousarray(rows, None if whole else model.dtype)
+        self._x, self._dtype = rows, rows.dtype if whole else model.dtype
         self._scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
         self._index, most = np.arange(len(rows)), min(EVAL_ROWS, len(rows))
         self._inputs = np.empty((most, *model.inner_shape), model.input_dtype)
@@ -54,7 +57,12 @@ class Examples:
             batch = slice(start, start + EVAL_ROWS)
             index, y = self._index[batch], self.targets[batch]
             inputs, d_outputs = self._inputs[: len(index)], self._d_outputs[: len(index)]
-            run.backend.gather_rows(self._x, index, self._scale, model.input_mean, inputs)
+            source = self._x
+            if (
+                source.dtype != self._dtype or not source.flags.c_contiguous
+            ):  # converted batch by batch: it may be large
+                source, index = np.ascontiguousarray(source[batch], self._dtype), self._index[: len(index)]
+            run.backend.gather_rows(source, index, self._scale, model.input_mean, inputs)
             outputs = model.forward(inputs, run)
             found = model.likelihood.loss(run.backend, outputs, y, d_outputs)
             run.backend.to_host(outputs)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdError, SvdValueError, check_inputs, check_threshold, check_type
+from svd_numpy.checks import SvdError, SvdValueError, as_array, check_inputs, check_threshold, check_type
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Likelihood
@@ -24,19 +24,33 @@ from svd_numpy.sparse.stages import stages_of
 _TOLERANCE = 1e-5  # of the compact network's outputs, relative to the largest output
 _FLOAT = np.dtype(np.float32)
 _PROBES = 16
+_ROWS = 4096  # that are converted at once
 
 
 def _rows(x: Any, in_shape: tuple[int, ...]) -> Array:
-    """Return x as a C-contiguous matrix (B, I) of uint8 or float32, without checking its numbers."""
+    """Return x as a matrix (B, I) of uint8 or floats, without checking its numbers."""
     if type(x) is np.ndarray and x.dtype is _FLOAT and x.shape[1:] == in_shape and x.flags.c_contiguous and x.size:
         return x if x.ndim == 2 else x.reshape(len(x), -1)  # the usual case; one example alone takes microseconds
-    x = np.asarray(x)
+    x = as_array("x", x)
     size = math.prod(in_shape)
-    fits = x.shape[1:] in (in_shape, (size,)) and x.size > 0
+    fits = x.ndim and x.shape[1:] in (in_shape, (size,))
     if not fits or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
         check_inputs("x", x, in_shape)  # raises the error that says what is wrong
-    with np.errstate(over="ignore"):  # an infinite input is refused later, if the network reads it
-        return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32).reshape(len(x), size)
+    return x.reshape(len(x), size)
+
+
+def _pieces(rows: Array) -> Iterator[tuple[Array, slice]]:
+    """Yield rows as C-contiguous arrays of uint8 or float32, and where they lie; all at once if they are such already.
+
+    Others are converted piece by piece, because a memory-mapped array may be larger than memory.
+    """
+    dtype = rows.dtype if rows.dtype == np.uint8 else _FLOAT
+    ready = rows.dtype == dtype and rows.flags.c_contiguous
+    for start in range(0, len(rows), max(1, len(rows)) if ready else _ROWS):
+        at = slice(start, len(rows) if ready else start + _ROWS)
+        with np.errstate(over="ignore"):  # an infinite input is refused later, if the network reads it
+            piece = np.ascontiguousarray(rows[at], dtype)
+        yield piece, at
 
 
 class CompressionError(SvdError, RuntimeError):
@@ -95,7 +109,7 @@ class SparseModel:
         """
         rows = _rows(x, self.in_shape)
         out = np.empty((len(rows), self.n_outputs), np.float32)
-        if not self.backend.run(rows, out):
+        if not all(self.backend.run(piece, out[at]) for piece, at in _pieces(rows)):
             check_inputs("x", x, self.in_shape)
             raise SvdValueError("the outputs overflowed, expected finite numbers; scale the inputs to about 1")
         return out

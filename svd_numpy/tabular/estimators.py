@@ -33,7 +33,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_sizes : sequence of int
+    hidden_sizes : int or sequence of int
         Units of the hidden layers (ReLU); () makes a linear model.
     epochs : int, optional
         Default: as many as make 1,500 steps, and at least 50.
@@ -80,7 +80,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden_sizes: Sequence[int] = (64,),
+        hidden_sizes: int | Sequence[int] = (64,),
         epochs: int | None = None,
         batch_size: int = 50,
         lr: float = 0.01,
@@ -113,7 +113,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
             len(x), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
             finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed,
         )  # fmt: skip
-        scaler = StandardScaler().fit(x)
+        scaler = StandardScaler().set_output(transform="default").fit(x)
         rows = scaler.transform(x)
         table = Dataset("table", rows, y, rows[:0], y[:0], None, n_classes, "given to fit")
         fit(model, table, config, [estimate_noise], progress=False)
@@ -189,7 +189,7 @@ class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
         x, y = validate_data(self, X, y, dtype=np.float64, **options)
         self._flat = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64)
-        self.target_scaler_ = StandardScaler().fit(targets)
+        self.target_scaler_ = StandardScaler().set_output(transform="default").fit(targets)
         targets = self.target_scaler_.transform(targets)
         self._train(x, targets, 0, targets.shape[1], Gaussian(1.0))
         assert isinstance(self.model_.likelihood, Gaussian)

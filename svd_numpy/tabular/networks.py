@@ -7,7 +7,7 @@ The variance of the targets' noise decides how much a weight may cost; it is est
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -30,7 +30,7 @@ _SMALL = 50_000  # weights; with fewer, handing a step to threads takes longer t
 
 def make_network(
     n_in: int,
-    hidden_sizes: Sequence[int],
+    hidden_sizes: int | Sequence[int],
     n_out: int,
     *,
     likelihood: str | Likelihood,
@@ -45,7 +45,7 @@ def make_network(
     Parameters
     ----------
     n_in, n_out : int
-    hidden_sizes : sequence of int
+    hidden_sizes : int or sequence of int
         Units of the hidden layers; an empty one makes a linear model.
     likelihood, seed, prior, threshold
         As in `Sequential`.
@@ -54,7 +54,8 @@ def make_network(
     backend : "auto", "numba" or "numpy"
         "auto" takes NumPy, in float64, for networks of fewer than 50,000 weights.
     """
-    sizes = [n_in, *(check_count("hidden_sizes", size) for size in hidden_sizes), n_out]
+    given = hidden_sizes if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
+    sizes = [n_in, *(check_count("hidden_sizes", size) for size in given), n_out]
     if backend == "auto" and sum(a * b for a, b in pairwise(sizes)) < _SMALL:
         backend = "numpy"
     layers: list[Layer] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.checks import as_native, check_some
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.model import Sequential
@@ -35,9 +36,10 @@ class Batches:
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
         rows = model.check(data.x_train, "x_train")
+        check_some("x_train", rows)
         self._targets = model.check_targets(data.y_train, len(rows))
         self._config, self._epoch = config, -1
-        self.inputs = np.ascontiguousarray(rows)
+        self.inputs = as_native(rows)
         self.scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
         self.order, self.targets = np.empty(len(rows), np.int64), np.empty_like(self._targets)
         self.moves = np.zeros((len(rows), 3), np.int32) if config.shift or config.mirror else None
