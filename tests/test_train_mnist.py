@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from small_runs import bits, run_log, timeless
 import svd_numpy as svd
 from svd_numpy.data import MissingDataError
 from svd_numpy.experiments.options import Options
-from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, stretch
+from svd_numpy.experiments.recipes import PUBLISHED, RECIPES, get_recipe, note_on_size, stretch
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import begin
 from svd_numpy.experiments.run_files import recorded_dataset, run_figures
@@ -253,3 +255,28 @@ def test_frames_hold_test_errors_and_nothing_in_their_place(tmp_path: Path) -> N
     frames = FrameRecorder.load(tmp_path / "run" / "frames.npz")
     measured = np.isfinite(np.array(frames.test_errors, dtype=float))
     assert measured.tolist() == [epoch % 2 == 0 or epoch == frames.epochs[-1] for epoch in frames.epochs]
+
+
+def test_a_recipe_for_far_more_images_says_so_with_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(recipe="paper", progress=True)
+    note = "chosen for 60,000 training images and 120,000 steps. This run has 1,437 and 12, and the KL weighs 42 times"
+    assert note in capsys.readouterr().out and note in str(result) and note in result.data.warning
+    plan = get_recipe("lenet-5", "default")
+    assert note_on_size(plan, plan.config, 60_000) == note_on_size(plan, plan.config, 55_000) == ""
+
+
+def test_a_result_at_the_end_of_a_cell_is_short_and_has_a_picture() -> None:
+    result = train()
+    text = repr(result)
+    assert text.startswith("<TrainResult: ") and "lenet-300-100 on digits" in text and len(text) < 200
+    assert f"{100 * result.test_error:.2f} % error" in text
+    page = result._repr_html_()
+    assert len(page) < 100_000
+    assert ElementTree.fromstring(f"<div>{page.removesuffix('>')}/></div>").find("table") is not None
+    assert f"<td>{result.test_nll:.4f}</td>" in page and f"<td>{result.compression:.1f}x</td>" in page
+    picture = base64.b64decode(page.partition("base64,")[2].partition('"')[0])
+    assert picture.startswith(b"\xff\xd8")  # JPEG
+    dense = train(kind="dense")
+    assert "<table>" in dense._repr_html_() and "live units" not in dense._repr_html_()
+    empty = replace(result, history=[])
+    assert repr(empty).endswith("not trained>") and "not trained" in empty._repr_html_()

@@ -9,7 +9,7 @@ from typing import Unpack, overload
 
 from svd_numpy.checks import check_choice
 from svd_numpy.experiments.options import Keywords, Options, Start
-from svd_numpy.experiments.recipes import get_recipe
+from svd_numpy.experiments.recipes import get_recipe, note_on_size
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import begin, configure, load_for_each, run_all
 from svd_numpy.experiments.series import TrainResults, one_or_all, options_of_each
@@ -114,5 +114,9 @@ def train_mnist(
     if kind != "variational":
         configs = [replace(config, finetune_epochs=0) for config in configs]  # there is nothing to prune
     images = load_for_each(each)
+    if note := note_on_size(plan, configs[0], len(images[0].x_train)):
+        images = [replace(data, warning=f"{data.warning} {note}".strip()) for data in images]
+        if options.progress:
+            print(f"NOTE: {note}")
     jobs = [(begin(own, data), config, own) for own, data, config in zip(each, images, configs, strict=True)]
     return one_or_all(run_all(jobs, options), options, seeds, kl_weight)

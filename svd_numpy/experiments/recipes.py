@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from svd_numpy.checks import check_choice, check_count
@@ -49,6 +50,8 @@ class PublishedRow:
     compression: float
     source: str
 
+
+_IMAGES = 60_000  # training images of MNIST and Fashion-MNIST, for which the numbers of the LeNets were chosen
 
 PUBLISHED = {
     "lenet-300-100": PublishedRow(
@@ -180,6 +183,19 @@ def get_recipe(arch: str, name: str) -> Recipe:
     check_choice("arch", arch, sorted({known for known, _ in RECIPES}))
     check_choice("recipe", name, sorted({known for of_arch, known in RECIPES if of_arch == arch}))
     return RECIPES[arch, name]
+
+
+def note_on_size(plan: Recipe, config: TrainConfig, n_train: int) -> str:
+    """Say what is different if a LeNet's recipe is used on far fewer images than it was chosen for; else ""."""
+    if n_train > _IMAGES // 10:
+        return ""
+    steps = config.epochs * math.ceil(n_train / config.batch_size)
+    usual = plan.config.epochs * math.ceil(_IMAGES / plan.config.batch_size)
+    return (
+        f"The recipe {plan.name!r} was chosen for {_IMAGES:,} training images and {usual:,} steps. This run has "
+        f"{n_train:,} and {steps:,}, and the KL weighs {_IMAGES / n_train:.0f} times as much for each image. "
+        "If too few weights are left, lower kl_weight."
+    )
 
 
 def stretch(config: TrainConfig, epochs: int) -> TrainConfig:

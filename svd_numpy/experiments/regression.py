@@ -208,7 +208,8 @@ def standardise(data: Dataset) -> tuple[Dataset, float]:
     """Scale columns and target to mean 0 and std 1 on the training rows; also return the target's original std."""
     from sklearn.preprocessing import StandardScaler
 
-    scalers = {name: StandardScaler().fit(getattr(data, f"{name}_train").astype(np.float64)) for name in ("x", "y")}
+    train = {name: getattr(data, f"{name}_train").astype(np.float64) for name in ("x", "y")}
+    scalers = {name: StandardScaler().set_output(transform="default").fit(rows) for name, rows in train.items()}
     scaled = {
         f"{name}_{part}": scaler.transform(rows)
         for name, scaler in scalers.items()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ def pruning_threshold(model: Sequential, config: TrainConfig) -> float:
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """Outcome of one training run; `print` shows it as a table.
+    """Outcome of one training run; `print` shows it as a table, a notebook with its picture.
 
     Attributes
     ----------
@@ -144,33 +147,70 @@ class TrainResult:
         kl_weight = f", KL weight {self.kl_weight:g}" if self.kl_weight != 1 else ""
         return f"{KINDS[self.kind]}, {self.recipe.arch}{width} on {self.dataset}{kl_weight}"
 
-    def __str__(self) -> str:
-        report = self.report
-        rows: list[tuple[str, float, float | None, str, str, float | None]]
-        rows = [("this run", self.test_error, self.test_nll, *_cells(self))]
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table, row by row: name, error, NLL, sparsity, compression, seconds."""
+
+        def row(name: str, result: TrainResult) -> tuple[str, ...]:
+            sparsity, compression = _shares(result.layer_sparsity.values()), f"{result.compression:.1f}x"
+            error, nll = f"{100 * result.test_error:.2f}", f"{result.test_nll:.4f}"
+            return name, error, nll, sparsity, compression, f"{result.seconds:.0f}"
+
+        rows = [("", "error %", "nll", "sparsity per layer %", "compression", "seconds"), row("this run", self)]
         if self.pretrained:
-            before = self.pretrained
-            rows.append(("pre-trained", before.test_error, before.test_nll, *_cells(before)))
-        if row := self.published:
-            rows.append(("the paper", row.error, None, _shares(row.layer_sparsity), f"{row.compression:.0f}x", None))
-        column = max(24, *(2 + len(row[3]) for row in rows))
+            rows.append(row("pre-trained", self.pretrained))
+        if paper := self.published:
+            sparsity, compression = _shares(paper.layer_sparsity), f"{paper.compression:.0f}x"
+            rows.append(("the paper", f"{100 * paper.error:.2f}", "", sparsity, compression, ""))
+        return rows
+
+    def _heading(self) -> str:
         stage = " (survivors fine-tuned)" if self.history[-1]["stage"] == "finetune" else ""
-        lines = [
-            f"{self.title}, recipe {self.recipe.name!r}, seed {self.model.seed}{stage}",
-            f"{'':<12}{'error %':>9}{'nll':>9}{'sparsity per layer %':>{column}}{'compression':>13}{'seconds':>9}",
-        ]
-        for name, error, nll, sparsity, compression, seconds in rows:
-            figures = f"{'' if nll is None else f'{nll:.4f}':>9}{sparsity:>{column}}{compression:>13}"
-            lines.append(f"{name:<12}{100 * error:>9.2f}{figures}{'' if seconds is None else f'{seconds:>9.0f}'}")
+        return f"{self.title}, recipe {self.recipe.name!r}, seed {self.model.seed}{stage}"
+
+    def _remarks(self) -> list[str]:
+        """What stands below the table."""
+        lines = list[str]()
         if self.kind == "variational":
-            lines.append(f"{'live units':<12}" + " - ".join(f"{live}/{units}" for live, units in report.live.values()))
+            live = " - ".join(f"{live}/{units}" for live, units in self.report.live.values())
+            lines.append(f"{'live units':<12}{live}")
         if self.data.warning:
             n_test, train_error = len(self.data.x_test), self.history[-1]["train_error"]
             lines.append(f"NOTE: {self.data.warning}")
             lines.append(
                 f"Measured on {n_test:,} test images. Training error in the last epoch: {100 * train_error:.2f} %."
             )
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        rows = self._rows()
+        column = max(24, *(2 + len(row[3]) for row in rows[1:]))
+        lines = [
+            f"{name:<12}{error:>9}{nll:>9}{sparsity:>{column}}{compression:>13}{seconds:>9}".rstrip()
+            for name, error, nll, sparsity, compression, seconds in rows
+        ]
+        return "\n".join([self._heading(), *lines, *self._remarks()])
+
+    def __repr__(self) -> str:
+        if not self.history:
+            return f"<TrainResult: {self.title}, not trained>"
+        return f"<TrainResult: {self.title}, {100 * self.test_error:.2f} % error, {self.compression:.1f}x>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table, and the summary as a small picture."""
+        if not self.history:
+            return html.escape(repr(self))
+        picture = io.BytesIO()
+        self.plot().savefig(picture, format="jpeg", dpi=60, pil_kwargs={"quality": 85})
+        body = "".join(
+            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+            for tag, row in zip(["th", *["td"] * 3], self._rows(), strict=False)
+        )
+        remarks = "".join(f"<p>{html.escape(line)}</p>" for line in self._remarks())
+        image = base64.b64encode(picture.getvalue()).decode()
+        return (
+            f"<p>{html.escape(self._heading())}</p><table>{body}</table>{remarks}"
+            f'<img alt="error, sparsity, receptive fields and log alpha" src="data:image/jpeg;base64,{image}">'
+        )
 
     def plot(self, what: str = "summary") -> Any:
         """Draw one figure.
@@ -238,11 +278,6 @@ class TrainResult:
         write_atomic(folder / "result.json", json.dumps(self.to_dict(), indent=1).encode())
         write_atomic(folder / "result.txt", f"{self}\n".encode())
         self.plot().savefig(folder / "summary.png", dpi=100)
-
-
-def _cells(result: TrainResult) -> tuple[str, str, float]:
-    """Sparsity, compression and seconds of a row of the table."""
-    return _shares(result.layer_sparsity.values()), f"{result.compression:.1f}x", result.seconds
 
 
 def _shares(sparsity: Iterable[float]) -> str:
