@@ -290,6 +290,13 @@ CASES += [
       for value in anything(3, "ab", [None], ["3"], [])],
     *[(f"density model {value!r}", lambda w, v=value: svd.threshold_for_density(v, 0.5), ("expected a Sequential",))
       for value in anything(None, 3, {})],
+    *[(f"load_arrays {value!r}", lambda w, v=value: w.model.load_arrays(v), ("arrays", "expected a Mapping"))
+      for value in anything(None, 3, [])],
+    *[(f"original {value!r}", lambda w, v=value: net(original=v), ("original", "expected"))
+      for value in anything(3, "a", {"dense1": 3}, {"dense1": (1, 2, 3)}, {"dense1": (-1, 2)}, {"dense1": ("a", 2)})],
+    ("mean ragged", lambda w: net(input_mean=[[1, 2], [3]]), ("input_mean", "not an array")),
+    *[(f"ops {value!r}", lambda w, v=value: svd.SparseModel(v, svd.Gaussian()), ("TakeOp", "compress"))
+      for value in anything(None, 3, {}, {"a": 1}, [], (), "ops", np.zeros(0), np.array("s"))],
     # backends
     ("get_backend", lambda w: get_backend("torch"), ("'torch'", "expected one of")),
     ("get_backend type", lambda w: get_backend(*anything(3)), ("got 3", "expected one of")),

@@ -110,7 +110,7 @@ def threshold_curve(
     """
     check_type("model", model, Sequential)
     x, y = _validation_rows(data)
-    if not isinstance(thresholds, Iterable | None):
+    if thresholds is not None and (not isinstance(thresholds, Iterable) or getattr(thresholds, "shape", None) == ()):
         raise SvdTypeError(f"thresholds: got {thresholds!r}, expected numbers, such as (2.0, 3.0)")
     grid = np.unique([check_threshold("thresholds", t) for t in (_GRID if thresholds is None else thresholds)])
     if not grid.size:

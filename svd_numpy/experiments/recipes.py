@@ -194,7 +194,7 @@ def note_on_size(plan: Recipe, config: TrainConfig, n_train: int) -> str:
     return (
         f"The recipe {plan.name!r} was chosen for {_IMAGES:,} training images and {usual:,} steps. This run has "
         f"{n_train:,} and {steps:,}, and the KL weighs {_IMAGES / n_train:.0f} times as much for each image. "
-        "If too few weights are left, lower kl_weight."
+        f"If too few weights are left, try kl_weight={n_train / _IMAGES:.2g}."
     )
 
 

@@ -13,12 +13,14 @@ import numpy as np
 from svd_numpy.checks import (
     SvdTypeError,
     SvdValueError,
+    as_array,
     check_count,
     check_finite,
     check_indices,
     check_inputs,
     check_threshold,
     check_tokens,
+    check_type,
 )
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array, Backend
@@ -67,6 +69,17 @@ def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
     if len(shape) not in (1, 2, 3):
         raise SvdValueError(f"input_shape: got {given!r}, expected (I,), (T, I) for sequences, or (C, H, W) for images")
     return tuple(check_count("input_shape", size) for size in shape)
+
+
+def _original(given: Any) -> dict[str, tuple[int, int]]:
+    """Counts of weights and units by layer, as given by the user or by a file."""
+    check_type("original", given, Mapping)
+    for counts in given.values():
+        if not isinstance(counts, list | tuple) or len(counts) != 2:
+            raise SvdTypeError(f"original: got {counts!r}, expected (weights, units) for each layer")
+    return {
+        name: (check_count("original", a, low=0), check_count("original", b, low=0)) for name, (a, b) in given.items()
+    }
 
 
 class Network:
@@ -119,10 +132,12 @@ class Network:
             for layer, name in zip(layers, names, strict=True):
                 layer.name = name  # as the user gave it
             raise
-        self.original = {name: (int(weights), int(units)) for name, (weights, units) in (original or {}).items()}
+        self.original = _original({} if original is None else original)
         self.input_mean = np.zeros(math.prod(self.inner_shape), self.dtype)
         if input_mean is not None:
-            self.input_mean[:] = check_finite("input_mean", np.ravel(input_mean), self.input_mean.shape)
+            self.input_mean[:] = check_finite(
+                "input_mean", as_array("input_mean", input_mean).ravel(), self.input_mean.shape
+            )
 
     def _build(self) -> None:
         shape = self.in_shape if self.input_columns is None else (len(self.input_columns),)

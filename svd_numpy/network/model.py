@@ -228,6 +228,7 @@ class Sequential(Network):
         except (TypeError, AttributeError, KeyError) as error:
             raise SvdValueError(f"config: {error}; expected what `config` of a network returned") from error
         dtype = config["dtype"] if dtype is None else dtype
+        check_type("backend", backend, str)
         if backend == "auto" and np.dtype(dtype) == np.float64:
             backend = "numpy"
         return cls(
@@ -280,6 +281,7 @@ class Sequential(Network):
     @exclusive
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Fill parameters, states and `input_mean` from `arrays()` of a network of the same shape."""
+        check_type("arrays", arrays, Mapping)
         own = self.arrays()
         if set(own) != set(arrays):
             raise SvdValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")

@@ -24,7 +24,7 @@ def check_ops(ops: Sequence[Op]) -> None:
     The first op is a `TakeOp` and each op fits the one before it; arrays have the right types and shapes and finite
     numbers; indices are in range and in order; sizes are those of a sensible network.
     """
-    if not ops or not isinstance(ops[0], TakeOp):
+    if not isinstance(ops, list | tuple) or not ops or not isinstance(ops[0], TakeOp):
         raise SvdValueError("a compact network begins with a TakeOp; make it with compress, or load it from a file")
     shape, places, work = ops[0].out_shape, 0, 0
     for number, op in enumerate(ops):
