@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, make_regression
+from sklearn.feature_selection import RFE, SelectFromModel
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
@@ -230,3 +232,28 @@ def test_one_number_is_one_hidden_layer() -> None:
     for wrong in (0, "8", None, 2.5, (8, "8")):
         with pytest.raises(svd.SvdError, match="hidden_sizes"):
             svd.SparseVDClassifier(hidden_sizes=wrong, **options).fit(x, x[:, 0] > 0)
+
+
+def test_importances_are_those_of_the_paths_and_select_features() -> None:
+    x, y = make_regression(200, 8, n_informative=3, noise=1.0, random_state=2)
+    linear = svd.SparseVDRegressor(hidden_sizes=(), kl_weight=4.0, random_state=0).fit(x, y)
+    weights = np.abs(linear.coefs_[0][:, 0])
+    np.testing.assert_allclose(linear.feature_importances_, weights / weights.sum())
+    deep = svd.SparseVDRegressor(hidden_sizes=(9, 7), **QUICK).fit(x, y)
+    a, b, c = (np.abs(weights) for weights in deep.coefs_)
+    paths = np.einsum("ij,jk,ko->i", a, b, c) * deep.selected_features_
+    np.testing.assert_allclose(deep.feature_importances_, paths / paths.sum())
+    informative = set(np.flatnonzero(np.abs(np.corrcoef(x.T, y)[-1, :-1]) > 0.25))
+    for selector in (SelectFromModel(linear, max_features=3, threshold=-np.inf), RFE(linear, n_features_to_select=3)):
+        assert set(np.flatnonzero(selector.fit(x, y).get_support())) >= informative
+    nothing = svd.SparseVDRegressor(hidden_sizes=(), kl_weight=1000.0, random_state=0).fit(x, 0 * y + x[:, 0] * 1e-9)
+    assert np.isfinite(nothing.feature_importances_).all()
+
+
+def test_a_sparse_matrix_is_a_table() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 5)) * (rng.random((60, 5)) < 0.3)
+    for kind in (svd.SparseVDClassifier, svd.SparseVDRegressor):
+        y = x[:, 0] > 0 if kind is svd.SparseVDClassifier else x[:, 0]
+        one, other = (kind(epochs=3, random_state=0).fit(rows, y) for rows in (csr_matrix(x), x))
+        np.testing.assert_array_equal(one.predict(csr_matrix(x)), other.predict(x))

@@ -37,6 +37,7 @@ def test_the_figures_are_in_the_units_of_the_target(result: RegressionResult) ->
     assert result.noise_std == pytest.approx(result.train_rmse, rel=0.05)
     figures = result.to_dict()
     assert json.loads(json.dumps(figures)) == figures
+    assert repr(result) == f"<RegressionResult: Sparse VD on diabetes, RMSE {result.test_rmse:.3f}>"
     assert f"RMSE {result.test_rmse:.3f} on 89 test rows" in str(result) and "NOTE" not in str(result)
 
 

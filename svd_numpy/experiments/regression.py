@@ -110,6 +110,9 @@ class RegressionResult:
             "seconds": self.history[-1]["seconds"],
         }
 
+    def __repr__(self) -> str:
+        return f"<RegressionResult: {KINDS[self.kind]} on {self.data.name}, RMSE {self.test_rmse:.3f}>"
+
     def __str__(self) -> str:
         weight = f", KL weight {self.kl_weight:g}" if self.kind == "variational" else ""
         lines = [

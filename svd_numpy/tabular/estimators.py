@@ -65,6 +65,9 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         All weights / weights kept.
     selected_features_ : array (n_features_in_,) of bool
         Which inputs still reach an output. The values of the others change no prediction.
+    feature_importances_ : array (n_features_in_,)
+        Weight of the paths from each input to the outputs, products of |weights| from layer to layer, as a share of the
+        sum (Garson 1991); exactly 0 where an input is not selected. `SelectFromModel` and `RFE` read it.
     n_iter_ : int
         Epochs trained.
     scaler_ : StandardScaler
@@ -122,13 +125,29 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         self.intercepts_ = [layer.bias.copy() for layer in model.variational_layers]
         self.sparsity_, self.compression_ = report.overall, report.compression
         self.selected_features_ = used_inputs(model)
+        paths = np.abs(self.coefs_[0].astype(np.float64))
+        for weights in self.coefs_[1:]:
+            paths = paths @ np.abs(weights)
+        importances = paths.sum(axis=1) * self.selected_features_
+        self.feature_importances_ = importances / (importances.sum() or 1.0)
         self.n_iter_ = config.total_epochs
 
     def _outputs(self, X: Any) -> Array:
         """Outputs (B, O) of the pruned network in float64."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, reset=False)
+        x = _dense(validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False))
         return self.model_.predict(self.scaler_.transform(x)).astype(np.float64)
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that sparse matrices will do, too."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _dense(x: Any) -> Array:
+    """Return a checked matrix as an array: once standardised, a sparse one would hardly have zeros anyway."""
+    return x.toarray() if hasattr(x, "toarray") else x
 
 
 class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
@@ -139,7 +158,8 @@ class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> SparseVDClassifier:
         """Train on X (N, I) and labels y (N,)."""
-        x, y = validate_data(self, X, y, dtype=np.float64)
+        x, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
+        x = _dense(x)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
@@ -168,8 +188,9 @@ class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> SparseVDRegressor:
         """Train on X (N, I) and targets y, (N,) or (N, n_targets)."""
-        options = {"y_numeric": True, "multi_output": True, "ensure_min_samples": 2}
+        options = {"accept_sparse": "csr", "y_numeric": True, "multi_output": True, "ensure_min_samples": 2}
         x, y = validate_data(self, X, y, dtype=np.float64, **options)
+        x = _dense(x)
         self._flat = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64)
         self.target_scaler_ = StandardScaler().set_output(transform="default").fit(targets)
