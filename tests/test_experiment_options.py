@@ -64,7 +64,7 @@ def test_every_argument_is_documented_in_order(function: Any) -> None:
 
 def test_options_are_checked() -> None:
     options = Options(dataset="digits", arch="lenet-5", run_dir="run", backend="numpy")
-    assert options.folder == Path("run") and options.backend == "numpy"
+    assert options.folder == Path("run").absolute() and options.backend == "numpy"
     with pytest.raises(svd.SvdValueError, match="resume=True needs run_dir"):
         Options(dataset="digits", arch="lenet-5", resume=True)
     with pytest.raises(svd.SvdTypeError, match="random_labels: got 1"):

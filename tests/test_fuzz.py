@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processes import environment
+
 SCRIPT = Path(__file__).resolve().parents[1] / "campaigns" / "fuzz.py"
 SIGNED = ["model", "compact", "svdz", "net.npz"]
 FORMATS = [*SIGNED, "frames.npz", "log_alpha.npz"]
@@ -14,7 +16,7 @@ FORMATS = [*SIGNED, "frames.npz", "log_alpha.npz"]
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--out", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
 
 def test_a_trial_finds_no_fault_and_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             return real_mnist(**options, progress=False)
         result = real_mnist(**{**options, "dataset": "digits", "epochs": EPOCHS, "progress": False})
         if isinstance(result, svd.TrainResult):  # so that the paper's row is printed
-            result = replace(result, data=replace(result.data, name="mnist"))
+            result = replace(result, data=replace(result.data, name="mnist", warning=""))
         return result
 
     def fit(*args: Any, **options: Any) -> Any:

@@ -86,9 +86,13 @@ def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
     """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
     arrays = read_npz(need(path), ["threshold", "layers"])
     threshold, count = arrays.pop("threshold"), arrays.pop("layers")
-    sound = all(name.startswith(_LAYER) and not np.isnan(values).any() for name, values in arrays.items())
-    if not (sound and threshold.shape == () and np.isfinite(threshold) and count == len(arrays)):
-        raise SvdValueError(f"{path} lacks layers or holds NaN; restore it from a copy, or delete it")
+    sound = threshold.dtype == np.float64 and threshold.shape == count.shape == () and count.dtype.kind in "iu"
+    layers = (name.startswith(_LAYER) and values.dtype == np.float16 for name, values in arrays.items())
+    sound = sound and all(layers) and not any(np.isnan(values).any() for values in (threshold, *arrays.values()))
+    if not sound or int(count) != len(arrays) or abs(threshold) > 60:
+        raise SvdValueError(
+            f"{path} lacks layers, or holds what no run wrote; restore it from a copy, or delete it and do without it"
+        )
     return {name.removeprefix(_LAYER): values for name, values in arrays.items()}, float(threshold)
 
 

@@ -116,7 +116,7 @@ class SparseModel:
         """
         rows = _rows(x, self.in_shape)
         out = np.empty((len(rows), self.n_outputs), np.float32)
-        if rows.dtype in _READY and rows.flags.c_contiguous:
+        if rows.dtype in _READY and rows.flags.c_contiguous and len(rows):
             finite = self.backend.run(rows, out)
         else:
             finite = all(self.backend.run(piece, out[at]) for piece, at in _pieces(rows))
