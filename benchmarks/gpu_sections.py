@@ -221,7 +221,7 @@ def trainer_of(section: Section, network: str, seed: int = 0) -> Any:
         data, section.raw["data"] = data_of(arch)
         recipe = replace(get_recipe("lenet-5", "paper"), arch=arch, theta_std=None, log_sigma2=INITIAL_LOG_SIGMA2)
         model = architectures.build(data, recipe, seed, "cuda")
-    return Trainer(model, data, TrainConfig(epochs=10**6, batch_size=batch, seed=seed))
+    return Trainer(model, data, TrainConfig(epochs=10_000, batch_size=batch, seed=seed))
 
 
 def advance_to(runner: Any, trainer: Any, step: int) -> None:

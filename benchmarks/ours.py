@@ -41,9 +41,7 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
     image_shape = TASKS[workload.arch].image_shape
     data = Dataset("workload", images, labels, images[:100], labels[:100], image_shape, 10, "")
     model = _lenet_300_100() if workload.arch == "lenet-300-100" else _convolutional(workload.arch, data)
-    config = TrainConfig(
-        epochs=1_000_000, batch_size=batch, lr=LEARNING_RATE, kl_schedule=((0.0, KL_WEIGHT),), seed=SEED
-    )
+    config = TrainConfig(epochs=10_000, batch_size=batch, lr=LEARNING_RATE, kl_schedule=((0.0, KL_WEIGHT),), seed=SEED)
     trainer = Trainer(model, data, config)
 
     def step() -> float:
