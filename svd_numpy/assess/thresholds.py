@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import (
     SvdTypeError,
@@ -24,11 +23,11 @@ from svd_numpy.checks import (
     check_type,
 )
 from svd_numpy.data import Dataset
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import evaluate
 from svd_numpy.network.sparsity import log_alpha, measure_sparsity
 
-Array = NDArray[Any]
 _WIDEST = 60.0  # the largest threshold (check_threshold): only weights of 0 are pruned
 _GRID = np.arange(-5.0, 8.5, 0.5)  # from where weights that matter are pruned to where a higher threshold saves no more
 

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_count, check_flag, check_labels, check_type
 from svd_numpy.kernels import priors
+from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Categorical
 from svd_numpy.network.sparsity import sparsify
-
-Array = NDArray[Any]
 
 
 def sample_probabilities(model: Sequential, x: Any, n: int = 100, survivors_only: bool = False) -> Array:

@@ -82,6 +82,12 @@ def _original(given: Any) -> dict[str, tuple[int, int]]:
     }
 
 
+def inner_shape(in_shape: tuple[int, ...], columns: Sequence[int] | Array | None) -> tuple[int, ...]:
+    """Shape of one input as the first layer sees it; images are channels first in the public API, last inside."""
+    shape = in_shape if columns is None else (len(columns),)
+    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+
+
 class Network:
     """Base class of `network.model.Sequential`, where the arguments are documented."""
 
@@ -141,10 +147,7 @@ class Network:
             )
 
     def _build(self) -> None:
-        shape = self.in_shape if self.input_columns is None else (len(self.input_columns),)
-        # Images are channels first in the public API, channels last inside.
-        shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
-        self.inner_shape = shape
+        shape = self.inner_shape = inner_shape(self.in_shape, self.input_columns)
         specs, counts = list[ParamSpec](), dict[str, int]()
         for index, layer in enumerate(self.layers):
             counts[layer.kind] = counts.get(layer.kind, 0) + 1

@@ -10,11 +10,11 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.core import inner_shape
 from svd_numpy.network.layers import layer_from_config
-from svd_numpy.network.layers.base import Layer
+from svd_numpy.network.layers.base import OWN, Layer
 
 MAX_PLACES = 2**26  # numbers per example in all activations together, with padding
-_OWN = __name__.partition(".")[0] + "."
 
 
 class _NoDraws(np.random.Generator):
@@ -37,9 +37,7 @@ def check_described(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> N
     """
     layers = [layer_from_config(layer) for layer in config["layers"]]
     shape = tuple(check_count("input_shape", size) for size in config["input_shape"])
-    columns = config.get("input_columns")
-    shape = shape if columns is None else (len(columns),)
-    shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
+    shape = inner_shape(shape, config.get("input_columns"))
     names = [layer.name for layer in layers]
     if not all(names) or len(set(names)) < len(names):
         raise SvdValueError(f"layers: got the names {names}, expected all different")
@@ -65,4 +63,4 @@ def check_described(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> N
 def _generator(layer: Layer) -> np.random.Generator:
     """What `build` gets: layers from outside this package may draw as they like."""
     bits = np.random.PCG64(0)
-    return _NoDraws(bits) if type(layer).__module__.startswith(_OWN) else np.random.Generator(bits)
+    return _NoDraws(bits) if type(layer).__module__.startswith(OWN) else np.random.Generator(bits)

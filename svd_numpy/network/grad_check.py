@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_count, check_number
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers import Conv2d, Dense, Flatten, Layer
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
 
-Array = NDArray[Any]
 # Half the width of a central difference. A probe that does not look smooth at one width is repeated at the next: that
 # leaves a kink further off out of reach, and the KL of a weight with a tiny sigma is smooth only at small widths.
 WIDTHS = (1e-4, 1e-5, 1e-6)

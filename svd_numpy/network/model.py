@@ -305,6 +305,7 @@ class Sequential(Network):
         own = self.arrays()
         if set(own) != set(arrays):
             raise SvdValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
+        ready = dict[str, Array]()
         for name, array in own.items():
             given = as_array(f"load_arrays: {name}", arrays[name])
             if not np.issubdtype(given.dtype, np.floating):
@@ -316,8 +317,9 @@ class Sequential(Network):
             if not np.isfinite(given).all():
                 raise SvdValueError(f"load_arrays: {name} holds NaN or infinity, expected finite numbers")
             _check_bounds("load_arrays", name, given)
+            ready[name] = given
         for name, array in own.items():
-            array[...] = arrays[name]
+            array[...] = ready[name]
 
     def save(self, path: str | Path) -> None:
         """Write the network to one self-contained, checksummed `.safetensors` file, atomically."""

@@ -94,7 +94,7 @@ class CudaRunner:
                     trainer.prune()
             self._to_device()
             row = step % lead.steps_per_epoch
-            finetune, count = lead.schedule(step).finetune, min(limit, self._whole - row, MOST_AT_ONCE)
+            finetune, count = lead.finetunes(step), min(limit, self._whole - row, MOST_AT_ONCE)
             recording = self.recordings.get(finetune)
             if recording is not None and count > 0:
                 self._play(recording, row, step, count)

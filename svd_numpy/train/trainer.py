@@ -112,10 +112,14 @@ class Trainer:
         return {**moments, "input_mean": model.input_mean, **model.state}
 
     # ------------------------------------------------------------ one step
+    def finetunes(self, step: int) -> bool:
+        """Whether a step belongs to fine-tuning."""
+        return step >= self.config.epochs * self.steps_per_epoch
+
     def schedule(self, step: int) -> Schedule:
         """Return the scheduled values at a step."""
         config, at = self.config, step / self.steps_per_epoch
-        if step >= config.epochs * self.steps_per_epoch:
+        if self.finetunes(step):
             left = (config.total_epochs - at) / max(1, config.finetune_epochs)
             return Schedule(config.finetune_lr * left, 0.0, True)
         return Schedule(config.lr * at_epoch(config.lr_schedule, at), at_epoch(config.kl_schedule, at), False)
@@ -154,7 +158,7 @@ class Trainer:
             Step in the noise keys.
         """
         model, batches, settings = self.model, self.batches, self.settings(step)
-        finetune = self.schedule(step).finetune
+        finetune = self.finetunes(step)
         mode: Mode = "mean" if finetune else "sample"
         run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True)
         moves = None if batches.moves is None else batches.moves[rows]

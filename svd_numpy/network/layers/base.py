@@ -15,7 +15,7 @@ from svd_numpy.network.params import ParamSpec
 Mode = Literal["sample", "mean"]
 Axes = tuple[str | None, ...]
 
-_OWN = __name__.partition(".")[0] + "."  # prefix of this package's modules
+OWN = __name__.partition(".")[0] + "."  # prefix of this package's modules
 LAYERS: dict[str, type[Layer]] = {}  # layers that can be made from their `config`, by class name
 
 
@@ -95,7 +95,7 @@ class Layer:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         known = LAYERS.get(cls.__name__)
-        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith(_OWN):
+        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith(OWN):
             raise SvdValueError(f"layer class {cls.__name__}: {known.__module__} uses this name; choose another")
         if not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
