@@ -180,6 +180,21 @@ def append_lanes(typing_context, target, k, lanes):
     return types.int64(types.int64, types.int64, types.int64), codegen
 
 
+def _transpose(builder: ir.IRBuilder, exact: bool, args: Any) -> None:
+    source, source_row, rows, columns, target, target_row = args
+    four = constant(4)
+    vectors = []
+    for r in range(LANES):
+        lanes = builder.select(builder.icmp_signed("<", constant(r), rows), columns, constant(0))
+        at = builder.add(source, builder.mul(builder.mul(source_row, four), constant(r)))
+        vectors.append(load_lanes(builder, at, first_lanes(builder, lanes, LANES)))
+    wanted = first_lanes(builder, rows, LANES) if exact else _EVERYWHERE
+    for c, vector in enumerate(transposed(builder, vectors)):
+        mask = builder.select(builder.icmp_signed("<", constant(c), columns), wanted, _NOWHERE)
+        at = builder.add(target, builder.mul(builder.mul(target_row, four), constant(c)))
+        store_lanes(builder, vector, at, mask)
+
+
 @intrinsic
 def transpose_tile(typing_context, source, source_row, rows, columns, target, target_row):
     """Write the transpose of a `rows` x `columns` piece of a matrix, both at most LANES.
@@ -188,17 +203,18 @@ def transpose_tile(typing_context, source, source_row, rows, columns, target, ta
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, source_row, rows, columns, target, target_row = args
-        four = constant(4)
-        vectors = []
-        for r in range(LANES):
-            lanes = builder.select(builder.icmp_signed("<", constant(r), rows), columns, constant(0))
-            at = builder.add(source, builder.mul(builder.mul(source_row, four), constant(r)))
-            vectors.append(load_lanes(builder, at, first_lanes(builder, lanes, LANES)))
-        for c, vector in enumerate(transposed(builder, vectors)):
-            mask = builder.select(builder.icmp_signed("<", constant(c), columns), _EVERYWHERE, _NOWHERE)
-            at = builder.add(target, builder.mul(builder.mul(target_row, four), constant(c)))
-            store_lanes(builder, vector, at, mask)
+        _transpose(builder, False, args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
+def transpose_exact(typing_context, source, source_row, rows, columns, target, target_row):
+    """Write the transpose of a `rows` x `columns` piece of a matrix, as `transpose_tile` does, and nothing else."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _transpose(builder, True, args)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen

@@ -116,3 +116,16 @@ def transposed(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
             vectors[r + step] = builder.shuffle_vector(upper, lower, ir.Constant(index, move))
         step //= 2
     return vectors
+
+
+def total(builder: ir.IRBuilder, vector: Any) -> Any:
+    """Sum of a vector's lanes, halves on halves."""
+    lanes = vector.type.count
+    while lanes > 1:
+        lanes //= 2
+        halves = [
+            builder.shuffle_vector(vector, vector, ir.Constant(integers(lanes), list(range(first, first + lanes))))
+            for first in (0, lanes)
+        ]
+        vector = builder.fadd(*halves)
+    return builder.extract_element(vector, ir.Constant(I32, 0))
