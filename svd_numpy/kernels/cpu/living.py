@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.cpu.conv import sample
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import NO_FLOOR, column_sums, scale
-from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, PLAIN, SQUARES, dots, sums
+from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, PLAIN, SQUARES, TOGETHER, dots, sums
 from svd_numpy.kernels.cpu.simd import ZERO, address, exp32, own_function, wide_vectors
 from svd_numpy.kernels.cpu.tiles import LANES, transpose_exact, transpose_tile
 from svd_numpy.kernels.living import Living
@@ -202,6 +202,27 @@ def forward(threads, size, lists, x, theta, log_sigma2, bias, keep, key, relu, p
         sample(first, last, bias, key, floor, y, r, noise[thread])
 
 
+@kernel()
+def _gradients(kind, first, last, size, columns, places, planes, slopes, slopes2, d_theta, d_sigma2):
+    """Gradients of the weights first..last, from the planes of the inputs, of dy and of d_var."""
+    own_function()
+    unit, e = 4 * planes.shape[1], first
+    while e < last:
+        output = columns[e]
+        weights = np.int64(TOGETHER) if e + TOGETHER <= last and columns[e + TOGETHER - 1] == output else np.int64(1)
+        for row in range(size[DOWN]):
+            slope = unit * (size[OUT_FIRST] + row * size[OUT_ROW] + output)
+            lane = np.int64(0)
+            while lane < planes.shape[1]:
+                vectors, here = min(np.int64(MOST), (planes.shape[1] - lane) // LANES), 4 * lane
+                dots(kind, weights, vectors, size[ACROSS], address(places) + 4 * e,
+                     address(planes) + unit * row * size[DOWN_STEP] + here, unit, unit * size[STEP],
+                     address(slopes) + slope + here, address(slopes2) + slope + here, unit * size[OUTPUTS],
+                     row + lane > 0, address(d_theta) + 4 * e, address(d_sigma2) + 4 * e)  # fmt: skip
+                lane += vectors * LANES
+        e += weights
+
+
 @kernel(parallel=True)
 def backward(threads, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r, planes, slopes, slopes2,
              in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes, dx, scratch):  # fmt: skip
@@ -236,18 +257,8 @@ def backward(threads, size, columns, places, backwards, theta, used, sigma2, dy,
         column_sums(dy, thread * units // threads, (thread + 1) * units // threads, unit_sums)
     kind = SQUARES if variational else PLAIN
     for thread in prange(threads):
-        for e in range(thread * n // threads, (thread + 1) * n // threads):
-            for row in range(size[DOWN]):
-                source = address(planes) + unit * (places[e] + row * size[DOWN_STEP])
-                slope = unit * (size[OUT_FIRST] + row * size[OUT_ROW] + columns[e])
-                lane = np.int64(0)
-                while lane < planes.shape[1]:
-                    vectors = min(np.int64(MOST), (planes.shape[1] - lane) // LANES)
-                    here = 4 * lane
-                    dots(kind, vectors, size[ACROSS], source + here, unit * size[STEP],
-                         address(slopes) + slope + here, address(slopes2) + slope + here, unit * outputs,
-                         row + lane > 0, address(d_theta) + 4 * e, address(d_sigma2) + 4 * e)  # fmt: skip
-                    lane += vectors * LANES
+        first, last = thread * n // threads, (thread + 1) * n // threads
+        _gradients(kind, first, last, size, columns, places, planes, slopes, slopes2, d_theta, d_sigma2)
         if want_dx:
             pixels = size[HEIGHT] * (size[RUN] // size[CHANNELS])
             first, last = _share(thread, threads, pixels, in_starts)

@@ -118,14 +118,20 @@ def transposed(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
     return vectors
 
 
-def total(builder: ir.IRBuilder, vector: Any) -> Any:
-    """Sum of a vector's lanes, halves on halves."""
-    lanes = vector.type.count
-    while lanes > 1:
-        lanes //= 2
-        halves = [
-            builder.shuffle_vector(vector, vector, ir.Constant(integers(lanes), list(range(first, first + lanes))))
-            for first in (0, lanes)
+def totals(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Sums of the lanes of vectors, their number a power of two and at most LANES, as a vector of so many numbers.
+
+    Each is summed by halves, then halves of halves; several vectors share these steps, in one vector of many parts.
+    """
+    lanes, width = vectors[0].type.count, vectors[0].type.count  # width: lanes that belong to one sum
+    while width > 1:
+        merging = len(vectors) > 1
+        parts = range(0, (2 if merging else 1) * lanes, width)  # where parts begin, counted through both vectors
+        halves = [[part + side + lane for part in parts for lane in range(width // 2)] for side in (0, width // 2)]
+        pairs = [vectors[v : v + 2] for v in range(0, len(vectors), 2)] if merging else [[vectors[0]] * 2]
+        vectors = [
+            builder.fadd(*(builder.shuffle_vector(*pair, ir.Constant(integers(len(half)), half)) for half in halves))
+            for pair in pairs
         ]
-        vector = builder.fadd(*halves)
-    return builder.extract_element(vector, ir.Constant(I32, 0))
+        lanes, width = vectors[0].type.count, width // 2
+    return vectors[0]
