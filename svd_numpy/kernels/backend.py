@@ -15,7 +15,8 @@ x is (B, H, W, C), y is (B, OH, OW, O) with P = OH * OW positions, and "x" in th
 Each example then has P * O units of noise: unit p * O + o belongs to output o at position p.
 
 If `living` is given, theta, log_sigma2 and their gradients are (n,): the weights that it names, of a matrix (I, O) in
-which all others have mean and variance 0. Backends on the processor know such lists (`lists`), where no window has a stride.
+which all others have mean and variance 0. Only backends that say so (`knows_lists`) take them, and no window with a
+stride.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ class Backend(Protocol):
 
     name: str
     dtype: np.dtype[Any]
+    knows_lists: bool
 
     def to_device(self, *arrays: Array) -> None:
         """Make what the host wrote into these arrays visible to later operations."""

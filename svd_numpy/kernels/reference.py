@@ -34,6 +34,7 @@ class ReferenceBackend(HostMemory):
     """NumPy implementation of `svd_numpy.kernels.backend.Backend`, where the equations are documented."""
 
     name = "numpy"
+    knows_lists = True
 
     def __init__(self, dtype: Any = np.float64) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)

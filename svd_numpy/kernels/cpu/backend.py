@@ -52,6 +52,7 @@ class NumbaBackend(HostMemory):
     """
 
     name = "numba"
+    knows_lists = True
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self) -> None:
