@@ -33,7 +33,7 @@ def living(model: Sequential) -> dict[str, Array]:
 
 def count_living(model: Sequential) -> int:
     """Count the weights that have not been removed."""
-    return sum(int(np.count_nonzero(alive)) for alive in living(model).values())
+    return sum(int(np.count_nonzero(model.arena.mask_views[f"{layer.name}.theta"])) for layer in _weighted(model))
 
 
 def remove(model: Sequential, threshold: float) -> int:
@@ -165,7 +165,7 @@ def _seen(model: Sequential, layer: Layer, following: Layer) -> tuple[Array, Arr
     """What each row of the next layer's weights sees where this one gives its bias, and whether it is so at every position."""
     backend = get_backend("numpy", model.dtype)
     bias = model.parameters.get(f"{layer.name}.bias", np.zeros(layer.out_shape[-1], model.dtype))
-    x = np.ascontiguousarray(np.broadcast_to(bias, (1, *layer.out_shape)))
+    x = np.array(np.broadcast_to(bias, (1, *layer.out_shape)))
     for step in _between(model, layer, following):
         x = step.forward(x, Pass(backend, "mean"))
     window = getattr(following, "window", None)
