@@ -195,9 +195,7 @@ def removing_run(backend: str = "numpy", run_dir: Path | None = None, **changes:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_the_network_keeps_its_size_and_the_log_says_what_lives(
-    backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_network_keeps_its_size_and_the_log_says_what_lives(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_network, "LIST_COST", 1.2)
     model, records = removing_run(backend)
     counts = [record["living"] for record in records]

@@ -39,9 +39,9 @@ def count_living(model: Sequential) -> int:
 def remove(model: Sequential, threshold: float) -> int:
     """Remove for good all weights whose log_alpha is above a threshold, and what they make useless.
 
-    A unit (or channel) without living inputs is a constant: what it adds goes into the biases behind it, and the weights
-    that read it are removed. Then the weights of units that nothing reads are removed. The outputs of the pruned network
-    stay the same.
+    A unit (or channel) without living inputs is a constant: what it adds goes into the biases behind it, and the
+    weights that read it are removed. Then the weights of units that nothing reads are removed. The outputs of the
+    pruned network stay the same.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def remove(model: Sequential, threshold: float) -> int:
 class LivingCopy:
     """A small copy of a network, with those of its units and weights that are left.
 
-    A layer of which little is left has lists of weights (`Layer.living`), another one a smaller matrix, in which removed
-    weights are held. Both are functions of the mask alone.
+    A layer of which little is left has a list of weights (`Layer.living`), another one a smaller matrix, in which
+    removed weights are held. Both are functions of the mask alone.
 
     Attributes
     ----------
@@ -83,7 +83,8 @@ class LivingCopy:
         for layer, following in pairwise(_weighted(model)):
             sources = _sources(model, layer, following)
             read = np.unique(sources[alive[following.name].any(axis=1)])
-            outputs[layer.name] = np.arange(layer.out_shape[-1]) if (sources < 0).any() else read if len(read) else [0]
+            everything = np.arange(layer.out_shape[-1])
+            outputs[layer.name] = everything if (sources < 0).any() else read if len(read) else everything[:1]
         self.model, self._places = take(model, outputs, listed=_is_listed if model.backend.knows_lists else never)
 
     @property
@@ -118,7 +119,7 @@ def _is_listed(layer: Layer, mask: Array) -> bool:
     """Whether a layer is faster on a list of the weights that are left than with a matrix."""
     if not isinstance(layer, Weighted) or (layer.window is not None and layer.window.stride != (1, 1)):
         return False
-    return LIST_COST * np.count_nonzero(mask) < mask.size
+    return LIST_COST * int(np.count_nonzero(mask)) < mask.size
 
 
 def _weighted(model: Sequential) -> list[Layer]:
@@ -146,9 +147,9 @@ def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
 
 
 def _fold_constants(model: Sequential, layer: Layer, following: Layer, alive: dict[str, Array]) -> None:
-    """Add what constant outputs of a layer contribute to the next one's bias; mark the weights that read them as dead."""
+    """Add what constant outputs of a layer contribute to the next one's bias; mark the weights that read them dead."""
     sources, reads = _sources(model, layer, following), alive[following.name]
-    constant = ~alive[layer.name].any(axis=0)
+    constant = np.logical_not(alive[layer.name].any(axis=0)).reshape(-1)
     rows = np.flatnonzero((sources >= 0) & constant[sources] & reads.any(axis=1))
     if not len(rows):
         return
@@ -162,7 +163,7 @@ def _fold_constants(model: Sequential, layer: Layer, following: Layer, alive: di
 
 
 def _seen(model: Sequential, layer: Layer, following: Layer) -> tuple[Array, Array]:
-    """What each row of the next layer's weights sees where this one gives its bias, and whether it is so at every position."""
+    """What each row of the next layer's weights sees where this one gives its bias, and whether at every position."""
     backend = get_backend("numpy", model.dtype)
     bias = model.parameters.get(f"{layer.name}.bias", np.zeros(layer.out_shape[-1], model.dtype))
     x = np.array(np.broadcast_to(bias, (1, *layer.out_shape)))

@@ -37,8 +37,8 @@ class TrainConfig:
     finetune_threshold : float
         Weights whose log_alpha is above it are removed before the fine-tuning.
     remove_above : float, optional
-        At the end of every variational epoch, weights whose log_alpha is above it are removed for good, with their noise;
-        training then goes on without them, and gets faster. None removes nothing before the fine-tuning.
+        At the end of every variational epoch, weights whose log_alpha is above it are removed for good, with their
+        noise; training goes on without them, and gets faster. None removes nothing before the fine-tuning.
     remove_from : int
         Number of epochs before the first removal.
     seed : int

@@ -58,7 +58,7 @@ class HostRunner:
 class _OnCopy(Trainer):
     """A run as its small copy sees it. The network itself is pruned, and the copy made anew."""
 
-    prunes_now = False  # type: ignore[assignment]
+    prunes_now = False
 
     def __init__(self, trainer: Trainer, model: Sequential) -> None:
         vars(self).update(vars(trainer))  # data, progress and all else are shared

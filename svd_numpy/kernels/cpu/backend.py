@@ -24,13 +24,11 @@ from svd_numpy.kernels.backend import (
     StepSettings,
     aligned_zeros,
 )
-from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, sweep
-from svd_numpy.kernels.cpu import living as lists
+from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
-from svd_numpy.kernels.cpu.living import Lists, lists_of
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.simd import noise_row
-from svd_numpy.kernels.cpu.tiles import LANES, PANEL
+from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.priors import kl_value
@@ -39,7 +37,6 @@ from svd_numpy.kernels.window import Window
 
 _F, _U = np.float32, np.uint32
 _EMPTY, _NO_IMAGES = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0, 0), np.float32)
-_NO_WEIGHTS = np.zeros(0, np.float32)
 _NO_NOISE = NoiseKey(0, 0, 0)
 LARGEST = 3e38  # stands for infinity in float32 bounds
 _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
@@ -91,7 +88,7 @@ class NumbaBackend(HostMemory):
         living: Living | None = None,
     ) -> None:  # fmt: skip
         if living is not None:
-            self._sum_lists(x, theta, log_sigma2, bias, keep, key, relu, y, memory, window, living)
+            lists.forward(self._run, x, theta, log_sigma2, bias, keep, _words(key), relu, y, memory, window, living)
             return
         if window is not None:
             self._convolve(x, theta, log_sigma2, bias, keep, key, relu, y, memory, window)
@@ -107,9 +104,7 @@ class NumbaBackend(HostMemory):
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         if living is not None:
-            self._sum_lists_back(
-                theta, log_sigma2, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window, living
-            )
+            lists.backward(self._run, theta, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window, living)
             return
         if window is not None:
             self._convolve_back(
@@ -127,7 +122,7 @@ class NumbaBackend(HostMemory):
         living: Living | None = None,
     ) -> None:  # fmt: skip
         if living is not None:
-            self._sum_lists(x, theta, _NO_WEIGHTS, bias, 0.0, _NO_NOISE, False, y, memory, window, living)
+            lists.forward(self._run, x, theta, None, bias, 0.0, _words(_NO_NOISE), False, y, memory, window, living)
             return
         if window is not None:
             self._convolve(x, theta, _EMPTY, bias, 0.0, _NO_NOISE, False, y, memory, window)
@@ -139,59 +134,13 @@ class NumbaBackend(HostMemory):
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         if living is not None:
-            self._sum_lists_back(theta, _NO_WEIGHTS, dy, None, d_theta, _NO_WEIGHTS, d_bias, dx, memory, window, living)
+            lists.backward(self._run, theta, dy, None, d_theta, None, d_bias, dx, memory, window, living)
             return
         if window is not None:
             self._convolve_back(x, theta, _EMPTY, 0.0, dy, None, d_theta, _EMPTY, d_bias, dx, memory, window)
             return
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
         self._run(layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
-
-    def _sum_lists(
-        self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey, relu: bool,
-        y: Array, memory: Buffers, window: Window | None, living: Living,
-    ) -> None:  # fmt: skip
-        """Forward pass of a layer on living weights, a plain one if log_sigma2 is empty."""
-        own, rows, variational = lists_of(living, window), (len(x), y.size // len(x)), log_sigma2 is not _NO_WEIGHTS
-        planes, mean = self._planes(len(x), own, memory), self._by_plane(rows, "mean", memory)
-        # Without noise nothing is read or written here.
-        var, r, noise, used, sigma2 = mean, _EMPTY, _EMPTY, _NO_WEIGHTS, _NO_WEIGHTS
-        if variational:
-            var, r = self._by_plane(rows, "var", memory), memory.get("r", rows, x.dtype)
-            noise = memory.get("noise", (numba.get_num_threads(), -(-rows[1] // 64) * 64), x.dtype)
-            used, sigma2 = (memory.get(name, theta.shape, x.dtype) for name in ("used", "sigma2"))
-        self._run(lists.forward, own.size, (own.starts, own.places), x.reshape(len(x), -1), theta, log_sigma2,
-                  _tiled(bias), _F(keep), _words(key), int(relu), planes, used, sigma2, mean, var,
-                  y.reshape(rows), r, noise)  # fmt: skip
-
-    def _sum_lists_back(
-        self, theta: Array, log_sigma2: Array, dy: Array, rectified: Array | None, d_theta: Array, d_sigma2: Array,
-        d_bias: Array, dx: Array | None, memory: Buffers, window: Window | None, living: Living,
-    ) -> None:  # fmt: skip
-        """Backward pass of a layer on living weights, a plain one if log_sigma2 is empty."""
-        own, rows, variational = lists_of(living, window), (len(dy), dy.size // len(dy)), log_sigma2 is not _NO_WEIGHTS
-        slopes = self._by_plane((len(dy), own.size[lists.OUT_PLANES]), "slopes", memory)
-        slopes2, used, sigma2, r = slopes, _NO_WEIGHTS, _NO_WEIGHTS, _EMPTY
-        if variational:
-            slopes2, r = (
-                self._by_plane((len(dy), own.size[lists.OUT_PLANES]), "slopes2", memory),
-                memory.get("r", rows, dy.dtype),
-            )
-            used, sigma2 = (memory.get(name, theta.shape, dy.dtype) for name in ("used", "sigma2"))
-        flat = _EMPTY if dx is None else dx.reshape(len(dx), -1)
-        self._run(lists.backward, own.size, own.columns, own.places,
-                  (own.order, own.in_starts, own.in_places), theta, used, sigma2, dy.reshape(rows), _EMPTY if rectified is None else rectified.reshape(rows), r,
-                  self._planes(len(dy), own, memory), slopes, slopes2, 
-                  memory.get("in_order", (2, len(theta)), dy.dtype), memory.get("unit_sums", rows[1:], dy.dtype), d_theta, d_sigma2, d_bias,
-                  self._by_plane(flat.shape, "d_planes", memory), flat)  # fmt: skip
-
-    @staticmethod
-    def _by_plane(rows: tuple[int, ...], name: str, memory: Buffers) -> Array:
-        """Memory for the transpose of so many rows, each number a plane of whole vectors."""
-        return memory.get(name, (rows[1], -(-rows[0] // LANES) * LANES), np.float32)
-
-    def _planes(self, batch: int, own: Lists, memory: Buffers) -> Array:
-        return self._by_plane((batch, own.size[lists.PLANES]), "planes", memory)
 
     def _convolve(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey, relu: bool,
@@ -204,7 +153,7 @@ class NumbaBackend(HostMemory):
             r = memory.get("r", rows, x.dtype)
             noise = memory.get("noise", (numba.get_num_threads(), -(-rows[1] // 64) * 64), x.dtype)
         padded, squares = self._images(x, variational, memory, window)
-        self._run(conv.conv_forward, x, theta, log_sigma2, _tiled(bias), _F(keep),
+        self._run(conv.conv_forward, x, theta, log_sigma2, np.tile(bias, max(1, 512 // len(bias))), _F(keep),
                   _words(key), int(relu), conv.tables(window), window.padding, _by_columns(x, theta, len(bias)),
                   padded, squares, y.reshape(rows), r, noise)  # fmt: skip
 
@@ -378,11 +327,6 @@ def _with_padding(images: Array, name: str, memory: Buffers, window: Window) -> 
     """Rows (B, pixels) to hold images with their padding; without padding, the images themselves."""
     shape = len(images), math.prod(window.padded) * window.channels
     return memory.get(name, shape, images.dtype) if any(window.padding) else images.reshape(shape)
-
-
-def _tiled(bias: Array) -> Array:
-    """Repeat a bias until it fills a few vectors."""
-    return np.tile(bias, max(1, 512 // len(bias)))
 
 
 def _by_columns(x: Array, theta: Array, columns: int) -> bool:

@@ -170,6 +170,7 @@ def scale(dy, rectified, r):
 
 @kernel()
 def column_sums(dy, begin, end, out):
+    """out[begin:end] = sum_b dy[b, begin:end]."""
     out[begin:end] = ZERO
     for b in range(len(dy)):
         add(dy[b, begin:end], out[begin:end])

@@ -7,12 +7,8 @@ image are planes in the order of memory, and a list says which plane a weight re
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
-
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
 from svd_numpy.kernels.cpu.conv import sample
 from svd_numpy.kernels.cpu.jit import kernel
@@ -20,75 +16,14 @@ from svd_numpy.kernels.cpu.layers import NO_FLOOR, column_sums, scale
 from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, PLAIN, SQUARES, TOGETHER, dots, sums
 from svd_numpy.kernels.cpu.simd import ZERO, address, exp32, own_function, wide_vectors
 from svd_numpy.kernels.cpu.tiles import LANES, transpose_exact, transpose_tile
-from svd_numpy.kernels.living import Living
-from svd_numpy.kernels.window import Window
 
-# Fields of `Lists.size`, numbers of planes unless stated otherwise. "Outputs" are those of the layer, O per position.
+# Fields of `lists.Lists.size`, numbers of planes unless stated otherwise.
 (
     HEIGHT, RUN, ROW, FIRST,  # inputs: rows, planes of a row; from one row to the next in memory; first, behind padding
     DOWN, ACROSS, DOWN_STEP, STEP,  # positions; inputs from one to the next below and beside it
     OUTPUTS, OUT_ROW, OUT_FIRST,  # per position; from one row of positions to the next in memory; first, behind padding
     CHANNELS, PLANES, OUT_PLANES,  # of the input; planes of inputs and of outputs with their padding
 ) = range(14)  # fmt: skip
-
-
-class Lists(NamedTuple):
-    """The lists of a layer: by output for its sums and gradients, by input channel for the gradient of the inputs.
-
-    Attributes
-    ----------
-    size : tuple of int
-        See the names above.
-    columns, starts, places : int32 (n,), int64 (O + 1,), int32 (n,)
-        Output of each weight; where the weights of each output start; input planes, relative to the first that its
-        position sees.
-    order, in_starts, in_places : int32 (n,), int64 (C + 1,), int32 (n,)
-        Weights by input channel; where those of each channel start; output planes, relative to the first at a pixel.
-    """
-
-    size: tuple[int, ...]
-    columns: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    places: NDArray[np.int32]
-    order: NDArray[np.int32]
-    in_starts: NDArray[np.int64]
-    in_places: NDArray[np.int32]
-
-
-_KNOWN: WeakKeyDictionary[Living, Lists] = WeakKeyDictionary()
-
-
-def lists_of(living: Living, window: Window | None) -> Lists:
-    """Make the lists of a layer, once; the stride of its window must be 1."""
-    found = _KNOWN.get(living)
-    if found is None:
-        _KNOWN[living] = found = _make(living, window or Window(1, 1, living.shape[0], (1, 1)))
-    return found
-
-
-def _make(living: Living, window: Window) -> Lists:
-    height, width, channels = window[:3]
-    (py, px), (dy, dx), (kh, kw), outputs = window.padding, window.dilation, window.kernel, living.shape[1]
-    (padded_height, padded_width), (down, across) = window.padded, window.out
-    # Around the outputs lie as many zeros as a kernel reaches over: then every pixel sees a whole kernel of them.
-    reach_y, reach_x = dy * (kh - 1), dx * (kw - 1)
-    out_height, out_width = down + 2 * reach_y, across + 2 * reach_x
-    size = (
-        height, width * channels, padded_width * channels, (py * padded_width + px) * channels,
-        down, across, padded_width * channels, channels,
-        outputs, out_width * outputs, (reach_y * out_width + reach_x) * outputs,
-        channels, padded_height * padded_width * channels, out_height * out_width * outputs,
-    )  # fmt: skip
-    tap, channel = np.divmod(living.rows.astype(np.int64), channels)
-    ky, kx = np.divmod(tap, kw)
-    columns = living.columns.astype(np.int64)
-    places = (ky * dy * padded_width + kx * dx) * channels + channel
-    order = np.argsort(channel, kind="stable")
-    back = ((reach_y - ky * dy + py) * out_width + reach_x - kx * dx + px) * outputs + columns
-    bounds = np.searchsorted(columns, np.arange(outputs + 1)), np.searchsorted(channel[order], np.arange(channels + 1))
-    starts, in_starts = (found.astype(np.int64) for found in bounds)
-    small = (array.astype(np.int32) for array in (order, back[order]))
-    return Lists(size, living.columns, starts, places.astype(np.int32), next(small), in_starts, next(small))
 
 
 @kernel()
@@ -168,6 +103,34 @@ def _used_weights(first, last, theta, log_sigma2, keep, used, sigma2):
         used[e] = theta[e] if theta[e] * theta[e] >= keep * variance else ZERO
 
 
+@kernel()
+def _forward(stage, thread, threads, size, lists, x, theta, log_sigma2, bias, keep, key, relu, planes, used, sigma2,
+             mean, var, y, r, noise):  # fmt: skip
+    """One thread's part of a stage of `forward`; the stages follow each other."""
+    starts, places = lists
+    batch, variational = len(y), r.size > 0
+    if stage == 0:
+        if size[PLANES] > size[HEIGHT] * size[RUN]:
+            planes[thread * size[PLANES] // threads : (thread + 1) * size[PLANES] // threads] = ZERO
+        if variational:
+            first, last = thread * len(theta) // threads, (thread + 1) * len(theta) // threads
+            _used_weights(first, last, theta, log_sigma2, keep, used, sigma2)
+    elif stage == 1:
+        _to_planes(thread, threads, x, size[HEIGHT], size[RUN], size[ROW], size[FIRST], planes)
+    elif stage == 2:
+        first, last = _share(thread, threads, size[DOWN] * size[ACROSS], starts)
+        kind, weights, weights2 = (SQUARES, used, sigma2) if variational else (PLAIN, theta, theta)
+        _all_sums(kind, first, last, size[ACROSS], size[DOWN_STEP], size[STEP], starts, places, weights, weights2,
+                  planes, planes, mean, var, planes, size)  # fmt: skip
+    else:
+        blocks = (batch + LANES - 1) // LANES
+        first, last = thread * blocks // threads * LANES, min((thread + 1) * blocks // threads * LANES, batch)
+        _from_planes(first, last, mean, y)
+        if variational:
+            _from_planes(first, last, var, r)
+        sample(first, last, bias, key, ZERO if relu == 1 else NO_FLOOR, y, r, noise[thread] if variational else bias)
+
+
 @kernel(parallel=True)
 def forward(threads, size, lists, x, theta, log_sigma2, bias, keep, key, relu, planes, used, sigma2, mean, var, y, r,
             noise, scratch):  # fmt: skip
@@ -176,30 +139,19 @@ def forward(threads, size, lists, x, theta, log_sigma2, bias, keep, key, relu, p
     bias : tiled, whole positions;  planes : of the inputs, kept for `backward`, as are used and sigma2 (n,)
     mean, var : planes of the outputs;  noise (threads, units rounded up to 64)
     """
-    starts, places = lists
-    batch = len(y)
-    variational = r.size > 0
-    floor = ZERO if relu == 1 else NO_FLOOR
-    for thread in prange(threads):
-        if size[PLANES] > size[HEIGHT] * size[RUN]:
-            planes[thread * size[PLANES] // threads : (thread + 1) * size[PLANES] // threads] = ZERO
-        if variational:
-            first, last = thread * len(theta) // threads, (thread + 1) * len(theta) // threads
-            _used_weights(first, last, theta, log_sigma2, keep, used, sigma2)
-    for thread in prange(threads):
-        _to_planes(thread, threads, x, size[HEIGHT], size[RUN], size[ROW], size[FIRST], planes)
-    for thread in prange(threads):
-        first, last = _share(thread, threads, size[DOWN] * size[ACROSS], starts)
-        kind, weights, weights2 = (SQUARES, used, sigma2) if variational else (PLAIN, theta, theta)
-        _all_sums(kind, first, last, size[ACROSS], size[DOWN_STEP], size[STEP], starts, places, weights, weights2,
-                  planes, planes, mean, var, planes, size)  # fmt: skip
-    blocks = (batch + LANES - 1) // LANES
-    for thread in prange(threads):
-        first, last = thread * blocks // threads * LANES, min((thread + 1) * blocks // threads * LANES, batch)
-        _from_planes(first, last, mean, y)
-        if variational:
-            _from_planes(first, last, var, r)
-        sample(first, last, bias, key, floor, y, r, noise[thread])
+    for stage in range(4):
+        for thread in prange(threads):
+            _forward(stage, thread, threads, size, lists, x, theta, log_sigma2, bias, keep, key, relu, planes, used,
+                     sigma2, mean, var, y, r, noise)  # fmt: skip
+
+
+@kernel()
+def forward_alone(threads, size, lists, x, theta, log_sigma2, bias, keep, key, relu, planes, used, sigma2, mean, var, y,
+                  r, noise, scratch):  # fmt: skip
+    """`forward` on one thread, without the price of waking others."""
+    for stage in range(4):
+        _forward(stage, 0, 1, size, lists, x, theta, log_sigma2, bias, keep, key, relu, planes, used, sigma2, mean, var,
+                 y, r, noise)  # fmt: skip
 
 
 @kernel()
@@ -223,20 +175,16 @@ def _gradients(kind, first, last, size, columns, places, planes, slopes, slopes2
         e += weights
 
 
-@kernel(parallel=True)
-def backward(threads, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r, planes, slopes, slopes2,
-             in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes, dx, scratch):  # fmt: skip
-    """Gradients of `forward`; of the inputs unless dx is empty. r becomes d/dvar; all but (n,) and (O,) are (B, ...).
-
-    backwards : (order, in_starts, in_places);  in_order (2, n): scratch for the weights in that order
-    slopes, slopes2, d_planes : scratch for the planes of dy, d_var and dx;  unit_sums (P * O,)
-    """
+@kernel()
+def _backward(stage, thread, threads, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r, planes,
+              slopes, slopes2, in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes, dx):  # fmt: skip
+    """One thread's part of a stage of `backward`."""
     order, in_starts, in_places = backwards
     variational, want_dx = r.size > 0, dx.size > 0
-    units, n, outputs, unit = dy.shape[1], len(theta), size[OUTPUTS], 4 * planes.shape[1]
-    flat_dy, flat_y, flat_r = dy.reshape(-1), rectified.reshape(-1), r.reshape(-1)
-    for thread in prange(threads):
+    units, n, outputs = dy.shape[1], len(theta), size[OUTPUTS]
+    if stage == 0:
         if variational:
+            flat_dy, flat_y, flat_r = dy.reshape(-1), rectified.reshape(-1), r.reshape(-1)
             first, last = thread * dy.size // threads, (thread + 1) * dy.size // threads
             scale(flat_dy[first:last], flat_y[first:last], flat_r[first:last])
         if want_dx:
@@ -249,27 +197,52 @@ def backward(threads, size, columns, places, backwards, theta, used, sigma2, dy,
             slopes[first:last] = ZERO
             if variational:
                 slopes2[first:last] = ZERO
-    across = size[ACROSS] * outputs
-    for thread in prange(threads):
+    elif stage == 1:
+        across = size[ACROSS] * outputs
         _to_planes(thread, threads, dy, size[DOWN], across, size[OUT_ROW], size[OUT_FIRST], slopes)
         if variational:
             _to_planes(thread, threads, r, size[DOWN], across, size[OUT_ROW], size[OUT_FIRST], slopes2)
         column_sums(dy, thread * units // threads, (thread + 1) * units // threads, unit_sums)
-    kind = SQUARES if variational else PLAIN
-    for thread in prange(threads):
+    elif stage == 2:
         first, last = thread * n // threads, (thread + 1) * n // threads
+        kind = SQUARES if variational else PLAIN
         _gradients(kind, first, last, size, columns, places, planes, slopes, slopes2, d_theta, d_sigma2)
         if want_dx:
-            pixels = size[HEIGHT] * (size[RUN] // size[CHANNELS])
-            first, last = _share(thread, threads, pixels, in_starts)
-            _all_sums(PAIRS if variational else PLAIN, first, last, size[RUN] // size[CHANNELS], size[OUT_ROW], outputs,
-                      in_starts, in_places, in_order[0], in_order[1], slopes, slopes2,
-                      d_planes, d_planes, planes, size)  # fmt: skip
-    d_bias[:] = ZERO
-    for u in range(units):
-        d_bias[u % outputs] += unit_sums[u]
-    if want_dx:
-        blocks = (len(dx) + LANES - 1) // LANES
-        for thread in prange(threads):
+            across = size[RUN] // size[CHANNELS]
+            first, last = _share(thread, threads, size[HEIGHT] * across, in_starts)
+            kind = PAIRS if variational else PLAIN
+            _all_sums(kind, first, last, across, size[OUT_ROW], outputs, in_starts, in_places, in_order[0], in_order[1],
+                      slopes, slopes2, d_planes, d_planes, planes, size)  # fmt: skip
+    else:
+        if thread == 0:
+            d_bias[:] = ZERO
+            for u in range(units):
+                d_bias[u % outputs] += unit_sums[u]
+        if want_dx:
+            blocks = (len(dx) + LANES - 1) // LANES
             first, last = thread * blocks // threads * LANES, min((thread + 1) * blocks // threads * LANES, len(dx))
             _from_planes(first, last, d_planes, dx)
+
+
+@kernel(parallel=True)
+def backward(threads, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r, planes, slopes, slopes2,
+             in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes, dx, scratch):  # fmt: skip
+    """Gradients of `forward`; of the inputs unless dx is empty. r becomes d/dvar; all but (n,) and (O,) are (B, ...).
+
+    backwards : (order, in_starts, in_places);  in_order (2, n): scratch for the weights in that order
+    slopes, slopes2, d_planes : scratch for the planes of dy, d_var and dx;  unit_sums (P * O,)
+    """
+    for stage in range(4):
+        for thread in prange(threads):
+            _backward(stage, thread, threads, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r,
+                      planes, slopes, slopes2, in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes,
+                      dx)  # fmt: skip
+
+
+@kernel()
+def backward_alone(threads, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r, planes, slopes,
+                   slopes2, in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes, dx, scratch):  # fmt: skip
+    """`backward` on one thread, without the price of waking others."""
+    for stage in range(4):
+        _backward(stage, 0, 1, size, columns, places, backwards, theta, used, sigma2, dy, rectified, r, planes, slopes,
+                  slopes2, in_order, unit_sums, d_theta, d_sigma2, d_bias, d_planes, dx)  # fmt: skip
