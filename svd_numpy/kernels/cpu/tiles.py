@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite.binding as llvm
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -39,12 +40,18 @@ from svd_numpy.kernels.cpu.vectors import (
     transposed,
 )
 
-_features = llvm.get_host_cpu_features()
+
+def _has(feature: str) -> bool:
+    """Whether Numba compiles for a processor with this feature: what NUMBA_CPU_FEATURES says, else the one at hand."""
+    wanted = numba.config.CPU_FEATURES
+    return llvm.get_host_cpu_features().get(feature, False) if wanted is None else f"+{feature}" in wanted.split(",")
+
+
 # Lanes of a vector, rows and vectors of the register tile: 6 x 4 accumulators and a row of B fill AVX-512's 32
 # registers, 6 x 2 AVX2's 16. Few rows and many columns, because a list is the shorter the fewer rows share it.
-if _features.get("avx512f", False):
+if _has("avx512f"):
     LANES, MR, VECTORS = 16, 6, 4
-elif _features.get("avx2", False):
+elif _has("avx2"):
     LANES, MR, VECTORS = 8, 6, 2
 else:
     LANES, MR, VECTORS = 4, 4, 2
