@@ -138,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"* Data: {facts['data']}",
         f"* Masks: a training of {options.epochs or EPOCHS[arch]} epochs; the weights with the lowest log alpha live",
         f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, candidates in turn; ratios are "
-        "medians over the rounds, above 1 means that the living step is the faster. torch Sparse VD is the better of eager and "
-        "compiled.", "",
+        "medians over the rounds, above 1 means that the living step is the faster. torch Sparse VD: the better of "
+        "eager and compiled.", "",
     ]  # fmt: skip
     write(HERE / "results", f"living-{arch}", "\n".join([*head, *text]), [*rows, *raw], facts)
 

@@ -1,4 +1,4 @@
-"""The dense networks in PyTorch with masks on their weights, as its pruning does: a step costs what a dense one does."""
+"""The dense networks in PyTorch with masks on their weights, as its pruning does: a step costs a dense one."""
 
 from __future__ import annotations
 
