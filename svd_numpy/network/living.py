@@ -135,6 +135,8 @@ def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
     """For each row of the weights (I, O) of the next layer, the output of this one that it reads; all -1 if unknown."""
     sources = np.arange(layer.out_shape[-1])
     for step in _between(model, layer, following):
+        if type(step).take is Layer.take:  # what comes in goes out in the same place
+            continue
         everything, found = np.arange(step.out_shape[-1]), np.full(step.out_shape[-1], -1)
         readers = np.zeros(len(found), int)
         for source in np.unique(sources):
