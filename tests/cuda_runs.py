@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,21 @@ class StopsSoon(console.StopSignal):
 
 
 # --- Recorded steps ---
+
+
+def test_weights_go_with_their_rows() -> None:
+    """In ordinary and recorded steps: the same as on the CPU, up to rounding."""
+    weights = np.array([1, 0, 4, 2, 0.5])
+    runs = [dense_run(3) for _ in range(2)]
+    data = replace(dense_data(), weights=weights)
+    run = Run(runs[0].trainer.model, data, runs[0].trainer.config, (), None, False)
+    fit_together([run], progress=False)
+    oracle = dense_run(3).trainer.model.copy("numpy")
+    svd.fit(oracle, data, run.trainer.config, progress=False)
+    fit_together([runs[1]], progress=False)
+    for name, array in run.trainer.model.parameters.items():
+        np.testing.assert_allclose(array, oracle.parameters[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    assert bits(run.trainer.model) != bits(runs[1].trainer.model)
 
 
 def line_with_callback(run_dir: Path | None = None) -> Run:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_count, check_rows, check_type
+from svd_numpy.checks import (
+    LARGEST_INPUT,
+    SvdTypeError,
+    SvdValueError,
+    as_array,
+    check_count,
+    check_rows,
+    check_type,
+)
 
 
 class DataError(SvdValueError):
@@ -44,12 +52,16 @@ class Dataset:
     x_valid, y_valid : array or None
         Validation rows, of the same kind: neither trained on nor reported. Choices, such as that of a threshold, are
         made on these. `split` takes them from the training rows; without it there are none.
+    weights : array (N,) or None
+        How much each training row counts; None: all the same. Only the ratios matter, because training scales them to a
+        mean of 1: weight 2 counts as much as the row twice, weight 0 leaves it out. Errors and NLLs in records and
+        results are not weighted.
 
     Raises
     ------
     SvdValueError, SvdTypeError
-        If the arrays do not fit each other, hold NaN, infinity or missing entries, or labels lie outside
-        0..n_classes-1.
+        If the arrays do not fit each other, they hold NaN, infinity or missing entries, labels lie outside
+        0..n_classes-1, or weights are negative or all 0.
 
     Notes
     -----
@@ -68,6 +80,7 @@ class Dataset:
     warning: str = ""
     x_valid: NDArray[Any] | None = None
     y_valid: NDArray[Any] | None = None
+    weights: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         """Turn what was given into arrays and check that they fit each other."""
@@ -97,6 +110,26 @@ class Dataset:
             check_rows(f"x_{part}", x)
             self._check_targets(part, y)
         self._check_image_shape()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        weights, shape = as_array("weights", self.weights), (len(self.x_train),)
+        if weights.dtype.kind not in "biuf":
+            raise SvdTypeError(f"weights: got dtype {weights.dtype}, expected a number for each training row")
+        if weights.shape != shape:
+            raise SvdValueError(f"weights: got shape {weights.shape}, expected {shape}, one for each training row")
+        weights = weights.astype(np.float64)
+        wrong = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST_INPUT)))  # also NaN
+        if wrong.size:
+            raise SvdValueError(
+                f"weights: got {weights[wrong[0]]} for row {wrong[0]}, expected 0 to {LARGEST_INPUT:g}; "
+                "0 leaves a row out"
+            )
+        if weights.size and not weights.any():
+            raise SvdValueError("weights: got only zeros, expected at least one row that counts")
+        object.__setattr__(self, "weights", weights)
 
     def _check_image_shape(self) -> None:
         if self.image_shape is None:
@@ -171,5 +204,6 @@ class Dataset:
             y_train=self.y_train[train],
             x_valid=self.x_train[valid],
             y_valid=self.y_train[valid],
+            weights=None if self.weights is None else self.weights[train],
             source=f"{self.source}; validation split: {n_valid} of {n} training rows held out (seed {seed})",
         )

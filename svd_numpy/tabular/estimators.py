@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.data import Dataset
@@ -46,6 +47,8 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
     prior : "log_uniform", "log_uniform_exact" or "ard"
     threshold : float
         A weight is pruned when its log_alpha exceeds this.
+    class_weight : "balanced" or dict of label -> weight, optional
+        Of the classifier only: factors on `sample_weight` by class. "balanced" gives each class the same sum.
     finetune_epochs : int
         Epochs at the end in which only the surviving weights are trained, without noise.
     backend : "auto", "numba" or "numpy"
@@ -104,7 +107,9 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         self.backend = backend
         self.random_state = random_state
 
-    def _train(self, x: Array, y: Array, n_classes: int, n_outputs: int, likelihood: str | Likelihood) -> None:
+    def _train(
+        self, x: Array, y: Array, weights: Array | None, n_classes: int, n_outputs: int, likelihood: str | Likelihood
+    ) -> None:
         """Standardise the inputs, train, and record what survived."""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = make_network(
@@ -115,9 +120,9 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
             len(x), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
             finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed,
         )  # fmt: skip
-        scaler = StandardScaler().set_output(transform="default").fit(x)
+        scaler = _scaler(x, weights)
         rows = scaler.transform(x)
-        table = Dataset("table", rows, y, rows[:0], y[:0], None, n_classes, "given to fit")
+        table = Dataset("table", rows, y, rows[:0], y[:0], None, n_classes, "given to fit", weights=weights)
         fit(model, table, config, [estimate_noise], progress=False)
         report = measure_sparsity(model)
         self.model_, self.scaler_ = model, scaler
@@ -145,6 +150,24 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _scaler(x: Array, weights: Array | None) -> StandardScaler:
+    """Return what standardises these columns to (weighted) mean 0 and variance 1, whatever scikit-learn is set to."""
+    return StandardScaler().set_output(transform="default").fit(x, sample_weight=weights)
+
+
+def _weighted(sample_weight: Any, x: Array, *more: Array) -> tuple[Array | None, Array, list[Array]]:
+    """Return the weights, checked, and arrays by row; rows of weight 0 are gone."""
+    if sample_weight is None:
+        return None, x, list(more)
+    weights = _check_sample_weight(sample_weight, x, dtype=np.float64)
+    if (weights < 0).any() or not weights.any():
+        raise SvdValueError(
+            f"sample_weight: got {weights.min():g} to {weights.max():g}, expected numbers >= 0, not all of them 0"
+        )
+    counted = weights > 0
+    return weights[counted], x[counted], [array[counted] for array in more]
+
+
 def _dense(x: Any) -> Array:
     """Return a checked matrix as an array: once standardised, a sparse one would hardly have zeros anyway."""
     return x.toarray() if hasattr(x, "toarray") else x
@@ -156,16 +179,39 @@ class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
     Labels may be of any kind; `classes_`, array (n_classes,), holds the different ones.
     """
 
-    def fit(self, X: Any, y: Any) -> SparseVDClassifier:
-        """Train on X (N, I) and labels y (N,)."""
+    def __init__(
+        self,
+        hidden_sizes: int | Sequence[int] = (64,),
+        epochs: int | None = None,
+        batch_size: int = 50,
+        lr: float = 0.01,
+        kl_weight: float = 1.0,
+        prior: str = "log_uniform",
+        threshold: float = 3.0,
+        finetune_epochs: int = 0,
+        backend: str = "auto",
+        random_state: Any = None,
+        class_weight: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden_sizes, epochs, batch_size, lr, kl_weight, prior, threshold, finetune_epochs, backend, random_state
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SparseVDClassifier:
+        """Train on X (N, I) and labels y (N,); weights (N,) say how much each row counts (`Dataset.weights`)."""
         x, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         x = _dense(x)
         check_classification_targets(y)
+        weights, x, (y,) = _weighted(sample_weight, x, y)
+        if self.class_weight is not None:
+            of_class = compute_sample_weight(self.class_weight, y)
+            weights, x, (y,) = _weighted(of_class if weights is None else weights * of_class, x, y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
         if n_classes < 2:
             raise SvdValueError(f"y: got one class, {self.classes_[0]!r}, expected at least two classes")
-        self._train(x, labels.astype(np.int64), n_classes, n_classes, "categorical")
+        self._train(x, labels.astype(np.int64), weights, n_classes, n_classes, "categorical")
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -186,16 +232,16 @@ class SparseVDRegressor(RegressorMixin, _SparseVD):  # type: ignore[misc]
     (n_targets,), holds it in the units of y.
     """
 
-    def fit(self, X: Any, y: Any) -> SparseVDRegressor:
-        """Train on X (N, I) and targets y, (N,) or (N, n_targets)."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SparseVDRegressor:
+        """Train on X (N, I) and targets y, (N,) or (N, n_targets); weights (N,) say how much each row counts."""
         options = {"accept_sparse": "csr", "y_numeric": True, "multi_output": True, "ensure_min_samples": 2}
         x, y = validate_data(self, X, y, dtype=np.float64, **options)
-        x = _dense(x)
+        weights, x, (y,) = _weighted(sample_weight, _dense(x), y)
         self._flat = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64)
-        self.target_scaler_ = StandardScaler().set_output(transform="default").fit(targets)
+        self.target_scaler_ = _scaler(targets, weights)
         targets = self.target_scaler_.transform(targets)
-        self._train(x, targets, 0, targets.shape[1], Gaussian(1.0))
+        self._train(x, targets, weights, 0, targets.shape[1], Gaussian(1.0))
         assert isinstance(self.model_.likelihood, Gaussian)
         self.noise_std_ = self.model_.likelihood.std * self.target_scaler_.scale_
         return self

@@ -118,11 +118,15 @@ def estimate_noise(trainer: Trainer, record: Record) -> None:
 
     Only the mean NLL depends on it, squared / (2 std^2) + O log(std), and the best std^2 is the squared error per
     output, under the noise of the weights as they are: the M-step of variational expectation-maximisation. The epoch's
-    training error is that.
+    training error is that, unless examples have weights: then it is measured with one network from the posterior.
     """
-    if record["stage"] == "variational" and isinstance(trainer.model.likelihood, Gaussian):
-        std = math.sqrt(record["train_error"] / trainer.model.n_outputs)
-        trainer.model.likelihood = Gaussian(max(std, _LEAST_STD))
+    model, data = trainer.model, trainer.data
+    if record["stage"] == "variational" and isinstance(model.likelihood, Gaussian):
+        squared = record["train_error"]
+        if data.weights is not None:
+            errors = model.sample(data.x_train, 1)[0] - data.y_train.reshape(len(data.y_train), -1)
+            squared = float(np.average((errors**2).sum(axis=1), weights=data.weights))
+        model.likelihood = Gaussian(max(math.sqrt(squared / model.n_outputs), _LEAST_STD))
 
 
 def used_inputs(model: Sequential) -> NDArray[np.bool_]:

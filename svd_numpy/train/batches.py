@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import as_native, check_some
 from svd_numpy.data import Dataset
-from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 
@@ -32,6 +34,8 @@ class Batches:
         Labels or targets in that order.
     moves : int32 array (N, 3) or None
         (down, right, mirror) in that order (`Backend.gather_rows`).
+    n_counted : int
+        Number of examples whose weight is not 0, all of them without weights: the N that the KL is divided by.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -44,6 +48,21 @@ class Batches:
         self.order, self.targets = np.empty(len(rows), np.int64), np.empty_like(self._targets)
         self.moves = np.zeros((len(rows), 3), np.int32) if config.shift or config.mirror else None
         self.per_epoch = -(-len(rows) // config.batch_size)
+        self.n_counted = len(rows) if data.weights is None else int(np.count_nonzero(data.weights))
+        self._weights: Array | None = None
+        if data.weights is not None:
+            of_row = (data.weights / data.weights.mean()).astype(model.dtype)
+            self._weights = np.repeat(of_row[:, None], math.prod(model.out_shape), axis=1)  # as `multiply` wants them
+            self._factors = np.empty((min(config.batch_size, len(rows)), *model.out_shape), model.dtype)
+            self._no_mean = np.zeros(self._weights.shape[1], model.dtype)
+
+    def weigh(self, backend: Backend, rows: slice, d_outputs: Array) -> None:
+        """Multiply the gradients of a batch's outputs, (B, ...), by the weights of its examples, if there are any."""
+        if self._weights is None:
+            return
+        factors = self._factors[: len(d_outputs)]
+        backend.gather_rows(self._weights, self.order[rows], 1.0, self._no_mean, factors)
+        backend.multiply(d_outputs, factors, d_outputs)
 
     def tables(self) -> list[Array]:
         """The tables, which are rewritten every epoch."""

@@ -130,7 +130,7 @@ class Trainer:
         first = config.epochs * self.steps_per_epoch if finetune else 0
         adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, step - first + 1)
         keep = self.model.keep if config.train_mask and not finetune else 0.0
-        return StepSettings(config.kl_weight * kl_weight / self.n_train, keep, adam)
+        return StepSettings(config.kl_weight * kl_weight / self.batches.n_counted, keep, adam)
 
     @property
     def prunes_now(self) -> bool:
@@ -168,6 +168,7 @@ class Trainer:
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
             return found  # no parameter or running average has changed yet
+        batches.weigh(backend, rows, d_outputs)
         model.backward(d_outputs, run, kl_scale=settings.kl_scale)
         backend.adam_step(model.arena, settings, held=finetune)
         return found
@@ -243,9 +244,11 @@ class Trainer:
     # ------------------------------------------------------------ checkpoints
     @cached_property
     def _data_hash(self) -> str:
-        """SHA-256 of the training inputs and targets."""
+        """SHA-256 of the training inputs and targets, and of their weights."""
         digest = hashlib.sha256()
-        for array in (self.data.x_train, self.data.y_train):
+        for array in (self.data.x_train, self.data.y_train, self.data.weights):
+            if array is None:
+                continue
             array = np.ascontiguousarray(array)
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
