@@ -199,6 +199,9 @@ def test_the_noise_that_is_estimated_maximises_the_bound() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"early_stopping": 1}, ("early_stopping", "1", "expected")),
+        ({"early_stopping": True, "validation_fraction": 2}, ("validation_fraction", "2", "expected")),
+        ({"early_stopping": True, "n_iter_no_change": 0}, ("n_iter_no_change", "0", "expected")),
         ({"hidden_sizes": (0,)}, ("hidden_sizes", "0", "expected")),
         ({"hidden_sizes": (2.5,)}, ("hidden_sizes", "2.5", "expected")),
         ({"epochs": 0}, ("epochs", "0", "expected")),
@@ -303,6 +306,18 @@ def test_balanced_classes() -> None:
         np.testing.assert_allclose(odds[name], -oracle.decision_function(x), atol=0.4)
     np.testing.assert_allclose(odds["balanced"], odds["dict"], rtol=1e-6)
     assert np.median(odds["plain"] - odds["balanced"]) > 1.5
+
+
+@pytest.mark.parametrize("finetune_epochs", [0, 200])
+def test_it_stops_early(finetune_epochs: int) -> None:
+    x, y = make_regression(200, 10, n_informative=3, noise=50.0, random_state=0)
+    settings = {"epochs": 100, "finetune_epochs": finetune_epochs, "random_state": 0}
+    model = svd.SparseVDRegressor(early_stopping=True, validation_fraction=0.25, n_iter_no_change=5, **settings)
+    watched_from = 100 if finetune_epochs else 50
+    assert watched_from + 5 < model.fit(x, y).n_iter_ < 100 + finetune_epochs
+    assert svd.SparseVDRegressor(**settings).fit(x, y).n_iter_ == 100 + finetune_epochs
+    again = clone(model).fit(x, y)
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
 
 
 def test_a_sparse_matrix_is_a_table() -> None:

@@ -18,7 +18,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number
 from svd_numpy.data import Dataset
 from svd_numpy.network.objective import Gaussian, Likelihood
 from svd_numpy.network.sparsity import measure_sparsity
@@ -47,6 +47,14 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
     prior : "log_uniform", "log_uniform_exact" or "ard"
     threshold : float
         A weight is pruned when its log_alpha exceeds this.
+    early_stopping : bool
+        Set rows aside, watch the NLL of the pruned network on them in the second half of the epochs (or in the
+        fine-tuning, if there is any), stop when it no longer falls, and keep the best weights. `epochs` is then the most
+        there can be. It is no cure for overfitting while the weights are being pruned: that is what the KL is for.
+    validation_fraction : float
+        Share of the rows set aside, between 0 and 1.
+    n_iter_no_change : int
+        Epochs to wait for an improvement.
     class_weight : "balanced" or dict of label -> weight, optional
         Of the classifier only: factors on `sample_weight` by class. "balanced" gives each class the same sum.
     finetune_epochs : int
@@ -95,6 +103,9 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         finetune_epochs: int = 0,
         backend: str = "auto",
         random_state: Any = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
     ) -> None:
         self.hidden_sizes = hidden_sizes
         self.epochs = epochs
@@ -106,6 +117,9 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
         self.finetune_epochs = finetune_epochs
         self.backend = backend
         self.random_state = random_state
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
 
     def _train(
         self, x: Array, y: Array, weights: Array | None, n_classes: int, n_outputs: int, likelihood: str | Likelihood
@@ -116,14 +130,19 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
             x.shape[1], self.hidden_sizes, n_outputs, likelihood=likelihood, seed=seed, prior=self.prior,
             threshold=self.threshold, backend=self.backend,
         )  # fmt: skip
-        config = make_config(
-            len(x), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
-            finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed,
-        )  # fmt: skip
         scaler = _scaler(x, weights)
         rows = scaler.transform(x)
         table = Dataset("table", rows, y, rows[:0], y[:0], None, n_classes, "given to fit", weights=weights)
-        fit(model, table, config, [estimate_noise], progress=False)
+        patience = 0
+        if check_flag("early_stopping", self.early_stopping):
+            patience = check_count("n_iter_no_change", self.n_iter_no_change)
+            fraction = check_number("validation_fraction", self.validation_fraction, low=0, high=1)
+            table = table.split(min(max(1, round(fraction * len(x))), len(x) - 1), seed)
+        config = make_config(
+            len(table.x_train), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
+            finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed, patience=patience,
+        )  # fmt: skip
+        history = fit(model, table, config, [estimate_noise], progress=False)
         report = measure_sparsity(model)
         self.model_, self.scaler_ = model, scaler
         self.coefs_ = [layer.pruned_theta(model.threshold) for layer in model.variational_layers]
@@ -135,7 +154,7 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
             paths = paths @ np.abs(weights)
         importances = paths.sum(axis=1) * self.selected_features_
         self.feature_importances_ = importances / (importances.sum() or 1.0)
-        self.n_iter_ = config.total_epochs
+        self.n_iter_ = len(history)
 
     def _outputs(self, X: Any) -> Array:
         """Outputs (B, O) of the pruned network in float64."""
@@ -191,11 +210,15 @@ class SparseVDClassifier(ClassifierMixin, _SparseVD):  # type: ignore[misc]
         finetune_epochs: int = 0,
         backend: str = "auto",
         random_state: Any = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
         class_weight: Any = None,
     ) -> None:
         super().__init__(
-            hidden_sizes, epochs, batch_size, lr, kl_weight, prior, threshold, finetune_epochs, backend, random_state
-        )
+            hidden_sizes, epochs, batch_size, lr, kl_weight, prior, threshold, finetune_epochs, backend, random_state,
+            early_stopping, validation_fraction, n_iter_no_change,
+        )  # fmt: skip
         self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SparseVDClassifier:

@@ -77,6 +77,7 @@ def make_config(
     finetune_epochs: int = 0,
     threshold: float = 3.0,
     seed: int = 0,
+    patience: int = 0,
 ) -> TrainConfig:
     """Lay out the training on a table of `n_rows` rows.
 
@@ -93,6 +94,8 @@ def make_config(
         them are done.
     threshold : float
         Weights whose log_alpha exceeds it are removed before the fine-tuning.
+    patience : int
+        As in `TrainConfig`; the second half of the epochs is watched, or the fine-tuning if there is any.
     """
     check_count("batch_size", batch_size)
     if epochs is None:
@@ -110,6 +113,8 @@ def make_config(
         finetune_lr=0.1 * lr,
         finetune_threshold=threshold,
         seed=seed,
+        eval_every=1 if patience else 0,
+        patience=patience,
     )
 
 

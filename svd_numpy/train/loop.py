@@ -126,8 +126,11 @@ class Run:
         trainer = self.trainer
         record = trainer.end_epoch(time.perf_counter() - self.started, scores)
         self.log.append(record)
+        trainer.best.note(record)
         for callback in self.callbacks:
             callback(trainer, record)
+        if trainer.done:
+            trainer.best.put_back()
         return record
 
     def save(self) -> None:

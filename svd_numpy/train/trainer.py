@@ -28,6 +28,7 @@ from svd_numpy.network.objective import make_likelihood
 from svd_numpy.network.scoring import Examples, Score
 from svd_numpy.network.sparsity import freeze, measure_sparsity
 from svd_numpy.train.batches import Batches
+from svd_numpy.train.best import Best
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.schedules import at_epoch
 
@@ -67,6 +68,8 @@ class Trainer:
     progress : Progress
     batches : Batches
         The training examples in the form that steps read.
+    best : Best
+        Early stopping.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -77,6 +80,7 @@ class Trainer:
         check_moves(config.shift, config.mirror, model.in_shape)
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
+        self.best = Best(model, data, config)
         parts = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
         self.scored = {
             part: Examples(model, x, y, f"x_{part}") for part, (x, y) in parts.items() if x is not None and len(x)
@@ -102,14 +106,14 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epoch >= self.config.total_epochs
+        """Whether all epochs are done, or `patience` is at its end."""
+        return self.epoch >= self.config.total_epochs or self.best.waited(self.epoch)
 
     def arrays(self) -> dict[str, Array]:
         """All arrays that steps change or checkpoints store, by name."""
         arena, model = self.model.arena, self.model
         moments = {"params": arena.params, "m": arena.m, "v": arena.v, "mask": arena.mask}
-        return {**moments, "input_mean": model.input_mean, **model.state}
+        return {**moments, "input_mean": model.input_mean, **model.state, **self.best.arrays}
 
     # ------------------------------------------------------------ one step
     def finetunes(self, step: int) -> bool:
