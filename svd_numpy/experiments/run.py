@@ -32,12 +32,13 @@ _LABELS = 2017  # keeps the random labels independent of everything else that is
 
 
 def configure(config: TrainConfig, options: Options) -> TrainConfig:
-    """Replace numbers of a recipe with those given in the options."""
+    """Replace numbers of a recipe with those given in the options, and add the epochs that extend it."""
     config = config if options.epochs is None else stretch(config, options.epochs)
     batch_size = config.batch_size if options.batch_size is None else check_count("batch_size", options.batch_size)
-    return replace(
+    config = replace(
         config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
     )
+    return config.extended(options.extend)
 
 
 def load_for_each(each: Sequence[Options]) -> list[Dataset]:

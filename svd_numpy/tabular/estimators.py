@@ -48,9 +48,9 @@ class _SparseVD(BaseEstimator):  # type: ignore[misc]
     threshold : float
         A weight is pruned when its log_alpha exceeds this.
     early_stopping : bool
-        Set rows aside, watch the NLL of the pruned network on them in the second half of the epochs (or in the
-        fine-tuning, if there is any), stop when it no longer falls, and keep the best weights. `epochs` is then the most
-        there can be. It is no cure for overfitting while the weights are being pruned: that is what the KL is for.
+        Set rows aside, watch the NLL of the pruned network on them, stop when it no longer falls, and keep the best
+        weights. Only the second half of the epochs is watched, or the fine-tuning if there is any, because until then
+        the network becomes sparser, and usually worse, from epoch to epoch. `epochs` is the most that there can be.
     validation_fraction : float
         Share of the rows set aside, between 0 and 1.
     n_iter_no_change : int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number, check_threshold
@@ -115,6 +116,31 @@ class TrainConfig:
     def total_epochs(self) -> int:
         """Variational plus fine-tuning epochs."""
         return self.epochs + self.finetune_epochs
+
+    def extended(self, epochs: int) -> TrainConfig:
+        """Return the same training with so many epochs more, at the end of its last stage.
+
+        With fine-tuning, there is more of that, and its learning rate falls to 0 over all of it. Without, there are
+        more variational epochs; if the last knot of `lr_schedule` lies at the end, it moves to the new end. A finished run
+        can be resumed with its extended configuration, and then goes on as this one does from that epoch.
+        `extended(a).extended(b)` is `extended(a + b)`.
+        """
+        epochs = check_count("extended", epochs, low=0)
+        if self.finetune_epochs:
+            return replace(self, finetune_epochs=self.finetune_epochs + epochs)
+        *knots, (last, factor) = self.lr_schedule
+        if knots and math.isclose(last, self.epochs):
+            last = self.epochs + epochs
+        return replace(self, epochs=self.epochs + epochs, lr_schedule=(*knots, (last, factor)))
+
+    def extends(self, settings: dict[str, Any]) -> int:
+        """By how many epochs this extends a configuration, given as `to_json` returns it; 0 if it does not."""
+        try:
+            before = TrainConfig(**settings)
+        except (TypeError, ValueError):
+            return 0
+        more = self.total_epochs - before.total_epochs
+        return more if more > 0 and before.extended(more) == self else 0
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON would return them (tuples become lists)."""

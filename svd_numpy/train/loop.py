@@ -44,8 +44,8 @@ def fit(
     run_dir : path, optional
         Folder for `metrics.jsonl` and `checkpoints/`; without it nothing is written.
     resume : bool
-        Continue the run in `run_dir`, bit for bit as if it had never stopped; a finished run is only read
-        back.
+        Continue the run in `run_dir`, bit for bit as if it had never stopped. A finished run is only read back, unless
+        `config` extends it (`TrainConfig.extended`).
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
 

@@ -276,12 +276,22 @@ class Trainer:
         return checkpoint.save(run_dir / "checkpoints", self.progress.step, self.arrays(), state)
 
     def restore(self, run_dir: Path) -> None:
-        """Continue from the newest sound checkpoint in `run_dir`; model, data and configuration must be the same."""
+        """Continue from the newest sound checkpoint in `run_dir`; model, data and configuration must be the same.
+
+        The configuration may also be one that extends that of a finished run (`TrainConfig.extended`).
+        """
         found = checkpoint.load(run_dir / "checkpoints")
         for part, wanted in self.identity().items():
             have = found.state.get(part, {})
             if not isinstance(have, dict):
                 raise SvdValueError(f"resume: the run in {run_dir} has no {part}; use another run_dir")
+            if part == "config" and (more := self.config.extends(have)):
+                if found.step != (last := self.steps_per_epoch * (self.config.total_epochs - more)):
+                    raise SvdValueError(
+                        f"resume: the run in {run_dir} is at step {found.step} of {last}; let it finish with its own "
+                        f"settings before it is extended by {more} epochs"
+                    )
+                continue
             if have != wanted:
                 keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
                 raise SvdValueError(
