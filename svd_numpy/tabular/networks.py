@@ -23,7 +23,7 @@ from svd_numpy.sparse.stages import stages_of
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.trainer import Record, Trainer
 
-_STEPS, _EPOCHS = 1500, 50  # the default budget: this many steps, but at least this many epochs
+STEPS, _EPOCHS = 1500, 50  # the default budget: this many steps, but at least this many epochs
 _LEAST_STD = 0.05  # of standardised targets: without a bound, a perfect fit would drive the likelihood to infinity
 _SMALL = 50_000  # weights; with fewer, handing a step to threads takes longer than the step itself
 
@@ -99,7 +99,7 @@ def make_config(
     """
     check_count("batch_size", batch_size)
     if epochs is None:
-        epochs = max(_EPOCHS, math.ceil(_STEPS / math.ceil(n_rows / batch_size)))
+        epochs = max(_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / batch_size)))
     check_count("epochs", epochs)
     lr = check_number("lr", lr, low=0, high=10)
     return TrainConfig(

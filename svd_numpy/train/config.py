@@ -121,8 +121,8 @@ class TrainConfig:
         """Return the same training with so many epochs more, at the end of its last stage.
 
         With fine-tuning, there is more of that, and its learning rate falls to 0 over all of it. Without, there are
-        more variational epochs; if the last knot of `lr_schedule` lies at the end, it moves to the new end. A finished run
-        can be resumed with its extended configuration, and then goes on as this one does from that epoch.
+        more variational epochs, and if the last knot of `lr_schedule` lies at the end, it moves to the new end. A
+        finished run can be resumed with its extended configuration; it then goes on as this one does from that epoch.
         `extended(a).extended(b)` is `extended(a + b)`.
         """
         epochs = check_count("extended", epochs, low=0)
