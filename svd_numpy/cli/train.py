@@ -147,8 +147,8 @@ class Train(_Training):
     Attributes
     ----------
     dataset : str
-        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, or digits with a warning if MNIST cannot
-        be had.
+        "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-SPLIT", "digits" (embedded), "idx" (your own files in
+        --data-dir), or "auto": MNIST, or digits with a warning if MNIST cannot be had.
     arch : str
         Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
         convolutions).

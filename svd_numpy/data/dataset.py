@@ -35,8 +35,7 @@ class Dataset:
     Attributes
     ----------
     name : str
-        What the rows are: ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, ``"digits"``,
-        ``"boston"``, ``"diabetes"``, or any name for data of one's own.
+        What the rows are: ``"mnist"`` or another name that `load` takes, or any name for data of one's own.
     x_train, x_test : array (N, D)
         uint8 pixels 0..255 for images, float32 raw columns for tables (standardising is the caller's).
     y_train, y_test : array

@@ -24,7 +24,7 @@ from svd_numpy.data.sources import (
 
 
 def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """List where each data set was found, and whether it is intact; every file found is read.
+    """List where each data set with pinned content was found, and whether it is intact; every file found is read.
 
     Parameters
     ----------

@@ -52,8 +52,9 @@ def train_mnist(
 
     Parameters
     ----------
-    dataset : "auto", "mnist", "fashion-mnist" or "digits"
+    dataset : "auto", "mnist", "fashion-mnist", "digits", or another name of images with labels (`svd_numpy.load`)
         "auto" is MNIST if it is available, otherwise scikit-learn's small embedded digits, with a prominent warning.
+        "idx" is the four IDX files in `data_dir`.
     arch : "lenet-300-100" or "lenet-5"
         Fully connected, or LeNet-5-Caffe with two convolutions.
     recipe : "default" or "paper"

@@ -53,7 +53,7 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
     data = load(first.dataset, first.data_dir)
     if data.image_shape is None or data.n_classes == 0:
         raise SvdValueError(
-            f"dataset: got {first.dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
+            f"dataset: got {first.dataset!r}, expected images with labels, such as auto, mnist, fashion-mnist or digits"
         )
     labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
     if labelled[0].warning and first.progress:
