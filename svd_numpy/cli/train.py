@@ -24,7 +24,7 @@ class _Training:
     ----------
     recipe : str
         Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
-        script.
+        script, "small" our own for a few thousand images (lenet-300-100 only).
     kind : str
         "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
     epochs : int, optional

@@ -57,8 +57,9 @@ def train_mnist(
         "idx" is the four IDX files in `data_dir`.
     arch : "lenet-300-100" or "lenet-5"
         Fully connected, or LeNet-5-Caffe with two convolutions.
-    recipe : "default" or "paper"
-        Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
+    recipe : "default", "paper" or "small"
+        Our own numbers or the authors' (`svd_numpy.experiments.recipes`), or ours for a few thousand images, such as
+        the digits; the last one for lenet-300-100 only.
     kind : "variational", "dense" or "dropout"
         Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout of
         1/2 before dense layers (not of pixels). The last two have no KL and no fine-tuning, and prune nothing.
