@@ -18,6 +18,7 @@ from svd_numpy.checks import (
     check_rows,
     check_type,
 )
+from svd_numpy.data.csr import as_csr, is_sparse
 
 
 class DataError(SvdValueError):
@@ -65,7 +66,7 @@ class Dataset:
     Notes
     -----
     Lists, tables of pandas and tensors are turned into arrays. A memory-mapped array stays one, and is read piece by
-    piece.
+    piece. Inputs may be sparse matrices of SciPy: they stay sparse (CSR), and become dense batch by batch.
     """
 
     name: str
@@ -90,10 +91,11 @@ class Dataset:
             raise SvdValueError("got one of x_valid and y_valid, expected both or neither")
         parts = ["train", "test"] if self.x_valid is None else ["train", "test", "valid"]
         for name in (f"{letter}_{part}" for part in parts for letter in "xy"):
-            object.__setattr__(self, name, as_array(name, getattr(self, name)))
+            given = getattr(self, name)
+            object.__setattr__(self, name, as_csr(name, given) if is_sparse(given) else as_array(name, given))
         for part in parts:
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if x.ndim != 2 or not y.ndim or len(x) != len(y):
+            if x.ndim != 2 or not y.ndim or x.shape[0] != len(y):
                 raise SvdValueError(
                     f"x_{part} has shape {x.shape} and y_{part} has shape {y.shape}; expected x of shape "
                     f"(N, D) and y with the same N: flatten each image into a row"
@@ -106,7 +108,8 @@ class Dataset:
                 raise SvdTypeError(
                     f"x_{part}: got dtype {x.dtype}, expected uint8 pixels (0..255), floats, or whole numbers (tokens)"
                 )
-            check_rows(f"x_{part}", x)
+            if not is_sparse(x):
+                check_rows(f"x_{part}", x)
             self._check_targets(part, y)
         self._check_image_shape()
         self._check_weights()
@@ -114,7 +117,7 @@ class Dataset:
     def _check_weights(self) -> None:
         if self.weights is None:
             return
-        weights, shape = as_array("weights", self.weights), (len(self.x_train),)
+        weights, shape = as_array("weights", self.weights), self.x_train.shape[:1]
         if weights.dtype.kind not in "biuf":
             raise SvdTypeError(f"weights: got dtype {weights.dtype}, expected a number for each training row")
         if weights.shape != shape:
@@ -190,10 +193,10 @@ class Dataset:
         """
         if self.x_valid is not None:
             raise SvdValueError(
-                f"split: data {self.name!r} has {len(self.x_valid)} validation rows already; "
+                f"split: data {self.name!r} has {self.x_valid.shape[0]} validation rows already; "
                 "split the data set that they were taken from"
             )
-        n = len(self.x_train)
+        n = self.x_train.shape[0]
         n_valid, seed = check_count("n_valid", n_valid, high=n - 1), check_count("seed", seed, low=0)
         order = np.random.default_rng(seed).permutation(n)
         valid, train = order[:n_valid], np.sort(order[n_valid:])

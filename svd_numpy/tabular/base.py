@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number
 from svd_numpy.data import Dataset
+from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.network.core import EVAL_ROWS
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Likelihood
@@ -68,7 +69,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     model_ : Sequential
-        The network; it takes standardised inputs (`scaler_`).
+        The network; it takes what `scaler_` returns.
     coefs_, intercepts_ : list of array (I, O), list of array (O,)
         Weights of each layer, exactly 0 where pruned, and biases; in the units of standardised inputs.
     sparsity_ : float
@@ -159,20 +160,23 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         if start is not None:
             model.init_from(start)
         scaler = standardiser(x, weights) if start is None else self.scaler_
+        x = dense(x) if scaler.with_mean else x  # if the first rows were dense, all become so
+        _centre(model, scaler)
         table = _table(scaler.transform(x), y, weights, n_classes)
         patience = 0
         if check_flag("early_stopping", self.early_stopping):
             patience = check_count("n_iter_no_change", self.n_iter_no_change)
             fraction = check_number("validation_fraction", self.validation_fraction, low=0, high=1)
-            table = table.split(min(max(1, round(fraction * len(x))), len(x) - 1), seed)
+            table = table.split(min(max(1, round(fraction * x.shape[0])), x.shape[0] - 1), seed)
+        n_rows = table.x_train.shape[0]
         config = make_config(
-            len(table.x_train), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
+            n_rows, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
             finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed, patience=patience,
         )  # fmt: skip
         history = fit(model, table, config, [estimate_noise], progress=False)
         self.model_, self.scaler_ = model, scaler
-        self.n_iter_, self.n_samples_seen_ = len(history), len(x)
-        self._steps = len(history) * math.ceil(len(table.x_train) / self.batch_size)
+        self.n_iter_, self.n_samples_seen_ = len(history), x.shape[0]
+        self._steps = len(history) * math.ceil(n_rows / self.batch_size)
         self._read_off()
 
     def _pass(
@@ -183,15 +187,17 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         seed, first = self._seed(), not hasattr(self, "model_")
         model = self._network(x.shape[1], n_outputs, likelihood, seed) if first else self.model_
         scaler = standardiser(x, weights) if first else self.scaler_
+        _centre(model, scaler)
         seen, steps, passes = (0, 0, 0) if first else (self.n_samples_seen_, self._steps, self.n_iter_)
-        n_rows = seen + len(x) if n_rows is None else check_count("n_rows", n_rows, low=len(x))
+        n_rows = seen + x.shape[0] if n_rows is None else check_count("n_rows", n_rows, low=x.shape[0])
+        x = dense(x) if scaler.with_mean else x  # if the first rows were dense, all become so
         self._steps = one_pass(
             model, _table(scaler.transform(x), y, weights, n_classes), steps, n_rows,
             batch_size=check_count("batch_size", self.batch_size), lr=self.lr,
             kl_weight=check_number("kl_weight", self.kl_weight, low=0, high=1000), seed=seed,
         )  # fmt: skip
         self.model_, self.scaler_ = model, scaler
-        self.n_iter_, self.n_samples_seen_ = passes + 1, seen + len(x)
+        self.n_iter_, self.n_samples_seen_ = passes + 1, seen + x.shape[0]
         self._read_off()
 
     def _read_off(self) -> None:
@@ -233,13 +239,23 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _centre(model: Sequential, scaler: StandardScaler) -> None:
+    """Let the network subtract the means that the scaler does not."""
+    if not scaler.with_mean:
+        model.input_mean[:] = scaler.mean_ / scaler.scale_
+
+
 def _table(x: Array, y: Array, weights: Array | None, n_classes: int) -> Dataset:
     return Dataset("table", x, y, x[:0], y[:0], None, n_classes, "given to fit", weights=weights)
 
 
 def standardiser(x: Array, weights: Array | None) -> StandardScaler:
-    """Return what standardises these columns to (weighted) mean 0 and variance 1, whatever scikit-learn is set to."""
-    return StandardScaler().set_output(transform="default").fit(x, sample_weight=weights)
+    """Return what standardises these columns to (weighted) mean 0 and variance 1, whatever scikit-learn is set to.
+
+    Sparse columns only get variance 1; the network subtracts their means, so that they stay sparse.
+    """
+    scaler = StandardScaler(with_mean=not is_sparse(x)).set_output(transform="default")
+    return scaler.fit(x, sample_weight=weights)
 
 
 def weighted(sample_weight: Any, x: Array, *more: Array) -> tuple[Array | None, Array, list[Array]]:
@@ -253,8 +269,3 @@ def weighted(sample_weight: Any, x: Array, *more: Array) -> tuple[Array | None, 
         )
     counted = weights > 0
     return weights[counted], x[counted], [array[counted] for array in more]
-
-
-def dense(x: Any) -> Array:
-    """Return a checked matrix as an array: once standardised, a sparse one would hardly have zeros anyway."""
-    return x.toarray() if hasattr(x, "toarray") else x

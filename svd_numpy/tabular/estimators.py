@@ -18,7 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.network.objective import Gaussian
-from svd_numpy.tabular.base import Array, SparseVD, dense, standardiser, weighted
+from svd_numpy.tabular.base import Array, SparseVD, standardiser, weighted
 
 _DRAWS = 100  # networks from the posterior, for the spread of a prediction
 _TARGETS: dict[str, Any] = {"accept_sparse": "csr", "y_numeric": True, "multi_output": True}
@@ -68,7 +68,7 @@ class SparseVDClassifier(ClassifierMixin, SparseVD):  # type: ignore[misc]
         """Train on X (N, I) and labels y (N,); weights (N,) say how much each row counts (`Dataset.weights`)."""
         x, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         check_classification_targets(y)
-        weights, x, y = self._counted(sample_weight, dense(x), y)
+        weights, x, y = self._counted(sample_weight, x, y)
         classes = np.unique(y) if self._start is None else self.classes_
         if len(classes) < 2:
             raise SvdValueError(f"y: got one class, {classes[0]!r}, expected at least two classes")
@@ -110,7 +110,7 @@ class SparseVDClassifier(ClassifierMixin, SparseVD):  # type: ignore[misc]
             raise SvdValueError(f"classes: got {np.unique(classes)}, expected those of the first call, {known}")
         if len(known) < 2:
             raise SvdValueError(f"classes: got {known}, expected at least two")
-        weights, x, y = self._counted(sample_weight, dense(x), y)
+        weights, x, y = self._counted(sample_weight, x, y)
         self._pass(x, _encoded(y, known), weights, len(known), len(known), "categorical", n_rows)
         self.classes_ = known
         return self
@@ -156,7 +156,7 @@ class SparseVDRegressor(RegressorMixin, SparseVD):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SparseVDRegressor:
         """Train on X (N, I) and targets y, (N,) or (N, n_targets); weights (N,) say how much each row counts."""
         x, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, **_TARGETS)
-        weights, x, (y,) = weighted(sample_weight, dense(x), y)
+        weights, x, (y,) = weighted(sample_weight, x, y)
         targets = y.reshape(len(y), -1).astype(np.float64)
         start = self._start
         scaler = standardiser(targets, weights) if start is None else self.target_scaler_
@@ -180,7 +180,7 @@ class SparseVDRegressor(RegressorMixin, SparseVD):  # type: ignore[misc]
         """
         first = not hasattr(self, "model_")
         x, y = validate_data(self, X, y, dtype=np.float64, reset=first, **_TARGETS)
-        weights, x, (y,) = weighted(sample_weight, dense(x), y)
+        weights, x, (y,) = weighted(sample_weight, x, y)
         targets = y.reshape(len(y), -1).astype(np.float64)
         if not first and targets.shape[1] != self.model_.n_outputs:
             raise SvdValueError(f"y: got {targets.shape[1]} targets, expected {self.model_.n_outputs} as before")

@@ -43,12 +43,12 @@ def one_pass(
     batch_size, lr, kl_weight, seed
         As in `TrainConfig`.
     """
-    per_epoch = math.ceil(len(table.x_train) / batch_size)
+    per_epoch = math.ceil(table.x_train.shape[0] / batch_size)
     epochs = math.ceil(done / per_epoch)  # noise is a function of the step, which must therefore never come again
     ramp = min(1.0, max(0.0, (done / STEPS - 0.1) / 0.4))
     config = TrainConfig(
         epochs=epochs + 1, batch_size=batch_size, lr=lr, kl_schedule=((0.0, ramp),),
-        kl_weight=kl_weight * len(table.x_train) / n_rows, seed=seed,
+        kl_weight=kl_weight * table.x_train.shape[0] / n_rows, seed=seed,
     )  # fmt: skip
     before, trainer = model.likelihood, Trainer(model, table, config)
     progress = trainer.progress
@@ -60,6 +60,6 @@ def one_pass(
     trainer.check_finite()
     estimate_noise(trainer, {"stage": "variational", "train_error": progress.error_sum / progress.examples})
     if isinstance(before, Gaussian) and isinstance(model.likelihood, Gaussian):
-        share = len(table.x_train) / (len(table.x_train) + _MEMORY)
+        share = table.x_train.shape[0] / (table.x_train.shape[0] + _MEMORY)
         model.likelihood = Gaussian(math.sqrt((1 - share) * before.std**2 + share * model.likelihood.std**2))
     return progress.step

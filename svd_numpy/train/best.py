@@ -28,7 +28,7 @@ class Best:
         self._found = np.zeros(3)  # epoch (0: none yet), validation NLL, std of a Gaussian likelihood
         self._kept = dict[str, Array]()
         if config.patience:
-            if data.x_valid is None or not len(data.x_valid):
+            if data.x_valid is None or not data.x_valid.shape[0]:
                 raise SvdValueError(
                     f"patience: got {config.patience}, but data {data.name!r} has no validation rows to watch; "
                     "take some with Dataset.split, or leave patience out"

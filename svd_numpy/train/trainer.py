@@ -19,6 +19,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_moves, check_number, check_type
 from svd_numpy.data import Dataset
+from svd_numpy.data.csr import parts
 from svd_numpy.files import checkpoint
 from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels.backend import AdamSettings, Array, Backend, StepSettings
@@ -81,12 +82,12 @@ class Trainer:
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
         self.best = Best(model, data, config)
-        parts = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
+        scored = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
         self.scored = {
-            part: Examples(model, x, y, f"x_{part}") for part, (x, y) in parts.items() if x is not None and len(x)
+            part: Examples(model, x, y, f"x_{part}") for part, (x, y) in scored.items() if x is not None and x.shape[0]
         }
         self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what records report
-        self.n_train = len(data.x_train)
+        self.n_train = data.x_train.shape[0]
         self.steps_per_epoch = self.batches.per_epoch
         if (steps := self.steps_per_epoch * config.total_epochs) > checkpoint.MAX_STEP:
             raise SvdValueError(
@@ -165,9 +166,8 @@ class Trainer:
         finetune = self.finetunes(step)
         mode: Mode = "mean" if finetune else "sample"
         run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True)
-        moves = None if batches.moves is None else batches.moves[rows]
         x, d_outputs = self._inputs[:count], self._d_outputs[:count]
-        backend.gather_rows(batches.inputs, batches.order[rows], batches.scale, model.input_mean, x, moves)
+        batches.gather(backend, rows, model.input_mean, x)
         outputs = model.forward(x, run)
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
@@ -250,9 +250,8 @@ class Trainer:
     def _data_hash(self) -> str:
         """SHA-256 of the training inputs and targets, and of their weights."""
         digest = hashlib.sha256()
-        for array in (self.data.x_train, self.data.y_train, self.data.weights):
-            if array is None:
-                continue
+        weights = () if self.data.weights is None else (self.data.weights,)
+        for array in (*parts(self.data.x_train), self.data.y_train, *weights):
             array = np.ascontiguousarray(array)
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
