@@ -50,6 +50,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         Set rows aside, watch the NLL of the pruned network on them, stop when it no longer falls, and keep the best
         weights. Only the second half of the epochs is watched, or the fine-tuning if there is any, because until then
         the network becomes sparser, and usually worse, from epoch to epoch. `epochs` is the most that there can be.
+        For `fit` only.
     validation_fraction : float
         Share of the rows set aside, between 0 and 1.
     n_iter_no_change : int
