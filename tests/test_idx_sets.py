@@ -93,6 +93,11 @@ def test_a_set_is_read_in_any_of_its_places(
         np.testing.assert_array_equal(getattr(found, f"y_{part}"), y.astype(int) - first)
     assert (found.name, found.n_classes, found.image_shape) == (name, known.n_classes, (1, 28, 28))
     assert "content not" in found.source
+    (row,) = (row for row in data.status(tmp_path / "data") if row["name"] == name)
+    assert row["verified"] and row["note"] == ""
+    next((tmp_path / "data").rglob("*labels*")).write_bytes(b"")
+    (row,) = (row for row in data.status(tmp_path / "data") if row["name"] == name)
+    assert not row["verified"] and "starts with the bytes" in row["note"]
 
 
 def test_kmnist_is_not_mistaken_for_mnist_nor_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
