@@ -39,8 +39,9 @@ class Best:
             self.arrays["best/found"] = self._found
 
     def _own(self) -> dict[str, Array]:
-        """The arrays of the model that steps change."""
-        return {"params": self._model.arena.params, **self._model.state}
+        """The arrays of the model that training changes."""
+        arena = self._model.arena
+        return {"params": arena.params, "mask": arena.mask, **self._model.state}
 
     def waited(self, epoch: int) -> bool:
         """Whether the last improvement is `patience` epochs ago."""
