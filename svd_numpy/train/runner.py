@@ -49,12 +49,13 @@ def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Divide runs of one recipe among runners: those that are at the same step on a GPU go side by side.
 
     They differ only in seed, labels, weights and the factor on the KL; each has the same results as on its own. A model
-    with a layer that adds to the KL itself goes alone.
+    with a layer that adds to the KL itself goes alone, and so does a run that may stop early.
     """
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}
     for trainer in trainers:
-        if trainer.model.backend.name != "cuda" or trainer.done or trainer.model.layers_add_to_kl:
+        alone = trainer.model.layers_add_to_kl or trainer.config.patience > 0
+        if trainer.model.backend.name != "cuda" or trainer.done or alone:
             found.append([trainer])
             continue
         step = trainer.progress.step
