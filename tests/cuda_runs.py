@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,44 @@ class StopsSoon(console.StopSignal):
 
 
 # --- Recorded steps ---
+
+
+def test_a_run_that_stops_early_ends_with_its_best_weights() -> None:
+    weights: dict[int, Any] = {}
+
+    def remember(trainer: Trainer, record: Record) -> None:
+        weights[record["epoch"]] = bits(trainer.model)
+
+    model, data = dense_run(3).trainer.model, dense_data()
+    data = replace(data, x_valid=data.x_test, y_valid=data.y_test)
+    config = svd.TrainConfig(epochs=12, batch_size=2, lr=0.3, eval_every=1, patience=2)
+    history = svd.fit(model, data, config, [remember], progress=False)
+    best = min(history, key=lambda record: record["valid_nll"])["epoch"]
+    assert len(history) == best + 2 < 12 and bits(model) == weights[best] != weights[len(history)]
+    runs = [Run(dense_run(seed).trainer.model, data, config, (), None, False) for seed in SEEDS]
+    assert [len(group) for group in side_by_side(runs)] == [1, 1, 1]  # each may stop at another epoch
+
+
+def test_sparse_rows_are_refused_with_the_remedy() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    data = replace(dense_data(), x_train=sparse.csr_array(dense_data().x_train))
+    with pytest.raises(svd.SvdValueError, match=r"x_train: got a sparse matrix.*give an array: its .toarray"):
+        svd.fit(dense_run(3).trainer.model, data, progress=False)
+
+
+def test_weights_go_with_their_rows() -> None:
+    """In ordinary and recorded steps: the same as on the CPU, up to rounding."""
+    weights = np.array([1, 0, 4, 2, 0.5])
+    runs = [dense_run(3) for _ in range(2)]
+    data = replace(dense_data(), weights=weights)
+    run = Run(runs[0].trainer.model, data, runs[0].trainer.config, (), None, False)
+    fit_together([run], progress=False)
+    oracle = dense_run(3).trainer.model.copy("numpy")
+    svd.fit(oracle, data, run.trainer.config, progress=False)
+    fit_together([runs[1]], progress=False)
+    for name, array in run.trainer.model.parameters.items():
+        np.testing.assert_allclose(array, oracle.parameters[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    assert bits(run.trainer.model) != bits(runs[1].trainer.model)
 
 
 def line_with_callback(run_dir: Path | None = None) -> Run:

@@ -150,10 +150,10 @@ def test_a_dataset_refuses_what_cannot_be_used(changes: Any, words: str) -> None
         replace(data, **changes(data))
 
 
-def test_a_sparse_matrix_is_refused_with_the_remedy() -> None:
-    sparse = pytest.importorskip("scipy.sparse")
+def test_a_sparse_matrix_of_targets_is_refused_with_the_remedy() -> None:
+    sparse, data = pytest.importorskip("scipy.sparse"), make_data()
     with pytest.raises(svd.SvdTypeError, match=r"a sparse csr_matrix, expected a dense array: its \.toarray\(\)"):
-        make_net().predict(sparse.csr_matrix(make_data().x_train))
+        svd.evaluate(make_net(), data.x_test, sparse.csr_matrix(data.y_test[:, None]))
 
 
 def test_text_and_truth_values_stay_what_they_are() -> None:

@@ -60,7 +60,7 @@ def test_data_status_lists_every_set(
     monkeypatch.setenv("SVD_NUMPY_DATA", str(named.parent))
     assert cli.main(["data", "status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [name for name in data.NAMES if name != "auto"]
+    assert [line.split()[0] for line in lines] == [name for name in data.NAMES if name not in ("auto", "idx")]
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines}
     assert rows["mnist"] == ["ok", f"{named} (SVD_NUMPY_DATA)"]
     assert rows["digits"] == ["ok", "scikit-learn (embedded)"]
@@ -72,7 +72,7 @@ def test_data_status_lists_every_set(
     damaged = store(cache / "fashion-mnist", files)
     assert cli.main(["data", "status"]) == 1
     out = capsys.readouterr().out
-    assert f"fashion-mnist  DAMAGED  {damaged} (the cache)" in out and "SHA-256" in out and "Delete it" in out
+    assert f"fashion-mnist    DAMAGED  {damaged} (the cache)" in out and "SHA-256" in out and "Delete it" in out
 
 
 def test_data_import_fills_the_cache_and_fetch_finds_it_there(

@@ -95,6 +95,19 @@ def test_resume_of_a_finished_run_shows_its_table(run_dir: Path, capsys: pytest.
     assert (run_dir / "result.txt").read_text() == table
 
 
+def test_a_finished_run_is_extended(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "longer"
+    shutil.copytree(run_dir, folder)
+    before = (folder / "metrics.jsonl").read_text()
+    command = ["train", *TINY, "--epochs", "2", "--run-dir", str(folder), "--resume", "--extend", "2"]
+    assert cli.main(command) == 0
+    after = (folder / "metrics.jsonl").read_text()
+    assert after.startswith(before) and len(after.splitlines()) == len(before.splitlines()) + 2
+    out = capsys.readouterr().out
+    assert "already finished" not in out and (folder / "result.txt").read_text() in out
+    assert cli.main(command) == 0 and (folder / "metrics.jsonl").read_text() == after
+
+
 def test_resume_with_other_settings_is_refused(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *TINY, "--epochs", "5", "--run-dir", str(run_dir), "--resume"]) == 2
     captured = capsys.readouterr()

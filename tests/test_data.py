@@ -144,7 +144,7 @@ def test_a_read_only_folder_is_fine(tmp_path: Path, tiny: dict[str, bytes]) -> N
 
 
 def test_bad_arguments_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'cifar99'.*'fashion-mnist', 'cifar10', 'cifar100', 'boston', 'digits'"):
+    with pytest.raises(ValueError, match=r"'cifar99'.*'fashion-mnist', 'cifar10', 'cifar100', 'boston', .*'digits'"):
         data.load("cifar99")
     with pytest.raises(TypeError, match="got 3 of type int, expected a str"):
         data.load(3)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ ROOMS = {
     "files": {"checks"},
     "data": {"checks"},
     "kernels": {"checks"},
-    "network": {"checks", "files", "kernels"},
+    "network": {"checks", "data", "files", "kernels"},
     "plots": {"checks", "files", "network"},
     "train": {"checks", "data", "files", "kernels", "network"},
     "sparse": {"checks", "files", "kernels", "network", "plots"},

@@ -167,6 +167,15 @@ def ctrl_c(trainer: Trainer, record: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def test_an_extension_belongs_to_the_second_stage(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
+    folder, result = whole
+    shutil.copytree(folder, tmp_path / "run")
+    longer = train(run_dir=tmp_path / "run", resume=True, extend=1)
+    assert len(longer.history) == len(result.history) + 1
+    assert longer.pretrained is not None and result.pretrained is not None
+    assert longer.pretrained.history == result.pretrained.history
+
+
 def test_ctrl_c_while_pre_training_names_the_folder_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted, match=f"run_dir='{tmp_path}', resume=True"):
         train(run_dir=tmp_path, pretrain_epochs=2, callbacks=[ctrl_c])

@@ -259,10 +259,25 @@ def test_frames_hold_test_errors_and_nothing_in_their_place(tmp_path: Path) -> N
 
 def test_a_recipe_for_far_more_images_says_so_with_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     result = train(recipe="paper", progress=True)
-    note = "chosen for 60,000 training images and 120,000 steps. This run has 1,437 and 12, and the KL weighs 42 times"
-    assert note in capsys.readouterr().out and note in str(result) and note in result.data.warning
+    start = "chosen for 60,000 training images and 120,000 steps; this run has 1,437 and 12, and the KL weighs 42 times"
+    assert start in (note := result.data.warning) and note in capsys.readouterr().out and note in str(result)
     plan = get_recipe("lenet-5", "default")
     assert note_on_size(plan, plan.config, 60_000) == note_on_size(plan, plan.config, 55_000) == ""
+    assert "try kl_weight=0.024, or recipe='small'." in note and "\n" not in note
+    assert "small" not in note_on_size(plan, plan.config, 1437)  # LeNet-5 has no such recipe
+    small = get_recipe("lenet-300-100", "small")
+    assert note_on_size(small, small.config, 1437) == note_on_size(small, small.config, 10_000) == ""
+    assert "recipe='default' suits it better" in note_on_size(small, small.config, 60_000)
+
+
+@pytest.mark.slow
+def test_the_recipe_for_few_images_keeps_its_word() -> None:
+    """Half a point of the dense network at most, and twenty times fewer weights, on images that chose nothing."""
+    found = svd.train_mnist(dataset="digits", recipe="small", seeds=range(3), progress=False)
+    dense = svd.train_mnist(dataset="digits", recipe="small", kind="dense", seeds=range(3), progress=False)
+    errors, base = (np.mean([one.test_error for one in runs]) for runs in (found, dense))
+    assert errors <= base + 0.005
+    assert np.mean([one.compression for one in found]) >= 20
 
 
 def test_a_result_at_the_end_of_a_cell_is_short_and_has_a_picture() -> None:

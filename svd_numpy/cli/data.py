@@ -18,9 +18,9 @@ class Status:
         for row in status():
             state = "ok" if row["verified"] else "DAMAGED" if row["where"] else "missing"
             damaged += state == "DAMAGED"
-            print(f"{row['name']:<15}{state:<9}{row['where'] or row['note']}")
+            print(f"{row['name']:<17}{state:<9}{row['where'] or row['note']}")
             if row["where"] and row["note"]:
-                print(f"{'':<24}{row['note']}")
+                print(f"{'':<26}{row['note']}")
         return 1 if damaged else 0
 
 

@@ -24,7 +24,7 @@ class _Training:
     ----------
     recipe : str
         Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
-        script.
+        script, "small" our own for a few thousand images (lenet-300-100 only).
     kind : str
         "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
     epochs : int, optional
@@ -48,6 +48,8 @@ class _Training:
         else sets the run apart.
     resume : bool
         Go on with the run in this folder; the result has the same bits as if it had never stopped.
+    extend : int
+        Train so many epochs more than the recipe (or --epochs) says; with --resume, a finished run goes on.
     progress : bool
         Show a progress bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
@@ -69,6 +71,7 @@ class _Training:
     data_dir: Path | None = None
     run_dir: Path | None = None
     resume: bool = False
+    extend: int = 0
     progress: bool = True
     eval_every: int = 1
 
@@ -89,7 +92,7 @@ class _Training:
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         folder = as_path("run_dir", options["run_dir"] or self.default_run_dir())
         check_run_dir(folder, options["resume"])
-        finished = (folder / "result.json").is_file()
+        finished = (folder / "result.json").is_file() and not self.extend
         try:
             result = self.train(**{**options, "run_dir": folder})
         except TrainingInterrupted as stop:
@@ -144,8 +147,8 @@ class Train(_Training):
     Attributes
     ----------
     dataset : str
-        "mnist", "fashion-mnist", "digits" (small, embedded), or "auto": MNIST, or digits with a warning if MNIST cannot
-        be had.
+        "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-SPLIT", "digits" (embedded), "idx" (your own files in
+        --data-dir), or "auto": MNIST, or digits with a warning if MNIST cannot be had.
     arch : str
         Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
         convolutions).

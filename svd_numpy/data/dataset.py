@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_count, check_rows, check_type
+from svd_numpy.checks import (
+    LARGEST_INPUT,
+    SvdTypeError,
+    SvdValueError,
+    as_array,
+    check_count,
+    check_rows,
+    check_type,
+)
+from svd_numpy.data.csr import as_csr, is_sparse
 
 
 class DataError(SvdValueError):
@@ -27,8 +36,7 @@ class Dataset:
     Attributes
     ----------
     name : str
-        What the rows are: ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, ``"digits"``,
-        ``"boston"``, ``"diabetes"``, or any name for data of one's own.
+        What the rows are: ``"mnist"`` or another name that `load` takes, or any name for data of one's own.
     x_train, x_test : array (N, D)
         uint8 pixels 0..255 for images, float32 raw columns for tables (standardising is the caller's).
     y_train, y_test : array
@@ -44,17 +52,21 @@ class Dataset:
     x_valid, y_valid : array or None
         Validation rows, of the same kind: neither trained on nor reported. Choices, such as that of a threshold, are
         made on these. `split` takes them from the training rows; without it there are none.
+    weights : array (N,) or None
+        How much each training row counts; None: all the same. Only the ratios matter, because training scales them to a
+        mean of 1: weight 2 counts as much as the row twice, weight 0 leaves it out. Errors and NLLs in records and
+        results are not weighted.
 
     Raises
     ------
     SvdValueError, SvdTypeError
-        If the arrays do not fit each other, hold NaN, infinity or missing entries, or labels lie outside
-        0..n_classes-1.
+        If the arrays do not fit each other, they hold NaN, infinity or missing entries, labels lie outside
+        0..n_classes-1, or weights are negative or all 0.
 
     Notes
     -----
     Lists, tables of pandas and tensors are turned into arrays. A memory-mapped array stays one, and is read piece by
-    piece.
+    piece. Inputs may be sparse matrices of SciPy: they stay sparse (CSR), and become dense batch by batch.
     """
 
     name: str
@@ -68,6 +80,7 @@ class Dataset:
     warning: str = ""
     x_valid: NDArray[Any] | None = None
     y_valid: NDArray[Any] | None = None
+    weights: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         """Turn what was given into arrays and check that they fit each other."""
@@ -78,10 +91,11 @@ class Dataset:
             raise SvdValueError("got one of x_valid and y_valid, expected both or neither")
         parts = ["train", "test"] if self.x_valid is None else ["train", "test", "valid"]
         for name in (f"{letter}_{part}" for part in parts for letter in "xy"):
-            object.__setattr__(self, name, as_array(name, getattr(self, name)))
+            given = getattr(self, name)
+            object.__setattr__(self, name, as_csr(name, given) if is_sparse(given) else as_array(name, given))
         for part in parts:
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if x.ndim != 2 or not y.ndim or len(x) != len(y):
+            if x.ndim != 2 or not y.ndim or x.shape[0] != len(y):
                 raise SvdValueError(
                     f"x_{part} has shape {x.shape} and y_{part} has shape {y.shape}; expected x of shape "
                     f"(N, D) and y with the same N: flatten each image into a row"
@@ -94,9 +108,30 @@ class Dataset:
                 raise SvdTypeError(
                     f"x_{part}: got dtype {x.dtype}, expected uint8 pixels (0..255), floats, or whole numbers (tokens)"
                 )
-            check_rows(f"x_{part}", x)
+            if not is_sparse(x):
+                check_rows(f"x_{part}", x)
             self._check_targets(part, y)
         self._check_image_shape()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        weights, shape = as_array("weights", self.weights), self.x_train.shape[:1]
+        if weights.dtype.kind not in "biuf":
+            raise SvdTypeError(f"weights: got dtype {weights.dtype}, expected a number for each training row")
+        if weights.shape != shape:
+            raise SvdValueError(f"weights: got shape {weights.shape}, expected {shape}, one for each training row")
+        weights = weights.astype(np.float64)
+        wrong = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST_INPUT)))  # also NaN
+        if wrong.size:
+            raise SvdValueError(
+                f"weights: got {weights[wrong[0]]} for row {wrong[0]}, expected 0 to {LARGEST_INPUT:g}; "
+                "0 leaves a row out"
+            )
+        if weights.size and not weights.any():
+            raise SvdValueError("weights: got only zeros, expected at least one row that counts")
+        object.__setattr__(self, "weights", weights)
 
     def _check_image_shape(self) -> None:
         if self.image_shape is None:
@@ -158,10 +193,10 @@ class Dataset:
         """
         if self.x_valid is not None:
             raise SvdValueError(
-                f"split: data {self.name!r} has {len(self.x_valid)} validation rows already; "
+                f"split: data {self.name!r} has {self.x_valid.shape[0]} validation rows already; "
                 "split the data set that they were taken from"
             )
-        n = len(self.x_train)
+        n = self.x_train.shape[0]
         n_valid, seed = check_count("n_valid", n_valid, high=n - 1), check_count("seed", seed, low=0)
         order = np.random.default_rng(seed).permutation(n)
         valid, train = order[:n_valid], np.sort(order[n_valid:])
@@ -171,5 +206,6 @@ class Dataset:
             y_train=self.y_train[train],
             x_valid=self.x_train[valid],
             y_valid=self.y_train[valid],
+            weights=None if self.weights is None else self.weights[train],
             source=f"{self.source}; validation split: {n_valid} of {n} training rows held out (seed {seed})",
         )

@@ -1,6 +1,6 @@
 """Reading IDX files (the format of MNIST), packed or not, without trusting a byte of them.
 
-An IDX file is: two zero bytes, a type byte (0x08 for unsigned bytes), the number of dimensions, one
+An IDX file is: two zero bytes, a type byte (0x08 for unsigned bytes, 0x0C for int32), the number of dimensions, one
 big-endian uint32 a dimension, then the values in C order (LeCun, Cortes, Burges, "The MNIST database", 1998).
 """
 
@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,14 @@ from svd_numpy.data.dataset import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
-_UBYTE = 0x08
+_UBYTE, _INT = 0x08, 0x0C
 _MAX_DIMS = 4
 _CHUNK = 1 << 20
 REMEDY = "Fetch or copy the file again, or delete it so that it can be downloaded afresh."
 
 
-def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes with 1 to 4 dimensions.
+def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[Any]:
+    """Read an IDX file of unsigned bytes, or of 32-bit integers, with 1 to 4 dimensions.
 
     A file packed by gzip or xz is recognised by its first bytes, whatever its name. The header is checked before
     anything is allocated, and a packed file is unpacked to one byte beyond what the header announces at most. So
@@ -45,21 +45,21 @@ def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
 
     Returns
     -------
-    array of uint8
+    array of uint8 or int32
         Writable, C order, with the shape the header announces.
 
     Raises
     ------
     DataError
-        If the file cannot be opened, is not IDX of unsigned bytes, is cut short, has bytes left over, is damaged in
+        If the file cannot be opened, is not IDX of one of these types, is cut short, has bytes left over, is damaged in
         its packing, or announces more than `max_bytes`.
     """
     path = as_path("path", path)
     with open_unpacked(path) as stream:
-        shape = _read_header(stream, path)
-        size = math.prod(shape)
-        if math.prod(side or 1 for side in shape) > max_bytes:  # NumPy cannot hold huge sides even if one is 0
-            raise DataError(
+        shape, dtype = _read_header(stream, path)
+        size = math.prod(shape) * dtype.itemsize
+        if math.prod(side or 1 for side in shape) * dtype.itemsize > max_bytes:
+            raise DataError(  # also if a side is 0, because NumPy cannot hold huge ones beside it
                 f"{path}: the header announces shape {shape}; expected at most {max_bytes} bytes. "
                 f"The header is damaged or this is another file. {REMEDY}"
             )
@@ -67,7 +67,7 @@ def read_idx(path: str | Path, max_bytes: int = 1 << 30) -> NDArray[np.uint8]:
     if len(body) != size:
         held = f"only {len(body)} bytes follow" if len(body) < size else "more bytes follow"
         raise DataError(f"{path}: the header announces shape {shape}, {size} bytes, but {held}. {REMEDY}")
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def idx_header(shape: tuple[int, ...]) -> bytes:
@@ -113,15 +113,16 @@ def read_at_most(stream: IO[bytes], limit: int) -> bytearray:
     return content
 
 
-def _read_header(stream: IO[bytes], path: Path) -> tuple[int, ...]:
+def _read_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     magic = read_at_most(stream, 4)
-    if len(magic) < 4 or magic[0] or magic[1] or magic[2] != _UBYTE or not 1 <= magic[3] <= _MAX_DIMS:
+    if len(magic) < 4 or magic[0] or magic[1] or magic[2] not in (_UBYTE, _INT) or not 1 <= magic[3] <= _MAX_DIMS:
         raise DataError(
-            f"{path}: starts with the bytes {bytes(magic)!r}; expected an IDX file of unsigned bytes, "
-            f"00 00 08 and the number of dimensions, 1 to {_MAX_DIMS}. {REMEDY}"
+            f"{path}: starts with the bytes {bytes(magic)!r}; expected an IDX file of unsigned bytes "
+            f"(00 00 08) or 32-bit integers (00 00 0C), then the number of dimensions, 1 to {_MAX_DIMS}. {REMEDY}"
         )
     n_dims = magic[3]
     dims = read_at_most(stream, 4 * n_dims)
     if len(dims) < 4 * n_dims:
         raise DataError(f"{path}: ends inside its header of {4 + 4 * n_dims} bytes. {REMEDY}")
-    return tuple(int(d) for d in np.frombuffer(dims, dtype=">u4"))
+    dtype = np.dtype(np.uint8 if magic[2] == _UBYTE else ">i4")
+    return tuple(int(d) for d in np.frombuffer(dims, dtype=">u4")), dtype

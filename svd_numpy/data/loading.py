@@ -13,6 +13,7 @@ from svd_numpy.data import download as _download
 from svd_numpy.data import small_tables
 from svd_numpy.data.cifar import read_cifar
 from svd_numpy.data.dataset import Dataset, MissingDataError
+from svd_numpy.data.idx_sets import IDX_SETS, OWN, read_family, read_own
 from svd_numpy.data.pinned import FILE_SETS, FileSet
 from svd_numpy.data.sources import (
     ENV_FOLDER,
@@ -26,7 +27,7 @@ from svd_numpy.data.sources import (
 )
 
 EMBEDDED = {"digits": small_tables.digits, "diabetes": small_tables.diabetes}
-NAMES = ("auto", *FILE_SETS, *EMBEDDED)
+NAMES = ("auto", *FILE_SETS, *IDX_SETS, OWN, *EMBEDDED)
 
 
 def load(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:
@@ -43,6 +44,11 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
         - "mnist", "fashion-mnist": 60,000 + 10,000 images of 28x28.
         - "cifar10", "cifar100": 50,000 + 10,000 colour images of 32x32, from the folder or the archive of their
           binary version; a test file that lacks some records is used, with `Dataset.warning` set.
+        - "emnist-balanced", "emnist-byclass", "emnist-bymerge", "emnist-digits", "emnist-letters", "emnist-mnist",
+          "kmnist", "qmnist" (from a folder only): relatives of MNIST; their shapes and labels are checked, their
+          content is not.
+        - "idx": your own images and labels, four files in `data_dir` named like MNIST's; anything may stand before
+          ``train-images-idx3-ubyte``, and ``test`` for ``t10k``.
         - "digits": 1,437 + 360 small digits scaled to 28x28; needs no network and no file.
         - "boston" (from a folder only), "diabetes" (embedded): regression tables.
         - "auto": "mnist"; if that cannot be found or downloaded, "digits" with `Dataset.warning` set.
@@ -74,6 +80,10 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
         if data_dir is not None:
             search_places(data_dir)  # a mistyped folder is an error for every name
         return EMBEDDED[name]()
+    if name == OWN:
+        return read_own(data_dir)
+    if name in IDX_SETS:
+        return read_family(IDX_SETS[name], *_obtain(IDX_SETS[name], data_dir, download))
     file_set = FILE_SETS[name]
     paths, place = _obtain(file_set, data_dir, download)
     if name == "boston":

@@ -10,6 +10,7 @@ from typing import Any
 
 from svd_numpy.data.cifar import read_tables
 from svd_numpy.data.dataset import DataError, MissingDataError
+from svd_numpy.data.idx_sets import IDX_SETS, read_family
 from svd_numpy.data.loading import EMBEDDED, check_name, download_to_cache, missing_text, offline
 from svd_numpy.data.pinned import FILE_SETS, PACKINGS, FileSet, FileSpec
 from svd_numpy.data.sources import (
@@ -25,6 +26,8 @@ from svd_numpy.data.sources import (
 
 def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """List where each data set was found, and whether it is intact; every file found is read.
+
+    Of EMNIST, KMNIST and QMNIST only shapes and labels are checked.
 
     Parameters
     ----------
@@ -43,7 +46,7 @@ def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
         If `data_dir` or $SVD_NUMPY_DATA is not a folder.
     """
     places = search_places(data_dir)
-    rows = [row for file_set in FILE_SETS.values() for row in _status_rows(file_set, places)]
+    rows = [row for file_set in (*FILE_SETS.values(), *IDX_SETS.values()) for row in _status_rows(file_set, places)]
     embedded = {"where": "scikit-learn (embedded)", "verified": True, "note": ""}
     return rows + [{"name": name, **embedded} for name in EMBEDDED]
 
@@ -138,6 +141,9 @@ def _status_rows(file_set: FileSet, places: list[Place]) -> list[dict[str, Any]]
 def _damage(file_set: FileSet, paths: list[Path]) -> str:
     """Return what is wrong with the files of a set; "" if nothing is."""
     try:
+        if file_set.name in IDX_SETS:
+            read_family(file_set, paths, "")
+            return ""
         for spec, path in zip(file_set.specs_at(len(paths)), paths, strict=True):
             _verify(file_set, spec, path)
     except DataError as error:

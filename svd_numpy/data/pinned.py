@@ -22,13 +22,15 @@ class FileSpec:
         Shape of the IDX array; ``(records, bytes of each)`` for records, ``(bytes,)`` for a text, empty for an
         archive.
     sha256 : str
-        Digest of the unpacked file; empty for an archive, of which only the files in it are checked.
+        Digest of the unpacked file; empty for an archive, of which only the files in it are checked, and in `idx_sets`.
     gz_bytes, gz_sha256 : int, str
         Size and digest of the gzipped file on the mirrors; 0 and "" for a file that is not downloaded.
     is_idx : bool
         Whether the file is IDX; otherwise it is records, text or an archive.
     aliases : tuple of str
         Other names that the file may have, looked for last.
+    item_bytes : int
+        Bytes of each number in the array.
     """
 
     name: str
@@ -38,12 +40,13 @@ class FileSpec:
     gz_sha256: str = ""
     is_idx: bool = True
     aliases: tuple[str, ...] = ()
+    item_bytes: int = 1
 
     @property
     def content_bytes(self) -> int:
         """Size of the unpacked file, header included."""
         header = len(idx_header(self.shape)) if self.is_idx else 0
-        return header + math.prod(self.shape)
+        return header + math.prod(self.shape) * self.item_bytes
 
     @property
     def accepted_names(self) -> tuple[str, ...]:

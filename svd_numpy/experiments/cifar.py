@@ -55,6 +55,7 @@ def train_cifar(
     data_dir: str | Path | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
+    extend: int = 0,
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
@@ -105,6 +106,9 @@ def train_cifar(
         nothing is written.
     resume : bool
         Continue the run in `run_dir`, in the stage in which it stopped, bit for bit as if it had never stopped.
+    extend : int
+        Train so many epochs more than the recipe (or `epochs`) says, at the end of the last stage. With `resume`, a run
+        that has finished goes on; see `TrainConfig.extended` for the learning rate.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
@@ -128,8 +132,8 @@ def train_cifar(
     options = Options(
         dataset=check_choice("dataset", dataset, _DATASETS), arch=arch, width=width, recipe=recipe, kind=kind,
         epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels, init_from=init_from,
-        backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, progress=progress, eval_every=eval_every,
-        callbacks=callbacks,
+        backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend, progress=progress,
+        eval_every=eval_every, callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     pretrains = _pretrains(options, pretrain_epochs)
@@ -178,7 +182,7 @@ def _pretraining(plan: Recipe) -> TrainConfig:
 def _first_stage(options: Options, epochs: int | None) -> Options:
     """Return the options of the first stage of a run."""
     folder = None if options.folder is None else options.folder / PRETRAINING
-    return replace(options, kind="dropout", kl_weight=1.0, epochs=epochs, run_dir=folder)
+    return replace(options, kind="dropout", kl_weight=1.0, epochs=epochs, extend=0, run_dir=folder)
 
 
 def _configure(plan: Recipe, options: Options) -> TrainConfig:

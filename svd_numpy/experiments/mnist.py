@@ -43,6 +43,7 @@ def train_mnist(
     data_dir: str | Path | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
+    extend: int = 0,
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
@@ -51,12 +52,14 @@ def train_mnist(
 
     Parameters
     ----------
-    dataset : "auto", "mnist", "fashion-mnist" or "digits"
+    dataset : "auto", "mnist", "fashion-mnist", "digits", or another name of images with labels (`svd_numpy.load`)
         "auto" is MNIST if it is available, otherwise scikit-learn's small embedded digits, with a prominent warning.
+        "idx" is the four IDX files in `data_dir`.
     arch : "lenet-300-100" or "lenet-5"
         Fully connected, or LeNet-5-Caffe with two convolutions.
-    recipe : "default" or "paper"
-        Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
+    recipe : "default", "paper" or "small"
+        Our own numbers or the authors' (`svd_numpy.experiments.recipes`), or ours for a few thousand images, such as
+        the digits; the last one for lenet-300-100 only.
     kind : "variational", "dense" or "dropout"
         Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout of
         1/2 before dense layers (not of pixels). The last two have no KL and no fine-tuning, and prune nothing.
@@ -85,6 +88,9 @@ def train_mnist(
         Folder for log, checkpoints, network and pictures; without it nothing is written.
     resume : bool
         Continue the run in `run_dir`, bit for bit as if it had never stopped.
+    extend : int
+        Train so many epochs more than the recipe (or `epochs`) says, at the end of the last stage. With `resume`, a run
+        that has finished goes on; see `TrainConfig.extended` for the learning rate.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
@@ -107,12 +113,11 @@ def train_mnist(
     options = Options(
         dataset=dataset, arch=arch, recipe=recipe, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed,
         random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir,
-        resume=resume, progress=progress, eval_every=eval_every, callbacks=callbacks,
+        resume=resume, extend=extend, progress=progress, eval_every=eval_every, callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
-    configs = [configure(plan.config, own) for own in each]
-    if kind != "variational":
-        configs = [replace(config, finetune_epochs=0) for config in configs]  # there is nothing to prune
+    config = plan.config if kind == "variational" else replace(plan.config, finetune_epochs=0)  # nothing to prune
+    configs = [configure(config, own) for own in each]
     images = load_for_each(each)
     if note := note_on_size(plan, configs[0], len(images[0].x_train)):
         images = [replace(data, warning=f"{data.warning} {note}".strip()) for data in images]

@@ -40,6 +40,7 @@ class Keywords(TypedDict, total=False):
     data_dir: str | Path | None
     run_dir: str | Path | None
     resume: bool
+    extend: int
     progress: bool
     eval_every: int
     callbacks: Sequence[Callback]
@@ -70,6 +71,7 @@ class Options:
     data_dir: str | Path | None = None
     run_dir: str | Path | None = None
     resume: bool = False
+    extend: int = 0
     progress: bool = True
     eval_every: int = 1
     callbacks: Sequence[Callback] = ()
@@ -84,6 +86,7 @@ class Options:
             "backend": resolve_backend(self.backend),
             "run_dir": check_path("run_dir", self.run_dir),
             "resume": check_flag("resume", self.resume),
+            "extend": check_count("extend", self.extend, low=0),
             "progress": check_flag("progress", self.progress),
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "callbacks": check_callbacks(self.callbacks),

@@ -28,6 +28,8 @@ class Recipe:
     prior : str
     pretrain : TrainConfig or None
         How to pre-train the same network with ordinary weights and dropout; None: no pre-training.
+    images : int
+        Number of training images for which the numbers were chosen.
     """
 
     arch: str
@@ -39,6 +41,7 @@ class Recipe:
     subtract_mean: bool = False
     prior: str = "log_uniform"
     pretrain: TrainConfig | None = None
+    images: int = 60_000  # those of MNIST and Fashion-MNIST
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,6 @@ class PublishedRow:
     compression: float
     source: str
 
-
-_IMAGES = 60_000  # training images of MNIST and Fashion-MNIST, for which the numbers of the LeNets were chosen
 
 PUBLISHED = {
     "lenet-300-100": PublishedRow(
@@ -95,6 +96,24 @@ RECIPES = {
             finetune_lr=1e-3,
             finetune_threshold=1.7,
         ),
+    ),
+    ("lenet-300-100", "small"): Recipe(
+        "lenet-300-100",
+        "small",
+        "for a few thousand images: the most accurate of nine candidates on 300 held-out training images of the digits "
+        "(three splits; 2.0 % error, 27 times fewer weights; dense 2.4 %). For each image the KL weighs as much as "
+        "with weight 0.8 on 60,000; three times the usual learning rate makes up for the few steps",
+        TrainConfig(
+            epochs=60,
+            batch_size=100,
+            lr=3e-3,
+            lr_schedule=((36.0, 1.0), (60.0, 0.0)),
+            kl_schedule=((5.0, 0.0), (30.0, 0.02)),
+            finetune_epochs=10,
+            finetune_lr=1e-3,
+            finetune_threshold=1.7,
+        ),
+        images=1_437,
     ),
     ("lenet-5", "paper"): Recipe(
         "lenet-5",
@@ -186,15 +205,21 @@ def get_recipe(arch: str, name: str) -> Recipe:
 
 
 def note_on_size(plan: Recipe, config: TrainConfig, n_train: int) -> str:
-    """Say what is different if a LeNet's recipe is used on far fewer images than it was chosen for; else ""."""
-    if n_train > _IMAGES // 10:
+    """Say what is different if a LeNet's recipe is used on far fewer or more images than it was chosen for; else ""."""
+    if plan.images // 10 < n_train < 10 * plan.images:
         return ""
     steps = config.epochs * math.ceil(n_train / config.batch_size)
-    usual = plan.config.epochs * math.ceil(_IMAGES / plan.config.batch_size)
+    usual = plan.config.epochs * math.ceil(plan.images / plan.config.batch_size)
+    note = (
+        f"The recipe {plan.name!r} was chosen for {plan.images:,} training images and {usual:,} steps; this run has "
+        f"{n_train:,} and {steps:,}"
+    )
+    if n_train > plan.images:
+        return f"{note}: recipe='default' suits it better."
+    better = ", or recipe='small'" if (plan.arch, "small") in RECIPES else ""
     return (
-        f"The recipe {plan.name!r} was chosen for {_IMAGES:,} training images and {usual:,} steps. This run has "
-        f"{n_train:,} and {steps:,}, and the KL weighs {_IMAGES / n_train:.0f} times as much for each image. "
-        f"If too few weights are left, try kl_weight={n_train / _IMAGES:.2g}."
+        f"{note}, and the KL weighs {plan.images / n_train:.0f} times as much for each image: if too few weights are "
+        f"left, try kl_weight={n_train / plan.images:.2g}{better}."
     )
 
 

@@ -32,12 +32,13 @@ _LABELS = 2017  # keeps the random labels independent of everything else that is
 
 
 def configure(config: TrainConfig, options: Options) -> TrainConfig:
-    """Replace numbers of a recipe with those given in the options."""
+    """Replace numbers of a recipe with those given in the options, and add the epochs that extend it."""
     config = config if options.epochs is None else stretch(config, options.epochs)
     batch_size = config.batch_size if options.batch_size is None else check_count("batch_size", options.batch_size)
-    return replace(
+    config = replace(
         config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
     )
+    return config.extended(options.extend)
 
 
 def load_for_each(each: Sequence[Options]) -> list[Dataset]:
@@ -52,7 +53,7 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
     data = load(first.dataset, first.data_dir)
     if data.image_shape is None or data.n_classes == 0:
         raise SvdValueError(
-            f"dataset: got {first.dataset!r}, expected images with labels: auto, mnist, fashion-mnist or digits"
+            f"dataset: got {first.dataset!r}, expected images with labels, such as auto, mnist, fashion-mnist or digits"
         )
     labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
     if labelled[0].warning and first.progress:

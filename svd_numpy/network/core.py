@@ -21,6 +21,7 @@ from svd_numpy.checks import (
     check_tokens,
     check_type,
 )
+from svd_numpy.data.csr import as_csr, dense, is_sparse
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.cpu.lock import ForkSafeLock
@@ -238,18 +239,29 @@ class Network:
         return self.dtype if self.layers[0].takes_tokens is None else np.dtype(np.int64)
 
     def check(self, x: Any, name: str = "x") -> Array:
-        """Return raw inputs as rows (B, inputs) of uint8, floats or tokens, with only the columns that are read."""
+        """Return raw inputs as rows (B, inputs) of uint8, floats or tokens, with only the columns that are read.
+
+        A sparse matrix stays sparse.
+        """
         tokens = self.layers[0].takes_tokens
         if tokens is not None:
             return check_tokens(name, x, self.in_shape, tokens)
-        rows = check_inputs(name, x, self.in_shape)
+        rows = self._sparse_rows(name, x) if is_sparse(x) else check_inputs(name, x, self.in_shape)
         return rows if self.input_columns is None else rows[:, self.input_columns]
+
+    def _sparse_rows(self, name: str, x: Any) -> Any:
+        """Return a sparse matrix as CSR rows (B, inputs) of the model's dtype."""
+        rows, size = as_csr(name, x), math.prod(self.in_shape)
+        if rows.shape[1] != size:
+            raise SvdValueError(f"{name}: got shape {rows.shape}, expected (B, {size})")
+        return rows.astype(self.dtype, copy=False)
 
     def prepare(self, x: Any, name: str = "x") -> Array:
         """Check and scale raw inputs, subtract the mean; return a new array (B, *inner_shape) of `input_dtype`."""
         return self._prepared(self.check(x, name))
 
     def _prepared(self, rows: Array) -> Array:
+        rows = dense(rows)
         out = np.empty((len(rows), *self.inner_shape), self.input_dtype)
         if self.layers[0].takes_tokens is not None:
             out[:] = rows

@@ -111,8 +111,8 @@ class Sequential(Network):
     @np.errstate(over="ignore", invalid="ignore")  # an overflow raises at the end
     def _evaluate(self, x: Any, run: Pass) -> Array:
         x = self.check(x)
-        out = np.empty((len(x), *self.out_shape), self.dtype)
-        for start in range(0, len(x), EVAL_ROWS):
+        out = np.empty((x.shape[0], *self.out_shape), self.dtype)
+        for start in range(0, x.shape[0], EVAL_ROWS):
             run.first_sample = start
             batch = self._prepared(x[start : start + EVAL_ROWS])
             outputs = self.forward(batch, run)

@@ -3,6 +3,9 @@
 `n_train` is always the number of training examples, never of batches; NLL, KL and kl_weight are kept and
 logged separately. kl_weight = 1 gives the negative evidence lower bound per example (Molchanov et al. 2017, eq. 3);
 a smaller one tempers it.
+
+If examples have weights w (`Dataset.weights`), the first term is mean(w NLL), with w scaled to a mean of 1, so that it
+keeps its size beside the KL; `n_train` is then the number of examples whose weight is not 0.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import check_some, check_type
+from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.network.core import EVAL_ROWS, require_finite
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
@@ -41,27 +42,28 @@ class Examples:
 
     def __init__(self, model: Sequential, x: Any, y: Any, name: str = "x") -> None:
         rows = model.check(x, name)
-        check_some(name, rows)
-        self.count = model.rows(len(rows))
-        self.targets = model.check_targets(y, len(rows)).copy()
+        n = rows.shape[0]
+        if not n:
+            check_some(name, dense(rows))
+        self.count = model.rows(n)
+        self.targets = model.check_targets(y, n).copy()
         whole = rows.dtype == np.uint8 or model.input_dtype != model.dtype  # pixels or tokens
         self._x, self._dtype = rows, rows.dtype if whole else model.dtype
         self._scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
-        self._index, most = np.arange(len(rows)), min(EVAL_ROWS, len(rows))
+        self._index, most = np.arange(n), min(EVAL_ROWS, n)
         self._inputs = np.empty((most, *model.inner_shape), model.input_dtype)
         self._d_outputs = np.empty((most, *model.out_shape), model.dtype)
 
     def batches(self, model: Sequential, run: Pass) -> Iterator[tuple[float, float]]:
         """Yield the summed NLL and error of each batch, on the backend and with the masks of the pass."""
-        for start in range(0, len(self._x), EVAL_ROWS):
+        for start in range(0, len(self._index), EVAL_ROWS):
             batch = slice(start, start + EVAL_ROWS)
             index, y = self._index[batch], self.targets[batch]
             inputs, d_outputs = self._inputs[: len(index)], self._d_outputs[: len(index)]
             source = self._x
-            if (
-                source.dtype != self._dtype or not source.flags.c_contiguous
-            ):  # converted batch by batch: it may be large
-                source, index = np.ascontiguousarray(source[batch], self._dtype), self._index[: len(index)]
+            if is_sparse(source) or source.dtype != self._dtype or not source.flags.c_contiguous:
+                # batch by batch: as a whole it may be large
+                source, index = np.ascontiguousarray(dense(source[batch]), self._dtype), self._index[: len(index)]
             run.backend.gather_rows(source, index, self._scale, model.input_mean, inputs)
             outputs = model.forward(inputs, run)
             found = model.likelihood.loss(run.backend, outputs, y, d_outputs)

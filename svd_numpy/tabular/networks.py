@@ -23,7 +23,7 @@ from svd_numpy.sparse.stages import stages_of
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.trainer import Record, Trainer
 
-_STEPS, _EPOCHS = 1500, 50  # the default budget: this many steps, but at least this many epochs
+STEPS, _EPOCHS = 1500, 50  # the default budget: this many steps, but at least this many epochs
 _LEAST_STD = 0.05  # of standardised targets: without a bound, a perfect fit would drive the likelihood to infinity
 _SMALL = 50_000  # weights; with fewer, handing a step to threads takes longer than the step itself
 
@@ -77,6 +77,7 @@ def make_config(
     finetune_epochs: int = 0,
     threshold: float = 3.0,
     seed: int = 0,
+    patience: int = 0,
 ) -> TrainConfig:
     """Lay out the training on a table of `n_rows` rows.
 
@@ -93,10 +94,12 @@ def make_config(
         them are done.
     threshold : float
         Weights whose log_alpha exceeds it are removed before the fine-tuning.
+    patience : int
+        As in `TrainConfig`; the second half of the epochs is watched, or the fine-tuning if there is any.
     """
     check_count("batch_size", batch_size)
     if epochs is None:
-        epochs = max(_EPOCHS, math.ceil(_STEPS / math.ceil(n_rows / batch_size)))
+        epochs = max(_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / batch_size)))
     check_count("epochs", epochs)
     lr = check_number("lr", lr, low=0, high=10)
     return TrainConfig(
@@ -110,6 +113,8 @@ def make_config(
         finetune_lr=0.1 * lr,
         finetune_threshold=threshold,
         seed=seed,
+        eval_every=1 if patience else 0,
+        patience=patience,
     )
 
 
@@ -118,11 +123,15 @@ def estimate_noise(trainer: Trainer, record: Record) -> None:
 
     Only the mean NLL depends on it, squared / (2 std^2) + O log(std), and the best std^2 is the squared error per
     output, under the noise of the weights as they are: the M-step of variational expectation-maximisation. The epoch's
-    training error is that.
+    training error is that, unless examples have weights: then it is measured with one network from the posterior.
     """
-    if record["stage"] == "variational" and isinstance(trainer.model.likelihood, Gaussian):
-        std = math.sqrt(record["train_error"] / trainer.model.n_outputs)
-        trainer.model.likelihood = Gaussian(max(std, _LEAST_STD))
+    model, data = trainer.model, trainer.data
+    if record["stage"] == "variational" and isinstance(model.likelihood, Gaussian):
+        squared = record["train_error"]
+        if data.weights is not None:
+            errors = model.sample(data.x_train, 1)[0] - data.y_train.reshape(len(data.y_train), -1)
+            squared = float(np.average((errors**2).sum(axis=1), weights=data.weights))
+        model.likelihood = Gaussian(max(math.sqrt(squared / model.n_outputs), _LEAST_STD))
 
 
 def used_inputs(model: Sequential) -> NDArray[np.bool_]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import as_native, check_some
+from svd_numpy.checks import SvdValueError, as_native, check_some
 from svd_numpy.data import Dataset
-from svd_numpy.kernels.backend import Array
+from svd_numpy.data.csr import dense, is_sparse
+from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 
@@ -22,7 +25,7 @@ class Batches:
 
     Attributes
     ----------
-    inputs : array (N, I)
+    inputs : array or CSR matrix (N, I)
         uint8 pixels, floats or tokens, with only the columns that the model reads.
     scale : float
         Factor on the inputs: 1 / 255 for pixels, otherwise 1.
@@ -32,18 +35,51 @@ class Batches:
         Labels or targets in that order.
     moves : int32 array (N, 3) or None
         (down, right, mirror) in that order (`Backend.gather_rows`).
+    n_counted : int
+        Number of examples whose weight is not 0, all of them without weights: the N that the KL is divided by.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
         rows = model.check(data.x_train, "x_train")
-        check_some("x_train", rows)
-        self._targets = model.check_targets(data.y_train, len(rows))
+        n = rows.shape[0]
+        if not n:
+            check_some("x_train", dense(rows))
+        self._sparse = is_sparse(rows)
+        if self._sparse and model.backend.name == "cuda":
+            raise SvdValueError(
+                "x_train: got a sparse matrix, which becomes dense on the processor, batch by batch; with the backend "
+                "'cuda', give an array: its .toarray()"
+            )
+        self._targets = model.check_targets(data.y_train, n)
         self._config, self._epoch = config, -1
-        self.inputs = as_native(rows)
+        self.inputs = rows if self._sparse else as_native(rows)
         self.scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
-        self.order, self.targets = np.empty(len(rows), np.int64), np.empty_like(self._targets)
-        self.moves = np.zeros((len(rows), 3), np.int32) if config.shift or config.mirror else None
-        self.per_epoch = -(-len(rows) // config.batch_size)
+        self.order, self.targets = np.empty(n, np.int64), np.empty_like(self._targets)
+        self.moves = np.zeros((n, 3), np.int32) if config.shift or config.mirror else None
+        self.per_epoch = -(-n // config.batch_size)
+        self.n_counted = n if data.weights is None else int(np.count_nonzero(data.weights))
+        self._weights: Array | None = None
+        if data.weights is not None:
+            of_row = (data.weights / data.weights.mean()).astype(model.dtype)
+            self._weights = np.repeat(of_row[:, None], math.prod(model.out_shape), axis=1)  # as `multiply` wants them
+            self._factors = np.empty((min(config.batch_size, n), *model.out_shape), model.dtype)
+            self._no_mean = np.zeros(self._weights.shape[1], model.dtype)
+
+    def gather(self, backend: Backend, rows: slice, mean: Array, out: Array) -> None:
+        """Write the inputs of a batch into `out`, scaled, moved and centred; sparse ones become dense here."""
+        index, moves = self.order[rows], None if self.moves is None else self.moves[rows]
+        if self._sparse:
+            backend.gather_rows(dense(self.inputs[index]), np.arange(len(index)), self.scale, mean, out, moves)
+        else:
+            backend.gather_rows(self.inputs, index, self.scale, mean, out, moves)
+
+    def weigh(self, backend: Backend, rows: slice, d_outputs: Array) -> None:
+        """Multiply the gradients of a batch's outputs, (B, ...), by the weights of its examples, if there are any."""
+        if self._weights is None:
+            return
+        factors = self._factors[: len(d_outputs)]
+        backend.gather_rows(self._weights, self.order[rows], 1.0, self._no_mean, factors)
+        backend.multiply(d_outputs, factors, d_outputs)
 
     def tables(self) -> list[Array]:
         """The tables, which are rewritten every epoch."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from svd_numpy.checks import check_count, check_flag, check_number, check_threshold
+from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number, check_threshold
 from svd_numpy.train.schedules import Knots, check_knots
 
 
@@ -50,6 +51,11 @@ class TrainConfig:
         outside is the model's input_mean. (Same as padding by `shift` and cropping at random, He et al. 2016.)
     mirror : bool
         Mirror each training image left to right with probability 1/2, anew at every step.
+    patience : int
+        Stop when the validation NLL has not improved for so many epochs; 0: never. The network ends with the weights
+        of the best epoch that was watched, even if all epochs are done. Only the last stage is watched: the
+        fine-tuning if there is any, else what comes after the last knot of `kl_schedule`, because while the KL weight
+        rises every epoch is sparser, and usually worse, than the one before. Needs validation rows (`Dataset.split`).
     """
 
     epochs: int = 60
@@ -71,6 +77,7 @@ class TrainConfig:
     eval_every: int = 0
     shift: int = 0
     mirror: bool = False
+    patience: int = 0
 
     def __post_init__(self) -> None:
         checked = {
@@ -93,14 +100,56 @@ class TrainConfig:
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "shift": check_count("shift", self.shift, low=0),
             "mirror": check_flag("mirror", self.mirror),
+            "patience": check_count("patience", self.patience, low=0),
         }
         for name, value in checked.items():  # plain Python numbers, which JSON can store
             object.__setattr__(self, name, value)
+        if self.patience and not self.eval_every:
+            raise SvdValueError(
+                f"patience: got {self.patience} with eval_every=0, so no epoch is measured; expected eval_every >= 1"
+            )
+        if self.patience and self.watched_from >= self.total_epochs:
+            raise SvdValueError(
+                f"patience: got {self.patience}, but kl_schedule changes until epoch {self.watched_from:g}, so none of "
+                f"{self.total_epochs} epochs is watched; let it end earlier, or leave patience out"
+            )
+
+    @property
+    def watched_from(self) -> float:
+        """Epoch after which `patience` watches the validation NLL."""
+        if self.finetune_epochs:
+            return self.epochs
+        return self.kl_schedule[-1][0] if self.kl_weight else 0
 
     @property
     def total_epochs(self) -> int:
         """Variational plus fine-tuning epochs."""
         return self.epochs + self.finetune_epochs
+
+    def extended(self, epochs: int) -> TrainConfig:
+        """Return the same training with so many epochs more, at the end of its last stage.
+
+        With fine-tuning, there is more of that, and its learning rate falls to 0 over all of it. Without, there are
+        more variational epochs, and if the last knot of `lr_schedule` lies at the end, it moves to the new end. A
+        finished run can be resumed with its extended configuration; it then goes on as this one does from that epoch.
+        `extended(a).extended(b)` is `extended(a + b)`.
+        """
+        epochs = check_count("extended", epochs, low=0)
+        if self.finetune_epochs:
+            return replace(self, finetune_epochs=self.finetune_epochs + epochs)
+        *knots, (last, factor) = self.lr_schedule
+        if knots and math.isclose(last, self.epochs):
+            last = self.epochs + epochs
+        return replace(self, epochs=self.epochs + epochs, lr_schedule=(*knots, (last, factor)))
+
+    def extends(self, settings: dict[str, Any]) -> int:
+        """By how many epochs this extends a configuration, given as `to_json` returns it; 0 if it does not."""
+        try:
+            before = TrainConfig(**settings)
+        except (TypeError, ValueError):
+            return 0
+        more = self.total_epochs - before.total_epochs
+        return more if more > 0 and before.extended(more) == self else 0
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON would return them (tuples become lists)."""

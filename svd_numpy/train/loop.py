@@ -44,8 +44,8 @@ def fit(
     run_dir : path, optional
         Folder for `metrics.jsonl` and `checkpoints/`; without it nothing is written.
     resume : bool
-        Continue the run in `run_dir`, bit for bit as if it had never stopped; a finished run is only read
-        back.
+        Continue the run in `run_dir`, bit for bit as if it had never stopped. A finished run is only read back, unless
+        `config` extends it (`TrainConfig.extended`).
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
 
@@ -126,8 +126,11 @@ class Run:
         trainer = self.trainer
         record = trainer.end_epoch(time.perf_counter() - self.started, step_seconds, forms, scores)
         self.log.append(record)
+        trainer.best.note(record)
         for callback in self.callbacks:
             callback(trainer, record)
+        if trainer.done:
+            trainer.best.put_back()
         return record
 
     def save(self) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_moves, check_number, check_type
 from svd_numpy.data import Dataset
+from svd_numpy.data.csr import parts
 from svd_numpy.files import checkpoint
 from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels.backend import AdamSettings, Array, Backend, StepSettings
@@ -29,6 +30,7 @@ from svd_numpy.network.objective import make_likelihood
 from svd_numpy.network.scoring import Examples, Score
 from svd_numpy.network.sparsity import freeze, measure_sparsity
 from svd_numpy.train.batches import Batches
+from svd_numpy.train.best import Best
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.schedules import at_epoch
 
@@ -68,6 +70,8 @@ class Trainer:
     progress : Progress
     batches : Batches
         The training examples in the form that steps read.
+    best : Best
+        Early stopping.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -78,12 +82,13 @@ class Trainer:
         check_moves(config.shift, config.mirror, model.in_shape)
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
-        parts = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
+        self.best = Best(model, data, config)
+        scored = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
         self.scored = {
-            part: Examples(model, x, y, f"x_{part}") for part, (x, y) in parts.items() if x is not None and len(x)
+            part: Examples(model, x, y, f"x_{part}") for part, (x, y) in scored.items() if x is not None and x.shape[0]
         }
         self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what records report
-        self.n_train = len(data.x_train)
+        self.n_train = data.x_train.shape[0]
         self.steps_per_epoch = self.batches.per_epoch
         if (steps := self.steps_per_epoch * config.total_epochs) > checkpoint.MAX_STEP:
             raise SvdValueError(
@@ -103,14 +108,14 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epoch >= self.config.total_epochs
+        """Whether all epochs are done, or `patience` is at its end."""
+        return self.epoch >= self.config.total_epochs or self.best.waited(self.epoch)
 
     def arrays(self) -> dict[str, Array]:
         """All arrays that steps change or checkpoints store, by name."""
         arena, model = self.model.arena, self.model
         moments = {"params": arena.params, "m": arena.m, "v": arena.v, "mask": arena.mask}
-        return {**moments, "input_mean": model.input_mean, **model.state}
+        return {**moments, "input_mean": model.input_mean, **model.state, **self.best.arrays}
 
     # ------------------------------------------------------------ one step
     def finetunes(self, step: int) -> bool:
@@ -131,7 +136,7 @@ class Trainer:
         first = config.epochs * self.steps_per_epoch if finetune else 0
         adam = AdamSettings(lr, config.beta1, config.beta2, config.epsilon, step - first + 1)
         keep = self.model.keep if config.train_mask and not finetune else 0.0
-        return StepSettings(config.kl_weight * kl_weight / self.n_train, keep, adam)
+        return StepSettings(config.kl_weight * kl_weight / self.batches.n_counted, keep, adam)
 
     @property
     def prunes_now(self) -> bool:
@@ -174,13 +179,13 @@ class Trainer:
         finetune = self.finetunes(step)
         mode: Mode = "mean" if finetune else "sample"
         run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True)
-        moves = None if batches.moves is None else batches.moves[rows]
         x, d_outputs = self._inputs[:count], self._d_outputs[:count]
-        backend.gather_rows(batches.inputs, batches.order[rows], batches.scale, model.input_mean, x, moves)
+        batches.gather(backend, rows, model.input_mean, x)
         outputs = model.forward(x, run)
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
             return found  # no parameter or running average has changed yet
+        batches.weigh(backend, rows, d_outputs)
         model.backward(d_outputs, run, kl_scale=settings.kl_scale)
         backend.adam_step(model.arena, settings, held=finetune or self.removes)
         return found
@@ -266,9 +271,10 @@ class Trainer:
     # ------------------------------------------------------------ checkpoints
     @cached_property
     def _data_hash(self) -> str:
-        """SHA-256 of the training inputs and targets."""
+        """SHA-256 of the training inputs and targets, and of their weights."""
         digest = hashlib.sha256()
-        for array in (self.data.x_train, self.data.y_train):
+        weights = () if self.data.weights is None else (self.data.weights,)
+        for array in (*parts(self.data.x_train), self.data.y_train, *weights):
             array = np.ascontiguousarray(array)
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
@@ -292,12 +298,22 @@ class Trainer:
         return checkpoint.save(run_dir / "checkpoints", self.progress.step, self.arrays(), state)
 
     def restore(self, run_dir: Path) -> None:
-        """Continue from the newest sound checkpoint in `run_dir`; model, data and configuration must be the same."""
+        """Continue from the newest sound checkpoint in `run_dir`; model, data and configuration must be the same.
+
+        The configuration may also be one that extends that of a finished run (`TrainConfig.extended`).
+        """
         found = checkpoint.load(run_dir / "checkpoints")
         for part, wanted in self.identity().items():
             have = found.state.get(part, {})
             if not isinstance(have, dict):
                 raise SvdValueError(f"resume: the run in {run_dir} has no {part}; use another run_dir")
+            if part == "config" and (more := self.config.extends(have)):
+                if found.step != (last := self.steps_per_epoch * (self.config.total_epochs - more)):
+                    raise SvdValueError(
+                        f"resume: the run in {run_dir} is at step {found.step} of {last}; let it finish with its own "
+                        f"settings before it is extended by {more} epochs"
+                    )
+                continue
             if have != wanted:
                 keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
                 raise SvdValueError(
