@@ -26,6 +26,8 @@ import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_type
 from svd_numpy.exchange.torch_arrays import Modules, read_modules
+from svd_numpy.exchange.torch_modules import check_module
+from svd_numpy.exchange.torch_outputs import check_outputs
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import serialise
 from svd_numpy.kernels.backend import Array
@@ -41,7 +43,9 @@ _WEIGHTED = {"weight": "theta", "bias": "bias"}
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 
 
-def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, str] | None = None) -> dict[str, Array]:
+def from_torch_state_dict(
+    model: Sequential, source: Any, names: Mapping[str, str] | None = None, check: tuple[Any, Any] | None = None
+) -> dict[str, Array]:
     """Read a PyTorch state dict as arrays for `model.init_from`.
 
     Parameters
@@ -56,6 +60,11 @@ def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, st
         {"dense1": "encoder.fc1", ...}. By default, each layer takes the module of its name if all do, else the module
         with its shapes, or, if several have them, the one with the lowest number in its name. The order of the source
         does not count, since modules may be declared in another order than they run.
+    check : (x, outputs), optional
+        Some inputs, as `model.predict` takes them, and the outputs that PyTorch computed for them, in float32 and
+        `eval()` mode. The weights are refused if they do not give these outputs here. A state dict does not tell
+        how images are padded, which activations there are, or in which order numbers were flattened; a module tells
+        most of that, and is compared with the model even without `check`.
 
     Returns
     -------
@@ -66,6 +75,7 @@ def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, st
     ------
     ValueError, TypeError
         If layers and modules do not match, or the names of modules leave open which is which; the message lists them.
+        If a module has other options than its layer, or the outputs differ from those of `check`.
     CheckpointError
         For a damaged file.
     """
@@ -79,6 +89,9 @@ def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, st
             if layer.name in pairs:
                 module = pairs[layer.name]
                 found |= _translated(model, layer, wanted[layer.name], module, modules[module])
+        check_module(model, source, pairs, whole=names is None)
+        if check is not None:
+            check_outputs(model, found, check)
         return found
 
 
@@ -202,6 +215,11 @@ def _translated(
     for theirs, ours in _names_in(layer).items():
         if theirs in wanted:
             array = check_finite(f"source: {module}.{theirs}", arrays[theirs], wanted[theirs])
+            if not np.issubdtype(array.dtype, np.floating):
+                raise SvdTypeError(
+                    f"source: {module}.{theirs} is of {array.dtype}, expected floats; turn quantised weights back into "
+                    "floats first"
+                )
             found[f"{layer.name}.{ours}"] = np.array(_from_torch(ours, array, order), order="C")
     return found
 

@@ -1,0 +1,136 @@
+"""Compare what a module of PyTorch says about itself, beyond its arrays, with the layers of a model.
+
+Padding, strides and activations are not in a state dict. Where a module is given, they are compared by name; nothing is
+imported, since attributes and names of classes suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from svd_numpy.checks import SvdValueError
+from svd_numpy.exchange.torch_arrays import module_of, shared_prefix, state_dict_of
+from svd_numpy.network.layers import AvgPool2d, BatchNorm, Conv2d, Dense, MaxPool2d
+from svd_numpy.network.layers.base import Layer
+from svd_numpy.network.model import Sequential
+
+_CLASSES: tuple[tuple[type[Layer], tuple[str, ...]], ...] = (
+    (Dense, ("Linear",)),
+    (Conv2d, ("Conv2d",)),
+    (BatchNorm, ("BatchNorm1d", "BatchNorm2d", "SyncBatchNorm")),
+)
+_HARMLESS = ("Identity", "Flatten", "ReLU", "Sequential")  # and all kinds of dropout and losses
+_LAST = ("Softmax", "LogSoftmax")  # outputs here are logits, and the probabilities are the same
+_POOLS = {"MaxPool2d": MaxPool2d, "AvgPool2d": AvgPool2d}
+_DIFFERENT = "so they compute different things"
+_UNLESS = "or, if they compute the same nevertheless, pass its state_dict() and check=(x, outputs)"
+
+
+def check_module(model: Sequential, source: Any, pairs: Mapping[str, str], whole: bool) -> None:
+    """Compare a source, if it is a module or holds one, with the layers that take its arrays.
+
+    Parameters
+    ----------
+    model : Sequential
+    source : what `from_torch_state_dict` takes
+    pairs : mapping of layer name to module name
+    whole : bool
+        Whether the modules without arrays, too, have to be layers of the model.
+
+    Raises
+    ------
+    ValueError
+        For options or kinds of modules that differ from the layers'.
+    """
+    module = module_of(source)
+    if module is None:
+        return
+    prefix, inner = shared_prefix(state_dict_of(source)), dict(module.named_modules(remove_duplicate=False))
+    for layer in model.layers:
+        if layer.name in pairs:
+            name = pairs[layer.name]
+            _check_pair(layer, name, inner[f"{prefix}{name}".rstrip(".")])
+    if whole:
+        taken = {f"{prefix}{name}".rstrip(".") for name in pairs.values()}
+        parts = {name: leaf for name, leaf in inner.items() if ".parametrizations." not in f".{name}"}
+        leaves = {name: leaf for name, leaf in parts.items() if not list(leaf.children()) and name not in taken}
+        for name, leaf in leaves.items():
+            _check_leaf(model, name.removeprefix(prefix), leaf, last=name == list(parts)[-1])
+
+
+def _kinds(module: Any) -> set[str]:
+    return {base.__name__ for base in type(module).__mro__}
+
+
+def _check_pair(layer: Layer, name: str, module: Any) -> None:
+    known = next(names for kind, names in _CLASSES if isinstance(layer, kind))
+    if not _kinds(module) & set(known):
+        raise SvdValueError(
+            f"source: module {name!r} is a {type(module).__name__}, expected {' or '.join(known)} for layer "
+            f"{layer.name!r}; {_UNLESS.removeprefix('or, ')}"
+        )
+    if isinstance(layer, Conv2d):
+        if module.padding_mode != "zeros":
+            raise SvdValueError(
+                f"source: module {name!r} pads its images with padding_mode={module.padding_mode!r}, layer "
+                f"{layer.name!r} with zeros, {_DIFFERENT}"
+            )
+        _compare(layer, name, module, ("stride", "padding", "dilation"))
+    elif isinstance(layer, BatchNorm):
+        _compare(layer, name, module, ("eps",))
+
+
+def _compare(layer: Layer, name: str, module: Any, options: tuple[str, ...]) -> None:
+    for option in options:
+        own, theirs = getattr(layer, option), _pair(getattr(module, option), own=getattr(layer, option))
+        if theirs != own:
+            raise SvdValueError(
+                f"source: module {name!r} has {option}={theirs}, layer {layer.name!r} {option}={own}, {_DIFFERENT}; "
+                "make them equal"
+            )
+
+
+def _pair(value: Any, own: Any) -> Any:
+    """One number of PyTorch's stands for a pair; its words for paddings stay words."""
+    if value == "valid":
+        value = 0
+    return (value, value) if isinstance(own, tuple) and isinstance(value, int) else value
+
+
+def _check_leaf(model: Sequential, name: str, module: Any, last: bool) -> None:
+    kinds = _kinds(module)
+    if kinds & set(_HARMLESS) or any("Dropout" in kind or kind.endswith("Loss") for kind in kinds):
+        return
+    pool = next((kind for kind in _POOLS if kind in kinds), None)
+    if pool is not None:
+        _check_pool(model, name, module, pool)
+    elif not (last and kinds & set(_LAST)):
+        raise SvdValueError(
+            f"source: module {name!r} is a {type(module).__name__}, which a Sequential here does not have; change the "
+            f"network, {_UNLESS}"
+        )
+
+
+def _check_pool(model: Sequential, name: str, module: Any, kind: str) -> None:
+    stride = module.kernel_size if module.stride is None else module.stride
+    theirs = tuple(_pair(value, ()) for value in (module.kernel_size, stride, module.padding))
+    ours = [layer for layer in model.layers if isinstance(layer, _POOLS[kind])]
+    geometries = [(layer.kernel_size, layer.stride, layer.padding) for layer in ours]
+    if theirs not in geometries:
+        raise SvdValueError(
+            f"source: module {name!r} is a {kind} with (kernel_size, stride, padding)={theirs}, expected one of the "
+            f"model's, {geometries}"
+        )
+    wrong = {
+        "ceil_mode": module.ceil_mode,
+        "dilation": getattr(module, "dilation", 1) not in (1, (1, 1)),
+        "count_include_pad": not getattr(module, "count_include_pad", True) and any(theirs[2]),
+        "divisor_override": getattr(module, "divisor_override", None) is not None,
+    }
+    for option, differs in wrong.items():
+        if differs:
+            raise SvdValueError(
+                f"source: module {name!r} has {option}={getattr(module, option)}, which {kind} here does not have, "
+                f"{_DIFFERENT}; change the network, {_UNLESS}"
+            )
