@@ -14,6 +14,7 @@ import pytest
 import test_gather_images
 import test_image_layers
 import test_kernels
+import test_padding
 from bounds import MAGNITUDES, assert_close, assert_within, inputs
 from numpy.typing import NDArray
 from small_runs import make_config, make_data, make_net, timeless
@@ -22,6 +23,7 @@ import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
 from svd_numpy.kernels.cuda import detect, tiling
+from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
@@ -247,6 +249,13 @@ def test_pooling(window: Window, kind: str) -> None:
     assert_close(got, expected)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_paddings(mode: str) -> None:
+    padding = Padding(3, 2, (2, 1, 1, 0), mode)
+    got, expected = (test_padding.padded(backend, padding, 2, 3) for backend in (CUDA, PLAIN))
+    assert_close(got, expected)
+
+
 def test_no_maximum_hides_a_nan() -> None:
     test_image_layers.test_no_maximum_hides_a_nan(CUDA)
     y = np.array([np.nan, -1, 2], np.float32)
@@ -269,6 +278,10 @@ def test_small_things() -> None:
     np.testing.assert_array_equal(y, x * factors)
     CUDA.relu_backward(factors, dy)
     np.testing.assert_array_equal(dy, x * (factors > 0))
+    average, batches = running.copy(), np.full(13, 2.0)
+    CUDA.average(average, batch, batches, 1, 1.5)
+    np.testing.assert_allclose(average, (2 * running + 1.5 * batch) / 3, rtol=1e-12)
+    assert (batches == 3).all()
     CUDA.blend(running, batch, 0.25, 1.5)
     np.testing.assert_allclose(running, 0.75 * factors + 0.25 * 1.5 * batch, rtol=1e-5, atol=1e-6)
     CUDA.clear(y)
@@ -331,8 +344,9 @@ def test_training_retraces_the_plain_backend() -> None:
 
 def image_net(backend: str) -> svd.Sequential:
     layers = (
-        svd.VariationalConv2d(2, 3, 3, padding=1, bias=False), svd.BatchNorm(3), svd.ReLU(), svd.MaxPool2d(2),
-        svd.Dropout(0.2), svd.Flatten(), svd.VariationalDense(12, 2),
+        svd.Pad2d(1, "circular"), svd.VariationalConv2d(2, 3, 3, bias=False), svd.BatchNorm(3), svd.ReLU(),
+        svd.MaxPool2d(2), svd.BatchNorm(3, momentum=None, affine=False), svd.Dropout(0.2),
+        svd.Flatten(), svd.VariationalDense(12, 2),
     )  # fmt: skip
     return svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
 

@@ -185,7 +185,7 @@ def test_a_module_with_the_layers_of_the_model_passes() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"m0": conv(padding_mode="circular")}, "'0' pads its images with padding_mode='circular', layer 'conv1' with"),
+        ({"m0": conv(padding_mode="circular")}, r"put Pad2d\(\(1, 1, 1, 1\), 'circular'\) before it"),
         ({"m0": conv(stride=(2, 2))}, r"'0' has stride=\(2, 2\), layer 'conv1' stride=\(1, 1\)"),
         ({"m0": conv(padding=(0, 0))}, "padding"),
         ({"m0": kind("ConvTranspose2d")}, "'0' is a ConvTranspose2d, expected Conv2d for layer 'conv1'"),

@@ -23,7 +23,7 @@ _TYPES = {
 }  # fmt: skip
 _NESTS = ("state_dict", "model_state_dict", "model")  # keys of checkpoints under which the state dict is usually saved
 _WRAPPERS = ("module.", "_orig_mod.")  # put before all names by DataParallel and torch.compile
-_IGNORED = "num_batches_tracked"
+TRACKED = "num_batches_tracked"  # of a batch normalisation: how many batches its averages are over
 _PARAMETRISED = ".parametrizations."  # torch.nn.utils.parametrize; the older functions use the endings below
 _REPARAMETRISED = {"weight_g": "weight_norm", "weight_v": "weight_norm", "weight_u": "spectral_norm"}
 
@@ -50,9 +50,8 @@ def read_modules(source: Any) -> Modules:
         name = whole.removeprefix(prefix)
         module, _, kind = name.rpartition(".")
         _refuse_parametrised(name, module, kind)
-        if kind != _IGNORED:
-            array = modules.setdefault(module, {})[kind] = _plain(name, value)
-            _warn_of_tied(name, value, array, places)
+        array = modules.setdefault(module, {})[kind] = _plain(name, value)
+        _warn_of_tied(name, value, array, places)
     return {module: _masked(module, own) for module, own in modules.items()}
 
 

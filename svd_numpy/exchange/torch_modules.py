@@ -11,7 +11,7 @@ from typing import Any
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.exchange.torch_arrays import module_of, shared_prefix, state_dict_of
-from svd_numpy.network.layers import AvgPool2d, BatchNorm, Conv2d, Dense, MaxPool2d
+from svd_numpy.network.layers import AvgPool2d, BatchNorm, Conv2d, Dense, MaxPool2d, Pad2d
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.model import Sequential
 
@@ -23,6 +23,9 @@ _CLASSES: tuple[tuple[type[Layer], tuple[str, ...]], ...] = (
 _HARMLESS = ("Identity", "Flatten", "ReLU", "Sequential")  # and all kinds of dropout and losses
 _LAST = ("Softmax", "LogSoftmax")  # outputs here are logits, and the probabilities are the same
 _POOLS = {"MaxPool2d": MaxPool2d, "AvgPool2d": AvgPool2d}
+_PADS = {
+    "ZeroPad2d": "zeros", "ReflectionPad2d": "reflect", "ReplicationPad2d": "replicate", "CircularPad2d": "circular",
+}  # fmt: skip
 _DIFFERENT = "so they compute different things"
 _UNLESS = "or, if they compute the same nevertheless, pass its state_dict() and check=(x, outputs)"
 
@@ -50,7 +53,7 @@ def check_module(model: Sequential, source: Any, pairs: Mapping[str, str], whole
     for layer in model.layers:
         if layer.name in pairs:
             name = pairs[layer.name]
-            _check_pair(layer, name, inner[f"{prefix}{name}".rstrip(".")])
+            _check_pair(model, layer, name, inner[f"{prefix}{name}".rstrip(".")])
     if whole:
         taken = {f"{prefix}{name}".rstrip(".") for name in pairs.values()}
         parts = {name: leaf for name, leaf in inner.items() if ".parametrizations." not in f".{name}"}
@@ -63,7 +66,7 @@ def _kinds(module: Any) -> set[str]:
     return {base.__name__ for base in type(module).__mro__}
 
 
-def _check_pair(layer: Layer, name: str, module: Any) -> None:
+def _check_pair(model: Sequential, layer: Layer, name: str, module: Any) -> None:
     known = next(names for kind, names in _CLASSES if isinstance(layer, kind))
     if not _kinds(module) & set(known):
         raise SvdValueError(
@@ -71,14 +74,38 @@ def _check_pair(layer: Layer, name: str, module: Any) -> None:
             f"{layer.name!r}; {_UNLESS.removeprefix('or, ')}"
         )
     if isinstance(layer, Conv2d):
-        if module.padding_mode != "zeros":
-            raise SvdValueError(
-                f"source: module {name!r} pads its images with padding_mode={module.padding_mode!r}, layer "
-                f"{layer.name!r} with zeros, {_DIFFERENT}"
-            )
-        _compare(layer, name, module, ("stride", "padding", "dilation"))
+        _compare(layer, name, module, ("stride", "dilation"))
+        _check_padding(model, layer, name, module)
     elif isinstance(layer, BatchNorm):
         _compare(layer, name, module, ("eps",))
+
+
+def _check_padding(model: Sequential, layer: Conv2d, name: str, module: Any) -> None:
+    """Compare the padding of a convolution with that of its layer, or of the `Pad2d` before a layer without any."""
+    own = ("zeros", layer.padding[1], layer.padding[1], layer.padding[0], layer.padding[0])
+    before = model.layers[layer.index - 1] if layer.index else None
+    ours: list[tuple[Any, ...]] = [own]
+    if isinstance(before, Pad2d) and not any(layer.padding):
+        ours.append((before.mode, *before.padding))
+    theirs = _edges(module)
+    same = any(theirs[1:] == edges[1:] and (theirs[0] == edges[0] or not any(theirs[1:])) for edges in ours)
+    if not same:
+        raise SvdValueError(
+            f"source: module {name!r} has padding_mode={theirs[0]!r} and pads (left, right, top, bottom) by "
+            f"{theirs[1:]}, layer {layer.name!r} has mode {ours[-1][0]!r} and {ours[-1][1:]}, {_DIFFERENT}; give the "
+            f"layer padding=0, and put Pad2d({theirs[1:]}, {theirs[0]!r}) before it"
+        )
+
+
+def _edges(module: Any) -> tuple[Any, ...]:
+    """Padding of a convolution of PyTorch: mode, left, right, top, bottom."""
+    if module.padding == "same":
+        added = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        (top, bottom), (left, right) = ((count // 2, count - count // 2) for count in added)
+    else:
+        down, across = _pair(module.padding, own=())
+        top, bottom, left, right = down, down, across, across
+    return module.padding_mode, left, right, top, bottom
 
 
 def _compare(layer: Layer, name: str, module: Any, options: tuple[str, ...]) -> None:
@@ -101,6 +128,16 @@ def _pair(value: Any, own: Any) -> Any:
 def _check_leaf(model: Sequential, name: str, module: Any, last: bool) -> None:
     kinds = _kinds(module)
     if kinds & set(_HARMLESS) or any("Dropout" in kind or kind.endswith("Loss") for kind in kinds):
+        return
+    pad = next((mode for kind, mode in _PADS.items() if kind in kinds), None)
+    if pad is not None:
+        edges = module.padding if isinstance(module.padding, tuple) else (module.padding,) * 4
+        pads = [(layer.mode, layer.padding) for layer in model.layers if isinstance(layer, Pad2d)]
+        if (pad, edges) not in pads:
+            raise SvdValueError(
+                f"source: module {name!r} is a {type(module).__name__} of {edges}, expected one of "
+                f"the model's, {pads}; put Pad2d({edges}, {pad!r}) where it is"
+            )
         return
     pool = next((kind for kind in _POOLS if kind in kinds), None)
     if pool is not None:

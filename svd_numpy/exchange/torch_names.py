@@ -6,6 +6,7 @@
     dense1.bias                   <module>.bias
     batch_norm1.gamma, .beta      <module>.weight, <module>.bias
     batch_norm1.running_mean      <module>.running_mean; likewise running_var
+    batch_norm1.batches           <module>.num_batches_tracked, if momentum is None
 
 The inputs of a dense layer after a flattening are ordered by row, column, channel here, but by channel, row, column in
 PyTorch. PyTorch itself is not needed: a state dict is a mapping of arrays, best stored as safetensors
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_type
-from svd_numpy.exchange.torch_arrays import Modules, read_modules
+from svd_numpy.exchange.torch_arrays import TRACKED, Modules, read_modules
 from svd_numpy.exchange.torch_modules import check_module
 from svd_numpy.exchange.torch_outputs import check_outputs
 from svd_numpy.files.atomic import write_atomic
@@ -120,6 +121,7 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
     -------
     dict of str to array
         "0.weight", "0.bias", ..., in float32, where the number is the position of the layer. Pruned weights are 0.
+        A batch normalisation with momentum None adds "<position>.num_batches_tracked".
         `input_mean` is not included: subtract it from the inputs.
     """
     check_type("model", model, Sequential)
@@ -132,6 +134,8 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
                 continue
             array = _to_torch(ours, array, _order_after_flatten(pruned, layer))
             found[f"{place}.{theirs}"] = np.array(array, np.float32, order="C")
+        if isinstance(layer, BatchNorm) and layer.momentum is None:
+            found[f"{place}.{TRACKED}"] = np.array(layer.batches[0], np.int64)
     return found
 
 
@@ -174,7 +178,10 @@ def _paired(wanted: Mapping[str, Any], modules: Modules) -> dict[str, str]:
     If several modules have these shapes, numbers in their names must give the order. The order of the source does not
     count: modules are listed as they were declared, which need not be how they run.
     """
-    shapes = {module: {kind: np.shape(array) for kind, array in own.items()} for module, own in modules.items()}
+    shapes = {
+        module: {kind: np.shape(array) for kind, array in own.items() if kind != TRACKED}
+        for module, own in modules.items()
+    }
     if all(shapes.get(layer) == wanted[layer] for layer in wanted) and len(wanted) == len(modules):
         return {layer: layer for layer in wanted}
     left = sorted(modules, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
@@ -206,12 +213,15 @@ def _translated(
     model: Sequential, layer: Layer, wanted: Mapping[str, tuple[int, ...]], module: str, arrays: Mapping[str, Any]
 ) -> dict[str, Array]:
     """Arrays of one module, with our names and layout."""
-    if set(arrays) != set(wanted):
+    if set(arrays) - {TRACKED} != set(wanted):
         raise SvdValueError(
             f"source: module {module!r} has {sorted(arrays)}, expected {sorted(wanted)} for layer {layer.name!r}, "
             f"a {type(layer).__name__}"
         )
     order, found = _order_after_flatten(model, layer), dict[str, Array]()
+    if isinstance(layer, BatchNorm) and layer.momentum is None and TRACKED in arrays:
+        batches = check_finite(f"source: {module}.{TRACKED}", arrays[TRACKED], ())
+        found[f"{layer.name}.batches"] = np.full(layer.num_features, float(batches))
     for theirs, ours in _names_in(layer).items():
         if theirs in wanted:
             array = check_finite(f"source: {module}.{theirs}", arrays[theirs], wanted[theirs])

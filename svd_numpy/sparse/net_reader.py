@@ -79,6 +79,10 @@ def run(arrays, kinds, x):
         elif kind == "conv":
             seen = windows(x, n, at, 0.0)
             x = product(seen.reshape(*seen.shape[:3], -1), n, at)
+        elif kind == "pad":  # pixel 0 of the source is a 0, the others those of the image
+            pixels = np.pad(x.reshape(len(x), -1, x.shape[-1]), ((0, 0), (1, 0), (0, 0)))
+            need(at("source", n).size * x.shape[-1] <= 2**26, f"op {n} pads too much")
+            x = pixels[:, at("source", n)].reshape(len(x), *at("out_shape", n))
         elif kind == "scale":
             x = x.reshape(len(x), *at("out_shape", n))
             need(at("scale", n).shape == at("shift", n).shape == x.shape[-1:], f"op {n} has other channels")

@@ -10,8 +10,9 @@ import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.window import Window
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
 
 MAX_PLACES = 2**24  # numbers per example in all activations together, with padding
 MAX_WEIGHTS = 2**28  # of all layers together, zeros included
@@ -168,6 +169,17 @@ def _check_pool(op: PoolOp, shape: tuple[int, ...]) -> int:
     return math.prod(op.out_shape) * math.prod(op.window.kernel)
 
 
+def _check_pad(op: PadOp, shape: tuple[int, ...]) -> int:
+    if not isinstance(op.padding, Padding):
+        raise SvdTypeError(f"has padding of type {type(op.padding).__name__}, expected Padding")
+    height, width, edges, mode = op.padding
+    sizes = (height, width, op.channels, *(edges if isinstance(edges, tuple) else ()))
+    good = len(sizes) == 7 and all(type(size) is int and 0 <= size <= MAX_PLACES for size in sizes) and mode in MODES
+    _require(good, f"has the padding {op.padding}, expected sizes and one of {MODES}")
+    _require(shape == sizes[:3] and min(shape) > 0, f"looks at images {sizes[:3]}, but gets {shape}")
+    return _shape("out_shape", op.out_shape, 3)
+
+
 def _check_scale(op: ScaleOp, shape: tuple[int, ...]) -> int:
     size = _shape("out_shape", op.out_shape, 1, 3)
     _require(size == math.prod(shape) and size > 0, f"has out_shape {op.out_shape}, but gets {shape}")
@@ -180,4 +192,5 @@ def _check_scale(op: ScaleOp, shape: tuple[int, ...]) -> int:
 
 _CHECKS: dict[type, Any] = {
     TakeOp: _check_take, DenseOp: _check_dense, ConvOp: _check_conv, PoolOp: _check_pool, ScaleOp: _check_scale,
+    PadOp: _check_pad,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window, im2col
 
 Form = Literal["dense", "sparse"]
@@ -214,6 +215,35 @@ class PoolOp:
 
 
 @dataclass(frozen=True, eq=False)
+class PadOp:
+    """Images with pixels added around them.
+
+    Attributes
+    ----------
+    name : str
+        Name of the original layer.
+    padding : Padding
+    channels : int
+        Live channels.
+    """
+
+    name: str
+    padding: Padding
+    channels: int
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of one result, (H', W', C)."""
+        return (*self.padding.out, self.channels)
+
+    def apply(self, x: Array) -> Array:
+        """x (B, H, W, C) -> y (B, H', W', C)."""
+        source = sources(self.padding)
+        pixels = x.reshape(len(x), -1, self.channels)[:, source] * (source >= 0).astype(x.dtype)[:, None]
+        return np.asarray(pixels.reshape(len(x), *self.out_shape))
+
+
+@dataclass(frozen=True, eq=False)
 class ScaleOp:
     """y = x * scale + shift, channel by channel, then ReLU if `relu`.
 
@@ -240,7 +270,7 @@ class ScaleOp:
         return _rectified(x.reshape(len(x), *self.out_shape) * self.scale + self.shift, self.relu)
 
 
-Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp
+Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp | PadOp
 WeightedOp = DenseOp | ConvOp
 
 

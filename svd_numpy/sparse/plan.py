@@ -16,8 +16,9 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.cpu import sparse as kernel
 from svd_numpy.kernels.cpu.list_tiles import GROUP
 from svd_numpy.kernels.cpu.tiles import LANES
+from svd_numpy.kernels.padding import sources
 from svd_numpy.sparse.cost import shares_inputs
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
 _SLACK = 2 * LANES  # floats that a vector may read beyond the last place
 
@@ -149,6 +150,8 @@ def plan(ops: tuple[Op, ...]) -> Plan:
         assert source is not None
         if isinstance(op, ScaleOp):
             _scale(write, op, source, target)
+        elif isinstance(op, PadOp):
+            _pad(write, op, source, target)
         elif isinstance(op, PoolOp):
             (down, right), (height, width) = op.window.stride, op.window.kernel
             write.row(kernel.POOL, source, target, down=down * source.row, right=right, kernel_height=height,
@@ -200,6 +203,16 @@ def _scale(write: _Writer, op: ScaleOp, source: Region, target: Region) -> None:
     scale, shift = (np.resize(array, len(pairs)) for array in (op.scale, op.shift))
     write.row(kernel.SCALE, source, target, count=len(pairs), lists=write.list_of(pairs),
               values=write.values_of(np.stack([scale, shift], axis=1)), relu=op.relu)  # fmt: skip
+
+
+def _pad(write: _Writer, op: PadOp, source: Region, target: Region) -> None:
+    """List every number as a scaling does: copied times 1, or, where nothing is copied, any number times 0."""
+    pixels = sources(op.padding)
+    places = source.places().reshape(-1, op.channels)[np.maximum(pixels, 0)]
+    pairs = np.stack([places.ravel(), target.places()], axis=1)
+    scale = np.repeat(pixels >= 0, op.channels)
+    write.row(kernel.SCALE, source, target, count=len(pairs), lists=write.list_of(pairs),
+              values=write.values_of(np.stack([scale, np.zeros(len(pairs))], axis=1)), relu=False)  # fmt: skip
 
 
 def _weigh(write: _Writer, op: WeightedOp, source: Region, target: Region, fused: bool) -> None:

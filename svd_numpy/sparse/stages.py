@@ -11,6 +11,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdTypeError
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers import (
     AvgPool2d,
@@ -19,6 +20,7 @@ from svd_numpy.network.layers import (
     Flatten,
     GaussianDropout,
     MaxPool2d,
+    Pad2d,
     ReLU,
 )
 from svd_numpy.network.layers.base import Layer
@@ -65,6 +67,13 @@ class Pooling(Stage):
 
 
 @dataclass(eq=False)
+class Padded(Stage):
+    """Pixels added around images by a layer of its own."""
+
+    padding: Padding
+
+
+@dataclass(eq=False)
 class Scaling(Stage):
     """y = x * scale + shift, channel by channel."""
 
@@ -77,7 +86,7 @@ class Scaling(Stage):
         return self.relu and bool((self.scale == 1).all() and (self.shift == 0).all())
 
 
-AnyStage = Product | Pooling | Scaling
+AnyStage = Product | Pooling | Padded | Scaling
 
 
 def stages_of(model: Sequential, threshold: float) -> list[AnyStage]:
@@ -113,11 +122,13 @@ def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
         return [_rectifier(layer.name, layer.in_shape)]
     if isinstance(layer, MaxPool2d | AvgPool2d):
         return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
+    if isinstance(layer, Pad2d):
+        return [Padded(layer.name, *shapes, layer.geometry)]
     if isinstance(layer, Dropout | GaussianDropout | Flatten):
         return []
     raise SvdTypeError(
         f"compress: layer {layer.name!r} is a {type(layer).__name__}, which compact networks do not have; "
-        "expected dense and convolutional layers, BatchNorm, ReLU, poolings, dropout and Flatten"
+        "expected dense and convolutional layers, BatchNorm, ReLU, poolings, Pad2d, dropout and Flatten"
     )
 
 
@@ -132,8 +143,8 @@ def _merge(stages: list[AnyStage]) -> list[AnyStage]:
         before = merged[-1] if merged else None
         if isinstance(stage, Scaling) and before is not None and _take_in(before, stage):
             continue
-        if isinstance(stage, Scaling) and stage.rectifies_only and isinstance(before, Pooling) and before.kind == "max":
-            # max(0, .) is monotonic, so it can equally well come before the maximum over a window
+        if isinstance(stage, Scaling) and stage.rectifies_only and _commutes(before):
+            assert before is not None
             merged[-1:] = [_rectifier(stage.name, before.in_shape), before]
             continue
         if isinstance(stage, Product) and isinstance(before, Scaling) and _feed(before, stage):
@@ -142,9 +153,14 @@ def _merge(stages: list[AnyStage]) -> list[AnyStage]:
     return merged
 
 
+def _commutes(before: AnyStage | None) -> bool:
+    """Whether a ReLU after this stage can equally well come before it: copies and maxima do not mind."""
+    return isinstance(before, Padded) or (isinstance(before, Pooling) and before.kind == "max")
+
+
 def _take_in(before: AnyStage, stage: Scaling) -> bool:
     """Fold a scaling into the stage before it; return False where that is not exact."""
-    if isinstance(before, Pooling):
+    if isinstance(before, Pooling | Padded):
         return False
     if not stage.rectifies_only:
         if before.relu or before.out_shape != stage.in_shape:  # shapes differ if a flattening lies between

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.params import ParamSpec
 
 Pair = int | tuple[int, int]
+Sides = Pair | Literal["same"]
 
 
 def check_pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
@@ -52,8 +53,11 @@ class Conv2d(Weighted):
     ----------
     in_channels, out_channels : int
     kernel_size : int or (int, int)
-    stride, padding, dilation : int or (int, int)
-        In pixels; the padding is zeros.
+    stride, dilation : int or (int, int)
+        In pixels.
+    padding : int, (int, int) or "same"
+        Zeros around the images, in pixels. "same" adds as many as keep the size of the images, for a stride of 1 and a
+        kernel of odd sides. For anything else, or other modes of padding, put a `Pad2d` before the layer.
     bias : bool
     theta_std : float, optional
         Standard deviation of the Gaussian from which theta is initialised; default sqrt(2 / taps), with taps =
@@ -71,16 +75,31 @@ class Conv2d(Weighted):
     }  # fmt: skip
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
+        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Sides = 0,
         dilation: Pair = 1, bias: bool = True, theta_std: float | None = None, name: str | None = None,
     ) -> None:  # fmt: skip
         self.in_channels = check_count("in_channels", in_channels)
         self.out_channels = check_count("out_channels", out_channels)
         self.kernel_size = check_pair("kernel_size", kernel_size)
         self.stride, self.dilation = check_pair("stride", stride), check_pair("dilation", dilation)
-        self.padding = check_pair("padding", padding, low=0)
+        self.padding = self._same() if padding == "same" else check_pair("padding", padding, low=0)
         super().__init__(in_channels * self.kernel_size[0] * self.kernel_size[1], bias, theta_std, name)
         self.theta_shape = (*self.kernel_size, in_channels, out_channels)
+
+    def _same(self) -> tuple[int, int]:
+        """The padding that keeps the size of the images."""
+        added = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        if self.stride != (1, 1):
+            raise SvdValueError(
+                f"padding: got 'same' with stride {self.stride}, expected stride 1; give numbers instead"
+            )
+        if any(count % 2 for count in added):
+            raise SvdValueError(
+                f"padding: got 'same' with kernel_size {self.kernel_size}, which needs {added} pixels (vertical, "
+                "horizontal), not the same at both sides; use odd kernels, or put a Pad2d((left, right, top, bottom)) "
+                "before the layer and give it padding=0"
+            )
+        return added[0] // 2, added[1] // 2
 
     def config(self) -> dict[str, Any]:
         """See `Layer.config`."""
@@ -124,7 +143,7 @@ class VariationalConv2d(Variational, Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
+        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Sides = 0,
         dilation: Pair = 1, bias: bool = True, theta_std: float | None = None, log_sigma2: float = -10.0,
         name: str | None = None,
     ) -> None:  # fmt: skip
