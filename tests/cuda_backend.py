@@ -284,6 +284,10 @@ def test_small_things() -> None:
     assert (batches == 3).all()
     CUDA.blend(running, batch, 0.25, 1.5)
     np.testing.assert_allclose(running, 0.75 * factors + 0.25 * 1.5 * batch, rtol=1e-5, atol=1e-6)
+    wide = np.zeros((2, 3, 5), np.float32)
+    CUDA.copy_columns(x[:12].reshape(2, 3, 2).copy(), 1, wide, 3, 1)
+    np.testing.assert_array_equal(wide[..., 3], x[:12].reshape(2, 3, 2)[..., 1])
+    assert not wide[..., :3].any() and not wide[..., 4].any()
     CUDA.clear(y)
     assert not y.any()
     mask = rng.integers(0, 2, 13).astype(np.uint8)
@@ -344,9 +348,17 @@ def test_training_retraces_the_plain_backend() -> None:
 
 def image_net(backend: str) -> svd.Sequential:
     layers = (
-        svd.Pad2d(1, "circular"), svd.VariationalConv2d(2, 3, 3, bias=False), svd.BatchNorm(3), svd.ReLU(),
-        svd.MaxPool2d(2), svd.BatchNorm(3, momentum=None, affine=False), svd.Dropout(0.2),
-        svd.Flatten(), svd.VariationalDense(12, 2),
+        svd.VariationalConv2d(2, 3, 3, padding=1, bias=False), svd.BatchNorm(3), svd.ReLU(), svd.MaxPool2d(2),
+        svd.Dropout(0.2), svd.Flatten(), svd.VariationalDense(12, 2),
+    )  # fmt: skip
+    return svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
+
+
+def grouped_net(backend: str) -> svd.Sequential:
+    layers = (
+        svd.BatchNorm(2, momentum=None, affine=False), svd.Pad2d(1, "circular"),
+        svd.VariationalConv2d(2, 4, 3, stride=2, groups=2), svd.ReLU(), svd.Conv2d(4, 2, 1, groups=2, bias=False),
+        svd.Flatten(), svd.VariationalDense(8, 2),
     )  # fmt: skip
     return svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
 
@@ -355,9 +367,9 @@ def sequence_net(backend: str) -> svd.Sequential:
     return svd.Sequential(svd.VariationalDense(2, 2), backend=backend, input_shape=(3, 2))
 
 
-@pytest.mark.parametrize("make", [image_net, sequence_net])
+@pytest.mark.parametrize("make", [image_net, grouped_net, sequence_net])
 def test_three_steps_are_those_of_the_plain_backend(make: Any) -> None:
-    rng, images = np.random.default_rng(0), make is image_net
+    rng, images = np.random.default_rng(0), make is not sequence_net
     x = rng.integers(0, 256, (8, 32 if images else 6), dtype=np.uint8)
     y = np.arange(8) % 2 if images else rng.integers(0, 2, (8, 3))  # of a sequence, one for each step
     data = Dataset("own", x, y, x[:3], y[:3], (2, 4, 4) if images else None, 2, "made here")

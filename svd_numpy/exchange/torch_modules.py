@@ -74,7 +74,7 @@ def _check_pair(model: Sequential, layer: Layer, name: str, module: Any) -> None
             f"{layer.name!r}; {_UNLESS.removeprefix('or, ')}"
         )
     if isinstance(layer, Conv2d):
-        _compare(layer, name, module, ("stride", "dilation"))
+        _compare(layer, name, module, ("stride", "dilation", "groups"))
         _check_padding(model, layer, name, module)
     elif isinstance(layer, BatchNorm):
         _compare(layer, name, module, ("eps",))

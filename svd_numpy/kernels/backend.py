@@ -153,6 +153,10 @@ class HostMemory:
         """See `Backend.clear`."""
         array[...] = 0
 
+    def copy_columns(self, source: Array, start: int, target: Array, at: int, width: int) -> None:
+        """See `Backend.copy_columns`."""
+        target[..., at : at + width] = source[..., start : start + width]
+
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
         """See `Backend.blend`."""
         target[:] = (1 - rate) * target + rate * source * scale
@@ -195,6 +199,9 @@ class Backend(Protocol):
 
         With `more` = 1 and a target that begins at 0 batches, it becomes the average of all sources.
         """
+
+    def copy_columns(self, source: Array, start: int, target: Array, at: int, width: int) -> None:
+        """target[..., at : at + width] = source[..., start : start + width].  All other axes are the same for both."""
 
     def apply_mask(self, theta: Array, mask: NDArray[np.uint8], out: Array) -> None:
         """out = theta where mask is 1, 0 where it is 0.  All (I, O)."""

@@ -152,7 +152,7 @@ class ConvOp:
     name : str
         Name of the original layer.
     before : (int, int, int, int)
-        Kernel height, kernel width, channels and filters of that layer.
+        Kernel height, kernel width, channels (of a group) and filters of that layer.
     window : Window
         Geometry over the live channels. Padding is zeros.
     weights : Weights (KH * KW * C, O)

@@ -113,7 +113,8 @@ def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     """The stage of one layer; dropout and flattening have none."""
     shapes = layer.in_shape, layer.out_shape
     if isinstance(layer, Weighted):
-        theta, bias = layer.pruned_theta(threshold).astype(np.float64), layer.bias.astype(np.float64)
+        theta = layer.full_theta(layer.pruned_theta(threshold)).astype(np.float64)
+        bias = layer.bias.astype(np.float64)
         return [Product(layer.name, *shapes, theta, bias, layer.window, layer.theta_shape)]
     if isinstance(layer, BatchNorm):
         scale = layer.gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)

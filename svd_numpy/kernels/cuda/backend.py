@@ -77,6 +77,11 @@ class CudaBackend:
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
         self._each(elementwise.blend, target.size, U(target.size), target, source, D(rate), D(scale))
 
+    def copy_columns(self, source: Array, start: int, target: Array, at: int, width: int) -> None:  # noqa: D102
+        count = source.size // source.shape[-1] * width
+        sizes = (U(number) for number in (width, source.shape[-1], start, target.shape[-1], at))
+        self._each(elementwise.copy_columns, count, U(count), *sizes, source, target)
+
     def average(self, target: Array, source: Array, batches: Array, more: int, scale: float = 1.0) -> None:  # noqa: D102
         self._each(elementwise.average, target.size, U(target.size), target, source, batches, D(more), D(scale))
 
