@@ -203,6 +203,21 @@ def test_options_that_a_state_dict_does_not_hold_are_compared(changes: Any, word
             svd.from_torch_state_dict(image_net(), source)
 
 
+class Sequential(Net):
+    """Runs its modules in their order, as PyTorch's class of this name does."""
+
+
+def test_the_order_of_modules_is_compared_where_it_is_known() -> None:
+    svd.from_torch_state_dict(image_net(), Sequential(m5=kind("Dropout")))
+    for changes, words in (
+        ({"m1": kind("Identity")}, r"run as \['Conv2d', 'AvgPool2d', 'Dense'\], the layers as \['Conv2d', 'ReLU'"),
+        ({"m5": kind("ReLU")}, r"'Dense', 'ReLU'\], the layers"),
+    ):
+        svd.from_torch_state_dict(image_net(), Net(**changes))  # which may run its modules in any way
+        with pytest.raises(SvdValueError, match=words):
+            svd.from_torch_state_dict(image_net(), Sequential(**changes))
+
+
 def test_with_names_only_the_named_modules_are_compared() -> None:
     names = {"conv1": "0", "dense1": "4"}
     svd.from_torch_state_dict(image_net(), Net(m1=kind("Tanh")), names)

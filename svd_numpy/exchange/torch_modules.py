@@ -11,7 +11,18 @@ from typing import Any
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.exchange.torch_arrays import module_of, shared_prefix, state_dict_of
-from svd_numpy.network.layers import AvgPool2d, BatchNorm, Conv2d, Dense, MaxPool2d, Pad2d
+from svd_numpy.network.layers import (
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianDropout,
+    MaxPool2d,
+    Pad2d,
+    ReLU,
+)
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.model import Sequential
 
@@ -23,6 +34,8 @@ _CLASSES: tuple[tuple[type[Layer], tuple[str, ...]], ...] = (
 _HARMLESS = ("Identity", "Flatten", "ReLU", "Sequential")  # and all kinds of dropout and losses
 _LAST = ("Softmax", "LogSoftmax")  # outputs here are logits, and the probabilities are the same
 _POOLS = {"MaxPool2d": MaxPool2d, "AvgPool2d": AvgPool2d}
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+_UNORDERED = (Pad2d, Flatten, Dropout, GaussianDropout)
 _PADS = {
     "ZeroPad2d": "zeros", "ReflectionPad2d": "reflect", "ReplicationPad2d": "replicate", "CircularPad2d": "circular",
 }  # fmt: skip
@@ -56,10 +69,28 @@ def check_module(model: Sequential, source: Any, pairs: Mapping[str, str], whole
             _check_pair(model, layer, name, inner[f"{prefix}{name}".rstrip(".")])
     if whole:
         taken = {f"{prefix}{name}".rstrip(".") for name in pairs.values()}
-        parts = {name: leaf for name, leaf in inner.items() if ".parametrizations." not in f".{name}"}
+        parts = {name: leaf for name, leaf in inner.items() if ".parametrizations." not in f".{name}."}
         leaves = {name: leaf for name, leaf in parts.items() if not list(leaf.children()) and name not in taken}
         for name, leaf in leaves.items():
             _check_leaf(model, name.removeprefix(prefix), leaf, last=name == list(parts)[-1])
+        _check_order(model, parts, leaves | {name: inner[name] for name in taken})
+
+
+def _check_order(model: Sequential, parts: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
+    """Compare the order of modules with the layers', where all containers are of PyTorch's class Sequential."""
+    containers = {type(part).__name__ for name, part in parts.items() if name not in leaves}
+    if containers - {"Sequential", *_WRAPPERS}:
+        return
+    known = {name: layer for layer, names in _CLASSES for name in names} | _POOLS | {"ReLU": ReLU}
+    theirs = [known[kind] for name in parts if name in leaves for kind in _kinds(leaves[name]) & set(known)]
+    ours = [next((kind for kind in known.values() if isinstance(layer, kind)), None) for layer in model.layers]
+    ours = [kind for layer, kind in zip(model.layers, ours, strict=True) if kind or not isinstance(layer, _UNORDERED)]
+    if ours != theirs:
+        told = [[getattr(kind, "__name__", "another layer") for kind in kinds] for kinds in (theirs, ours)]
+        raise SvdValueError(
+            f"source: its modules run as {told[0]}, the layers as {told[1]} (but for padding, dropout, flattening), "
+            f"{_DIFFERENT}; make them equal"
+        )
 
 
 def _kinds(module: Any) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError
+from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
@@ -26,6 +26,7 @@ from svd_numpy.network.layers import (
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
+from svd_numpy.sparse.op_checks import MAX_WEIGHTS
 
 
 @dataclass(eq=False)
@@ -113,6 +114,11 @@ def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     """The stage of one layer; dropout and flattening have none."""
     shapes = layer.in_shape, layer.out_shape
     if isinstance(layer, Weighted):
+        if layer.window is not None and layer.window.taps * layer.theta_shape[-1] > MAX_WEIGHTS:
+            raise SvdValueError(
+                f"compress: layer {layer.name!r} has {layer.window.taps} taps and {layer.theta_shape[-1]} filters, "
+                f"that is, with zeros between groups, more than {MAX_WEIGHTS} weights; expected at most that many"
+            )
         theta = layer.full_theta(layer.pruned_theta(threshold)).astype(np.float64)
         bias = layer.bias.astype(np.float64)
         return [Product(layer.name, *shapes, theta, bias, layer.window, layer.theta_shape)]

@@ -61,8 +61,8 @@ class Conv2d(Weighted):
         Zeros around the images, in pixels. "same" adds as many as keep the size of the images, for a stride of 1 and a
         kernel of odd sides. For anything else, or other modes of padding, put a `Pad2d` before the layer.
     groups : int
-        Channels and filters are divided into so many groups, and a filter sees only the channels of its group; with as
-        many groups as channels, one each. There is a product for each group, so many groups are slow.
+        Number of groups into which channels and filters are divided; a filter sees only the channels of its own group.
+        Each group is a product of its own, so many groups are slow.
     bias : bool
     theta_std : float, optional
         Standard deviation of the Gaussian from which theta is initialised; default sqrt(2 / taps), with taps =
