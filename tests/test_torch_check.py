@@ -106,6 +106,16 @@ def test_a_reason_that_explains_the_outputs_is_named(change: Callable[[Array], A
         svd.from_torch_state_dict(image_net(), state, check=(x, change(by_hand(state, x))))
 
 
+def test_a_mean_of_each_channel_is_named() -> None:
+    mean = np.arange(24).reshape(2, 3, 4) / 5.0
+    model = svd.Sequential(svd.Flatten(), svd.Dense(24, 3), input_shape=(2, 3, 4), input_mean=mean, backend="numpy")
+    rng = np.random.default_rng(0)
+    state, x = {"1.weight": rng.normal(size=(3, 24)), "1.bias": np.zeros(3)}, rng.normal(size=(5, 2, 3, 4))
+    svd.from_torch_state_dict(model, state, check=(x, (x - mean).reshape(5, -1) @ state["1.weight"].T))
+    with pytest.raises(SvdValueError, match="without the model's input_mean"):
+        svd.from_torch_state_dict(model, state, check=(x, x.reshape(5, -1) @ state["1.weight"].T))
+
+
 def test_inputs_of_another_scale_are_named() -> None:
     state, x = image_state(), images()
     model = image_net(input_mean=np.full((1, 8, 8), 0.5))

@@ -49,7 +49,7 @@ def check_outputs(model: Sequential, arrays: Mapping[str, Array], check: Any) ->
     raise SvdValueError(
         f"check: with these weights, output {tuple(map(int, at))} is {found[at]:.6g}, but PyTorch's is "
         f"{wanted[at]:.6g}, the largest difference of all, expected at most {_TOLERANCE:g} of the largest output; "
-        f"{_reason(copy, check[0], x, found, wanted)}"
+        f"{_reason(copy, check[0], found, wanted)}"
     )
 
 
@@ -62,7 +62,7 @@ def _agree(found: Array, wanted: Array) -> bool:
     return bool(np.abs(found - wanted).max() <= _TOLERANCE * np.abs(wanted).max())
 
 
-def _reason(model: Sequential, raw: Any, x: Array, found: Array, wanted: Array) -> str:
+def _reason(model: Sequential, raw: Any, found: Array, wanted: Array) -> str:
     """Say what makes the outputs agree, or else what may differ between two networks with the same arrays."""
     shifted = np.exp(found - found.max(axis=-1, keepdims=True))
     softmax = shifted / shifted.sum(axis=-1, keepdims=True)
@@ -70,13 +70,17 @@ def _reason(model: Sequential, raw: Any, x: Array, found: Array, wanted: Array) 
         "PyTorch's are probabilities; give the logits": lambda: softmax,
         "PyTorch's are log-probabilities; give the logits": lambda: np.log(np.maximum(softmax, 1e-300)),
         "PyTorch's network ends with a ReLU, add one": lambda: np.maximum(found, 0),
-        "they agree without the model's input_mean, which is subtracted here": lambda: _outputs(
-            model, x + model.input_mean.reshape(x.shape[1:])
-        ),
-        "they agree if uint8 pixels are not divided by 255, as is done here; give floats": lambda: _outputs(
-            model, 255 * x if as_array("x", raw).dtype == np.uint8 else x
-        ),
     }
+    if as_array("x", raw).dtype == np.uint8:
+        trials["they agree if uint8 pixels are not divided by 255, as is done here; give floats"] = lambda: _outputs(
+            model, 255 * model.prepare(raw)
+        )
+    if model.input_mean.any():
+        centred = model.copy()
+        centred.input_mean[:] = 0
+        trials["they agree without the model's input_mean, which is subtracted here"] = lambda: _outputs(
+            centred, centred.prepare(raw)
+        )
     for reason, outputs in trials.items():
         if _agree(outputs(), wanted):
             return reason
