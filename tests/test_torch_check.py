@@ -224,8 +224,9 @@ def test_the_order_of_modules_is_compared_where_it_is_known() -> None:
         ({"m5": kind("ReLU")}, r"'Dense', 'ReLU'\], the layers"),
     ):
         svd.from_torch_state_dict(image_net(), Net(**changes))  # which may run its modules in any way
-        with pytest.raises(SvdValueError, match=words):
-            svd.from_torch_state_dict(image_net(), Sequential(**changes))
+        for source in (Sequential(**changes), {"state_dict": None, "model": Sequential(**changes)}):
+            with pytest.raises(SvdValueError, match=words):
+                svd.from_torch_state_dict(image_net(), source)
 
 
 def test_with_names_only_the_named_modules_are_compared() -> None:

@@ -57,25 +57,29 @@ def read_modules(source: Any) -> Modules:
 
 def module_of(source: Any) -> Any:
     """Return the module that a source is or holds; None if there is none."""
-    if isinstance(source, Mapping):
-        held = [source[key] for key in _NESTS if key in source]
-        return module_of(held[0]) if held else None
-    return source if callable(getattr(source, "named_modules", None)) else None
+    held = _innermost(source)
+    return held if callable(getattr(held, "named_modules", None)) else None
 
 
 def state_dict_of(source: Any) -> Mapping[Any, Any]:
     """Find the state dict in a module or a checkpoint."""
-    if not isinstance(source, Mapping):
-        if not callable(getattr(source, "state_dict", None)):
-            kind = type(source).__name__
-            raise SvdTypeError(
-                f"source: got a {kind}, expected the path of a .safetensors file, a module or a state dict"
-            )
-        return _evaluated(source, source.state_dict())
-    for key in _NESTS:
-        inner = source.get(key)
-        if isinstance(inner, Mapping) or callable(getattr(inner, "state_dict", None)):
-            return state_dict_of(inner)
+    held = _innermost(source)
+    if isinstance(held, Mapping):
+        return held
+    if not callable(getattr(held, "state_dict", None)):
+        kind = type(held).__name__
+        raise SvdTypeError(f"source: got a {kind}, expected the path of a .safetensors file, a module or a state dict")
+    return _evaluated(held, held.state_dict())
+
+
+def _innermost(source: Any) -> Any:
+    """Return the module or state dict in a checkpoint; anything else is returned unchanged."""
+    while isinstance(source, Mapping):
+        held = (source.get(key) for key in _NESTS)
+        inner = next((x for x in held if isinstance(x, Mapping) or callable(getattr(x, "state_dict", None))), None)
+        if inner is None:
+            break
+        source = inner
     return source
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from svd_numpy.checks import SvdValueError
-from svd_numpy.exchange.torch_arrays import module_of, shared_prefix, state_dict_of
+from svd_numpy.exchange.torch_arrays import module_of, shared_prefix
 from svd_numpy.network.layers import (
     AvgPool2d,
     BatchNorm,
@@ -62,7 +62,7 @@ def check_module(model: Sequential, source: Any, pairs: Mapping[str, str], whole
     module = module_of(source)
     if module is None:
         return
-    prefix, inner = shared_prefix(state_dict_of(source)), dict(module.named_modules(remove_duplicate=False))
+    prefix, inner = shared_prefix(module.state_dict()), dict(module.named_modules(remove_duplicate=False))
     for layer in model.layers:
         if layer.name in pairs:
             name = pairs[layer.name]
@@ -85,8 +85,8 @@ def _check_order(model: Sequential, parts: Mapping[str, Any], leaves: Mapping[st
     theirs = [known[kind] for name in parts if name in leaves for kind in _kinds(leaves[name]) & set(known)]
     ours = [next((kind for kind in known.values() if isinstance(layer, kind)), None) for layer in model.layers]
     ours = [kind for layer, kind in zip(model.layers, ours, strict=True) if kind or not isinstance(layer, _UNORDERED)]
-    if ours != theirs:
-        told = [[getattr(kind, "__name__", "another layer") for kind in kinds] for kinds in (theirs, ours)]
+    if None not in ours and ours != theirs:  # None is a layer of the user's own
+        told = [[getattr(kind, "__name__", "") for kind in kinds] for kinds in (theirs, ours)]
         raise SvdValueError(
             f"source: its modules run as {told[0]}, the layers as {told[1]} (but for padding, dropout, flattening), "
             f"{_DIFFERENT}; make them equal"
@@ -98,7 +98,9 @@ def _kinds(module: Any) -> set[str]:
 
 
 def _check_pair(model: Sequential, layer: Layer, name: str, module: Any) -> None:
-    known = next(names for kind, names in _CLASSES if isinstance(layer, kind))
+    known = next((names for kind, names in _CLASSES if isinstance(layer, kind)), None)
+    if known is None:  # a layer of the user's own
+        return
     if not _kinds(module) & set(known):
         raise SvdValueError(
             f"source: module {name!r} is a {type(module).__name__}, expected {' or '.join(known)} for layer "

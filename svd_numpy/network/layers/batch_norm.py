@@ -120,7 +120,7 @@ class BatchNorm(Layer):
                 )
             mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
             run.backend.batch_moments(x, mean, var, self.memory)
-        if self.gamma.dtype != x.dtype:  # without parameters, only the inputs tell the dtype
+        if not self.affine and self.gamma.dtype != x.dtype:  # without parameters, only the inputs tell the dtype
             self._make_constants(x.dtype)
         y = self.memory.get("y", x.shape, x.dtype)
         run.backend.batch_norm_forward(x, mean, var, self.eps, self.gamma, self.beta, y)
