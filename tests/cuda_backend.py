@@ -358,7 +358,7 @@ def grouped_net(backend: str) -> svd.Sequential:
     layers = (
         svd.BatchNorm(2, momentum=None, affine=False), svd.Pad2d(1, "circular"),
         svd.VariationalConv2d(2, 4, 3, stride=2, groups=2), svd.ReLU(), svd.Conv2d(4, 2, 1, groups=2, bias=False),
-        svd.Flatten(), svd.VariationalDense(8, 2),
+        svd.AvgPool2d(2, 1, padding=1, count_include_pad=False), svd.Flatten(), svd.VariationalDense(18, 2),
     )  # fmt: skip
     return svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
 

@@ -43,6 +43,7 @@ LAYERS = {
     "max, oblong": lambda: svd.MaxPool2d((2, 3), stride=(1, 2), padding=(1, 0)),
     "mean": lambda: svd.AvgPool2d(2),
     "mean, overlapping": lambda: svd.AvgPool2d((3, 2), stride=(2, 1), padding=1),
+    "mean, inside": lambda: svd.AvgPool2d(3, stride=2, padding=(1, 0), count_include_pad=False),
     "norm": lambda: svd.BatchNorm(3),
     "norm, plain": lambda: svd.BatchNorm(3, momentum=None, affine=False),
     "padded with zeros": lambda: svd.Pad2d((1, 0, 2, 1)),
@@ -171,6 +172,9 @@ def test_pooling_by_hand(backend: Any) -> None:
     assert largest.forward(x, run).ravel().tolist() == [4]  # the last row and column are left over
     expected = [[0.25, 0.75, 1.75, 1.25], [1.25, 2.5, 3.75, 2.5], [1, 1.5, 1.25, 0.75], [0, -0.25, -0.75, -0.5]]
     np.testing.assert_allclose(mean.forward(x, run)[0, :, :, 0], expected, rtol=1e-6)
+    inside = built(svd.AvgPool2d(2, stride=1, padding=1, count_include_pad=False), (3, 3, 1))
+    shares = np.outer([1, 2, 2, 1], [1, 2, 2, 1]) / 4
+    np.testing.assert_allclose(inside.forward(x, run)[0, :, :, 0], expected / shares, rtol=1e-6)
     below = built(svd.MaxPool2d(2, padding=1), (3, 3, 1)).forward(-1 - abs(x), run)
     assert below.ravel().tolist() == [-2, -3, -1, -2]  # the padding is never the largest
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sparse_tools import distance, inputs_of, kill
+from sparse_tools import NETWORKS, distance, inputs_of, kill
 
 import svd_numpy as svd
 from svd_numpy.files.safe_arrays import CheckpointError
@@ -70,18 +70,20 @@ def test_every_gradient_of_a_network(mode: str) -> None:
     assert svd.gradcheck(model, inputs_of(model, 5, dtype="float64"), np.arange(5) % 4, samples=6).ok
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "means inside"])
 def test_a_compact_network_pads_in_every_form(mode: str, tmp_path: Path) -> None:
-    model = kill(net(mode, backend="numpy"), 0.3)
+    model = kill(net(mode, backend="numpy") if mode in MODES else NETWORKS[mode](), 0.3)
     x = inputs_of(model, 9)
     wanted = model.predict(x)
     model.save(tmp_path / "net.safetensors")
-    np.testing.assert_array_equal(svd.Sequential.load(tmp_path / "net.safetensors", "numpy").predict(x), wanted)
+    np.testing.assert_array_equal(
+        svd.Sequential.load(tmp_path / "net.safetensors", model.backend.name).predict(x), wanted
+    )
     for backend in ("numpy", "numba"):
         small = svd.compress(model, backend=backend)
         assert distance(small.predict(x), wanted) < 1e-5
         assert distance(small.predict(x[:1]), wanted[:1]) < 1e-5
-    assert f"padding, {mode}" in str(small)
+    assert f"padding, {mode}" in str(small) or "avg_inside pooling" in str(small)
     small.save(tmp_path / "small.safetensors")
     for other in (svd.SparseModel.load(tmp_path / "small.safetensors"), svd.unpack(svd.pack(small))):
         np.testing.assert_array_equal(other.predict(x), small.predict(x))
@@ -224,3 +226,21 @@ def test_paddings_of_pytorch_are_compared_and_the_layer_to_add_is_named() -> Non
         theirs[0] = kind((1, 2, 3, 0))
         with pytest.raises(svd.SvdValueError, match=r"put Pad2d\(\(1, 2, 3, 0\)"):
             svd.from_torch_state_dict(ours, theirs)
+
+
+def test_means_without_the_padding_are_those_of_pytorch() -> None:
+    nn = pytest.importorskip("torch", reason="PyTorch is not installed").nn
+    import torch
+
+    theirs = nn.Sequential(nn.AvgPool2d(3, 2, (1, 0), count_include_pad=False), nn.Flatten(), nn.Linear(24, 3))
+    x = np.random.default_rng(0).normal(size=(6, 2, 7, 8)).astype(np.float32)
+    with torch.no_grad():
+        outputs = theirs(torch.from_numpy(x)).numpy()
+    for inside in (True, False):
+        pool = svd.AvgPool2d(3, 2, (1, 0), count_include_pad=not inside)
+        ours = svd.Sequential(pool, svd.Flatten(), svd.Dense(24, 3), input_shape=(2, 7, 8), backend="numpy")
+        if inside:
+            svd.from_torch_state_dict(ours, theirs, check=(x, outputs))
+        else:
+            with pytest.raises(svd.SvdValueError, match="not count_include_pad"):
+                svd.from_torch_state_dict(ours, theirs)

@@ -279,7 +279,7 @@ class _Graph:
         if op.kind == "max":
             self._node("MaxPool", **_geometry(op.window))
         else:
-            self._node("AveragePool", count_include_pad=1, **_geometry(op.window))
+            self._node("AveragePool", count_include_pad=int(op.kind == "avg"), **_geometry(op.window))
 
     def _pad(self, op: PadOp) -> None:
         top, bottom, left, right = op.padding.edges

@@ -185,17 +185,17 @@ def _check_leaf(model: Sequential, name: str, module: Any, last: bool) -> None:
 def _check_pool(model: Sequential, name: str, module: Any, kind: str) -> None:
     stride = module.kernel_size if module.stride is None else module.stride
     theirs = tuple(_pair(value, ()) for value in (module.kernel_size, stride, module.padding))
-    ours = [layer for layer in model.layers if isinstance(layer, _POOLS[kind])]
-    geometries = [(layer.kernel_size, layer.stride, layer.padding) for layer in ours]
+    theirs += (not getattr(module, "count_include_pad", True) and any(theirs[2]),)
+    ours: list[Any] = [layer for layer in model.layers if isinstance(layer, _POOLS[kind])]
+    geometries = [(layer.kernel_size, layer.stride, layer.padding, getattr(layer, "inside", False)) for layer in ours]
     if theirs not in geometries:
         raise SvdValueError(
-            f"source: module {name!r} is a {kind} with (kernel_size, stride, padding)={theirs}, expected one of the "
-            f"model's, {geometries}"
+            f"source: module {name!r} is a {kind} with (kernel_size, stride, padding, not count_include_pad) = "
+            f"{theirs}, expected one of the model's, {geometries}"
         )
     wrong = {
         "ceil_mode": module.ceil_mode,
         "dilation": getattr(module, "dilation", 1) not in (1, (1, 1)),
-        "count_include_pad": not getattr(module, "count_include_pad", True) and any(theirs[2]),
         "divisor_override": getattr(module, "divisor_override", None) is not None,
     }
     for option, differs in wrong.items():

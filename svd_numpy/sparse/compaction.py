@@ -157,7 +157,7 @@ def _backwards(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Arr
 def _cut(stage: AnyStage, before: Array, after: Array) -> Op:
     """The op of a stage, given the channels kept before and after it."""
     if isinstance(stage, Pooling):
-        return PoolOp(stage.name, "max" if stage.kind == "max" else "avg", stage.window._replace(channels=len(before)))
+        return PoolOp(stage.name, stage.kind, stage.window._replace(channels=len(before)))
     if isinstance(stage, Padded):
         return PadOp(stage.name, stage.padding, len(before))
     if isinstance(stage, Scaling):

@@ -82,7 +82,8 @@ def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
             own["in_size"] = np.array(math.prod(op.in_shape))
             own["mean"] = np.zeros(len(op.index), np.float32) if op.mean is None else op.mean
         if isinstance(op, PadOp):
-            own |= {"source": sources(op.padding) + 1, "out_shape": np.array(op.out_shape)}
+            numbers = sources(op.padding)[:, None] * op.channels + np.arange(op.channels)
+            own |= {"index": np.maximum(numbers, -1).ravel() + 1, "out_shape": np.array(op.out_shape)}
         if "window" in rest:
             own["window"] = np.array(rest["window"][3:])  # kernel, stride, padding, dilation
         arrays |= {f"{number}.{name}": array for name, array in own.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.window import Window
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolKind, PoolOp, ScaleOp, TakeOp, Weights
 
 MAX_PLACES = 2**24  # numbers per example in all activations together, with padding
 MAX_WEIGHTS = 2**28  # of all layers together, zeros included
@@ -162,7 +162,7 @@ def _check_conv(op: ConvOp, shape: tuple[int, ...]) -> int:
 
 
 def _check_pool(op: PoolOp, shape: tuple[int, ...]) -> int:
-    _require(op.kind in ("max", "avg"), f"has kind {op.kind!r}, expected 'max' or 'avg'")
+    _require(op.kind in get_args(PoolKind), f"has kind {op.kind!r}, expected one of {get_args(PoolKind)}")
     _check_window(op.window, shape)
     fits = all(2 * pad <= size for pad, size in zip(op.window.padding, op.window.kernel, strict=True))
     _require(fits and op.window.dilation == (1, 1), "is not a valid pooling: it has too much padding, or is dilated")

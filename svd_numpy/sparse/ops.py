@@ -21,6 +21,7 @@ from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window, im2col
 
 Form = Literal["dense", "sparse"]
+PoolKind = Literal["max", "avg", "avg_inside"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,14 +188,15 @@ class PoolOp:
     ----------
     name : str
         Name of the original layer.
-    kind : "max" or "avg"
-        Pixels outside the image count as minus infinity for "max"; for "avg" they count as 0 and enter the mean.
+    kind : "max", "avg" or "avg_inside"
+        Pixels outside the image count as minus infinity for "max"; for "avg" they count as 0 and enter the mean, for
+        "avg_inside" they do not.
     window : Window
         Geometry over the live channels.
     """
 
     name: str
-    kind: Literal["max", "avg"]
+    kind: PoolKind
     window: Window
 
     @property
@@ -211,7 +213,13 @@ class PoolOp:
                 np.maximum(y, view, out=y)
             return y
         total = sum(self.window.views(self.window.pad(x)))
-        return np.asarray(total) * x.dtype.type(1 / math.prod(self.window.kernel))
+        mean = np.asarray(total) * x.dtype.type(1 / math.prod(self.window.kernel))
+        return mean if self.kind == "avg" else mean * self.factors.astype(x.dtype)[:, :, None]
+
+    @property
+    def factors(self) -> Array:
+        """What means over all pixels of a window are multiplied by, (OH, OW), to be means over those inside."""
+        return 1 / self.window.share_inside
 
 
 @dataclass(frozen=True, eq=False)

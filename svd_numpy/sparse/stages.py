@@ -27,6 +27,7 @@ from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse.op_checks import MAX_WEIGHTS
+from svd_numpy.sparse.ops import PoolKind
 
 
 @dataclass(eq=False)
@@ -61,9 +62,9 @@ class Product(Stage):
 
 @dataclass(eq=False)
 class Pooling(Stage):
-    """A pooling, "max" or "avg"."""
+    """A pooling; its kind is that of a `PoolOp`."""
 
-    kind: str
+    kind: PoolKind
     window: Window
 
 
@@ -128,7 +129,8 @@ def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     if isinstance(layer, ReLU):
         return [_rectifier(layer.name, layer.in_shape)]
     if isinstance(layer, MaxPool2d | AvgPool2d):
-        return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
+        average: PoolKind = "avg_inside" if isinstance(layer, AvgPool2d) and layer.inside else "avg"
+        return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else average, layer.window)]
     if isinstance(layer, Pad2d):
         return [Padded(layer.name, *shapes, layer.geometry)]
     if isinstance(layer, Dropout | GaussianDropout | Flatten):

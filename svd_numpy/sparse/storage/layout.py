@@ -188,8 +188,11 @@ class Layout:
             return self._conv(name, op, shape)
         if kind is PadOp:
             return self._pad(name, op, shape)
-        average = self.flag("average", op and op.kind == "avg")
-        return PoolOp(name, "avg" if average else "max", self._window(op and op.window, shape))
+        average = self.flag("average", op and op.kind != "max")
+        inside = average and self.flag("average inside", op and op.kind == "avg_inside")
+        return PoolOp(
+            name, "max" if not average else "avg_inside" if inside else "avg", self._window(op and op.window, shape)
+        )
 
     def _take(self, name: str, op: Any) -> TakeOp:
         in_shape = self._shape(op and op.in_shape)
