@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
+from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.params import Arena, ParamSpec
@@ -131,6 +132,22 @@ def pools(images: int, window: Window) -> Case:
     return case
 
 
+def paddings(images: int, height: int, width: int, channels: int) -> Case:
+    def case(backend: Any) -> list[Array]:
+        data = Data(backend)
+        x = data.normal(images, height, width, channels)
+        for mode in MODES:
+            padding = Padding(height, width, (2, 1, 0, 3), mode)
+            dy = data.normal(images, *padding.out, channels)
+            backend.pad_forward(x, padding, data.out(*dy.shape))
+            backend.pad_backward(dy, padding, data.out(*x.shape))
+        wide = data.normal(images, height, width, channels + 2)
+        backend.copy_columns(wide, 2, data.out(images, height, width, channels), 0, channels)
+        return data.results()
+
+    return case
+
+
 def batch_norm(*shape: int) -> Case:
     def case(backend: Any) -> list[Array]:
         data, memory, channels = Data(backend), Buffers(), shape[-1]
@@ -184,6 +201,7 @@ def cases(tiny: bool) -> Iterator[tuple[str, Case]]:
         yield f"dense conv {images} x {tuple(window)} -> {n_out}", dense((images, *window[:3]), n_out, window)
         pooling = Window(*window[:3], (3, 2), (2, 2), (1, 1))
         yield f"pools {images} x {tuple(pooling)}", pools(images, pooling)
+        yield f"paddings {images} x {window[:3]}", paddings(images, *window[:3])
     for prior in CODES:
         yield f"sweep, {prior}", sweep(9 if tiny else 266_203, prior, held=prior == "log_uniform")
     rows = 3 if tiny else 1030

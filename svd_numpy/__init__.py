@@ -31,6 +31,7 @@ _HOME = {
     "Layer": "network.layers",
     "MaxPool2d": "network.layers",
     "MissingDataError": "data",
+    "Pad2d": "network.layers",
     "ReLU": "network.layers",
     "RegressionResult": "experiments.regression",
     "Sequential": "network.model",

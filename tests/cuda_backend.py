@@ -14,6 +14,7 @@ import pytest
 import test_gather_images
 import test_image_layers
 import test_kernels
+import test_padding
 from bounds import MAGNITUDES, assert_close, assert_within, inputs
 from numpy.typing import NDArray
 from small_runs import make_config, make_data, make_net, timeless
@@ -22,6 +23,7 @@ import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import AdamSettings, Buffers, NoiseKey, StepSettings
 from svd_numpy.kernels.cuda import detect, tiling
+from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.kernels.window import Window
@@ -247,6 +249,13 @@ def test_pooling(window: Window, kind: str) -> None:
     assert_close(got, expected)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_paddings(mode: str) -> None:
+    padding = Padding(3, 2, (2, 1, 1, 0), mode)
+    got, expected = (test_padding.padded(backend, padding, 2, 3) for backend in (CUDA, PLAIN))
+    assert_close(got, expected)
+
+
 def test_no_maximum_hides_a_nan() -> None:
     test_image_layers.test_no_maximum_hides_a_nan(CUDA)
     y = np.array([np.nan, -1, 2], np.float32)
@@ -269,8 +278,16 @@ def test_small_things() -> None:
     np.testing.assert_array_equal(y, x * factors)
     CUDA.relu_backward(factors, dy)
     np.testing.assert_array_equal(dy, x * (factors > 0))
+    average, batches = running.copy(), np.full(13, 2.0)
+    CUDA.average(average, batch, batches, 1, 1.5)
+    np.testing.assert_allclose(average, (2 * running + 1.5 * batch) / 3, rtol=1e-12)
+    assert (batches == 3).all()
     CUDA.blend(running, batch, 0.25, 1.5)
     np.testing.assert_allclose(running, 0.75 * factors + 0.25 * 1.5 * batch, rtol=1e-5, atol=1e-6)
+    wide = np.zeros((2, 3, 5), np.float32)
+    CUDA.copy_columns(x[:12].reshape(2, 3, 2).copy(), 1, wide, 3, 1)
+    np.testing.assert_array_equal(wide[..., 3], x[:12].reshape(2, 3, 2)[..., 1])
+    assert not wide[..., :3].any() and not wide[..., 4].any()
     CUDA.clear(y)
     assert not y.any()
     mask = rng.integers(0, 2, 13).astype(np.uint8)
@@ -337,13 +354,22 @@ def image_net(backend: str) -> svd.Sequential:
     return svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
 
 
+def grouped_net(backend: str) -> svd.Sequential:
+    layers = (
+        svd.BatchNorm(2, momentum=None, affine=False), svd.Pad2d(1, "circular"),
+        svd.VariationalConv2d(2, 4, 3, stride=2, groups=2), svd.ReLU(), svd.Conv2d(4, 2, 1, groups=2, bias=False),
+        svd.AvgPool2d(2, 1, padding=1, count_include_pad=False), svd.Flatten(), svd.VariationalDense(18, 2),
+    )  # fmt: skip
+    return svd.Sequential(*layers, backend=backend, input_shape=(2, 4, 4))
+
+
 def sequence_net(backend: str) -> svd.Sequential:
     return svd.Sequential(svd.VariationalDense(2, 2), backend=backend, input_shape=(3, 2))
 
 
-@pytest.mark.parametrize("make", [image_net, sequence_net])
+@pytest.mark.parametrize("make", [image_net, grouped_net, sequence_net])
 def test_three_steps_are_those_of_the_plain_backend(make: Any) -> None:
-    rng, images = np.random.default_rng(0), make is image_net
+    rng, images = np.random.default_rng(0), make is not sequence_net
     x = rng.integers(0, 256, (8, 32 if images else 6), dtype=np.uint8)
     y = np.arange(8) % 2 if images else rng.integers(0, 2, (8, 3))  # of a sequence, one for each step
     data = Dataset("own", x, y, x[:3], y[:3], (2, 4, 4) if images else None, 2, "made here")

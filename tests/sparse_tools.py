@@ -76,6 +76,15 @@ def flat_images() -> svd.Sequential:
     return svd.Sequential(*layers, input_shape=(3, 4, 4), likelihood="gaussian", input_mean=mean)
 
 
+def means_inside() -> svd.Sequential:
+    """Means that leave out the padding, of channels that are constant, too, and with a padded convolution behind."""
+    return svd.Sequential(
+        svd.Conv2d(2, 6, 3), svd.ReLU(), svd.AvgPool2d(3, 2, padding=1, count_include_pad=False),
+        svd.VariationalConv2d(6, 5, 3, padding=1), svd.AvgPool2d((2, 3), padding=(1, 0), count_include_pad=False),
+        svd.Flatten(), svd.Dense(5 * 2, 4), input_shape=(2, 7, 8),
+    )  # fmt: skip
+
+
 NETWORKS = {
     "lenet-300-100": lenet_300_100,
     "lenet-300-100, mean": lambda: lenet_300_100(input_mean=np.linspace(0, 1, 60)),
@@ -83,6 +92,7 @@ NETWORKS = {
     "lenet-5, mean": lambda: lenet_5(input_mean=np.linspace(0, 1, 784)),
     "vgg-like": vgg_like,
     "vgg-like, avg": lambda: vgg_like(svd.AvgPool2d),
+    "means inside": means_inside,
     "images": images_only,
     "flat images": flat_images,
 }

@@ -355,7 +355,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
     "stride None": (first(stride=None), TypeError, ("stride", "None", "whole number >= 1")),
     "stride text": (first(stride="2"), TypeError, ("stride", "'2'", "whole number >= 1")),
     "padding -1": (first(padding=-1), ValueError, ("padding", "got -1", ">= 0")),
-    "padding same": (first(padding="same"), TypeError, ("padding", "'same'", "whole number >= 0")),
+    "padding valid": (first(padding="valid"), TypeError, ("padding", "'valid'", "whole number >= 0")),
     "kernel True": (first(kernel_size=True), TypeError, ("kernel_size", "True", "whole number")),
     "dilation 1.5": (first(dilation=1.5), TypeError, ("dilation", "1.5", "whole number")),
     "dilation (1, 0)": (first(dilation=(1, 0)), ValueError, ("dilation", "got 0", ">= 1")),

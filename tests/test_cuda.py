@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 )
 # By the contract these add or divide in float64, a few numbers a channel or a part of a sum each.
 FLOAT64 = {
-    "blend", "channel_sums", "fold_exact", "fold_to_exact", "gradients", "kl_parts", "moments", "scales",
+    "average", "blend", "channel_sums", "fold_exact", "fold_to_exact", "gradients", "kl_parts", "moments", "scales",
 }  # fmt: skip
 MOST_REGISTERS = 128  # with which two blocks of 256 threads share a multiprocessor
 

@@ -244,7 +244,7 @@ HOSTILE: dict[str, tuple[dict[str, Callable[[int], int]], str]] = {
     "large images": ({"size 1 #1": lambda _: 2**20}, "in_shape"),
     "a place outside": ({"jump 1 #2": lambda _: 81}, "index 81, expected 0 to 80"),
     "more inputs than there are": ({"count 8 #1": lambda _: 9}, "at most 8"),
-    "an unknown op": ({"kind 0 #1": lambda _: 7}, "at most 4"),
+    "an unknown op": ({"kind 0 #1": lambda _: 7}, "at most 5"),
     "no taking op": ({"kind 0 #1": lambda _: 1}, "first op"),
     "another op that takes": ({"kind 2 #1": lambda _: 0}, "first op"),
     "no op": ({"ops 4 #1": lambda _: 0}, "no op"),

@@ -217,3 +217,21 @@ def test_real_modules_of_pytorch() -> None:
         plain = svd.sparsify(model, 60)
         np.testing.assert_allclose(plain.predict(x.numpy()), net(x).detach().numpy(), rtol=1e-4, atol=1e-5)
     svd.from_torch_state_dict(two_alike(), net.bfloat16())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile itself
+def test_real_wrappers_and_precisions(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from safetensors.torch import save_file as save_tensors
+
+    net = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 6))
+    wrapped = torch.nn.DataParallel(net)
+    for source in (wrapped, wrapped.state_dict(), torch.compile(net), {"epoch": 3, "model": torch.compile(net)}):
+        found = svd.from_torch_state_dict(two_alike(), source)
+        np.testing.assert_array_equal(found["dense2.theta"], net[2].weight.detach().numpy().T)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        net.to(dtype)
+        save_tensors(net.state_dict(), tmp_path / "net.safetensors")
+        for source in (net, net.state_dict(), tmp_path / "net.safetensors"):
+            found = svd.from_torch_state_dict(two_alike(), source)
+            np.testing.assert_array_equal(found["dense2.theta"], net[2].weight.detach().double().numpy().T)

@@ -1,4 +1,4 @@
-"""A compact network as an ONNX file, which most runtimes read.
+"""A compact network or an estimator as an ONNX file, which most runtimes read.
 
 ONNX stores images channels first, a compact network channels last; the graph works channels first and transposes images
 only where they are flattened.
@@ -8,62 +8,102 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from svd_numpy.checks import SvdImportError, check_file, check_flag, check_type
+from svd_numpy.checks import SvdImportError, SvdTypeError, SvdValueError, check_file, check_flag
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
-from svd_numpy.sparse import ConvOp, DenseOp, PoolOp, ScaleOp, SparseModel, TakeOp
+from svd_numpy.network.model import Sequential
+from svd_numpy.network.objective import Categorical
+from svd_numpy.sparse import ConvOp, DenseOp, PadOp, PoolOp, ScaleOp, SparseModel, TakeOp, compress
 from svd_numpy.sparse.ops import channels_first
 
 OPSET, IR_VERSION = 19, 9  # from 2023; every runtime since then reads them
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def export_onnx(small: SparseModel, path: str | Path, sparse: bool = False) -> None:
-    """Write a compact network as ONNX.
+def export_onnx(small: Any, path: str | Path, sparse: bool = False, probabilities: bool = False) -> None:
+    """Write a compact network, or a fitted estimator, as ONNX.
 
     The graph maps "x", float32 (B, I) or (B, C, H, W), to "outputs", float32 (B, O), as `small.predict` does. Divide
     uint8 pixels by 255 first.
 
+    The graph of a `SparseVDClassifier` or `SparseVDRegressor` includes the standardisation, so that "x" is a raw table,
+    float64 (B, I). Its "outputs" are logits, or the predicted targets, float64 (B, targets).
+
     Parameters
     ----------
-    small : SparseModel
+    small : SparseModel, SparseVDClassifier or SparseVDRegressor
     path : path
         Ending in .onnx.
     sparse : bool
         Store matrices in the sparse form as sparse initialisers, for a smaller file. onnxruntime reads it; the checker
         of `onnx` refuses it, as it does not expect a sparse `Gemm` or `Conv`, and other runtimes may refuse it too.
+    probabilities : bool
+        Add two outputs of a classifier: "probabilities", float32 (B, classes), and "label" (B,), the most probable
+        class: its number, int64, or, of an estimator, the entry of `classes_`.
 
     Raises
     ------
+    ValueError, TypeError
+        For an estimator that is not fitted or has labels that ONNX does not know, and for `probabilities` of a
+        regression.
     ImportError
         If `onnx` is not installed.
     """
-    check_type("small", small, SparseModel)
-    sparse = check_flag("sparse", sparse)
+    table = None if isinstance(small, SparseModel) else _table_of(small)
+    if table is not None:
+        small = compress(small.model_, backend="numpy")
+    sparse, probabilities = check_flag("sparse", sparse), check_flag("probabilities", probabilities)
+    if probabilities and not isinstance(small.likelihood, Categorical):
+        raise SvdValueError("probabilities: got True for a regression, expected a classifier")
     target = check_file("path", path, ".onnx")
     try:
         import onnx
     except ImportError as error:
         raise SvdImportError("export_onnx needs onnx; install it with: pip install svd-numpy[export]") from error
-    model = _Graph(small, sparse).model()
+    model = _Graph(small, sparse, table).model(probabilities)
     if not sparse:
         onnx.checker.check_model(model, full_check=True)
     write_atomic(target, model.SerializeToString())
 
 
+class _Table(NamedTuple):
+    """What an estimator does around its network: (x - mean) / scale before, y * target_scale + target_mean after."""
+
+    mean: Array
+    scale: Array
+    target_mean: Array | None
+    target_scale: Array | None
+    classes: Array | None
+
+
+def _table_of(estimator: Any) -> _Table:
+    """Read what belongs to a fitted estimator, by the names that scikit-learn gives it."""
+    if not hasattr(estimator, "get_params"):
+        kind = type(estimator).__name__
+        raise SvdTypeError(f"small: got a {kind}, expected a SparseModel, SparseVDClassifier or SparseVDRegressor")
+    if not isinstance(getattr(estimator, "model_", None), Sequential):
+        raise SvdValueError(f"small: got {estimator!r}, which is not fitted; call its fit first")
+    scaler, targets = estimator.scaler_, getattr(estimator, "target_scaler_", None)
+    mean, scale = (None, None) if targets is None else (targets.mean_, targets.scale_)
+    return _Table(scaler.mean_, scaler.scale_, mean, scale, getattr(estimator, "classes_", None))
+
+
 class _Graph:
     """The nodes and initialisers of a network, added one by one; `_now` names the latest result."""
 
-    def __init__(self, small: SparseModel, sparse: bool) -> None:
-        self._small, self._sparse = small, sparse
+    def __init__(self, small: SparseModel, sparse: bool, table: _Table | None) -> None:
+        self._small, self._sparse, self._table = small, sparse, table
         self._nodes: list[Any] = []
         self._arrays: list[Any] = []
         self._sparse_arrays: list[Any] = []
         self._now, self._shape = "x", small.in_shape
+        if table is not None:
+            self._standardise(table)
         for op in small.ops:
             if isinstance(op, TakeOp):
                 self._take(op)
@@ -73,20 +113,29 @@ class _Graph:
                 self._conv(op)
             elif isinstance(op, PoolOp):
                 self._pool(op)
+            elif isinstance(op, PadOp):
+                self._pad(op)
             else:
                 self._scale(op)
             self._shape = op.out_shape
         self._flatten()
 
-    def model(self) -> Any:
+    def model(self, probabilities: bool) -> Any:
         """Return the graph as a ModelProto."""
         from onnx import TensorProto, helper
 
-        self._nodes[-1].output[0] = "outputs"
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", *self._small.in_shape])
-        y = helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["B", self._small.n_outputs])
+        table, kind = self._table, TensorProto.FLOAT
+        if table is not None and table.target_scale is not None:
+            self._restore_targets(table)
+            kind = TensorProto.DOUBLE
+        self._name("outputs")
+        given = TensorProto.FLOAT if table is None else TensorProto.DOUBLE
+        x = helper.make_tensor_value_info("x", given, ["B", *self._small.in_shape])
+        outputs = [helper.make_tensor_value_info("outputs", kind, ["B", self._small.n_outputs])]
+        if probabilities:
+            outputs += self._classify()
         graph = helper.make_graph(
-            self._nodes, "svd_numpy", [x], [y], self._arrays, sparse_initializer=self._sparse_arrays
+            self._nodes, "svd_numpy", [x], outputs, self._arrays, sparse_initializer=self._sparse_arrays
         )
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="svd_numpy")
@@ -100,6 +149,10 @@ class _Graph:
         output = f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, [self._now, *inputs], [output], **attributes))
         self._now = output
+
+    def _name(self, name: str) -> None:
+        """Give the latest result a name of its own."""
+        self._nodes[-1].output[0] = self._now = name
 
     def _array(self, name: str, array: Array) -> str:
         """Add an initialiser; return its name."""
@@ -139,6 +192,59 @@ class _Graph:
         if relu:
             self._node("Relu")
 
+    # ---- around the network ----
+
+    def _standardise(self, table: _Table) -> None:
+        """Subtract means and divide by deviations in float64, as scikit-learn does, then go on in float32."""
+        from onnx import TensorProto
+
+        self._node("Sub", self._array("table_mean", table.mean))
+        self._node("Div", self._array("table_scale", table.scale))
+        self._node("Cast", to=TensorProto.FLOAT)
+
+    def _restore_targets(self, table: _Table) -> None:
+        """Undo the standardisation of the targets, in float64."""
+        from onnx import TensorProto
+
+        assert table.target_scale is not None and table.target_mean is not None
+        self._node("Cast", to=TensorProto.DOUBLE)
+        self._node("Mul", self._array("target_scale", table.target_scale))
+        self._node("Add", self._array("target_mean", table.target_mean))
+
+    def _classify(self) -> list[Any]:
+        """Add probabilities and the most probable label; return what describes these two outputs."""
+        from onnx import TensorProto, helper
+
+        classes = None if self._table is None else self._table.classes
+        numbers = self._now
+        self._node("Softmax", axis=-1)
+        self._name("probabilities")
+        self._now, kind = numbers, TensorProto.INT64
+        self._node("ArgMax", axis=1, keepdims=0)
+        if classes is not None:
+            labels = self._labels(classes)
+            kind, place = labels.data_type, self._now
+            self._arrays.append(labels)
+            self._now = labels.name
+            self._node("Gather", place, axis=0)
+        self._name("label")
+        return [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["B", self._small.n_outputs]),
+            helper.make_tensor_value_info("label", kind, ["B"]),
+        ]
+
+    def _labels(self, classes: Array) -> Any:
+        """The different labels as an initialiser: whole numbers, floats, flags or text."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        if classes.dtype.kind in "biuf":
+            kind = {"b": np.bool_, "f": np.float64}.get(classes.dtype.kind, np.int64)
+            return numpy_helper.from_array(classes.astype(kind), "classes")
+        if not all(isinstance(label, str) for label in classes):
+            raise SvdTypeError(f"probabilities: got classes_ of {classes.dtype}, expected numbers or text")
+        texts: list[Any] = [str(label).encode() for label in classes]
+        return helper.make_tensor("classes", TensorProto.STRING, [len(texts)], texts)
+
     # ---- ops ----
 
     def _take(self, op: TakeOp) -> None:
@@ -173,7 +279,12 @@ class _Graph:
         if op.kind == "max":
             self._node("MaxPool", **_geometry(op.window))
         else:
-            self._node("AveragePool", count_include_pad=1, **_geometry(op.window))
+            self._node("AveragePool", count_include_pad=int(op.kind == "avg"), **_geometry(op.window))
+
+    def _pad(self, op: PadOp) -> None:
+        top, bottom, left, right = op.padding.edges
+        pads = self._array(f"{op.name}_pads", np.array([0, 0, top, left, 0, 0, bottom, right]))
+        self._node("Pad", pads, mode=_PAD_MODES[op.padding.mode])
 
     def _scale(self, op: ScaleOp) -> None:
         shape = (1, -1)

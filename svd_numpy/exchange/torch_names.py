@@ -6,6 +6,7 @@
     dense1.bias                   <module>.bias
     batch_norm1.gamma, .beta      <module>.weight, <module>.bias
     batch_norm1.running_mean      <module>.running_mean; likewise running_var
+    batch_norm1.batches           <module>.num_batches_tracked, if momentum is None
 
 The inputs of a dense layer after a flattening are ordered by row, column, channel here, but by channel, row, column in
 PyTorch. PyTorch itself is not needed: a state dict is a mapping of arrays, best stored as safetensors
@@ -25,7 +26,9 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_finite, check_type
-from svd_numpy.exchange.torch_arrays import Modules, read_modules
+from svd_numpy.exchange.torch_arrays import TRACKED, Modules, read_modules
+from svd_numpy.exchange.torch_modules import check_module
+from svd_numpy.exchange.torch_outputs import check_outputs
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import serialise
 from svd_numpy.kernels.backend import Array
@@ -41,7 +44,9 @@ _WEIGHTED = {"weight": "theta", "bias": "bias"}
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 
 
-def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, str] | None = None) -> dict[str, Array]:
+def from_torch_state_dict(
+    model: Sequential, source: Any, names: Mapping[str, str] | None = None, check: tuple[Any, Any] | None = None
+) -> dict[str, Array]:
     """Read a PyTorch state dict as arrays for `model.init_from`.
 
     Parameters
@@ -56,6 +61,11 @@ def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, st
         {"dense1": "encoder.fc1", ...}. By default, each layer takes the module of its name if all do, else the module
         with its shapes, or, if several have them, the one with the lowest number in its name. The order of the source
         does not count, since modules may be declared in another order than they run.
+    check : (x, outputs), optional
+        Some inputs, as `model.predict` takes them, and the outputs that PyTorch computed for them, in float32 and
+        `eval()` mode. The weights are refused if they do not give these outputs here. A state dict does not tell
+        how images are padded, which activations there are, or in which order numbers were flattened; a module tells
+        most of that, and is compared with the model even without `check`.
 
     Returns
     -------
@@ -66,6 +76,7 @@ def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, st
     ------
     ValueError, TypeError
         If layers and modules do not match, or the names of modules leave open which is which; the message lists them.
+        If a module has other options than its layer, or the outputs differ from those of `check`.
     CheckpointError
         For a damaged file.
     """
@@ -79,6 +90,9 @@ def from_torch_state_dict(model: Sequential, source: Any, names: Mapping[str, st
             if layer.name in pairs:
                 module = pairs[layer.name]
                 found |= _translated(model, layer, wanted[layer.name], module, modules[module])
+        check_module(model, source, pairs, whole=names is None)
+        if check is not None:
+            check_outputs(model, found, check)
         return found
 
 
@@ -107,6 +121,7 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
     -------
     dict of str to array
         "0.weight", "0.bias", ..., in float32, where the number is the position of the layer. Pruned weights are 0.
+        A batch normalisation with momentum None adds "<position>.num_batches_tracked".
         `input_mean` is not included: subtract it from the inputs.
     """
     check_type("model", model, Sequential)
@@ -119,6 +134,8 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
                 continue
             array = _to_torch(ours, array, _order_after_flatten(pruned, layer))
             found[f"{place}.{theirs}"] = np.array(array, np.float32, order="C")
+        if isinstance(layer, BatchNorm) and layer.momentum is None:
+            found[f"{place}.{TRACKED}"] = np.array(layer.batches[0], np.int64)
     return found
 
 
@@ -161,7 +178,10 @@ def _paired(wanted: Mapping[str, Any], modules: Modules) -> dict[str, str]:
     If several modules have these shapes, numbers in their names must give the order. The order of the source does not
     count: modules are listed as they were declared, which need not be how they run.
     """
-    shapes = {module: {kind: np.shape(array) for kind, array in own.items()} for module, own in modules.items()}
+    shapes = {
+        module: {kind: np.shape(array) for kind, array in own.items() if kind != TRACKED}
+        for module, own in modules.items()
+    }
     if all(shapes.get(layer) == wanted[layer] for layer in wanted) and len(wanted) == len(modules):
         return {layer: layer for layer in wanted}
     left = sorted(modules, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
@@ -193,15 +213,23 @@ def _translated(
     model: Sequential, layer: Layer, wanted: Mapping[str, tuple[int, ...]], module: str, arrays: Mapping[str, Any]
 ) -> dict[str, Array]:
     """Arrays of one module, with our names and layout."""
-    if set(arrays) != set(wanted):
+    if set(arrays) - {TRACKED} != set(wanted):
         raise SvdValueError(
             f"source: module {module!r} has {sorted(arrays)}, expected {sorted(wanted)} for layer {layer.name!r}, "
             f"a {type(layer).__name__}"
         )
     order, found = _order_after_flatten(model, layer), dict[str, Array]()
+    if isinstance(layer, BatchNorm) and layer.momentum is None and TRACKED in arrays:
+        batches = check_finite(f"source: {module}.{TRACKED}", arrays[TRACKED], ())
+        found[f"{layer.name}.batches"] = np.full(layer.num_features, float(batches))
     for theirs, ours in _names_in(layer).items():
         if theirs in wanted:
             array = check_finite(f"source: {module}.{theirs}", arrays[theirs], wanted[theirs])
+            if not np.issubdtype(array.dtype, np.floating):
+                raise SvdTypeError(
+                    f"source: {module}.{theirs} is of {array.dtype}, expected floats; turn quantised weights back into "
+                    "floats first"
+                )
             found[f"{layer.name}.{ours}"] = np.array(_from_torch(ours, array, order), order="C")
     return found
 

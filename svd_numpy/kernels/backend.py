@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.living import Living
+from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
 
 Array = NDArray[Any]
@@ -157,9 +158,18 @@ class HostMemory:
         """See `Backend.clear`."""
         array[...] = 0
 
+    def copy_columns(self, source: Array, start: int, target: Array, at: int, width: int) -> None:
+        """See `Backend.copy_columns`."""
+        target[..., at : at + width] = source[..., start : start + width]
+
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
         """See `Backend.blend`."""
         target[:] = (1 - rate) * target + rate * source * scale
+
+    def average(self, target: Array, source: Array, batches: Array, more: int, scale: float = 1.0) -> None:
+        """See `Backend.average`."""
+        batches += more
+        target += (scale * source - target) / batches
 
     def apply_mask(self, theta: Array, mask: NDArray[np.uint8], out: Array) -> None:
         """See `Backend.apply_mask`."""
@@ -189,6 +199,15 @@ class Backend(Protocol):
 
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:
         """target = (1 - rate) target + rate scale source.  Both (C,) in float64."""
+
+    def average(self, target: Array, source: Array, batches: Array, more: int, scale: float = 1.0) -> None:
+        """batches += more, then target += (scale source - target) / batches.  All (C,) in float64.
+
+        With `more` = 1 and a target that begins at 0 batches, it becomes the average of all sources.
+        """
+
+    def copy_columns(self, source: Array, start: int, target: Array, at: int, width: int) -> None:
+        """target[..., at : at + width] = source[..., start : start + width].  All other axes are the same for both."""
 
     def apply_mask(self, theta: Array, mask: NDArray[np.uint8], out: Array) -> None:
         """out = theta where mask is 1, 0 where it is 0.  All (I, O)."""
@@ -297,6 +316,12 @@ class Backend(Protocol):
 
     def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:
         """dx[pixel] = sum of dy over the windows that see this pixel, divided by the number of their taps."""
+
+    def pad_forward(self, x: Array, padding: Padding, y: Array) -> None:
+        """y[b, p, c] = x[b, source of p, c] (`padding.sources`), 0 where pixel p has no source."""
+
+    def pad_backward(self, dy: Array, padding: Padding, dx: Array) -> None:
+        """dx[b, q, c] = sum of dy[b, p, c] over the pixels p whose source is q."""
 
     def batch_moments(self, x: Array, mean: Array, var: Array, memory: Buffers) -> None:
         """Mean and (biased) variance of x (..., C) over all axes but the last; into float64 arrays (C,)."""

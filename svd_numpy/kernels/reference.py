@@ -8,6 +8,7 @@ import numpy as np
 
 from svd_numpy.kernels.backend import Arena, Array, Buffers, HostMemory, NoiseKey, Segment, StepSettings
 from svd_numpy.kernels.living import Living, listed, spread
+from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.priors import kl_grad, kl_value
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
@@ -178,6 +179,17 @@ class ReferenceBackend(HostMemory):
     def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:  # noqa: D102
         area = window.kernel[0] * window.kernel[1]
         dx[:] = col2im(np.repeat(dy[:, :, :, None] / area, area, axis=3).reshape(-1, window.taps), window)
+
+    def pad_forward(self, x: Array, padding: Padding, y: Array) -> None:  # noqa: D102
+        source = sources(padding)
+        pixels = x.reshape(len(x), -1, x.shape[3])[:, source] * (source >= 0)[:, None]
+        y[:] = pixels.reshape(y.shape)
+
+    def pad_backward(self, dy: Array, padding: Padding, dx: Array) -> None:  # noqa: D102
+        source, pixels = sources(padding), np.zeros((dx.shape[1] * dx.shape[2], len(dx), dx.shape[3]), dx.dtype)
+        pulls = dy.reshape(len(dy), -1, dy.shape[3]).swapaxes(0, 1)
+        np.add.at(pixels, source[source >= 0], pulls[source >= 0])
+        dx[:] = pixels.swapaxes(0, 1).reshape(dx.shape)
 
     def batch_moments(self, x: Array, mean: Array, var: Array, memory: Buffers) -> None:  # noqa: D102
         rows = x.reshape(-1, x.shape[-1]).astype(np.float64)

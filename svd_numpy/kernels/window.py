@@ -49,6 +49,13 @@ class Window(NamedTuple):
         """Inputs of one output position: kernel height * kernel width * channels."""
         return self.kernel[0] * self.kernel[1] * self.channels
 
+    @property
+    def share_inside(self) -> Array:
+        """Share of a window's pixels that lie inside the image, at every position (OH, OW)."""
+        whole = self._replace(channels=1)
+        seen = [view[0, :, :, 0] for view in whole.views(whole.pad(np.ones((1, self.height, self.width, 1))))]
+        return np.asarray(np.mean(seen, axis=0))
+
     def views(self, padded: Array) -> Iterator[Array]:
         """Yield, for each tap (ky, kx), a view (B, *out, C) of the pixels it sees in padded images (B, H, W, C)."""
         (down, across), (sy, sx) = self.out, self.stride

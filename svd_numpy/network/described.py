@@ -11,7 +11,7 @@ import numpy as np
 from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.core import inner_shape
-from svd_numpy.network.layers import layer_from_config
+from svd_numpy.network.layers import Pad2d, layer_from_config
 from svd_numpy.network.layers.base import OWN, Layer
 
 MAX_PLACES = 2**26  # numbers per example in all activations together, with padding
@@ -46,6 +46,7 @@ def check_described(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> N
     for layer in layers:
         seen = math.prod(shape)
         shape, specs = layer.build(shape, _generator(layer))
+        places += math.prod(shape) if isinstance(layer, Pad2d) else 0
         shapes |= {name: spec.shape for spec in specs for name in spec.names}
         window = getattr(layer, "window", None)
         places += math.prod(window.padded) * window.channels if window is not None else seen

@@ -84,7 +84,8 @@ class LivingCopy:
             sources = _sources(model, layer, following)
             read = np.unique(sources[alive[following.name].any(axis=1)])
             everything = np.arange(layer.out_shape[-1])
-            outputs[layer.name] = everything if (sources < 0).any() else read if len(read) else everything[:1]
+            whole = (sources < 0).any() or _is_grouped(layer)
+            outputs[layer.name] = everything if whole else read if len(read) else everything[:1]
         self.model, self._places = take(model, outputs, listed=_is_listed if model.backend.knows_lists else never)
 
     @property
@@ -127,12 +128,20 @@ def _weighted(model: Sequential) -> list[Layer]:
     return [layer for layer in model.layers if type(layer).alive is not Layer.alive]
 
 
+def _is_grouped(layer: Layer) -> bool:
+    """Whether a layer must keep its channels, and a row of its weights reads several of them."""
+    return getattr(layer, "groups", 1) > 1
+
+
 def _between(model: Sequential, layer: Layer, following: Layer) -> Sequence[Layer]:
     return model.layers[layer.index + 1 : following.index]
 
 
 def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
     """For each row of the weights (I, O) of the next layer, the output of this one that it reads; all -1 if unknown."""
+    rows = np.prod(model.parameters[f"{following.name}.theta"].shape[:-1])
+    if _is_grouped(following):
+        return np.full(rows, -1)
     sources = np.arange(layer.out_shape[-1])
     for step in _between(model, layer, following):
         if type(step).take is Layer.take:  # what comes in goes out in the same place
@@ -144,7 +153,6 @@ def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
             found[at] = source
             readers[at] += 1
         sources = found if (readers == 1).all() else np.full(len(found), -1)
-    rows = np.prod(model.parameters[f"{following.name}.theta"].shape[:-1])
     return np.tile(sources, int(rows) // len(sources))
 
 

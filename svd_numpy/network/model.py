@@ -370,5 +370,5 @@ def _check_bounds(what: str, name: str, array: Array) -> None:
             f"{what}: {name} goes from {array.min()} to {array.max()}, "
             f"expected [{LOG_SIGMA2_MIN:g}, {LOG_SIGMA2_MAX:g}]"
         )
-    if name.endswith(".running_var") and (array < 0).any():
-        raise SvdValueError(f"{what}: {name} goes down to {array.min()}, expected variances, 0 or more")
+    if name.endswith((".running_var", ".batches")) and (array < 0).any():
+        raise SvdValueError(f"{what}: {name} goes down to {array.min()}, expected 0 or more")

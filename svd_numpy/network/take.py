@@ -65,10 +65,10 @@ def take(
             mask = model.arena.views_of(f"{layer.name}.theta")[3].reshape(-1)[of_theta].astype(bool)
             mask = mask.reshape(-1, mask.shape[-1])
             if listed(layer, mask):
-                lists[layer.name] = Living.of(mask)
+                lists[layer.name] = Living.of(layer.full_theta(mask))
                 for name in (f"{layer.name}.theta", f"{layer.name}.log_sigma2"):
                     if name in places:
-                        places[name] = of_list(lists[layer.name], places[name].reshape(mask.shape))
+                        places[name] = of_list(lists[layer.name], layer.full_theta(places[name].reshape(mask.shape)))
     small = type(model).from_config(config, model.backend.name, living=lists)
     small.input_mean[:] = mean
     for name, at in places.items():

@@ -1,9 +1,9 @@
 """Compact networks: what remains of a pruned network, and its fast inference."""
 
 from svd_numpy.sparse.model import CompressionError, SparseModel, compress
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
 
 __all__ = [
-    "CompressionError", "ConvOp", "DenseOp", "Op", "PoolOp", "ScaleOp", "SparseModel", "TakeOp", "Weights",
+    "CompressionError", "ConvOp", "DenseOp", "Op", "PadOp", "PoolOp", "ScaleOp", "SparseModel", "TakeOp", "Weights",
     "compress",
 ]  # fmt: skip

@@ -18,8 +18,8 @@ import numpy as np
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.sparse.cost import choose_form
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
-from svd_numpy.sparse.stages import AnyStage, Pooling, Product, Scaling
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.stages import AnyStage, Padded, Pooling, Product, Scaling
 
 
 def compact(
@@ -87,6 +87,8 @@ def _forwards(before: list[AnyStage], stage: AnyStage, constant: Array) -> Array
 
     Constants are arrays (C,) over channels, NaN where a channel varies.
     """
+    if isinstance(stage, Padded):
+        return np.where((stage.padding.mode == "zeros") & (constant != 0), np.nan, constant)
     if isinstance(stage, Pooling):
         blurred = stage.kind == "avg" and stage.window.padding != (0, 0)  # zeros enter the means at the border
         return np.where(blurred & (constant != 0), np.nan, constant)
@@ -123,7 +125,7 @@ def _fold(before: list[AnyStage], stage: Product, constant: Array) -> None:
 
 
 def _source(before: list[AnyStage]) -> Product | None:
-    """The stage whose biases set the constant channels: the last with weights, if only poolings follow it."""
+    """The stage whose biases set the constant channels: the last with weights, if no scaling follows it."""
     for stage in reversed(before):
         if isinstance(stage, Product):
             return stage
@@ -155,7 +157,9 @@ def _backwards(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Arr
 def _cut(stage: AnyStage, before: Array, after: Array) -> Op:
     """The op of a stage, given the channels kept before and after it."""
     if isinstance(stage, Pooling):
-        return PoolOp(stage.name, "max" if stage.kind == "max" else "avg", stage.window._replace(channels=len(before)))
+        return PoolOp(stage.name, stage.kind, stage.window._replace(channels=len(before)))
+    if isinstance(stage, Padded):
+        return PadOp(stage.name, stage.padding, len(before))
     if isinstance(stage, Scaling):
         shape = (*stage.out_shape[:-1], len(after))
         return ScaleOp(stage.name, shape, _float(stage.scale[after]), _float(stage.shift[after]), stage.relu)

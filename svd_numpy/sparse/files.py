@@ -16,13 +16,14 @@ from svd_numpy.checks import SvdValueError, check_file
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model, sha256
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.sparse.op_checks import check_ops
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
 
 _KIND = "compact network"
-_TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)}
+_TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp, PadOp)}
 
 
 def save_ops(path: str | Path, ops: Sequence[Op], likelihood: Likelihood) -> None:
@@ -80,6 +81,9 @@ def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
         if isinstance(op, TakeOp):
             own["in_size"] = np.array(math.prod(op.in_shape))
             own["mean"] = np.zeros(len(op.index), np.float32) if op.mean is None else op.mean
+        if isinstance(op, PadOp):
+            numbers = sources(op.padding)[:, None] * op.channels + np.arange(op.channels)
+            own |= {"index": np.maximum(numbers, -1).ravel() + 1, "out_shape": np.array(op.out_shape)}
         if "window" in rest:
             own["window"] = np.array(rest["window"][3:])  # kernel, stride, padding, dilation
         arrays |= {f"{number}.{name}": array for name, array in own.items()}
@@ -114,8 +118,8 @@ def _describe(op: Op) -> tuple[dict[str, Array], dict[str, Any]]:
             arrays |= {name: array for name, array in own.items() if array is not None}
         elif isinstance(value, np.ndarray):
             arrays[field.name] = value
-        elif isinstance(value, Window):
-            rest["window"] = [list(part) if isinstance(part, tuple) else part for part in value]
+        elif isinstance(value, Window | Padding):
+            rest[field.name] = [list(part) if isinstance(part, tuple) else part for part in value]
         else:
             rest[field.name] = list(value) if isinstance(value, tuple) else value
     return arrays, rest
@@ -137,6 +141,8 @@ def _restore(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> Op:
     if "window" in given:
         parts: list[Any] = [tuple(part) if isinstance(part, list) else part for part in given["window"]]
         given["window"] = Window._make(parts)
+    if "padding" in given:
+        given["padding"] = Padding._make(tuple(part) if isinstance(part, list) else part for part in given["padding"])
     if "shape" in given:
         names = ("values", "rows", "starts")
         given["weights"] = Weights(given.pop("shape"), *(given.pop(name, None) for name in names))

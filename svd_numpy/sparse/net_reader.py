@@ -79,13 +79,17 @@ def run(arrays, kinds, x):
         elif kind == "conv":
             seen = windows(x, n, at, 0.0)
             x = product(seen.reshape(*seen.shape[:3], -1), n, at)
+        elif kind == "pad":  # index 0 stands for a 0, the others for the numbers of the image
+            x = np.pad(rows, ((0, 0), (1, 0)))[:, at("index", n)].reshape(len(x), *at("out_shape", n))
         elif kind == "scale":
             x = x.reshape(len(x), *at("out_shape", n))
             need(at("scale", n).shape == at("shift", n).shape == x.shape[-1:], f"op {n} has other channels")
             x = x * at("scale", n) + at("shift", n)
         else:
-            need(kind in ("max", "avg"), f"op {n} is of the unknown kind {kind!r}")
-            x = windows(x, n, at, -np.inf).max(axis=3) if kind == "max" else windows(x, n, at, 0.0).mean(axis=3)
+            need(kind in ("max", "avg", "avg_inside"), f"op {n} is of the unknown kind {kind!r}")
+            inside = windows(np.ones_like(x[:1]), n, at, 0.0).mean(axis=3) if kind == "avg_inside" else 1
+            seen = windows(x, n, at, -np.inf if kind == "max" else 0.0)
+            x = seen.max(axis=3) if kind == "max" else seen.mean(axis=3) / inside
         x = np.maximum(x, 0) if at("relu", n) else x
     return x.reshape(len(x), -1)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.window import Window
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolKind, PoolOp, ScaleOp, TakeOp, Weights
 
 MAX_PLACES = 2**24  # numbers per example in all activations together, with padding
 MAX_WEIGHTS = 2**28  # of all layers together, zeros included
@@ -161,11 +162,22 @@ def _check_conv(op: ConvOp, shape: tuple[int, ...]) -> int:
 
 
 def _check_pool(op: PoolOp, shape: tuple[int, ...]) -> int:
-    _require(op.kind in ("max", "avg"), f"has kind {op.kind!r}, expected 'max' or 'avg'")
+    _require(op.kind in get_args(PoolKind), f"has kind {op.kind!r}, expected one of {get_args(PoolKind)}")
     _check_window(op.window, shape)
     fits = all(2 * pad <= size for pad, size in zip(op.window.padding, op.window.kernel, strict=True))
     _require(fits and op.window.dilation == (1, 1), "is not a valid pooling: it has too much padding, or is dilated")
     return math.prod(op.out_shape) * math.prod(op.window.kernel)
+
+
+def _check_pad(op: PadOp, shape: tuple[int, ...]) -> int:
+    if not isinstance(op.padding, Padding):
+        raise SvdTypeError(f"has padding of type {type(op.padding).__name__}, expected Padding")
+    height, width, edges, mode = op.padding
+    sizes = (height, width, op.channels, *(edges if isinstance(edges, tuple) else ()))
+    good = len(sizes) == 7 and all(type(size) is int and 0 <= size <= MAX_PLACES for size in sizes) and mode in MODES
+    _require(good, f"has the padding {op.padding}, expected sizes and one of {MODES}")
+    _require(shape == sizes[:3] and min(shape) > 0, f"looks at images {sizes[:3]}, but gets {shape}")
+    return _shape("out_shape", op.out_shape, 3)
 
 
 def _check_scale(op: ScaleOp, shape: tuple[int, ...]) -> int:
@@ -180,4 +192,5 @@ def _check_scale(op: ScaleOp, shape: tuple[int, ...]) -> int:
 
 _CHECKS: dict[type, Any] = {
     TakeOp: _check_take, DenseOp: _check_dense, ConvOp: _check_conv, PoolOp: _check_pool, ScaleOp: _check_scale,
+    PadOp: _check_pad,
 }  # fmt: skip

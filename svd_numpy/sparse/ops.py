@@ -17,9 +17,11 @@ from typing import Literal
 import numpy as np
 
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window, im2col
 
 Form = Literal["dense", "sparse"]
+PoolKind = Literal["max", "avg", "avg_inside"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,7 @@ class ConvOp:
     name : str
         Name of the original layer.
     before : (int, int, int, int)
-        Kernel height, kernel width, channels and filters of that layer.
+        Kernel height, kernel width, channels (of a group) and filters of that layer.
     window : Window
         Geometry over the live channels. Padding is zeros.
     weights : Weights (KH * KW * C, O)
@@ -186,14 +188,15 @@ class PoolOp:
     ----------
     name : str
         Name of the original layer.
-    kind : "max" or "avg"
-        Pixels outside the image count as minus infinity for "max"; for "avg" they count as 0 and enter the mean.
+    kind : "max", "avg" or "avg_inside"
+        Pixels outside the image count as minus infinity for "max"; for "avg" they count as 0 and enter the mean, for
+        "avg_inside" they do not.
     window : Window
         Geometry over the live channels.
     """
 
     name: str
-    kind: Literal["max", "avg"]
+    kind: PoolKind
     window: Window
 
     @property
@@ -210,7 +213,42 @@ class PoolOp:
                 np.maximum(y, view, out=y)
             return y
         total = sum(self.window.views(self.window.pad(x)))
-        return np.asarray(total) * x.dtype.type(1 / math.prod(self.window.kernel))
+        mean = np.asarray(total) * x.dtype.type(1 / math.prod(self.window.kernel))
+        return mean if self.kind == "avg" else mean * self.factors.astype(x.dtype)[:, :, None]
+
+    @property
+    def factors(self) -> Array:
+        """What means over all pixels of a window are multiplied by, (OH, OW), to be means over those inside."""
+        return 1 / self.window.share_inside
+
+
+@dataclass(frozen=True, eq=False)
+class PadOp:
+    """Images with pixels added around them.
+
+    Attributes
+    ----------
+    name : str
+        Name of the original layer.
+    padding : Padding
+    channels : int
+        Live channels.
+    """
+
+    name: str
+    padding: Padding
+    channels: int
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of one result, (H', W', C)."""
+        return (*self.padding.out, self.channels)
+
+    def apply(self, x: Array) -> Array:
+        """x (B, H, W, C) -> y (B, H', W', C)."""
+        source = sources(self.padding)
+        pixels = x.reshape(len(x), -1, self.channels)[:, source] * (source >= 0).astype(x.dtype)[:, None]
+        return np.asarray(pixels.reshape(len(x), *self.out_shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +278,7 @@ class ScaleOp:
         return _rectified(x.reshape(len(x), *self.out_shape) * self.scale + self.shift, self.relu)
 
 
-Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp
+Op = TakeOp | DenseOp | ConvOp | PoolOp | ScaleOp | PadOp
 WeightedOp = DenseOp | ConvOp
 
 

@@ -16,8 +16,9 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.cpu import sparse as kernel
 from svd_numpy.kernels.cpu.list_tiles import GROUP
 from svd_numpy.kernels.cpu.tiles import LANES
+from svd_numpy.kernels.padding import sources
 from svd_numpy.sparse.cost import shares_inputs
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, WeightedOp, Weights
 
 _SLACK = 2 * LANES  # floats that a vector may read beyond the last place
 
@@ -149,10 +150,15 @@ def plan(ops: tuple[Op, ...]) -> Plan:
         assert source is not None
         if isinstance(op, ScaleOp):
             _scale(write, op, source, target)
+        elif isinstance(op, PadOp):
+            _pad(write, op, source, target)
         elif isinstance(op, PoolOp):
             (down, right), (height, width) = op.window.stride, op.window.kernel
             write.row(kernel.POOL, source, target, down=down * source.row, right=right, kernel_height=height,
                       kernel_width=width, maximum=op.kind == "max")  # fmt: skip
+            if op.kind == "avg_inside":
+                factors = np.repeat(op.factors.ravel(), op.window.channels)
+                _list_numbers(write, target.places(), factors, 0, target, target)
         else:
             following = ops[number + 1] if number + 1 < len(ops) else None
             _weigh(write, op, source, target, fused=_pools_by_two(op, following))
@@ -196,10 +202,30 @@ def _take(write: _Writer, op: TakeOp, target: Region, trash: int) -> None:
 
 def _scale(write: _Writer, op: ScaleOp, source: Region, target: Region) -> None:
     """List every number: where it comes from and where it goes."""
-    pairs = np.stack([source.places(), target.places()], axis=1)
-    scale, shift = (np.resize(array, len(pairs)) for array in (op.scale, op.shift))
+    _list_numbers(write, source.places(), op.scale, op.shift, source, target, op.relu)
+
+
+def _list_numbers(
+    write: _Writer,
+    places: Array,
+    scale: Array,
+    shift: Array | float,
+    source: Region,
+    target: Region,
+    relu: bool = False,
+) -> None:
+    """List every number of the target: its place in the source, and what it is multiplied by and added to."""
+    pairs = np.stack([places, target.places()], axis=1)
+    values = np.stack([np.resize(array, len(pairs)) for array in (scale, shift)], axis=1)
     write.row(kernel.SCALE, source, target, count=len(pairs), lists=write.list_of(pairs),
-              values=write.values_of(np.stack([scale, shift], axis=1)), relu=op.relu)  # fmt: skip
+              values=write.values_of(values), relu=relu)  # fmt: skip
+
+
+def _pad(write: _Writer, op: PadOp, source: Region, target: Region) -> None:
+    """List every number as a scaling does: copied times 1, or, where nothing is copied, any number times 0."""
+    pixels = sources(op.padding)
+    places = source.places().reshape(-1, op.channels)[np.maximum(pixels, 0)]
+    _list_numbers(write, places.ravel(), np.repeat(pixels >= 0, op.channels), 0, source, target)
 
 
 def _weigh(write: _Writer, op: WeightedOp, source: Region, target: Region, fused: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PoolOp, TakeOp
+from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, TakeOp
 
 _HEAD = ("layer", "form", "before", "after", "weights kept", "density")
 
@@ -28,6 +28,7 @@ def table(ops: Sequence[Op]) -> str:
             rows.append((op.name, "inputs read", _size(op.in_shape), _size(op.out_shape), "", ""))
         else:
             form = f"{op.kind} pooling" if isinstance(op, PoolOp) else "scale and shift"
+            form = f"padding, {op.padding.mode}" if isinstance(op, PadOp) else form
             rows.append((op.name, form, "", _size(op.out_shape), "", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError
+from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers import (
     AvgPool2d,
@@ -19,11 +20,14 @@ from svd_numpy.network.layers import (
     Flatten,
     GaussianDropout,
     MaxPool2d,
+    Pad2d,
     ReLU,
 )
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
+from svd_numpy.sparse.op_checks import MAX_WEIGHTS
+from svd_numpy.sparse.ops import PoolKind
 
 
 @dataclass(eq=False)
@@ -58,10 +62,17 @@ class Product(Stage):
 
 @dataclass(eq=False)
 class Pooling(Stage):
-    """A pooling, "max" or "avg"."""
+    """A pooling; its kind is that of a `PoolOp`."""
 
-    kind: str
+    kind: PoolKind
     window: Window
+
+
+@dataclass(eq=False)
+class Padded(Stage):
+    """Pixels added around images by a layer of its own."""
+
+    padding: Padding
 
 
 @dataclass(eq=False)
@@ -77,7 +88,7 @@ class Scaling(Stage):
         return self.relu and bool((self.scale == 1).all() and (self.shift == 0).all())
 
 
-AnyStage = Product | Pooling | Scaling
+AnyStage = Product | Pooling | Padded | Scaling
 
 
 def stages_of(model: Sequential, threshold: float) -> list[AnyStage]:
@@ -104,7 +115,13 @@ def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     """The stage of one layer; dropout and flattening have none."""
     shapes = layer.in_shape, layer.out_shape
     if isinstance(layer, Weighted):
-        theta, bias = layer.pruned_theta(threshold).astype(np.float64), layer.bias.astype(np.float64)
+        if layer.window is not None and layer.window.taps * layer.theta_shape[-1] > MAX_WEIGHTS:
+            raise SvdValueError(
+                f"compress: layer {layer.name!r} has {layer.window.taps} taps and {layer.theta_shape[-1]} filters, "
+                f"that is, with zeros between groups, more than {MAX_WEIGHTS} weights; expected at most that many"
+            )
+        theta = layer.full_theta(layer.pruned_theta(threshold)).astype(np.float64)
+        bias = layer.bias.astype(np.float64)
         return [Product(layer.name, *shapes, theta, bias, layer.window, layer.theta_shape)]
     if isinstance(layer, BatchNorm):
         scale = layer.gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
@@ -112,12 +129,15 @@ def _translated(layer: Layer, threshold: float) -> list[AnyStage]:
     if isinstance(layer, ReLU):
         return [_rectifier(layer.name, layer.in_shape)]
     if isinstance(layer, MaxPool2d | AvgPool2d):
-        return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else "avg", layer.window)]
+        average: PoolKind = "avg_inside" if isinstance(layer, AvgPool2d) and layer.inside else "avg"
+        return [Pooling(layer.name, *shapes, "max" if isinstance(layer, MaxPool2d) else average, layer.window)]
+    if isinstance(layer, Pad2d):
+        return [Padded(layer.name, *shapes, layer.geometry)]
     if isinstance(layer, Dropout | GaussianDropout | Flatten):
         return []
     raise SvdTypeError(
         f"compress: layer {layer.name!r} is a {type(layer).__name__}, which compact networks do not have; "
-        "expected dense and convolutional layers, BatchNorm, ReLU, poolings, dropout and Flatten"
+        "expected dense and convolutional layers, BatchNorm, ReLU, poolings, Pad2d, dropout and Flatten"
     )
 
 
@@ -132,8 +152,8 @@ def _merge(stages: list[AnyStage]) -> list[AnyStage]:
         before = merged[-1] if merged else None
         if isinstance(stage, Scaling) and before is not None and _take_in(before, stage):
             continue
-        if isinstance(stage, Scaling) and stage.rectifies_only and isinstance(before, Pooling) and before.kind == "max":
-            # max(0, .) is monotonic, so it can equally well come before the maximum over a window
+        if isinstance(stage, Scaling) and stage.rectifies_only and _commutes(before):
+            assert before is not None
             merged[-1:] = [_rectifier(stage.name, before.in_shape), before]
             continue
         if isinstance(stage, Product) and isinstance(before, Scaling) and _feed(before, stage):
@@ -142,9 +162,14 @@ def _merge(stages: list[AnyStage]) -> list[AnyStage]:
     return merged
 
 
+def _commutes(before: AnyStage | None) -> bool:
+    """Whether a ReLU after this stage can equally well come before it: copies and maxima do not mind."""
+    return isinstance(before, Padded) or (isinstance(before, Pooling) and before.kind == "max")
+
+
 def _take_in(before: AnyStage, stage: Scaling) -> bool:
     """Fold a scaling into the stage before it; return False where that is not exact."""
-    if isinstance(before, Pooling):
+    if isinstance(before, Pooling | Padded):
         return False
     if not stage.rectifies_only:
         if before.relu or before.out_shape != stage.in_shape:  # shapes differ if a flattening lies between

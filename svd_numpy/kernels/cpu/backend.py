@@ -30,6 +30,7 @@ from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.living import Living
+from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.priors import kl_value
 from svd_numpy.kernels.reference import finish_segment
@@ -281,6 +282,12 @@ class NumbaBackend(HostMemory):
     def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:  # noqa: D102
         scale = _F(1 / (window.kernel[0] * window.kernel[1]))
         self._run(images.pool_sum, dy, _NO_CHOICE, scale, *images.tables(window)[1], dx)
+
+    def pad_forward(self, x: Array, padding: Padding, y: Array) -> None:  # noqa: D102
+        self._run(images.pool_sum, x, _NO_CHOICE, _F(1), *images.padding_tables(padding, x.shape[3])[0], y)
+
+    def pad_backward(self, dy: Array, padding: Padding, dx: Array) -> None:  # noqa: D102
+        self._run(images.pool_sum, dy, _NO_CHOICE, _F(1), *images.padding_tables(padding, dx.shape[3])[1], dx)
 
     def _channel_sums(self, x: Array, dy: Array, mean: Array, memory: Buffers) -> Array:
         """Two sums over each channel, array (2, C) in float64: see `images.channel_sums`."""

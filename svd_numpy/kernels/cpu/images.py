@@ -1,4 +1,4 @@
-"""Numba kernels of the image layers: pooling, batch normalisation and the factors of dropout.
+"""Numba kernels of the image layers: pooling, padding, batch normalisation and the factors of dropout.
 
 `reference.py` computes the same in plain NumPy, and `kernels/backend.py` gives shapes and equations; here it is in
 float32 and parallel. Pooling: each thread owns a slice of the images, and the backward pass looks up for each pixel
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.simd import ONE, ZERO, I, U, address, box_muller, fma32, philox4x32, wide_vectors
 from svd_numpy.kernels.cpu.vectors import I32, I64, constant, filled, floats, integers, load, splat, store
+from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window
 
 CHUNKS = 32  # pieces of a batch that are summed on their own
@@ -126,7 +127,7 @@ def _sum(context: Any, x: Any, at: Any, tap: Any, n: Any, chosen: Any, scale: An
     return types.void(_ADDRESS, _ADDRESS, _ADDRESS, _COUNT, _ADDRESS, types.float32, _ADDRESS, _COUNT), codegen
 
 
-# ---------------------------------------------------------------- pooling
+# ---------------------------------------------------------------- pooling and padding
 class Table(NamedTuple):
     """What each position sums or compares: entries start[p]..start[p + 1] of two lists."""
 
@@ -146,6 +147,18 @@ def tables(window: Window) -> tuple[Table, Table]:
     return (
         _table(output, pixel, tap, len(seen), window.channels),
         _table(pixel[order], output[order], tap[order], pixels.size, window.channels),
+    )
+
+
+@lru_cache(maxsize=64)
+def padding_tables(padding: Padding, channels: int) -> tuple[Table, Table]:
+    """Which pixel each padded pixel copies, at most one; and which padded pixels copy each pixel."""
+    source = sources(padding)
+    padded = np.flatnonzero(source >= 0)
+    order = padded[np.argsort(source[padded], kind="stable")]
+    return (
+        _table(padded, source[padded], np.zeros_like(padded), source.size, channels),
+        _table(source[order], order, np.zeros_like(order), padding.height * padding.width, channels),
     )
 
 

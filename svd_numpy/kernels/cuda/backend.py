@@ -26,6 +26,7 @@ from svd_numpy.kernels.cuda.recording import Launch, Recording
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
 from svd_numpy.kernels.living import Living
+from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
 
 _NO_NOISE = NoiseKey(0, 0, 0)
@@ -77,6 +78,14 @@ class CudaBackend:
 
     def blend(self, target: Array, source: Array, rate: float, scale: float = 1.0) -> None:  # noqa: D102
         self._each(elementwise.blend, target.size, U(target.size), target, source, D(rate), D(scale))
+
+    def copy_columns(self, source: Array, start: int, target: Array, at: int, width: int) -> None:  # noqa: D102
+        count = source.size // source.shape[-1] * width
+        sizes = (U(number) for number in (width, source.shape[-1], start, target.shape[-1], at))
+        self._each(elementwise.copy_columns, count, U(count), *sizes, source, target)
+
+    def average(self, target: Array, source: Array, batches: Array, more: int, scale: float = 1.0) -> None:  # noqa: D102
+        self._each(elementwise.average, target.size, U(target.size), target, source, batches, D(more), D(scale))
 
     def apply_mask(self, theta: Array, mask: Array, out: Array) -> None:  # noqa: D102
         self._each(elementwise.apply_mask, out.size, U(out.size), theta, mask, out)
@@ -296,6 +305,16 @@ class CudaBackend:
 
     def avg_pool_backward(self, dy: Array, window: Window, dx: Array) -> None:  # noqa: D102
         self._each(images.pool_backward, dx.size, U(len(dx)), tables.geometry(window), U(0), dy, self._no_moves, dx)
+
+    def pad_forward(self, x: Array, padding: Padding, y: Array) -> None:  # noqa: D102
+        self._sum_pixels(x, tables.copies(padding)[0], y)
+
+    def pad_backward(self, dy: Array, padding: Padding, dx: Array) -> None:  # noqa: D102
+        self._sum_pixels(dy, tables.copies(padding)[1], dx)
+
+    def _sum_pixels(self, x: Array, lists: tuple[Array, Array], y: Array) -> None:
+        sizes = (U(array.shape[1] * array.shape[2]) for array in (x, y))
+        self._each(images.sum_pixels, y.size, U(y.size), *sizes, U(x.shape[3]), *lists, x, y)
 
     # ------------------------------------------------------------ batch normalisation
     def _channel_sums(self, x: Array, dy: Array | None, mean: Array) -> Any:

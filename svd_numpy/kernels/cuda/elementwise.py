@@ -126,6 +126,23 @@ def blend(count, target, source, rate, scale):
         target[e] += rate * (scale * source[e] - target[e])
 
 
+@kernel("uuuuuuFF")
+def copy_columns(count, width, columns, start, target_columns, at, source, target):
+    """target[r, at + c] = source[r, start + c] for all rows r and c < width; one thread an entry."""
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        row, column = U(i) // width, U(i) % width
+        target[row * target_columns + at + column] = source[row * columns + start + column]
+
+
+@kernel("uDDDdd")
+def average(count, target, source, batches, more, scale):
+    """batches += more, then target += (scale * source - target) / batches; one thread an entry."""
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        e = U(i)
+        batches[e] += more
+        target[e] += (scale * source[e] - target[e]) / batches[e]
+
+
 @kernel("uT")
 def tick(count, clock):
     """Let both hands of the clock go on by `count`: the last kernel of a recorded step; a thread a hand."""

@@ -16,6 +16,7 @@ between 0 and OH; columns alike.
     spread             lays images out in larger ones, with zeros around (padding) or between (stretching) their pixels
     max_pool_forward   largest pixel of a window and the first tap that saw it; a NaN wins, so that it is not hidden
     avg_pool_forward   mean over all taps, those outside counting 0
+    sum_pixels         padding by copies of pixels and, with other lists, its backward pass
     pool_backward      sum of dy over the windows that saw a pixel by any tap, or, of maxima, chose it
 
 **Why images are padded in memory.** `product.py` reads a convolution's inputs at row_table[m] + column_table[k] and
@@ -121,3 +122,19 @@ def avg_pool_forward(images, g, x, y):
             if row >= I(0) and row < g[0] and column >= I(0) and column < g[1]:
                 total += x[((pixel // positions * U(g[0]) + U(row)) * U(g[1]) + U(column)) * channels + channel]
         y[e] = total / F(g[3] * g[4])
+
+
+@kernel("uuuuTTFF")
+def sum_pixels(count, pixels, positions, channels, start, at, x, y):
+    """y = the sum of the pixels of x that are listed for each pixel of y; one thread an entry of y.
+
+    pixels, positions : of one image of x and of y; at[start[p]:start[p + 1]] is the list of pixel p
+    """
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        e = U(i)
+        channel, pixel = e % channels, e // channels
+        image, p = pixel // positions, pixel % positions
+        total = ZERO
+        for j in range(start[p], start[p + U(1)]):
+            total += x[(image * pixels + at[U(j)]) * channels + channel]
+        y[e] = total

@@ -28,11 +28,12 @@ would take two integer divisions for each number. uint32 reaches 4 G numbers of 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window
 
 Table = NDArray[np.uint32]
@@ -129,6 +130,21 @@ def inputs(examples: int, n_in: int, n_out: int, window: Window | None) -> Addre
     b = np.add.outer(np.arange(len(taps)) * window.channels * n_out, np.arange(n_out))
     row, column, starts = (table.ravel().astype(np.uint32) for table in (rows, columns, b))
     return Addresses(len(row), window.channels, len(column), row, column, starts, n_out)
+
+
+@lru_cache(maxsize=256)
+def copies(padding: Padding) -> tuple[tuple[Table, Table], tuple[Table, Table]]:
+    """Which pixels each padded pixel sums, and which padded pixels each pixel: (starts, pixels) for both ways."""
+    source = sources(padding)
+    padded = np.flatnonzero(source >= 0)
+    order = padded[np.argsort(source[padded], kind="stable")]
+    there = _lists(padded, source[padded], source.size), _lists(source[order], order, padding.height * padding.width)
+    return there
+
+
+def _lists(rows: NDArray[Any], at: NDArray[Any], count: int) -> tuple[Table, Table]:
+    """Where the entries of each row begin, and the entries."""
+    return np.searchsorted(rows, np.arange(count + 1)).astype(np.uint32), at.astype(np.uint32)
 
 
 def geometry(window: Window) -> tuple[np.int32, ...]:

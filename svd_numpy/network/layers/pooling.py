@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, check_flag
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Layer, Pass
@@ -97,7 +97,9 @@ class AvgPool2d(_Pool2d):
     Parameters
     ----------
     kernel_size, stride, padding, name
-        As in `MaxPool2d`, except that everything outside the image counts as 0 and is part of the mean.
+        As in `MaxPool2d`, except for what lies outside the image.
+    count_include_pad : bool
+        Whether pixels outside the image are part of the mean, as zeros; otherwise it is the mean of those inside.
 
     Raises
     ------
@@ -107,10 +109,36 @@ class AvgPool2d(_Pool2d):
 
     kind = "avg_pool"
 
+    def __init__(
+        self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, count_include_pad: bool = True,
+        name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding, name)
+        self.count_include_pad = check_flag("count_include_pad", count_include_pad)
+        self._factors = np.zeros((0, 0, 0, 0))
+
+    def config(self) -> dict[str, Any]:
+        """See `Layer.config`."""
+        return {**super().config(), "count_include_pad": self.count_include_pad}
+
+    @property
+    def inside(self) -> bool:
+        """Whether some means are over fewer pixels than a window has."""
+        return not self.count_include_pad and any(self.padding)
+
+    def _correct(self, run: Pass, y: Array) -> None:
+        """Multiply means over all pixels of a window by their number over that of the pixels inside, in place."""
+        if self._factors.shape[1:] != y.shape[1:] or len(self._factors) < len(y) or self._factors.dtype != y.dtype:
+            pattern = np.broadcast_to(self.window.share_inside[:, :, None], y.shape[1:])
+            self._factors = np.tile(1 / pattern, (len(y), 1, 1, 1)).astype(y.dtype)
+        run.backend.multiply(y, self._factors[: len(y)], y)
+
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, H, W, C) -> y (B, OH, OW, C)."""
         y = self._out(x)
         run.backend.avg_pool_forward(x, self.window, y)
+        if self.inside:
+            self._correct(run, y)
         return y
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
@@ -118,5 +146,7 @@ class AvgPool2d(_Pool2d):
         if not want_dx:
             return None
         dx = self._dx(dy)
+        if self.inside:
+            self._correct(run, dy)
         run.backend.avg_pool_backward(dy, self.window, dx)
         return dx

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.checks import check_flag, check_number
-from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.priors import log_alpha
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Layer, Pass
+from svd_numpy.network.layers.grouped import Grouped
 from svd_numpy.network.params import ParamSpec
 
 
@@ -21,7 +22,8 @@ class Weighted(Layer):
     Attributes
     ----------
     theta : array (I, O)
-        The weights as a matrix; for a convolution I = kernel height * kernel width * channels, in this order.
+        The weights as a matrix; for a convolution I = kernel height * kernel width * channels (of a group), in this
+        order.
     theta_shape : tuple of int
         Their shape in `Sequential.parameters`.
     window : Window or None
@@ -100,6 +102,14 @@ class Weighted(Layer):
         self._x, self._theta = self._rows(x), self._used_theta(run)
         return self._x, self._rows(y), self._theta
 
+    def _products(self, run: Pass) -> Backend | Grouped:
+        """What multiplies inputs and weights, forwards and backwards."""
+        return run.backend
+
+    def full_theta(self, theta: Array) -> Array:
+        """The matrix of a layer without groups that does the same: theta (I, O) itself where there are none."""
+        return theta
+
     def _dx(self, want_dx: bool) -> Array | None:
         return self.memory.get("dx", self._x.shape, self._x.dtype) if want_dx else None
 
@@ -110,13 +120,13 @@ class Weighted(Layer):
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, *in_shape) -> y (B, *out_shape)."""
         x, y, theta = self._prepare(x, run)
-        run.backend.dense_forward(x, theta, self.bias, y, self.memory, self.window, self.living)
+        self._products(run).dense_forward(x, theta, self.bias, y, self.memory, self.window, self.living)
         return self._shaped(y, self.out_shape)
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, *out_shape) -> dx (B, *in_shape)."""
         dx = self._dx(want_dx)
-        run.backend.dense_backward(
+        self._products(run).dense_backward(
             self._x, self._theta, self._rows(dy), self.d_theta, self.d_bias, dx, self.memory, self.window, self.living
         )
         return None if dx is None else self._shaped(dx, self.in_shape)
@@ -159,7 +169,7 @@ class Variational(Weighted):
         self._y, key = y, run.noise_key(self.index)
         if len(self.out_shape) == 2:  # every step of a sequence is a row with its own noise
             key = key._replace(first_sample=key.first_sample * self.out_shape[0])
-        run.backend.lrt_forward(
+        self._products(run).lrt_forward(
             x, theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window, self.living
         )
         return self._shaped(y, self.out_shape)
@@ -170,7 +180,7 @@ class Variational(Weighted):
             run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
             return super().backward(dy, run, want_dx)
         dx = self._dx(want_dx)
-        run.backend.lrt_backward(
+        self._products(run).lrt_backward(
             self._x, self._theta, self.log_sigma2, run.keep, self._rows(dy), self._y if self.relu else None,
             self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window, self.living,
         )  # fmt: skip

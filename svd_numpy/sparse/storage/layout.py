@@ -17,9 +17,10 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.padding import MODES, Padding
 from svd_numpy.kernels.window import Window, channels_last
 from svd_numpy.network.objective import Gaussian, Likelihood, make_likelihood
-from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
 from svd_numpy.sparse.op_checks import MAX_WEIGHTS
 from svd_numpy.sparse.ops import channels_first
 from svd_numpy.sparse.storage.coder import Coder, Context, Numbers, number
@@ -27,7 +28,7 @@ from svd_numpy.sparse.storage.coder import Coder, Context, Numbers, number
 MOST_NAME, MOST_OPS, MOST_SIDE, MOST_WINDOW = 200, 1000, 2**20, 2**10
 _MOST_CODE = 2**24  # multiples of a step up to this are exact in float32
 _STEP_BIAS = 160  # steps go from 2^-160 to 2^160
-_KINDS: tuple[type[Op], ...] = (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp)
+_KINDS: tuple[type[Op], ...] = (TakeOp, DenseOp, ConvOp, PoolOp, ScaleOp, PadOp)
 
 
 @dataclass
@@ -185,8 +186,13 @@ class Layout:
             raise SvdValueError(f"{name} expects images, but gets {shape}")
         if kind is ConvOp:
             return self._conv(name, op, shape)
-        average = self.flag("average", op and op.kind == "avg")
-        return PoolOp(name, "avg" if average else "max", self._window(op and op.window, shape))
+        if kind is PadOp:
+            return self._pad(name, op, shape)
+        average = self.flag("average", op and op.kind != "max")
+        inside = average and self.flag("average inside", op and op.kind == "avg_inside")
+        return PoolOp(
+            name, "max" if not average else "avg_inside" if inside else "avg", self._window(op and op.window, shape)
+        )
 
     def _take(self, name: str, op: Any) -> TakeOp:
         in_shape = self._shape(op and op.in_shape)
@@ -211,6 +217,12 @@ class Layout:
         window = self._window(op and op.window, shape)
         bias, relu = self._ending(op)
         return ConvOp(name, before, window, self.weights(op and op.weights, window.taps, len(bias)), bias, relu)
+
+    def _pad(self, name: str, op: Any, shape: tuple[int, ...]) -> PadOp:
+        height, width, channels = shape
+        edges = self.sizes(op and op.padding.edges, 4)
+        mode = MODES[self.whole("mode", None if op is None else MODES.index(op.padding.mode), len(MODES) - 1)]
+        return PadOp(name, Padding(height, width, (edges[0], edges[1], edges[2], edges[3]), mode), channels)
 
     def _ending(self, op: Any) -> tuple[Array, bool]:
         outputs = self.size(op and len(op.bias))
