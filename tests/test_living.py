@@ -133,6 +133,16 @@ def image_net(backend: str = "numpy", padding: int = 0, stride: int = 1) -> svd.
     return svd.Sequential(*layers, backend=backend, input_shape=(2, 8, 8))
 
 
+def grouped_net(backend: str = "numpy") -> svd.Sequential:
+    """A convolution in two groups between two others, padded by a layer of its own."""
+    layers = (
+        svd.VariationalConv2d(2, 4, 3), svd.ReLU(), svd.Pad2d(1, "reflect"), svd.VariationalConv2d(4, 6, 3, groups=2),
+        svd.BatchNorm(6, affine=False), svd.ReLU(), svd.MaxPool2d(2), svd.VariationalConv2d(6, 3, 3), svd.ReLU(),
+        svd.Flatten(), svd.VariationalDense(3, 3),
+    )  # fmt: skip
+    return svd.Sequential(*layers, backend=backend, input_shape=(2, 8, 8))
+
+
 def image_data(n: int = 60) -> Dataset:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, n)
@@ -164,6 +174,20 @@ def test_removal_changes_no_output_of_the_pruned_network(padding: int, stride: i
     copy = LivingCopy(model)
     assert count_living(copy.model) == count_living(model) == sum(svd.measure_sparsity(model).kept.values())
     np.testing.assert_allclose(copy.model.predict(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_lists_like_others(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_network, "LIST_COST", 0.1)
+    model, x = grouped_net(), image_data().x_test
+    scatter_deaths(model, seed)
+    before = model.predict(x)
+    remove(model, 3.0)
+    copy = LivingCopy(model)
+    assert copy.forms()["conv2"] == "lists" and copy.model.layers[3].theta.ndim == 1  # type: ignore[attr-defined]
+    for each in (model, copy.model):
+        np.testing.assert_allclose(each.predict(x), before, rtol=1e-4, atol=1e-5)
+    svd.fit(model, image_data(), make_config(remove_above=3.0, epochs=2, batch_size=20), progress=False)
 
 
 def test_a_network_of_which_nothing_is_left_still_answers() -> None:
@@ -290,6 +314,22 @@ def test_weights_changed_between_epochs_are_taken_over() -> None:
     model = make_net()
     svd.fit(model, make_data(), make_config(remove_above=2.0), callbacks=[change], progress=False)
     assert all(3.0 < bias < 5.5 for bias in seen[1:])  # one epoch of Adam's steps away from 5
+
+
+def test_estimators_and_experiments_pass_the_rule_on() -> None:
+    data = make_data()
+    told = svd.SparseVDClassifier((8,), epochs=40, kl_weight=5.0, remove_above=2.0, random_state=0)
+    told.fit(data.x_train, data.y_train)
+    assert count_living(told.model_) < 120 == count_living(svd.SparseVDClassifier((8,), epochs=1).fit(
+        data.x_train, data.y_train).model_)  # fmt: skip
+    options = {"dataset": "digits", "epochs": 2, "progress": False, "backend": "numpy"}
+    counts = {}
+    for above in (-8.0, float("inf")):
+        result = svd.train_mnist(remove_above=above, **options)
+        counts[above] = result.history[1]["living"]
+    assert counts[-8.0] < counts[float("inf")] == 266_200
+    with pytest.raises(svd.SvdValueError, match=r"remove_above: got 3\.0, but kind 'dense' has no log alpha"):
+        svd.train_mnist(kind="dense", remove_above=3.0, **options)
 
 
 @pytest.mark.parametrize(
