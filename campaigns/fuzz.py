@@ -1,19 +1,12 @@
 """Files from anywhere: damaged bytes, and hostile content under valid checksums, for every format that is read.
 
-    python campaigns/fuzz.py                     # 2,000 cases of each kind for each format
+    python campaigns/fuzz.py                     # 4,000 cases of each kind for each format
     python campaigns/fuzz.py --cases 50          # a trial
     python campaigns/fuzz.py --formats svdz      # one of them
 
 Each case changes a good file, reads it, and uses what was read. Its seed is its name, so that any case can be repeated.
-Verdicts:
-
-    same       the change touched nothing that counts
-    refused    an error of this package, or of the operating system, that names the file
-    changed    read as something else, which works (a fault if bytes under a checksum were damaged)
-    unclear    any other exception, or a message without the file (always a fault)
-    costly     more than 256 MiB or 5 seconds (always a fault)
-
-Counts go to `benchmarks/results/fuzz.json`; a campaign that was interrupted goes on from there.
+The table goes to `benchmarks/results/fuzz.md`, the counts to `fuzz.json` beside it; a campaign that was interrupted
+goes on from there.
 """
 
 from __future__ import annotations
@@ -31,29 +24,40 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tally import RESULTS, Judgement, Tally
 
 import svd_numpy as svd
 from svd_numpy.experiments.run_files import load_log_alphas, save_log_alphas
-from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.npz import write_npz
 from svd_numpy.files.run_log import read_log
 from svd_numpy.files.safe_arrays import load_model, save_model, sha256
 from svd_numpy.plots.frames import FrameRecorder
 from svd_numpy.sparse import net_reader
 
-OUT = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 FORMATS = ("model", "compact", "svdz", "net.npz", "frames.npz", "log_alpha.npz", "metrics.jsonl")
-MOST_BYTES, MOST_SECONDS, SAVE_EVERY = 2**28, 5.0, 100
+MOST_BYTES, MOST_SECONDS = 2**28, 5.0
 JUNK = (None, True, "", "x" * 300, -1, 0, 1, 2**31, 2**63, 2**200, 0.5, -1e300, [], {}, [[]], [1, 2, 3], "nan", "\0")
 NUMBERS = (np.nan, np.inf, -np.inf, -1, 0, 1, 255, 1e9, -1e9, 1e300)
 DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
+
+WORDS = """\
+Each case changes a good file, reads it, and uses what was read. *Bytes* are damaged anywhere. *Hostile* files have
+been made to do harm: other numbers, types, shapes and names, under valid checksums. The seed of a case is its format,
+kind and number, such as `svdz bytes 17`.
+
+- *same*: the change touched nothing that counts.
+- *refused*: an error of this package, or of the operating system, that names the file.
+- *changed*: read as something else, which works; a fault if bytes under a checksum were damaged.
+- *void*: no such file could be made.
+- *unclear*: any other exception, or a message without the file; always a fault.
+- *costly*: more than 256 MiB or 5 seconds; always a fault.
+"""
 
 Rng = random.Random
 
@@ -334,12 +338,11 @@ def run_case(name: str, target: Target, kind: str, number: int, path: Path, good
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases that are not done yet; return 1 if there were faults."""
     parser = argparse.ArgumentParser(description="Read damaged and hostile files of every format.")
-    parser.add_argument("--cases", type=int, default=2000, help="of each kind for each format (default 2,000)")
+    parser.add_argument("--cases", type=int, default=4000, help="of each kind for each format (default 4,000)")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="which ones (default all)")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of fuzz.json")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of fuzz.json and fuzz.md")
     options = parser.parse_args(arguments)
-    path = options.out / "fuzz.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    tally = Tally(options.out, "fuzz", "No file is trusted", WORDS, arguments)
     with tempfile.TemporaryDirectory() as scratch:
         for name, target in targets(Path(scratch)).items():
             if name not in options.formats:
@@ -349,18 +352,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             read = target.read(file)
             good = None if target.read is net_reader.load else fingerprint(read)
             for kind in ("bytes", "hostile"):
-                entry = results.setdefault(f"{name}, {kind}", {"cases": 0, "verdicts": {}, "faults": []})
-                counts = Counter(entry["verdicts"])
-                for number in range(entry["cases"], options.cases):
-                    verdict, words = run_case(name, target, kind, number, file, good)
-                    counts[verdict] += 1
-                    if is_fault(verdict, kind, target):
-                        entry["faults"].append([number, verdict, words.replace(scratch, "")])
-                    if (number + 1) % SAVE_EVERY == 0 or number + 1 == options.cases:
-                        entry |= {"cases": number + 1, "verdicts": dict(sorted(counts.items()))}
-                        write_atomic(path, json.dumps(results, indent=1).encode())
-                print(f"{name}, {kind}: {entry['verdicts']}, {len(entry['faults'])} faults", flush=True)
-    return int(any(entry["faults"] for entry in results.values()))
+
+                def judged(number: int, of: tuple[Any, ...] = (name, target, kind, file, good)) -> Judgement:
+                    verdict, words = run_case(*of[:3], number, *of[3:])
+                    return verdict, words.replace(scratch, ""), is_fault(verdict, of[2], of[1])
+
+                tally.run(f"{name}, {kind}", options.cases, judged)
+    return int(tally.faults > 0)
 
 
 if __name__ == "__main__":
