@@ -96,6 +96,13 @@ def targets(folder: Path) -> dict[str, Target]:
     def predict(read: Any) -> Any:
         return read.predict(np.zeros((2, *read.in_shape), np.float32))
 
+    def predict_export(run: Any) -> None:
+        try:
+            run(np.zeros((2, 64), np.float32))
+        except ValueError as error:
+            if "got images of 64 numbers, expected" not in str(error):  # it says so of a network for other images
+                raise
+
     def made(name: str, write: Callable[[Path], Any]) -> bytes:
         write(folder / name)
         return (folder / name).read_bytes()
@@ -129,7 +136,7 @@ def targets(folder: Path) -> dict[str, Target]:
         ),
         "net.npz": Target(
             ".npz", made("net.npz", small.export_numpy), net_reader.load,
-            lambda run: run(np.zeros((2, 64), np.float32)), change_export,
+            predict_export, change_export,
         ),
         "frames.npz": npz_file(FrameRecorder.load, lambda read: read.save(folder / "again.npz"), frames),
         "log_alpha.npz": npz_file(load_log_alphas, lambda read: read, lambda path: save_log_alphas(path, alphas, 3.0)),
