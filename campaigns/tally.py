@@ -37,8 +37,10 @@ class Tally:
     def __init__(self, folder: Path, name: str, title: str, words: str, arguments: Sequence[str] | None) -> None:
         self.json, self.report = folder / f"{name}.json", folder / f"{name}.md"
         self.title, self.words = title, words
-        self.command = " ".join([f"python campaigns/{name}.py", *(sys.argv[1:] if arguments is None else arguments)])
-        self.rows: dict[str, dict[str, Any]] = json.loads(self.json.read_text())["rows"] if self.json.exists() else {}
+        command = " ".join([f"python campaigns/{name}.py", *(sys.argv[1:] if arguments is None else arguments)])
+        earlier = json.loads(self.json.read_text()) if self.json.exists() else {"commands": [], "rows": {}}
+        self.rows: dict[str, dict[str, Any]] = earlier["rows"]
+        self.commands = [*(each for each in earlier["commands"] if each != command), command]
 
     def run(self, row: str, cases: int, judge: Callable[[int], Judgement]) -> None:
         """Judge the cases of a row that are not done yet; their numbers are their seeds."""
@@ -50,9 +52,10 @@ class Tally:
             entry["verdicts"][verdict] = entry["verdicts"].get(verdict, 0) + 1
             if fault:
                 entry["faults"].append([number, verdict, words])
-            if number + 1 == cases or time.monotonic() - saved > SAVE_SECONDS:
+            if time.monotonic() - saved > SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
+        self.save()
         counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(entry["verdicts"].items()))
         print(f"{row}: {counts}; {len(entry['faults'])} faults", flush=True)
 
@@ -63,11 +66,12 @@ class Tally:
 
     def save(self) -> None:
         """Write counts and report."""
-        content = {"command": self.command, "date": f"{datetime.date.today()}", "machine": machine(), "rows": self.rows}
+        date = f"{datetime.date.today()}; {machine()}"
+        content = {"commands": self.commands, "date": date, "rows": self.rows}
         write_atomic(self.json, json.dumps(content, indent=1).encode())
-        write_atomic(self.report, self.table(content).encode())
+        write_atomic(self.report, self.table(date).encode())
 
-    def table(self, content: dict[str, Any]) -> str:
+    def table(self, date: str) -> str:
         """Return the report."""
         verdicts = sorted({verdict for entry in self.rows.values() for verdict in entry["verdicts"]})
         rows = [
@@ -83,7 +87,8 @@ class Tally:
         ]
         for row, entry in self.rows.items():
             lines += [f"\n{row}, case {number}: {verdict}: {words}" for number, verdict, words in entry["faults"][:20]]
-        return "\n".join([*lines, "", f"`{content['command']}`, {content['date']}; {content['machine']}", ""])
+        commands = ", ".join(f"`{command}`" for command in self.commands)
+        return "\n".join([*lines, "", f"{commands}; {date}", ""])
 
 
 def machine() -> str:

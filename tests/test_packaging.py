@@ -23,7 +23,7 @@ ROOMS = {
     "checks": set(),
     "micro": set(),
     "files": {"checks"},
-    "data": {"checks"},
+    "data": {"checks", "files"},
     "kernels": {"checks"},
     "network": {"checks", "data", "files", "kernels"},
     "plots": {"checks", "files", "network"},
