@@ -27,7 +27,11 @@ _TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, Po
 
 
 def save_ops(path: str | Path, ops: Sequence[Op], likelihood: Likelihood) -> None:
-    """Write a network atomically to a `.safetensors` file, its arrays named `<number of the op>.<field>`."""
+    """Write a network atomically to a `.safetensors` file, its arrays named `<number of the op>.<field>`.
+
+    What `load_ops` would refuse is refused before anything is written.
+    """
+    check_ops(ops)
     described = [_describe(op) for op in ops]
     arrays = {f"{number}.{name}": array for number, (own, _) in enumerate(described) for name, array in own.items()}
     state = {
