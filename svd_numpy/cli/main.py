@@ -22,6 +22,7 @@ from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.output import release_stdout
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
 from svd_numpy.cli.train import PROGRAM, Train, TrainCifar
+from svd_numpy.cli.warm_up import WarmUp
 from svd_numpy.files.atomic import FULL
 
 DEBUG = "SVD_NUMPY_DEBUG"
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "gradcheck": Gradcheck,
     "data": Data,
     "doctor": Doctor,
+    "warm-up": WarmUp,
 }
 
 
