@@ -26,7 +26,6 @@ from tally import RESULTS, Judgement, Tally
 from writers import State, Writer, file_writers, result_writers, run_state, run_writers, train, without_pictures
 
 KILLED = "train_mnist, killed at random"
-NAMES = ("files", "results", "runs", KILLED)
 WORDS = """\
 Whatever in the package writes files writes something new over something old; training runs start in a new folder.
 Every call that opens, writes, syncs, renames or removes a file is a case of its own: the process is killed (SIGKILL)
