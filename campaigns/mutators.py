@@ -124,7 +124,7 @@ def change_export(path: Path, rng: Rng) -> None:
     """Change the arrays of an exported network, and correct the checksum."""
     arrays, packed = arrays_of(path), io.BytesIO()
     spoil_arrays(arrays, rng)
-    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    np.savez_compressed(packed, **arrays)
     with zipfile.ZipFile(packed, "a") as archive:
         archive.comment = bytes(64)
     content = packed.getvalue()[:-64]
