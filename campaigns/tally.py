@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ class Tally:
     def __init__(self, folder: Path, name: str, title: str, words: str, arguments: Sequence[str] | None) -> None:
         self.json, self.report = folder / f"{name}.json", folder / f"{name}.md"
         self.title, self.words = title, words
-        command = " ".join([f"python campaigns/{name}.py", *(sys.argv[1:] if arguments is None else arguments)])
+        command = shlex.join(["python", f"campaigns/{name}.py", *(sys.argv[1:] if arguments is None else arguments)])
         earlier = json.loads(self.json.read_text()) if self.json.exists() else {"commands": [], "rows": {}}
         self.rows: dict[str, dict[str, Any]] = earlier["rows"]
         self.commands = [*(each for each in earlier["commands"] if each != command), command]
