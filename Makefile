@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz notebooks site clean
+.PHONY: help train test test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -61,6 +61,12 @@ finite: $(VENV)/.base  ## the campaign "never a NaN": 50,000 steps at each of si
 
 fuzz: $(VENV)/.base  ## the campaign "no file is trusted": damaged and hostile files of every format; goes on where it stopped
 	$(BIN)/python campaigns/fuzz.py $(ARGS)
+
+kill: $(VENV)/.test  ## the campaign "nothing is lost": kills and full disks at every call that writes; goes on where it stopped
+	$(BIN)/python campaigns/kill.py $(ARGS)
+
+memory: $(VENV)/.base  ## the campaign "memory stays flat": 400 trainings and 20,000 predictions in one process
+	$(BIN)/python campaigns/memory.py $(ARGS)
 
 notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
 	$(BIN)/python notebooks/make_notebooks.py $(ARGS)

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from tally import RESULTS, machine
 
 import svd_numpy as svd
 from svd_numpy.experiments.architectures import build
@@ -32,7 +32,6 @@ CASES = tuple((lr, kl_weight) for lr in (1e-4, 1e-3, 1e-2) for kl_weight in (1.0
 SEED = 0
 BATCH_SIZE = 100
 CHECK_EVERY = 100
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
 def case_name(lr: float, kl_weight: float) -> str:
@@ -110,12 +109,6 @@ def table(results: dict[str, Any]) -> str:
     stopped = [case for case in cases if case["stopped"]]
     lines += [f"\n{case_name(case['lr'], case['kl_weight'])}: {case['stopped']}" for case in stopped]
     return "\n".join([*lines, "", f"`{results['command']}`, {results['date']}; {results['machine']}", ""])
-
-
-def machine() -> str:
-    """Describe where this ran."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba"))
-    return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {packages}"
 
 
 def finished(path: Path, steps: int, dataset: str) -> dict[str, Any]:

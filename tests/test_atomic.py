@@ -14,7 +14,7 @@ import pytest
 from checkpoint_tools import names
 
 from svd_numpy.files import atomic
-from svd_numpy.files.atomic import disk_error, write_atomic
+from svd_numpy.files.atomic import disk_error, replacing, write_atomic
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs POSIX file modes")
 
@@ -71,6 +71,16 @@ def test_old_leftovers_are_swept_and_new_ones_are_not(tmp_path: Path) -> None:
         os.utime(path, (long_ago, long_ago))
     write_atomic(tmp_path / "file", b"whole")
     assert names(tmp_path) == sorted([new.name, other.name, "file"])
+
+
+def test_old_leftovers_are_swept_where_files_are_replaced_together(tmp_path: Path) -> None:
+    left = tmp_path / (".tmp-" + "0" * 16)
+    left.mkdir()
+    (left / "model").write_bytes(b"half")
+    os.utime(left, (0, 0))
+    with replacing(tmp_path, ["model"]) as beside:
+        (beside / "model").write_bytes(b"whole")
+    assert names(tmp_path) == ["model"]
 
 
 @POSIX

@@ -191,6 +191,7 @@ CASES += [
     *bad_numbers("log_sigma2", lambda v: layer(log_sigma2=v), -21, 11),
     ("bias", lambda w: layer(bias="no"), ("bias", "'no'", "expected True or False")),
     ("layer name", lambda w: layer(name=3), ("name", "got 3", "expected a str")),
+    ("layer name", lambda w: layer(name="a\x1b[31m"), ("name", "x1b", "expected printable text")),
     ("layer type", lambda w: layer_from_config({"type": "Conv9"}), ("'Conv9'", "expected one of")),
     # Sequential
     ("no layer", lambda w: svd.Sequential(), ("got no layer", "expected at least one")),

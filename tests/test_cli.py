@@ -181,6 +181,17 @@ def test_a_full_disk_is_said_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "svd-numpy: could not write: No space left on device\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_run_whose_results_cannot_be_printed_is_kept_and_says_so(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "svd_numpy", "train", *TINY, "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 1 and said.startswith(f"svd-numpy: the run is finished and kept in {tmp_path / 'run'}")
+    assert "No space left on device" in said and said.endswith(f"svd-numpy report {tmp_path / 'run'}")
+    assert {"model.safetensors", "result.json", "result.txt"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
 def test_every_file_name_can_be_printed(tmp_path: Path) -> None:
     path = tmp_path / "R\u00e9sum\u00e9.safetensors"
     svd.Sequential(svd.Dense(784, 10)).save(path)

@@ -96,8 +96,10 @@ def test_bench_passes_its_options_on(
     script = tmp_path / "step.py"
     script.write_text("import sys; print(*sys.argv[1:]); sys.exit(5)")
     monkeypatch.setattr(bench, "STEP_SCRIPT", script)
-    assert cli.main(["bench", "--batches", "100", "--threads", "1", "2", "--out", "here"]) == 5
-    assert capfd.readouterr().out == "--batches 100 --threads 1 2 --rounds 7 --out here\n"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert cli.main(["bench", "--batches", "100", "--threads", "1", "2", "--out", "~/here"]) == 5
+    assert capfd.readouterr().out == f"--batches 100 --threads 1 2 --rounds 7 --out {tmp_path / 'here'}\n"
 
 
 def test_bench_outside_a_checkout(

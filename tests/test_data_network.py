@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import shutil
 import threading
 import urllib.error
@@ -153,6 +155,7 @@ def test_fetch_repairs_a_damaged_cache(cache: Path, serve: Serve, monkeypatch: p
     with pytest.raises(data.DataError, match="starts with"):
         data.load("mnist")
     assert data.fetch("mnist") == cache / "mnist"
+    assert_usual_modes(cache)
     assert data.load("mnist").x_train.tobytes() == files[RAW_NAMES[0]][16:]
     monkeypatch.setenv("SVD_NUMPY_OFFLINE", "1")
     assert data.fetch("mnist") == cache / "mnist"  # intact: no network needed
@@ -195,6 +198,32 @@ def test_status_tells_found_damaged_and_missing(tmp_path: Path, tiny: dict[str, 
     assert len(data.status()) == len(rows)
 
 
+def assert_usual_modes(cache: Path) -> None:
+    """Files in the cache are as readable for others as any file that this user makes."""
+    (usual := cache / "usual").touch()
+    assert {path.stat().st_mode for path in cache.rglob("*") if path.is_file()} == {usual.stat().st_mode}
+    usual.unlink()
+
+
+def test_import_into_a_full_disk_names_the_file_and_leaves_nothing(
+    tmp_path: Path, cache: Path, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, old = store(tmp_path / "given", tiny), cache / "mnist" / (".tmp-" + "0" * 16)
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"left by a process that was killed")
+    os.utime(old, (0, 0))
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"could not write .*train-images.*Free some"):
+        patch.setattr(os, "fsync", full)
+        data.import_folder(root)
+    assert set(tree(cache)) == {str(old.relative_to(cache))}
+    data.import_folder(root)
+    assert set(tree(cache)) == {f"mnist/{name}.gz" for name in RAW_NAMES}
+
+
 def test_import_copies_verified_files_into_the_cache(tmp_path: Path, cache: Path, tiny: dict[str, bytes]) -> None:
     root = tmp_path / "given"
     store(root / "MNIST/raw", tiny, packed=False)
@@ -203,6 +232,7 @@ def test_import_copies_verified_files_into_the_cache(tmp_path: Path, cache: Path
     assert data.import_folder(root) == ["mnist", "fashion-mnist"]
     expected = {f"mnist/{n}" for n in RAW_NAMES} | {f"fashion-mnist/{n}.gz" for n in RAW_NAMES}
     assert set(tree(cache)) == expected
+    assert_usual_modes(cache)
     shutil.rmtree(root)
     assert data.load("mnist", download=False).x_train.tobytes() == tiny[RAW_NAMES[0]][16:]
     assert data.load("fashion-mnist", download=False).name == "fashion-mnist"

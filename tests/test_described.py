@@ -12,6 +12,7 @@ import pytest
 import svd_numpy as svd
 from svd_numpy import kernels
 from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model
+from svd_numpy.network import described
 from svd_numpy.network.described import check_described
 
 
@@ -130,6 +131,31 @@ def test_descriptions_of_nothing(change: dict[str, Any], saved: Path) -> None:
     arrays, config = load_model(saved)
     save_model(saved, arrays, {**config, **change})
     refused(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("dense1.theta", np.nan, "NaN or infinity"),
+        ("dense1.theta", np.inf, "NaN or infinity"),
+        ("dense1.log_sigma2", 50.0, "expected .*-20, 10"),
+        ("input_mean", np.nan, "NaN or infinity"),
+    ],
+)
+def test_what_load_would_refuse_is_not_saved(saved: Path, name: str, value: float, words: str) -> None:
+    before = saved.read_bytes()
+    model = svd.Sequential.load(saved)
+    model.arrays()[name].flat[0] = value
+    with pytest.raises(svd.SvdValueError, match=f"save: {name} .*{words}"):
+        model.save(saved)
+    assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_network_with_too_many_activations_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(described, "MAX_PLACES", 100)
+    with pytest.raises(svd.SvdValueError, match=r"activations per example.*expected at most 100"):
+        small_net().save(tmp_path / "net.safetensors")
+    assert not any(tmp_path.iterdir())
 
 
 def test_half_precision_that_overflowed_is_refused_by_name() -> None:

@@ -238,6 +238,7 @@ def test_scipy_runs_the_matrices(tmp_path: Path) -> None:
         assert matrix.format == "csr"
         with np.load(path, allow_pickle=False) as rest:
             y = (matrix @ y[:, rest["inputs"]].T).T + rest["bias"]
+            assert set(rest) == {"data", "indices", "indptr", "shape", "format", "bias", "inputs"}
         if path != paths[-1]:
             y = np.maximum(y, 0)
     assert distance(y, small.predict(x)) < 1e-5

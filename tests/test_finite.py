@@ -195,8 +195,9 @@ def test_fierce_training_stays_finite(backend: str, lr: float, kl_weight: float)
 
 
 @pytest.fixture
-def campaign() -> ModuleType:
+def campaign(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     path = Path(__file__).parents[1] / "campaigns" / "finite.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("finite", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

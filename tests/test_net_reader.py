@@ -60,6 +60,7 @@ def test_every_damage_is_noticed(exported: Path, tmp_path: Path) -> None:
 def test_numpy_itself_reads_the_file(exported: Path) -> None:
     with np.load(exported, allow_pickle=False) as arrays:
         assert arrays["kinds"].tolist() == ["take", "conv", "max", "conv", "max", "dense", "dense"]
+        assert set(arrays) == {name for name in arrays if name == "kinds" or name[0].isdigit()}
 
 
 def set_to(name: str, at: int, value: Any) -> Any:

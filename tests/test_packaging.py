@@ -23,7 +23,7 @@ ROOMS = {
     "checks": set(),
     "micro": set(),
     "files": {"checks"},
-    "data": {"checks"},
+    "data": {"checks", "files"},
     "kernels": {"checks"},
     "network": {"checks", "data", "files", "kernels"},
     "plots": {"checks", "files", "network"},
@@ -34,7 +34,7 @@ ROOMS = {
     "exchange": {"checks", "files", "kernels", "network", "sparse"},
     "experiments": {"assess", "checks", "data", "files", "kernels", "network", "plots", "tabular", "train"},
     "cli": {
-        "checks", "data", "experiments", "files", "kernels", "network", "plots", "train", "svd_numpy",
+        "checks", "data", "experiments", "files", "kernels", "network", "plots", "sparse", "train", "svd_numpy",
     },
     "__main__": {"cli"},
     "svd_numpy": set(),  # the package itself resolves its names on first use

@@ -26,7 +26,10 @@ DOCUMENTS = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
 EPOCHS = 2
 PICTURE = {".png": b"\x89PNG\r\n\x1a\n", ".gif": b"GIF8"}
 # Where a table between <!-- NAME:begin --> and <!-- NAME:end --> comes from. "log" is checked by a test of its own.
-TABLES = {"results": "lenet-*.md", "speed": "step*.md", "inference": "inference.md", "log": None}
+TABLES = {
+    "results": "lenet-*.md", "speed": "step*.md", "inference": "inference.md", "log": None,
+    "fuzz": "fuzz.md", "kill": "kill.md", "memory": "memory.md",
+}  # fmt: skip
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 # A shown figure may be off by this share of itself, or by one in its last digit. With the processor and the versions
 # that wrote it, a run has the same bits; elsewhere sums are rounded in another order, and a few weights fall on the

@@ -199,6 +199,15 @@ def test_a_huge_file_is_refused_in_little_memory(tmp_path: Path, content: bytes)
     tracemalloc.stop()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_log_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is a link"):
+        RunLog(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
 def test_missing_log(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_log(tmp_path / "m.jsonl")

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from svd_numpy.checks import SvdError
+from svd_numpy.checks import SvdError, as_path
 
 STEP_SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "step.py"
 
@@ -46,6 +46,7 @@ class Bench:
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
+            value = as_path(field.name, value) if isinstance(value, Path) else value
             values = value if isinstance(value, tuple) else () if value is None else (value,)
             words += [f"--{field.name}", *map(str, values)] if values else []
         return subprocess.call([sys.executable, str(STEP_SCRIPT), *words])

@@ -175,15 +175,21 @@ def cuda_device() -> Iterator[Finding]:
 
 def kernel_cache() -> Iterator[Finding]:
     """Check that compiled kernels can be kept on disk."""
-    from svd_numpy.kernels.cpu import layers
-
-    lrt_forward: Any = layers.lrt_forward  # a Numba dispatcher
-    folder = lrt_forward.stats.cache_path
+    folder = kernel_cache_folder()
     if folder is None:
         yield Finding("kernel cache", f"found no folder to keep compiled kernels in; {WRITABLE_CACHE}", ok=False)
         return
     with tempfile.TemporaryFile(dir=folder):
-        yield Finding("kernel cache", f"{folder} (writable)")
+        yield Finding("kernel cache", f"{folder} (writable; `svd-numpy warm-up` compiles ahead what it lacks)")
+
+
+def kernel_cache_folder() -> str | None:
+    """Return where compiled kernels are kept; None if they are not."""
+    from svd_numpy.kernels.cpu import layers
+
+    lrt_forward: Any = layers.lrt_forward  # a Numba dispatcher
+    folder: str | None = lrt_forward.stats.cache_path
+    return folder
 
 
 def threading_layer() -> Iterator[Finding]:

@@ -19,8 +19,10 @@ from svd_numpy.cli.bench import Bench
 from svd_numpy.cli.data import Data
 from svd_numpy.cli.doctor import Doctor
 from svd_numpy.cli.gradcheck import Gradcheck
+from svd_numpy.cli.output import release_stdout
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
 from svd_numpy.cli.train import PROGRAM, Train, TrainCifar
+from svd_numpy.cli.warm_up import WarmUp
 from svd_numpy.files.atomic import FULL
 
 DEBUG = "SVD_NUMPY_DEBUG"
@@ -48,6 +50,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "gradcheck": Gradcheck,
     "data": Data,
     "doctor": Doctor,
+    "warm-up": WarmUp,
 }
 
 
@@ -76,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done; 1 a check found something wrong; 2 a wrong argument, an unusable file or a full disk;
-        70 a fault in this package; 128 + n stopped by signal n.
+        Exit status: 0 done; 1 a check found something wrong, or a finished run could not be printed; 2 a wrong
+        argument, an unusable file or a full disk; 70 a fault in this package; 128 + n stopped by signal n.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # print every file name, whatever the terminal's encoding
@@ -89,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has gone
-        _release_stdout()
+        release_stdout()
         return 141
     except Exception as error:
-        _release_stdout()
+        release_stdout()
         if os.environ.get(DEBUG):
             raise
         if message := what_to_put_right(error):
@@ -120,11 +123,3 @@ def what_to_put_right(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({error or 'no details'}); try a smaller batch or a smaller network"
     return ""
-
-
-def _release_stdout() -> None:
-    """Flush stdout. If that fails, let the rest go nowhere: Python would flush again at exit, and complain."""
-    try:
-        print(end="", flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

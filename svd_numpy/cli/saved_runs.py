@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svd_numpy.checks import SvdValueError, check_count
+from svd_numpy.checks import SvdValueError, as_path, check_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,8 @@ class Evaluate:
         from svd_numpy.network.scoring import evaluate
         from svd_numpy.network.sparsity import measure_sparsity
 
-        file = self.path / "model.safetensors" if self.path.is_dir() else self.path
+        path = as_path("path", self.path)
+        file = path / "model.safetensors" if path.is_dir() else path
         model = Sequential.load(need(file))
         data = load(self.dataset or recorded_dataset(file.parent), self.data_dir)
         if data.n_classes == 0 or not isinstance(model.likelihood, Categorical):
@@ -96,13 +98,14 @@ class Uncertainty:
         from svd_numpy.experiments.uncertainty import measure_uncertainty
 
         samples = check_count("samples", self.samples, low=2)
-        need(self.run_dir / "model.safetensors")
-        inside = load(recorded_dataset(self.run_dir), self.data_dir)
+        folder = as_path("run_dir", self.run_dir)
+        need(folder / "model.safetensors")
+        inside = load(recorded_dataset(folder), self.data_dir)
         outside = load(self.outside, self.data_dir)
-        report = measure_uncertainty(self.run_dir, inside=inside, outside=outside, n=samples)
-        report.save(self.run_dir)
+        report = measure_uncertainty(folder, inside=inside, outside=outside, n=samples)
+        report.save(folder)
         print(report)
-        print(f"written: {self.run_dir / 'uncertainty.png'}")
+        print(f"written: {folder / 'uncertainty.png'}")
         return 0
 
 
@@ -132,26 +135,27 @@ class Report:
         from svd_numpy.plots.picture import save_figure
 
         last = check_count("last", self.last)
-        history = read_log(need(self.run_dir / "metrics.jsonl"))
+        folder = as_path("run_dir", self.run_dir)
+        history = read_log(need(folder / "metrics.jsonl"))
         if not history:
-            raise SvdValueError(f"{self.run_dir}: no epoch has finished yet, so there is nothing to report")
-        result = self.run_dir / "result.txt"
+            raise SvdValueError(f"{folder}: no epoch has finished yet, so there is nothing to report")
+        result = folder / "result.txt"
         print(result.read_text("utf-8", "replace") if result.is_file() else "This run is not finished.\n")
         print(epoch_table(history[-last:]))
-        figures = self.run_dir / "figures"
+        figures = folder / "figures"
         figures.mkdir(exist_ok=True)
-        for name, figure in run_figures(self.run_dir, history, self._find_image).items():
+        for name, figure in run_figures(folder, history, partial(self._find_image, folder)).items():
             save_figure(figure, figures / f"{name}.png")
             print(f"written: {figures / name}.png")
         return 0
 
-    def _find_image(self) -> NDArray[Any] | None:
+    def _find_image(self, folder: Path) -> NDArray[Any] | None:
         """Return the first test image; None, and say so, where the data set is not at hand."""
         from svd_numpy.data import MissingDataError, load
         from svd_numpy.experiments.run_files import recorded_dataset
 
         try:
-            image: NDArray[Any] = load(recorded_dataset(self.run_dir), self.data_dir, download=False).x_test[0]
+            image: NDArray[Any] = load(recorded_dataset(folder), self.data_dir, download=False).x_test[0]
         except MissingDataError as error:
             print(f"NOTE: the feature maps are left out: they need an image of the data set. {error}")
             return None
@@ -175,7 +179,8 @@ class Animate:
         from svd_numpy.experiments.run_files import load_frames
         from svd_numpy.plots.animate import render_gif
 
-        target = self.run_dir / "sparsity.gif"
-        render_gif(load_frames(self.run_dir / "frames.npz"), target)
+        folder = as_path("run_dir", self.run_dir)
+        target = folder / "sparsity.gif"
+        render_gif(load_frames(folder / "frames.npz"), target)
         print(f"written: {target}")
         return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_numpy.checks import SvdValueError, as_path
+from svd_numpy.cli.output import release_stdout
 
 if TYPE_CHECKING:
     from svd_numpy.experiments.result import TrainResult
@@ -90,7 +91,7 @@ class _Training:
         raise NotImplementedError
 
     def run(self) -> int:
-        """Train; 0 when finished, 128 + signal number when stopped."""
+        """Train; 0 when finished, 1 when finished but not printed, 128 + signal number when stopped."""
         from svd_numpy.train.console import TrainingInterrupted
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -103,9 +104,20 @@ class _Training:
             again = replace(self, run_dir=folder, resume=True).command_line()
             print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
             return 128 + stop.number
-        print(f"The run in {folder} had already finished:\n{result}" if finished else result)
-        print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-        print(f"pictures: {shlex.join([PROGRAM, 'report', str(folder)])}")
+        try:
+            print(f"The run in {folder} had already finished:\n{result}" if finished else result)
+            print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+            print(f"pictures: {shlex.join([PROGRAM, 'report', str(folder)])}", flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            print(
+                f"{PROGRAM}: the run is finished and kept in {folder}, but stdout could not take its results "
+                f"({error.strerror}); print them again with: {shlex.join([PROGRAM, 'report', str(folder)])}",
+                file=sys.stderr,
+            )
+            release_stdout()
+            return 1
         return 0
 
     def command_line(self) -> str:

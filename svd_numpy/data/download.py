@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -96,10 +97,11 @@ def _capped_downloader(max_bytes: int) -> Callable[[str, Any, Any], None]:
 
     def fetch_url(url: str, output_file: Any, _pooch: Any) -> None:
         request = urllib.request.Request(url, headers=_AGENT)
+        os.unlink(output_file)  # pooch made it for its owner alone: other users may read a cache that they share
         try:
             with (
                 urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer,
-                open(output_file, "wb") as out,
+                open(output_file, "xb") as out,
             ):
                 written = 0
                 while piece := answer.read(1 << 16):

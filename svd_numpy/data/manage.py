@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from svd_numpy.data.sources import (
     read_verified,
     search_places,
 )
+from svd_numpy.files.atomic import disk_error, move, remove, sweep, sync_folder, temporary_in
 
 
 def status(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -104,6 +104,8 @@ def import_folder(path: str | Path) -> list[str]:
     ------
     DataError
         If the folder does not exist, holds no known set, or a file is damaged.
+    DiskError
+        If the cache cannot be written.
     """
     folder = existing_folder(path, "path")
     found: list[tuple[FileSet, list[Path]]] = []
@@ -161,20 +163,22 @@ def _verify(file_set: FileSet, spec: FileSpec, path: Path) -> None:
 
 def _copy_verified(file_set: FileSet, spec: FileSpec, source: Path, folder: Path) -> None:
     """Copy one file under its usual name: temporary file, check, flush to disk, rename."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / (spec.name + (source.suffix if source.suffix in PACKINGS else ""))
-    handle, name = tempfile.mkstemp(prefix=".import-", dir=folder)
-    temporary = Path(name)
+    temporary = temporary_in(folder)
     try:
-        with os.fdopen(handle, "wb") as out, open(source, "rb") as original:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as out, open(source, "rb") as original:
             shutil.copyfileobj(original, out)
             out.flush()
             os.fsync(out.fileno())
         _verify(file_set, spec, temporary)
-        os.replace(temporary, target)
+        move(temporary, target)
+        for other in spec.accepted_names:  # a stale copy under another accepted name would be found first
+            if other != target.name:
+                (folder / other).unlink(missing_ok=True)
+        sync_folder(folder)
+    except OSError as error:
+        raise disk_error(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    # A stale copy under another accepted name would be found first.
-    for other in spec.accepted_names:
-        if other != target.name:
-            (folder / other).unlink(missing_ok=True)
+        remove(temporary)
+    sweep(folder)

@@ -11,6 +11,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_path, check_type
 from svd_numpy.files.atomic import disk_error, remove, sync_folder, write_new
+from svd_numpy.files.npz import npz_bytes
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel
 
 
@@ -107,10 +108,9 @@ def _csr_file(op: DenseOp | ConvOp) -> bytes:
     """Return what `scipy.sparse.save_npz` writes for the matrix of an op, with the op's other arrays added."""
     from scipy.sparse import csr_matrix, save_npz
 
-    written, file = io.BytesIO(), io.BytesIO()
+    written = io.BytesIO()
     save_npz(written, csr_matrix(op.weights.matrix().T), compressed=False)
     written.seek(0)
     with np.load(written, allow_pickle=False) as arrays:
         own = {"bias": op.bias, "inputs": op.inputs} if isinstance(op, DenseOp) else {"bias": op.bias}
-        np.savez_compressed(file, allow_pickle=False, **arrays, **own)
-    return file.getvalue()
+        return npz_bytes({**arrays, **own})

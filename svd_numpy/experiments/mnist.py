@@ -13,6 +13,7 @@ from svd_numpy.experiments.recipes import get_recipe, note_on_size
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run import begin, configure, load_for_each, run_all
 from svd_numpy.experiments.series import TrainResults, one_or_all, options_of_each
+from svd_numpy.train.console import say
 from svd_numpy.train.loop import Callback
 
 _ARCHS = ("lenet-300-100", "lenet-5")
@@ -129,6 +130,6 @@ def train_mnist(
     if note := note_on_size(plan, configs[0], len(images[0].x_train)):
         images = [replace(data, warning=f"{data.warning} {note}".strip()) for data in images]
         if options.progress:
-            print(f"NOTE: {note}")
+            say(f"NOTE: {note}")
     jobs = [(begin(own, data), config, own) for own, data, config in zip(each, images, configs, strict=True)]
     return one_or_all(run_all(jobs, options), options, seeds, kl_weight)

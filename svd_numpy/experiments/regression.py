@@ -25,6 +25,7 @@ from svd_numpy.network.objective import Gaussian
 from svd_numpy.network.scoring import evaluate
 from svd_numpy.network.sparsity import measure_sparsity
 from svd_numpy.tabular.networks import estimate_noise, make_config, make_network, used_inputs
+from svd_numpy.train.console import say
 from svd_numpy.train.loop import fit
 
 _KINDS = ("variational", "dense")
@@ -188,7 +189,7 @@ def train_regression(
     )  # fmt: skip
     config = make_config(len(data.x_train), epochs=epochs, kl_weight=kl_weight, seed=seed)
     if data.warning and progress:
-        print(f"NOTE: {data.warning}")
+        say(f"NOTE: {data.warning}")
     history = fit(model, data, config, [estimate_noise], progress=progress)
     return RegressionResult(model, history, data, kind, config.kl_weight, target_std)
 

@@ -24,7 +24,7 @@ from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import log_alpha, measure_sparsity
 from svd_numpy.plots.animate import FrameRecorder
 from svd_numpy.train.config import TrainConfig
-from svd_numpy.train.console import TrainingInterrupted
+from svd_numpy.train.console import TrainingInterrupted, say
 from svd_numpy.train.loop import Callback, Run, fit_together, side_by_side
 from svd_numpy.train.trainer import Record, Trainer
 
@@ -60,8 +60,7 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
         )
     labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
     if labelled[0].warning and first.progress:
-        with contextlib.suppress(OSError, ValueError):  # a stream that fails ends the report, not the training
-            print(f"NOTE: {labelled[0].warning}")
+        say(f"NOTE: {labelled[0].warning}")
     return labelled
 
 
@@ -152,8 +151,7 @@ def _prepare(
             try:
                 finished.save(folder)
             except OSError:
-                with contextlib.suppress(OSError, ValueError):
-                    print(finished)  # hours of training should at least show their result
+                say(finished)  # hours of training should at least show their result
                 raise
         return finished
 

@@ -143,6 +143,7 @@ def replacing(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             raise disk_error(folder / name, error) from error
     finally:
         remove(beside)
+    sweep(folder)
 
 
 def temporary_in(folder: Path) -> Path:

@@ -33,9 +33,17 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     DiskError
         If the file cannot be written; `path` then still holds a whole file, the old or the new one.
     """
+    write_atomic(path, npz_bytes(arrays))
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the content of a compressed .npz file with these arrays of numbers.
+
+    NumPy 2.0 does not know `allow_pickle` here, and would write an array of that name.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -58,7 +58,8 @@ class RunLog:
     Raises
     ------
     ValueError
-        If the file has records already and `resume_epoch` is None, or if it is malformed or lacks epochs.
+        If the file has records already and `resume_epoch` is None, if it is malformed or lacks epochs, or if it is a
+        link: records would be written to wherever it leads.
     DiskError
         If the file cannot be written; the old log is still there.
     """
@@ -68,6 +69,8 @@ class RunLog:
         self._path = None if path is None else Path(path)
         if self._path is None:
             return
+        if self._path.is_symlink():
+            raise SvdValueError(f"{self._path} is a link, expected a file of the run's own; remove it")
         exists = self._path.exists()
         if resume_epoch is None:
             if exists and self._path.stat().st_size:

@@ -310,30 +310,47 @@ class Sequential(Network):
             If names or shapes differ, or numbers are not floats, not finite or out of bounds; nothing has changed then.
         """
         check_type("arrays", arrays, Mapping)
+        ready = self._checked("load_arrays", arrays)
+        for name, array in self.arrays().items():
+            array[...] = ready[name]
+
+    def _checked(self, what: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
+        """Return arrays in this network's dtype; refuse those that it cannot have."""
         own = self.arrays()
         if set(own) != set(arrays):
-            raise SvdValueError(f"load_arrays: got arrays {sorted(arrays)}, expected {sorted(own)}")
+            raise SvdValueError(f"{what}: got arrays {sorted(arrays)}, expected {sorted(own)}")
         ready = dict[str, Array]()
         for name, array in own.items():
-            given = as_array(f"load_arrays: {name}", arrays[name])
+            given = as_array(f"{what}: {name}", arrays[name])
             if not np.issubdtype(given.dtype, np.floating):
-                raise SvdTypeError(f"load_arrays: {name} is of {given.dtype}, expected floats")
+                raise SvdTypeError(f"{what}: {name} is of {given.dtype}, expected floats")
             if given.shape != array.shape:
-                raise SvdValueError(f"load_arrays: {name} has shape {given.shape}, expected {array.shape}")
+                raise SvdValueError(f"{what}: {name} has shape {given.shape}, expected {array.shape}")
             with np.errstate(over="ignore"):  # a float64 may be beyond float32
                 given = given.astype(array.dtype, copy=False)
             if not np.isfinite(given).all():
-                raise SvdValueError(f"load_arrays: {name} holds NaN or infinity, expected finite numbers")
-            _check_bounds("load_arrays", name, given)
+                raise SvdValueError(f"{what}: {name} holds NaN or infinity, expected finite numbers")
+            _check_bounds(what, name, given)
             ready[name] = given
-        for name, array in own.items():
-            array[...] = ready[name]
+        return ready
 
+    @exclusive
     def save(self, path: str | Path) -> None:
-        """Write the network to one self-contained, checksummed `.safetensors` file, atomically."""
-        from svd_numpy.files.safe_arrays import save_model
+        """Write the network to one self-contained, checksummed `.safetensors` file, atomically.
 
-        save_model(path, self.arrays(), self.config())
+        Raises
+        ------
+        ValueError, TypeError
+            For a network that `load` would refuse, such as one with NaN among its weights; nothing is written then.
+        DiskError
+            If the file cannot be written; `path` then still holds a whole file, the old or the new one.
+        """
+        from svd_numpy.files.safe_arrays import save_model
+        from svd_numpy.network.described import check_described
+
+        arrays, config = self.arrays(), self.config()
+        check_described(config, self._checked("save", arrays))
+        save_model(path, arrays, config)
 
     @classmethod
     def load(cls, path: str | Path, backend: str = "auto") -> Sequential:

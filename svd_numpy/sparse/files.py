@@ -14,6 +14,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_file
 from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.npz import npz_bytes
 from svd_numpy.files.safe_arrays import CheckpointError, load_model, save_model, sha256
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.padding import Padding, sources
@@ -27,7 +28,11 @@ _TYPES: dict[str, Any] = {op.__name__: op for op in (TakeOp, DenseOp, ConvOp, Po
 
 
 def save_ops(path: str | Path, ops: Sequence[Op], likelihood: Likelihood) -> None:
-    """Write a network atomically to a `.safetensors` file, its arrays named `<number of the op>.<field>`."""
+    """Write a network atomically to a `.safetensors` file, its arrays named `<number of the op>.<field>`.
+
+    What `load_ops` would refuse is refused before anything is written.
+    """
+    check_ops(ops)
     described = [_describe(op) for op in ops]
     arrays = {f"{number}.{name}": array for number, (own, _) in enumerate(described) for name, array in own.items()}
     state = {
@@ -87,8 +92,7 @@ def export_numpy(path: str | Path, ops: Sequence[Op]) -> Path:
         if "window" in rest:
             own["window"] = np.array(rest["window"][3:])  # kernel, stride, padding, dilation
         arrays |= {f"{number}.{name}": array for name, array in own.items()}
-    packed = io.BytesIO()
-    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    packed = io.BytesIO(npz_bytes(arrays))
     with zipfile.ZipFile(packed, "a") as archive:
         archive.comment = bytes(64)
     content = packed.getvalue()[:-64]

@@ -52,6 +52,12 @@ class StopSignal:
             signal.signal(number, handler)
 
 
+def say(text: object) -> None:
+    """Print; a stream that fails must not end the training."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text)
+
+
 class Reporter:
     """Base class, which reports nothing."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
-from svd_numpy.files.atomic import make_folder
+from svd_numpy.files.atomic import make_folder, sweep
 from svd_numpy.files.lock import FolderLock
 from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
@@ -93,6 +93,7 @@ class Run:
     def _own(self, folder: Path) -> None:
         """Lock the folder; then restore the run that is resumed, or refuse to begin another one beside it."""
         self.lock = FolderLock(folder)
+        sweep(folder)
         try:
             if self.resume:
                 checkpoint.clear_up(folder / "checkpoints")

@@ -107,6 +107,8 @@ class Layer:
     def __init__(self, name: str | None = None) -> None:
         if not isinstance(name, str | None):
             raise SvdTypeError(f"name: got {name!r} of type {type(name).__name__}, expected a str")
+        if name and not name.isprintable():  # names go to terminals, where others can do harm, and into files
+            raise SvdValueError(f"name: got {name!r}, expected printable text")
         self.name = name or ""
         self.index = 0
         self.built = False

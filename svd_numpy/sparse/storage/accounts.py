@@ -7,7 +7,6 @@ that counts this way.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
+from svd_numpy.files.npz import npz_bytes
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
@@ -270,6 +270,4 @@ def zipped(small: SparseModel) -> bytes:
         for name, value in vars(op).items():
             parts = vars(value) if name == "weights" else {name: value}
             arrays |= {f"{op.name}.{key}": part for key, part in parts.items() if isinstance(part, np.ndarray)}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    return npz_bytes(arrays)
