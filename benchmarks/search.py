@@ -70,6 +70,9 @@ LENET_300_100 |= {
     "kl2-140-remove5-10": Candidate(140, 0.6, KL2_140, remove=(5.0, 10)),
     "kl2-140-remove3-20": Candidate(140, 0.6, KL2_140, remove=(3.0, 20)),
     "kl2-140-remove5-fast": Candidate(140, 0.6, ((3.0, 0.0), (40.0, 1.0), (115.0, 2.2)), remove=(5.0, 3)),
+    "kl2-140-remove8": Candidate(140, 0.6, KL2_140, remove=(8.0, 5)),
+    "kl1.6-140-remove5-10": Candidate(140, 0.6, ((5.0, 0.0), (70.0, 1.0), (115.0, 1.6)), remove=(5.0, 10)),
+    "kl1.6-200-remove5-10": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 1.6)), remove=(5.0, 10)),
     "kl2-200-remove5": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 2.2)), remove=(5.0, 3)),
 }
 LENET_5 = {
