@@ -178,7 +178,7 @@ def test_removal_changes_no_output_of_the_pruned_network(padding: int, stride: i
 
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_are_lists_like_others(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_network, "LIST_COST", 0.1)
+    monkeypatch.setattr(of_network, "CONV_LIST_COST", 0.1)
     model, x = grouped_net(), image_data().x_test
     scatter_deaths(model, seed)
     before = model.predict(x)

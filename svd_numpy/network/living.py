@@ -18,8 +18,9 @@ from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.take import arrays_of, never, take
 
-# On lists, a living weight takes as long as this many weights of a matrix, dead or alive (benchmarks/living.py).
-LIST_COST = 3.0
+# On lists, a living weight takes as long as this many weights of a matrix, dead or alive: of a dense layer, and of a
+# convolution, whose gradients run through all positions of an image (benchmarks/living.py).
+LIST_COST, CONV_LIST_COST = 3.0, 5.0
 
 
 def living(model: Sequential) -> dict[str, Array]:
@@ -120,7 +121,8 @@ def _is_listed(layer: Layer, mask: Array) -> bool:
     """Whether a layer is faster on a list of the weights that are left than with a matrix."""
     if not isinstance(layer, Weighted) or (layer.window is not None and layer.window.stride != (1, 1)):
         return False
-    return LIST_COST * int(np.count_nonzero(mask)) < mask.size
+    cost = LIST_COST if layer.window is None else CONV_LIST_COST
+    return cost * int(np.count_nonzero(mask)) < mask.size
 
 
 def _weighted(model: Sequential) -> list[Layer]:
