@@ -1,0 +1,112 @@
+/* A convolution with its pooling. Images lie in memory row by row, each row channel by channel. */
+struct image {
+    struct layer layer;
+    uint16_t rows, columns;        /* of the convolution */
+    uint16_t row_step, column_step;  /* from one to the next, in its inputs */
+    uint16_t pool_rows, pool_columns, pool_down, pool_across, pool_top, pool_left;
+    uint16_t results;              /* columns of the pooling */
+    uint16_t channel;              /* from a result to that of the next filter */
+    uint8_t means;                 /* whether the pooling sums rather than takes maxima */
+    sum_t start;                   /* what it begins with */
+};
+
+/* The rows of an image that are kept; the oldest makes room for the next. */
+struct rows {
+    value_t *memory;
+    uint16_t size, slots;          /* numbers in a row; rows */
+    uint16_t above, height;        /* rows of padding above the image; rows of the image */
+    value_t pad;
+};
+
+static sum_t sums[MOST_COLUMNS];   /* a row of one filter of a convolution */
+static sum_t pooled[MOST_RESULTS]; /* a row of one filter after the pooling */
+
+/* Make room for the next row, and fill it with padding. `done` rows have been written before. */
+static value_t *next_row(const struct rows *r, uint16_t done)
+{
+    value_t *row = r->memory;
+    if (done < r->slots) {
+        row += (unsigned)done * r->size;
+    } else {
+        unsigned last = (unsigned)(r->slots - 1) * r->size;
+        for (unsigned i = 0; i < last; i++) {
+            row[i] = row[i + r->size];
+        }
+        row += last;
+    }
+    for (uint16_t i = 0; i < r->size; i++) {
+        row[i] = r->pad;
+    }
+    return row;
+}
+
+/* Whether the next row lies in the image, not in the padding above or below it. */
+static uint8_t in_image(const struct rows *r, uint16_t done)
+{
+    return done >= r->above && done - r->above < r->height;
+}
+
+/* One row of one filter; `left` weights are to be added up. */
+static void convolve(const struct image *m, sum_t bias, uint16_t left, const uint8_t *gap, const weight_t *weight,
+                     const value_t *inputs)
+{
+    for (uint16_t i = 0; i < m->columns; i++) {
+        sums[i] = bias;
+    }
+    for (; left > 0; left--) {
+        const weight_t w = READ_WEIGHT(weight);
+        inputs += READ_GAP(gap);
+        unsigned column = 0;
+        for (uint16_t i = 0; i < m->columns; i++) {
+            sums[i] += w * inputs[column];
+            column += m->column_step;
+        }
+        gap++;
+        weight++;
+    }
+}
+
+/* Take that row into the pooling. */
+static void pool(const struct image *m)
+{
+    for (uint16_t i = 0; i < m->results; i++) {
+        for (uint16_t j = 0; j < m->pool_columns; j++) {
+            const uint16_t column = (uint16_t)(i * m->pool_across + j);
+            if (column >= m->pool_left && column - m->pool_left < m->columns) {
+                const sum_t sum = sums[column - m->pool_left];
+                if (m->means) {
+                    pooled[i] += sum > m->layer.least ? sum : m->layer.least;
+                } else if (sum > pooled[i]) {
+                    pooled[i] = sum;
+                }
+            }
+        }
+    }
+}
+
+/* Row y of the results, from the rows of the inputs that it depends on. */
+static void image_row(const struct image *m, uint16_t y, const value_t *inputs, value_t *results)
+{
+    const uint8_t *gap = m->layer.gaps;
+    const weight_t *weight = m->layer.weights;
+    for (uint16_t filter = 0; filter < m->layer.outputs; filter++) {
+        const uint16_t count = READ_COUNT(m->layer.counts + filter);
+        const sum_t bias = bias_of(&m->layer, filter);
+        for (uint16_t i = 0; i < m->results; i++) {
+            pooled[i] = m->start;
+        }
+        for (uint16_t j = 0; j < m->pool_rows; j++) {
+            const uint16_t row = (uint16_t)(y * m->pool_down + j);
+            if (row >= m->pool_top && row - m->pool_top < m->rows) {
+                convolve(m, bias, count, gap, weight, inputs + (unsigned)j * m->row_step);
+                pool(m);
+            }
+        }
+        for (uint16_t i = 0; i < m->results; i++) {
+            results[i] = result_of(&m->layer, pooled[i]);
+        }
+        results += m->channel;
+        gap += count;
+        weight += count;
+    }
+}
