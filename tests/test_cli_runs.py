@@ -242,6 +242,19 @@ def test_report_of_an_unfinished_run(run_dir: Path, tmp_path: Path, capsys: pyte
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["training_curves.png"]
 
 
+def test_export_c_writes_a_network_that_make_tests(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for numbers in ("integers", "floats"):
+        folder = tmp_path / numbers / "digits"
+        assert cli.main(["export-c", str(run_dir), "--folder", str(folder), "--numbers", numbers]) == 0
+        assert {path.name for path in folder.iterdir()} == {"digits.c", "digits.h", "main.c", "Makefile", "README.md"}
+        out = capsys.readouterr().out
+        assert "in floats" in out and ("in whole numbers" in out) == (numbers == "integers")
+    assert cli.main(["export-c", str(run_dir), "--folder", str(tmp_path / "no-name")]) == 2
+    assert "expected a letter" in capsys.readouterr().err
+
+
 def test_animate_draws_a_gif(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(run_dir / "frames.npz", tmp_path)
     assert cli.main(["animate", str(tmp_path)]) == 0

@@ -46,41 +46,59 @@ static uint8_t in_image(const struct rows *r, uint16_t done)
     return done >= r->above && done - r->above < r->height;
 }
 
-/* One row of one filter; `left` weights are to be added up. */
-static void convolve(const struct image *m, sum_t bias, uint16_t left, const uint8_t *gap, const weight_t *weight,
+/* One row of one filter with `count` weights, four columns at a time, so that their sums stay in registers. */
+static void convolve(const struct image *m, sum_t bias, uint16_t count, const uint8_t *gaps, const weight_t *weights,
                      const value_t *inputs)
 {
-    for (uint16_t i = 0; i < m->columns; i++) {
-        sums[i] = bias;
-    }
-    for (; left > 0; left--) {
-        const weight_t w = READ_WEIGHT(weight);
-        inputs += READ_GAP(gap);
-        unsigned column = 0;
-        for (uint16_t i = 0; i < m->columns; i++) {
-            sums[i] += w * inputs[column];
-            column += m->column_step;
+    const unsigned columns = m->columns, step = m->column_step;
+    unsigned i = 0;
+    for (; i + 4 <= columns; i += 4) {
+        const value_t *input = inputs + i * step;
+        sum_t a = bias, b = bias, c = bias, d = bias;
+        for (uint16_t n = 0; n < count; n++) {
+            const weight_t weight = READ_WEIGHT(weights + n);
+            input += READ_GAP(gaps + n);
+            a += weight * input[0];
+            b += weight * input[step];
+            c += weight * input[2 * step];
+            d += weight * input[3 * step];
         }
-        gap++;
-        weight++;
+        sums[i] = a;
+        sums[i + 1] = b;
+        sums[i + 2] = c;
+        sums[i + 3] = d;
+    }
+    for (; i < columns; i++) {
+        const value_t *input = inputs + i * step;
+        sum_t a = bias;
+        for (uint16_t n = 0; n < count; n++) {
+            input += READ_GAP(gaps + n);
+            a += READ_WEIGHT(weights + n) * *input;
+        }
+        sums[i] = a;
     }
 }
 
 /* Take that row into the pooling. */
 static void pool(const struct image *m)
 {
+    const uint16_t columns = m->columns, wide = m->pool_columns;
+    const sum_t least = m->layer.least;
+    uint16_t first = 0; /* column at which the window begins, counted from the padding's */
     for (uint16_t i = 0; i < m->results; i++) {
-        for (uint16_t j = 0; j < m->pool_columns; j++) {
-            const uint16_t column = (uint16_t)(i * m->pool_across + j);
-            if (column >= m->pool_left && column - m->pool_left < m->columns) {
-                const sum_t sum = sums[column - m->pool_left];
+        sum_t best = pooled[i];
+        for (uint16_t j = first; j < first + wide; j++) {
+            if (j >= m->pool_left && j - m->pool_left < columns) {
+                const sum_t sum = sums[j - m->pool_left];
                 if (m->means) {
-                    pooled[i] += sum > m->layer.least ? sum : m->layer.least;
-                } else if (sum > pooled[i]) {
-                    pooled[i] = sum;
+                    best += sum > least ? sum : least;
+                } else if (sum > best) {
+                    best = sum;
                 }
             }
         }
+        pooled[i] = best;
+        first = (uint16_t)(first + m->pool_across);
     }
 }
 
