@@ -58,6 +58,7 @@ _HOME = {
     "evaluate": "network.scoring",
     "export_c": "exchange",
     "export_csr": "exchange",
+    "export_html": "exchange",
     "export_onnx": "exchange",
     "fit": "train.loop",
     "from_torch_state_dict": "exchange",

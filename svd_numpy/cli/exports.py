@@ -1,4 +1,4 @@
-"""The commands that hand on a trained network: export-c."""
+"""The commands that hand on a trained network: export-c, demo."""
 
 from __future__ import annotations
 
@@ -62,6 +62,45 @@ class ExportC:
                 print(f"  {what:<18}{100 * wrong.mean():6.2f} %")
         print(f"written: {written} and beside it main.c, Makefile, README.md")
         print(f"test it: make -C {written.parent}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Write one self-contained web page on which one draws digits for the network of a run and looks inside it.
+
+    Attributes
+    ----------
+    path : path
+        A run folder, or a model.safetensors file.
+    out : path, optional
+        The page, ending in .html; None is `demo.html` in the run folder.
+    dataset : str, optional
+        The data whose test digits go into the page; None takes the data set of the run.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    """
+
+    path: Path
+    out: Path | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+
+    def run(self) -> int:
+        """Write the page; a fine-tuned network gets the log alphas that the run has kept from before."""
+        from svd_numpy.exchange import export_html
+        from svd_numpy.experiments.run_files import load_log_alphas
+        from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
+
+        model, data, home = open_run(self.path, self.dataset, self.data_dir)
+        tuned = all((layer.log_sigma2 <= LOG_SIGMA2_MIN).all() for layer in model.variational_layers)
+        log_alphas, threshold = None, None
+        if tuned and (home / "log_alpha.npz").is_file():
+            log_alphas, threshold = load_log_alphas(home / "log_alpha.npz")
+        page = export_html(
+            model, self.out or home / "demo.html", data.x_test, data.y_test, log_alphas=log_alphas, threshold=threshold
+        )
+        print(f"written: {page} ({page.stat().st_size:,} bytes); open it in a browser")
         return 0
 
 
