@@ -1,6 +1,7 @@
 /* The page: drawing, the slider, and what follows from them. */
 
 const element = (id) => document.getElementById(id);
+const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
 const thousands = (number) => number.toLocaleString("en-GB");
 const percent = (share, digits) => `${(100 * share).toFixed(digits)} %`;
 const still = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -34,7 +35,7 @@ function look(pixels, animated) {
   const shares = probabilities(state.net, pixels);
   const best = largest(shares);
   element("verdict").textContent = pixels.some((pixel) => pixel)
-    ? `It reads a ${best} (${percent(shares[best], 0)}).${state.shown >= 0 ? ` It is a ${state.net.labels[state.shown]}.` : ""}`
+    ? `It reads ${named(best)} (${percent(shares[best], 0)}).${state.shown >= 0 ? ` It is ${named(state.net.labels[state.shown])}.` : ""}`
     : "Nothing is drawn yet.";
   document.querySelectorAll("#bars .bar").forEach((bar, n) => {
     bar.querySelector("i > i").style.width = `${100 * shares[n]}%`;
@@ -121,7 +122,7 @@ async function showDoubts(round) {
       const best = largest(mean);
       const second = largest(mean.map((share, digit) => (digit === best ? -1 : share)));
       button.type = "button";
-      button.setAttribute("aria-label", `A ${state.net.labels[n]}; it hesitates between ${best} and ${second}`);
+      button.setAttribute("aria-label", `${named(state.net.labels[n])}; it hesitates between ${best} and ${second}`);
       drawDigit(picture, state.net.digits[n]);
       button.append(picture, `${best} or ${second}?`);
       button.title = `${total.toFixed(2)} nats`;

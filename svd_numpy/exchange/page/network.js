@@ -69,13 +69,14 @@ function cut(net, keeps) {
     if (!layer.value) return layer;
     const kept = [];
     for (let n = 0; n < layer.value.length; n++) if (keeps(layer, n)) kept.push(n);
-    const place = Int32Array.from(kept, (n) => layer.place[n]);
+    const to = Int32Array.from(kept, (n) => layer.place[n] % layer.outputs);
+    const from = Int32Array.from(kept, (n) => Math.floor(layer.place[n] / layer.outputs));
     const live = new Uint8Array(layer.outputs);
-    for (const p of place) live[p % layer.outputs] = 1;
+    for (const unit of to) live[unit] = 1;
     weights += kept.length;
     units += live.reduce((sum, one) => sum + one, 0);
     const [value, logAlpha] = [layer.value, layer.logAlpha].map((all) => Float64Array.from(kept, (n) => all[n]));
-    return { ...layer, place, value, logAlpha, live };
+    return { ...layer, from, to, value, logAlpha, live };
   });
   return { ...net, layers, weights, units, bytes: 2 * (weights + units) };
 }
@@ -87,34 +88,37 @@ function apply(layer, x) {
   return layer.kind === "dense" ? dense(layer, x) : convolve(layer, x);
 }
 
-function dense({ place, value, bias, outputs }, x) {
+function dense({ from, to, value, bias }, x) {
   const y = bias.slice();
-  for (let n = 0; n < place.length; n++) {
-    const from = Math.floor(place[n] / outputs);
-    y[place[n] - from * outputs] += value[n] * x[from];
-  }
+  for (let n = 0; n < value.length; n++) y[to[n]] += value[n] * x[from[n]];
   return y;
 }
 
+/** First and last position at which a window's tap lies inside the image. */
+function inside(tap, size, count, stride, padding, dilation) {
+  const start = tap * dilation - padding; // where the tap lies at position 0
+  return [Math.max(0, Math.ceil(-start / stride)), Math.min(count - 1, Math.floor((size - 1 - start) / stride)), start];
+}
+
 function convolve(layer, x) {
-  const { place, value, bias, outputs, stride, padding, dilation, kernel } = layer;
+  const { from, to, value, bias, outputs, stride, padding, dilation, kernel } = layer;
   const [height, width, channels] = layer.in_shape;
   const [down, across] = layer.out_shape;
   const y = new Float64Array(down * across * outputs);
-  for (let p = 0; p < y.length; p++) y[p] = bias[p % outputs];
-  for (let n = 0; n < place.length; n++) {
-    const out = place[n] % outputs;
-    const tap = Math.floor(place[n] / outputs); // (row * columns + column) * channels + channel
-    const channel = tap % channels;
-    const column = Math.floor(tap / channels) % kernel[1];
-    const row = Math.floor(tap / channels / kernel[1]);
-    for (let oy = 0; oy < down; oy++) {
-      const iy = oy * stride[0] - padding[0] + row * dilation[0];
-      if (iy < 0 || iy >= height) continue;
-      for (let ox = 0; ox < across; ox++) {
-        const ix = ox * stride[1] - padding[1] + column * dilation[1];
-        if (ix < 0 || ix >= width) continue;
-        y[(oy * across + ox) * outputs + out] += value[n] * x[(iy * width + ix) * channels + channel];
+  for (let p = 0; p < y.length; p += outputs) y.set(bias, p);
+  for (let n = 0; n < value.length; n++) {
+    const channel = from[n] % channels; // a tap is (row * columns + column) * channels + channel
+    const column = Math.floor(from[n] / channels) % kernel[1];
+    const row = Math.floor(from[n] / channels / kernel[1]);
+    const [top, bottom, above] = inside(row, height, down, stride[0], padding[0], dilation[0]);
+    const [left, right, before] = inside(column, width, across, stride[1], padding[1], dilation[1]);
+    for (let oy = top; oy <= bottom; oy++) {
+      let input = ((oy * stride[0] + above) * width + left * stride[1] + before) * channels + channel;
+      let output = (oy * across + left) * outputs + to[n];
+      for (let ox = left; ox <= right; ox++) {
+        y[output] += value[n] * x[input];
+        input += stride[1] * channels;
+        output += outputs;
       }
     }
   }
@@ -127,17 +131,20 @@ function pool(layer, x) {
   const [down, across] = layer.out_shape;
   const mean = layer.kind === "avg";
   const y = new Float64Array(down * across * channels).fill(mean ? 0 : -Infinity);
-  for (let p = 0; p < y.length; p++) {
-    const channel = p % channels;
-    const ox = Math.floor(p / channels) % across;
-    const oy = Math.floor(p / channels / across);
-    for (let row = 0; row < kernel[0]; row++) {
-      for (let column = 0; column < kernel[1]; column++) {
-        const iy = oy * stride[0] - padding[0] + row;
-        const ix = ox * stride[1] - padding[1] + column;
-        if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
-        const value = x[(iy * width + ix) * channels + channel];
-        y[p] = mean ? y[p] + value / (kernel[0] * kernel[1]) : Math.max(y[p], value);
+  for (let row = 0; row < kernel[0]; row++) {
+    const [top, bottom, above] = inside(row, height, down, stride[0], padding[0], 1);
+    for (let column = 0; column < kernel[1]; column++) {
+      const [left, right, before] = inside(column, width, across, stride[1], padding[1], 1);
+      for (let oy = top; oy <= bottom; oy++) {
+        for (let ox = left; ox <= right; ox++) {
+          const input = ((oy * stride[0] + above) * width + ox * stride[1] + before) * channels;
+          const output = (oy * across + ox) * channels;
+          for (let c = 0; c < channels; c++) {
+            const value = x[input + c];
+            if (mean) y[output + c] += value / (kernel[0] * kernel[1]);
+            else if (value > y[output + c]) y[output + c] = value;
+          }
+        }
       }
     }
   }

@@ -104,12 +104,11 @@ function linesOf(groups, found) {
     const channels = layer.kind === "conv" ? layer.in_shape[2] : 0;
     const image = g ? groups[g - 1].image : null;
     const strengths = new Map();
-    for (let n = 0; n < layer.place.length; n++) {
-      const to = layer.place[n] % layer.outputs;
-      const tap = Math.floor(layer.place[n] / layer.outputs);
+    for (let n = 0; n < layer.value.length; n++) {
+      const tap = layer.from[n];
       const from = channels ? tap % channels : image ? tap % image[2] : tap;
       const strength = layer.value[n] * (channels ? 0.3 : x[tap]);
-      const key = from * layer.outputs + to;
+      const key = from * layer.outputs + layer.to[n];
       strengths.set(key, (strengths.get(key) || 0) + strength);
     }
     let most = 1e-9;
