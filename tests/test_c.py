@@ -83,7 +83,8 @@ def test_c_gives_the_bits_of_its_twin(name: str, dtype: str, tmp_path: Path) -> 
     wild = x.copy()
     wild[60:] = np.where(np.arange(x[0].size).reshape(x[0].shape) % 2, wild[60:].max(), wild[60:].min())
     twin = assert_same_bits(small, x[:60], wild, tmp_path)
-    assert distance(twin.predict(x[:60]), small.predict(x[:60])) < (0.08 if "vgg" in name else 0.05)  # eight layers
+    bound = 0.05 if "mean" in name else 0.03  # with a mean, the input keeps seven of its eight bits
+    assert distance(twin.predict(x[:60]), small.predict(x[:60])) < bound
 
 
 @compiled

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -232,31 +232,27 @@ def _spans(net: Steps, rows: Array) -> list[tuple[float, float]]:
 
 def _rounded(step: Step, inner: Scale, out: Scale) -> IntegerStep:
     """Round a step whose results go on to another."""
+    means = isinstance(step, ImageStep) and step.mean
     area = math.prod(step.pool.kernel) if isinstance(step, ImageStep) and step.mean else 1
-    largest = float(np.abs(step.matrix).max(initial=0.0))
-    step_out, shift = out.step, 0
-    # The largest weight is inner.step * largest * area / (step_out / 2**shift), at most 127.
+    largest, shift = float(np.abs(step.matrix).max(initial=0.0)), 0
+    # The largest weight is inner.step * largest * 2**shift / (out.step * area), at most 127.
     if largest:
-        shift = math.floor(math.log2(_MOST_WEIGHT) + math.log2(step_out) - math.log2(inner.step * largest * area))
+        shift = math.floor(math.log2(_MOST_WEIGHT * area) + math.log2(out.step) - math.log2(inner.step * largest))
         if shift < 0:
             raise SvdValueError(
                 f"to_integers: layer {step.name!r} has a weight of {largest:.3g}, but its results stay within "
-                f"{255 * step_out:.3g}, so that its inputs cancel each other; export the network in floats"
+                f"{255 * out.step:.3g}, so that its inputs cancel each other; export the network in floats"
             )
     for fewer in range(min(shift, _MOST_SHIFT), -1, -1):
-        unit = step_out / 2**fewer / area  # of a sum before pooling
+        unit = out.step * area / 2**fewer  # of a sum before pooling
         constant = 2**fewer // 2 + out.zero * 2**fewer
-        found = _whole(step, inner, unit, 0 if area > 1 or _means(step) else constant)
-        found = IntegerStep(**{**vars(found), "start": constant if _means(step) else 0, "shift": fewer})
+        found = _whole(step, inner, unit, 0 if means else constant)
+        found = replace(found, start=constant if means else 0, shift=fewer)
         if _largest_sum(found, area) <= _MOST_SUM:
             return found
     raise SvdValueError(
         f"to_integers: layer {step.name!r} has sums that do not fit into 32 bits; export the network in floats"
     )
-
-
-def _means(step: Step) -> bool:
-    return isinstance(step, ImageStep) and step.mean
 
 
 def _last(step: Step, inner: Scale) -> tuple[IntegerStep, float]:
