@@ -47,8 +47,7 @@ class Code:
     @property
     def ram_bytes(self) -> int:
         """Bytes of memory, input included, and of a convolution's sums; a pointer and some counters come on top."""
-        images = [layer.step for layer in self.layers if isinstance(layer.step, ImageStep)]
-        sums = sum(_longest_rows(images)) if images else 0
+        sums = sum(_longest_rows(layer.step for layer in self.layers))
         return self.plan.size * (4 if self.floats else 1) + 4 * sums
 
 
@@ -111,20 +110,31 @@ def _rows(name: str, rows: Rows, start: int, pad: object) -> str:
 _NEXT = Template("""\
 static void ${name}_next(void)
 {
-    value_t *row = 0;
     const uint16_t y = (uint16_t)(${name}_done - ${name}_rows.above);
     const uint8_t inside = in_image(&${name}_rows, ${name}_done);
+    value_t *row;
 ${before}    row = next_row(&${name}_rows, ${name}_done);
     if (inside) {
-        ${compute}
+${compute}
     }
     ${name}_done++;
 }""")
+_UNTIL = Template("""\
+static void ${name}_until(unsigned rows)
+{
+    while (${name}_done < rows) {
+        ${name}_next();
+    }
+}""")
 _BEFORE = Template("""\
-    while (inside && ${source}_done < y * $step + $seen) {
-        ${source}_next();
+    if (inside) {
+        ${source}_until(y * ${step}u + ${seen}u);
     }
 """)
+_PASSES = Template("""\
+        for (unsigned j = 0; j < ${passes}; j++) {
+${pull}            image_row(&${name}_image, j == 0, ${inputs}, row + ${left});
+        }""")
 
 
 def _source(name: str, net: Steps, model: IntegerModel | None, layers: list[Layer], plan: Plan) -> str:
@@ -137,11 +147,12 @@ def _source(name: str, net: Steps, model: IntegerModel | None, layers: list[Laye
         template("floats.c" if floats else "integers.c").rstrip(),
     ]
     if images:
-        columns, results = _longest_rows([layer.step for layer in images])
-        parts += [
-            f"#define MOST_COLUMNS {columns}\n#define MOST_RESULTS {results}",
-            template("images.c").rstrip(),
-        ]
+        columns, results = _longest_rows(layer.step for layer in images)
+        parts += [f"#define MOST_COLUMNS {columns}", template("images.c").rstrip()]
+        if any(layer.step.streamed for layer in images if isinstance(layer.step, ImageStep)):
+            parts.append(template("row.c").rstrip())
+        if results:
+            parts += [f"#define MOST_RESULTS {results}", template("rows.c").rstrip()]
     parts += [template("dense.c").rstrip(), *(tables_of(layer, floats) for layer in layers)]
     parts.append(f"value_t {name}_memory[{name.upper()}_MEMORY];")
     dense = [layer for layer in layers if isinstance(layer.step, DenseStep)]
@@ -154,9 +165,12 @@ def _source(name: str, net: Steps, model: IntegerModel | None, layers: list[Laye
 
 
 def _longest_rows(images: Iterable[Step]) -> tuple[int, int]:
-    """Most columns of any convolution, and of any pooling."""
+    """Most columns of any convolution, and of any pooling that needs all its rows at once."""
     steps = [step for step in images if isinstance(step, ImageStep)]
-    return max(step.window.out[1] for step in steps), max(step.pool.out[1] for step in steps)
+    return (
+        max((step.window.out[1] for step in steps), default=0),
+        max((step.pool.out[1] for step in steps if not step.streamed), default=0),
+    )
 
 
 def _image_parts(net: Steps, model: IntegerModel | None, images: list[Layer], plan: Plan) -> list[str]:
@@ -172,20 +186,30 @@ def _image_parts(net: Steps, model: IntegerModel | None, images: list[Layer], pl
         if model is not None:
             pad = model.steps[reader].pad if reader < len(images) else 0
         parts.append(_rows(names[number], rows, plan.starts[number + 1], pad))
-        before, compute = "", f"copy_row(y, row + {rows.padding[1]});"
+        before, compute = "", f"        copy_row(y, row + {rows.padding[1]});"
         if layer is not None:
             assert isinstance(layer.step, ImageStep)
-            strides = strides_of(net, plan, number - net.copied)
-            parts.append(_image(layer, layer.step, strides, model, rows))
-            source = f"@NAME@_input + y * {layer.step.row_step * strides[0]}u"
-            if number:
-                source = f"{names[number - 1]}_rows.memory"
-                before = _BEFORE.substitute(
-                    source=names[number - 1], step=layer.step.row_step, seen=layer.step.seen_rows
-                )
-            compute = f"image_row(&{layer.name}_image, y, {source}, row + {rows.padding[1]});"
+            row = strides_of(net, plan, number - net.copied)[0]
+            parts.append(_image(layer, layer.step, strides_of(net, plan, number - net.copied), model, rows))
+            source = names[number - 1] if number else ""
+            if source:
+                before = _BEFORE.substitute(source=source, step=layer.step.row_step, seen=layer.step.seen_rows)
+            compute = _compute(layer.name, layer.step, source, row, rows.padding[1])
         parts.append(_NEXT.substitute(name=names[number], before=before, compute=compute))
+        parts.append(_UNTIL.substitute(name=names[number]))
     return parts
+
+
+def _compute(name: str, step: ImageStep, source: str, row: int, left: int) -> str:
+    """The calls that compute a row of an image step, from the rows of `source` or, if there is none, of the input."""
+    stride = step.window.stride[0]
+    if not step.streamed:
+        inputs = f"{source}_rows.memory" if source else f"@NAME@_input + y * {step.row_step * row}u"
+        return f"        image_rows(&{name}_image, y, {inputs}, row + {left});"
+    at = f"(y * {step.pool.stride[0]}u + j) * "
+    pull = f"            {source}_until({at}{stride}u + {step.seen_rows}u);\n" if source else ""
+    inputs = f"{source}_rows.memory" if source else f"@NAME@_input + {at}{stride * row}u"
+    return _PASSES.substitute(passes=step.pool.kernel[0], pull=pull, name=name, inputs=inputs, left=left)
 
 
 def _copy(net: Steps, model: IntegerModel | None, plan: Plan) -> str:
@@ -221,9 +245,7 @@ def _run(name: str, images: list[Layer], dense: list[Layer], plan: Plan) -> str:
     writers = (["copied_input"] if len(plan.rows) > len(images) else []) + [layer.name for layer in images]
     lines += [f"    {writer}_done = 0;" for writer in writers]
     if writers:
-        lines.append(
-            f"    while ({writers[-1]}_done < {plan.rows[-1].height}) {{\n        {writers[-1]}_next();\n    }}"
-        )
+        lines.append(f"    {writers[-1]}_until({plan.rows[-1].height});")
     source = plan.starts[len(plan.rows)]
     for number, layer in enumerate(dense):
         last = number == len(dense) - 1

@@ -159,7 +159,7 @@ unsigned best = {name}_run(scores);
 | tables, in flash | {code.table_bytes:,} |
 | RAM, input included, without stack | {code.ram_bytes:,} |
 
-Code takes about 1,000 bytes more, and twice as many with convolutions.
+On a Cortex-M, compiled with -Os, code takes about 300 bytes more, and 1,100 with convolutions.
 {accuracy}
 | layer | results | weights | entries |
 |---|---|---|---|

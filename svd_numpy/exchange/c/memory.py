@@ -1,7 +1,7 @@
 """Where each activation lies in memory, so that little of it is needed.
 
-Images are computed row by row. A step keeps only those rows of its inputs that its next row depends on; the first reads
-the input itself. When a convolution needs a row, the one before it computes it. What has been read for the last time is
+Images are computed row by row. A step keeps only those rows of its inputs that it needs at once; the first reads the
+input itself. When a convolution needs a row, the one before it computes it. What has been read for the last time is
 overwritten, the input included: rows are rectangles in memory and time, and no two of them may overlap.
 """
 
@@ -131,26 +131,42 @@ class _Timeline:
         """Compute the next row of a buffer, or fill a row of padding."""
         rows, done = self._rows[number], self._pushed[number]
         y = done - rows.padding[0]
-        if 0 <= y < rows.height:
-            self._tick(self._sources(number, y))
+        reads = self._reads(number, y) if 0 <= y < rows.height else []
+        if reads:
+            self._pull(number, reads[0])
+        self._tick([])
         own = self.parts[number + 1]
         if done < rows.slots:
             own.append(_Part(done * rows.row, (done + 1) * rows.row, self._now, self._now))
+        for low in reads:
+            self._pull(number, low)
+            self._tick(self._sources(number, low))
         self._pushed[number] = done + 1
         for part in own:
             part.last = self._now
 
-    def _sources(self, number: int, y: int) -> list[_Part]:
-        """What row y of a buffer is computed from, which is first computed itself."""
-        copies = self._net.copied
-        if number == 0:
-            raw, step = self.parts[0], self._images[0]
-            low, high = (y, y + 1) if copies else (y * step.row_step, y * step.row_step + step.seen_rows)
-            return raw[low:high] if len(raw) > 1 else raw
-        step = self._images[number - copies]
-        while self._pushed[number - 1] < y * step.row_step + step.seen_rows:
+    def _reads(self, number: int, y: int) -> list[int]:
+        """The first row of the inputs of each pass that row y takes."""
+        if number < self._net.copied:
+            return [y]
+        step = self._images[number - self._net.copied]
+        passes = step.pool.kernel[0] if step.streamed else 1
+        return [y * step.row_step + n * step.window.stride[0] for n in range(passes)]
+
+    def _seen(self, number: int) -> int:
+        return 1 if number < self._net.copied else self._images[number - self._net.copied].seen_rows
+
+    def _pull(self, number: int, low: int) -> None:
+        """Compute the rows that a pass reads."""
+        while number and self._pushed[number - 1] < low + self._seen(number):
             self._push(number - 1)
-        return self.parts[number]
+
+    def _sources(self, number: int, low: int) -> list[_Part]:
+        """What a pass reads that begins at row `low`."""
+        if number:
+            return self.parts[number]
+        raw = self.parts[0]
+        return raw[low : low + self._seen(0)] if len(raw) > 1 else raw
 
 
 def _placed(parts: list[list[_Part]], order: tuple[int, ...] | list[int]) -> tuple[int, list[int]]:

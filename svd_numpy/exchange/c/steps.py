@@ -55,18 +55,25 @@ class ImageStep:
         return (*self.pool.out, len(self.bias))
 
     @property
+    def streamed(self) -> bool:
+        """Whether the convolution's rows can be pooled one by one, each used once: for maxima that do not overlap."""
+        return not self.mean and self.pool.padding[0] == 0 and self.pool.kernel[0] <= self.pool.stride[0]
+
+    @property
     def padding(self) -> tuple[int, int]:
         """Rows above (and below) and columns left (and right) of its images that it may look at.
 
-        The rows include those for outputs that the pooling then skips.
+        If it is not streamed, the rows include those for outputs of the convolution that the pooling then skips.
         """
-        return self.window.padding[0] + self.pool.padding[0] * self.window.stride[0], self.window.padding[1]
+        skipped = self.pool.padding[0] * self.window.stride[0]
+        return self.window.padding[0] + skipped, self.window.padding[1]
 
     @property
     def seen_rows(self) -> int:
-        """Rows of its images, with padding, that one row of its results depends on."""
+        """Rows of its images, with padding, that it needs at once: for a row of the convolution, or of the results."""
         (kernel, _), (stride, _), (dilation, _) = self.window.kernel, self.window.stride, self.window.dilation
-        return (self.pool.kernel[0] - 1) * stride + (kernel - 1) * dilation + 1
+        more = 0 if self.streamed else (self.pool.kernel[0] - 1) * stride
+        return more + (kernel - 1) * dilation + 1
 
     @property
     def row_step(self) -> int:
