@@ -225,13 +225,15 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path) -> None:
     model = dense_net((20, 8, 4))
     x = inputs_of(model, 30)
     small = svd.compress(model, backend="numpy")
-    for name in ("2fast", "a-b", "ünit", "a b"):
+    for name in ("2fast", "a-b", "ünit", "a b", "Main"):
         with pytest.raises(svd.SvdValueError, match="expected a letter"):
             svd.export_c(small, tmp_path / name, x)
     with pytest.raises(svd.SvdTypeError, match="training examples"):
         svd.export_c(small, tmp_path / "net", None)
     with pytest.raises(svd.SvdValueError, match="no example"):
         svd.export_c(small, tmp_path / "net", x[:0])
+    with pytest.raises(svd.SvdValueError, match="expected pixels if"):
+        svd.export_c(small, tmp_path / "net", x, examples=inputs_of(model, 3, dtype="uint8"))
     with pytest.raises(svd.SvdValueError, match="numbers"):
         svd.export_c(small, tmp_path / "net", x, numbers="int8")
     with pytest.raises(svd.SvdTypeError, match="SparseModel"):
@@ -250,10 +252,14 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path) -> None:
 
 @compiled
 def test_names_of_layers_become_identifiers(tmp_path: Path) -> None:
+    """Whatever they are, and even if the code has functions or tables that are called alike."""
     layers = (
-        svd.Dense(6, 5, name="1st layer/é"), svd.ReLU(), svd.Dense(5, 4, name="int"), svd.ReLU(),
+        svd.Conv2d(1, 3, 3, padding=1, name="image"), svd.ReLU(), svd.Conv2d(3, 4, 3, name="in"),
+        svd.AvgPool2d(2), svd.Conv2d(4, 4, 1, name="copied_input"), svd.Flatten(),
+        svd.Dense(16, 5, name="1st layer/é"), svd.ReLU(), svd.Dense(5, 4, name="int"), svd.ReLU(),
         svd.Dense(4, 4, name="a.b"), svd.ReLU(), svd.Dense(4, 3, name="a_b"),
     )  # fmt: skip
-    model = svd.Sequential(*layers, backend="numpy")
+    mean = np.linspace(0, 1, 36)
+    model = svd.Sequential(*layers, backend="numpy", input_shape=(1, 6, 6), input_mean=mean)
     x = inputs_of(model, 20)
     assert_same_bits(svd.compress(model, backend="numpy"), x, x, tmp_path)

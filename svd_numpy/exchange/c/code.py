@@ -14,7 +14,7 @@ from svd_numpy.checks import SvdValueError
 from svd_numpy.exchange.c.integers import IntegerModel
 from svd_numpy.exchange.c.memory import Plan, Rows, plan_memory
 from svd_numpy.exchange.c.steps import DenseStep, ImageStep, Step, Steps
-from svd_numpy.exchange.c.tables import NAME, Layer, cells, layers_of, strides_of, table, tables_of
+from svd_numpy.exchange.c.tables import COPY, NAME, Layer, cells, layers_of, strides_of, table, tables_of
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -61,8 +61,11 @@ def template(name: str, **words: object) -> str:
 
 def check_name(name: str) -> str:
     """Return a name that C allows for everything that starts with it."""
-    if not NAME.fullmatch(name):
-        raise SvdValueError(f"export_c: got the name {name!r}, expected a letter, then letters, digits and underscores")
+    if not NAME.fullmatch(name) or name.lower() == "main":
+        raise SvdValueError(
+            f"export_c: got the name {name!r}, expected a letter, then letters, digits and underscores, and another name "
+            "than that of the test program, main"
+        )
     return name
 
 
@@ -111,7 +114,7 @@ _NEXT = Template("""\
 static void ${name}_next(void)
 {
     const uint16_t y = (uint16_t)(${name}_done - ${name}_rows.above);
-    const uint8_t inside = in_image(&${name}_rows, ${name}_done);
+    const uint8_t inside = is_inside(&${name}_rows, ${name}_done);
     value_t *row;
 ${before}    row = next_row(&${name}_rows, ${name}_done);
     if (inside) {
@@ -177,7 +180,7 @@ def _image_parts(net: Steps, model: IntegerModel | None, images: list[Layer], pl
     """The structures of all image steps and the functions that compute their next rows."""
     names, parts = [layer.name for layer in images], list[str]()
     if net.copied:
-        names.insert(0, "copied_input")
+        names.insert(0, COPY)
         parts.append(_copy(net, model, plan))
     for number, rows in enumerate(plan.rows):
         layer = images[number - net.copied] if number >= net.copied else None
@@ -205,7 +208,7 @@ def _compute(name: str, step: ImageStep, source: str, row: int, left: int) -> st
     stride = step.window.stride[0]
     if not step.streamed:
         inputs = f"{source}_rows.memory" if source else f"@NAME@_input + y * {step.row_step * row}u"
-        return f"        image_rows(&{name}_image, y, {inputs}, row + {left});"
+        return f"        image_from_window(&{name}_image, y, {inputs}, row + {left});"
     at = f"(y * {step.pool.stride[0]}u + j) * "
     pull = f"            {source}_until({at}{stride}u + {step.seen_rows}u);\n" if source else ""
     inputs = f"{source}_rows.memory" if source else f"@NAME@_input + {at}{stride * row}u"
@@ -242,7 +245,7 @@ def _copy(net: Steps, model: IntegerModel | None, plan: Plan) -> str:
 
 def _run(name: str, images: list[Layer], dense: list[Layer], plan: Plan) -> str:
     lines = list[str]()
-    writers = (["copied_input"] if len(plan.rows) > len(images) else []) + [layer.name for layer in images]
+    writers = ([COPY] if len(plan.rows) > len(images) else []) + [layer.name for layer in images]
     lines += [f"    {writer}_done = 0;" for writer in writers]
     if writers:
         lines.append(f"    {writers[-1]}_until({plan.rows[-1].height});")
@@ -266,11 +269,12 @@ def _header(name: str, net: Steps, model: IntegerModel | None, plan: Plan) -> st
     upper, size = name.upper(), math.prod(net.in_shape)
     shape = " x ".join(map(str, net.in_shape))
     if model is None:
-        kind, score, what = "float", "float", "floats, as the network was trained on (pixels: 0 to 1)"
-        scores = "The network's outputs."
+        kind, score, what = "float", "float", "floats, pixels from 0 to 1"
+        scores = "They are the network's outputs."
     else:
         kind, score = "uint8_t", "int32_t"
-        what = f"bytes b that stand for (b - {model.input.zero}) * {model.input.step:.9g}"
+        what = f"bytes b for (b - {model.input.zero}) * {model.input.step:.9g}"
+        what = "pixels from 0 to 255" if model.pixels else what
         scores = f"Multiplied by {model.unit:.9g}, they are the network's outputs."
     return f"""\
 #ifndef {upper}_H
@@ -284,12 +288,14 @@ def _header(name: str, net: Steps, model: IntegerModel | None, plan: Plan) -> st
 
 typedef {score} {name}_score;
 
-/* All activations. Write the input to {name}_input: {upper}_INPUTS numbers ({shape}), {what}.
-   The network overwrites it. */
+/* All activations. */
 extern {kind} {name}_memory[{upper}_MEMORY];
+
+/* Where to write the input: {shape} numbers, {what}. The network overwrites it. */
 #define {name}_input ({name}_memory + {plan.starts[0]})
 
-/* Read the input and write {upper}_OUTPUTS scores; return which of them is the largest. {scores} */
+/* Read the input and write the scores; return which of them is the largest.
+   {scores} */
 unsigned {name}_run({name}_score scores[{upper}_OUTPUTS]);
 
 #endif

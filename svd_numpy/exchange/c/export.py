@@ -63,8 +63,8 @@ def export_c(
         model, net = None, steps_of(small)
     shown = check_inputs("examples", calibration if examples is None else examples, small.in_shape)[:_EXAMPLES]
     check_some("examples", shown)
-    if model is not None and shown.dtype != np.uint8 and model.input.step == 1 / 255:
-        raise SvdValueError("examples: got floats, expected uint8 pixels like those of `calibration`")
+    if model is not None and model.pixels != (shown.dtype == np.uint8):
+        raise SvdValueError(f"examples: got {shown.dtype}, expected pixels if `calibration` has pixels, else floats")
     code = write_code(name, net, model)
     files = {
         f"{name}.h": code.header,

@@ -51,6 +51,9 @@ class Scale:
         return np.clip(np.rint(x / self.step) + self.zero, 0, 255)
 
 
+PIXELS = Scale(1 / 255, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class IntegerStep:
     """A step in whole numbers, held as float64.
@@ -128,6 +131,11 @@ class IntegerModel:
     error: float
 
     @property
+    def pixels(self) -> bool:
+        """Whether the inputs are uint8 pixels, which stand for 0 to 1."""
+        return self.input == PIXELS
+
+    @property
     def n_outputs(self) -> int:
         """Numbers per example that `predict_integers` returns."""
         return len(self.steps[-1].bias)
@@ -182,8 +190,7 @@ def to_integers(small: SparseModel, calibration: Any) -> IntegerModel:
     rows = check_inputs("calibration", calibration, small.in_shape)
     check_some("calibration", rows)
     net = steps_of(small)
-    pixels = rows.dtype == np.uint8
-    scale = Scale(1 / 255, 0) if pixels else Scale.of_range(float(rows.min()), float(rows.max()))
+    scale = PIXELS if rows.dtype == np.uint8 else Scale.of_range(float(rows.min()), float(rows.max()))
     inner, offset = (scale, None) if net.mean is None else _centred(scale, net.mean)
     steps = list[IntegerStep]()
     for step, span in zip(net.steps[:-1], _spans(net, rows), strict=True):

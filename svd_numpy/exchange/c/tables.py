@@ -17,6 +17,7 @@ from svd_numpy.kernels.backend import Array
 
 _WIDTH = 110  # of a line of a table
 _MOST_GAP, _MOST_COUNT = 255, 65535
+COPY = "copied_input"  # name of what copies the input, which no layer may have
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of what C can call by it
 
 
@@ -59,7 +60,7 @@ def _names(steps: Iterable[Step]) -> list[str]:
     for step in steps:
         own = re.sub(r"[^A-Za-z0-9_]", "_", step.name)
         own = own if NAME.fullmatch(own) else f"layer_{own}"
-        found.append(own if own not in found else f"{own}_{len(found)}")
+        found.append(own if own not in (*found, COPY) else f"{own}_{len(found)}")
     return found
 
 

@@ -40,7 +40,7 @@ static value_t *next_row(const struct rows *r, uint16_t done)
 }
 
 /* Whether the next row lies in the image, not in the padding above or below it. */
-static uint8_t in_image(const struct rows *r, uint16_t done)
+static uint8_t is_inside(const struct rows *r, uint16_t done)
 {
     return done >= r->above && done - r->above < r->height;
 }

@@ -24,7 +24,7 @@ static void pool(const struct image *m)
 }
 
 /* Row y of means or overlapping maxima, from all rows of the inputs that it depends on. */
-static void image_rows(const struct image *m, uint16_t y, const value_t *inputs, value_t *results)
+static void image_from_window(const struct image *m, uint16_t y, const value_t *inputs, value_t *results)
 {
     const uint8_t *gap = m->layer.gaps;
     const weight_t *weight = m->layer.weights;
