@@ -34,7 +34,7 @@ TICK = 40  # instructions, see chips/cortex_m.c
 CLOCK = 16e6  # Hz, of the ATmega328P
 AVR_RAM = 1900  # bytes of its 2,048 that leave room for the stack; a larger network runs on the ATmega1284P
 CORTEX = {"cortex-m0": "Cortex-M0", "cortex-m3": "Cortex-M3", "cortex-m4": "Cortex-M4"}
-# Bruno Kröger's (cpldcpu) BitNetMCU, README of January 2026: digits scaled down to 16 x 16, on a CH32V002 at 48 MHz.
+# The README of BitNetMCU, January 2026: digits scaled down to 16 x 16, on a CH32V002 at 48 MHz.
 PUBLISHED = (
     ("BitNetMCU, convolutions, 16x16", 0.94, "5.4 kB of weights", "785 k cycles"),
     ("BitNetMCU, convolutions, 16x16", 1.08, "3.2 kB of weights", "686 k cycles"),

@@ -63,8 +63,8 @@ def check_name(name: str) -> str:
     """Return a name that C allows for everything that starts with it."""
     if not NAME.fullmatch(name) or name.lower() == "main":
         raise SvdValueError(
-            f"export_c: got the name {name!r}, expected a letter, then letters, digits and underscores, and another name "
-            "than that of the test program, main"
+            f"export_c: got the name {name!r}, expected a letter, then letters, digits and underscores, but not "
+            "main, the name of the test program"
         )
     return name
 
