@@ -28,7 +28,7 @@ from svd_numpy.sparse import SparseModel
 LEAST = -(2**31)  # of an int32
 _MOST_SUM = 2**31 - 1
 _MOST_WEIGHT, _MOST_BIAS, _MOST_SHIFT = 127, 32767, 22  # 255 << 22 leaves room for what exceeds the calibrated range
-_CHUNK = 250  # examples that pass through all layers at once
+_ROOM = 2**24  # float64 that examples may take as im2col rows, while they pass through all layers at once
 _MOST_ERROR = 0.1  # of the outputs on the calibration data, relative to the largest
 
 
@@ -149,7 +149,7 @@ class IntegerModel:
         """Scores (B, O) in int32, bit for bit those of the C code."""
         rows = self.input_bytes(x)
         out = np.empty((len(rows), self.n_outputs), np.int32)
-        for at in _chunks(len(rows)):
+        for at in _chunks(self.net, len(rows)):
             q = self.net.taken(rows[at].astype(np.float64))
             if self.offset is not None:
                 q = np.floor((q + self.offset.reshape(self.net.shape) + 1) / 2)
@@ -212,8 +212,11 @@ def to_integers(small: SparseModel, calibration: Any) -> IntegerModel:
     return IntegerModel(net, model.steps, scale, offset, unit, small.likelihood, error)
 
 
-def _chunks(count: int) -> Iterator[slice]:
-    return (slice(start, start + _CHUNK) for start in range(0, count, _CHUNK))
+def _chunks(net: Steps, count: int) -> Iterator[slice]:
+    images = [step.window for step in net.steps if isinstance(step, ImageStep)]
+    largest = max((math.prod(window.out) * window.taps for window in images), default=math.prod(net.in_shape))
+    size = max(1, _ROOM // largest)
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def _centred(scale: Scale, mean: Array) -> tuple[Scale, Array]:
@@ -225,7 +228,7 @@ def _centred(scale: Scale, mean: Array) -> tuple[Scale, Array]:
 def _spans(net: Steps, rows: Array) -> list[tuple[float, float]]:
     """Smallest and largest result of every step but the last on the calibration data."""
     spans = [(0.0, 0.0) for _ in net.steps[:-1]]
-    for at in _chunks(len(rows)):
+    for at in _chunks(net, len(rows)):
         piece = rows[at].astype(np.float64)
         x = net.taken(piece / 255 if rows.dtype == np.uint8 else piece)
         x = x if net.mean is None else x - net.mean.reshape(net.shape)
