@@ -288,4 +288,6 @@ async function begin() {
   await done;
 }
 
-begin();
+begin().catch((error) => {
+  element("intro").textContent = `This browser could not read the network (${error.message}); a newer one can.`;
+});
