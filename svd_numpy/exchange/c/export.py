@@ -9,7 +9,8 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, as_path, check_choice, check_inputs, check_some, check_type
 from svd_numpy.exchange.c.code import Code, check_name, template, write_code
-from svd_numpy.exchange.c.integers import IntegerModel, to_integers
+from svd_numpy.exchange.c.integers import IntegerModel
+from svd_numpy.exchange.c.rounding import to_integers
 from svd_numpy.exchange.c.steps import Steps, steps_of
 from svd_numpy.exchange.c.tables import cells
 from svd_numpy.files.atomic import disk_error, write_atomic

@@ -80,11 +80,14 @@ class ImageStep:
         """By how many rows of its images the next row of its results looks further down."""
         return self.pool.stride[0] * self.window.stride[0]
 
+    def seen(self, x: Array, pad: float = 0.0) -> Array:
+        """x (B, H, W, C), with `pad` around it -> what the convolution sees at each position (B * P, taps)."""
+        height, width = self.window.padded
+        return im2col(self.window.pad(x, pad), self.window._replace(height=height, width=width, padding=(0, 0)))
+
     def products(self, x: Array, matrix: Array, bias: Array, pad: float = 0.0) -> Array:
         """x (B, H, W, C), with `pad` around it -> the convolution (B, CH, CW, O), before ReLU and pooling."""
-        rows = im2col(self.window.pad(x, pad), self.window._replace(
-            height=self.window.padded[0], width=self.window.padded[1], padding=(0, 0)))  # fmt: skip
-        return (rows @ matrix + bias).reshape(len(x), *self.window.out, len(bias))
+        return (self.seen(x, pad) @ matrix + bias).reshape(len(x), *self.window.out, len(bias))
 
     def pooled(self, y: Array) -> Array:
         """y (B, CH, CW, O) -> sums or maxima of the pooling's windows (B, OH, OW, O)."""
@@ -113,9 +116,13 @@ class DenseStep:
         """Shape of one result, (O,)."""
         return (len(self.bias),)
 
+    def seen(self, x: Array, pad: float = 0.0) -> Array:
+        """x (B, ...) -> what it reads (B, I); there is no padding."""
+        return x.reshape(len(x), -1)[:, self.inputs]
+
     def apply(self, x: Array) -> Array:
         """x (B, ...) -> y (B, O)."""
-        y = x.reshape(len(x), -1)[:, self.inputs] @ self.matrix + self.bias
+        y = self.seen(x) @ self.matrix + self.bias
         return np.maximum(y, 0) if self.relu else y
 
 

@@ -290,4 +290,5 @@ async function begin() {
 
 begin().catch((error) => {
   element("intro").textContent = `This browser could not read the network (${error.message}); a newer one can.`;
+  throw error;
 });
