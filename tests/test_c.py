@@ -279,6 +279,6 @@ def test_names_of_layers_become_identifiers(tmp_path: Path) -> None:
         svd.Dense(4, 4, name="a.b"), svd.ReLU(), svd.Dense(4, 3, name="a_b"),
     )  # fmt: skip
     mean = np.linspace(0, 1, 36)
-    model = svd.Sequential(*layers, backend="numpy", input_shape=(1, 6, 6), input_mean=mean)
+    model = kill(svd.Sequential(*layers, backend="numpy", input_shape=(1, 6, 6), input_mean=mean), 1.0, units=1.0)
     x = inputs_of(model, 20, dtype="uint8")
     assert_same_bits(svd.compress(model, backend="numpy"), x, x, tmp_path)
