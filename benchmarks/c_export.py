@@ -110,7 +110,7 @@ def on_avr(folder: Path, chip: str, images: np.ndarray, wanted: np.ndarray) -> f
 
 def measure(run: Path, data_dir: Path | None) -> dict[str, Any]:
     """Export one run and take all figures of it."""
-    data = svd.load(recorded_dataset(run), data_dir)
+    data, facts = svd.load(recorded_dataset(run), data_dir), read_result(run)
     small = svd.compress(svd.Sequential.load(need(run / "model.safetensors")))
     calibration = data.x_train[:CALIBRATION]
     twin = svd.to_integers(small, calibration)
@@ -118,8 +118,8 @@ def measure(run: Path, data_dir: Path | None) -> dict[str, Any]:
     floats = small.predict(data.x_test).argmax(axis=1)
     found: dict[str, Any] = {
         "run": run.name,
-        "arch": read_result(run).get("arch", run.name),
-        "epochs": read_result(run).get("epochs"),
+        "arch": facts.get("arch", run.name),
+        "training": f"{facts.get('epochs')} epochs" + ", from another run's weights" * bool(facts.get("init_from")),
         "weights": sum(op.weights.kept for op in small.ops if hasattr(op, "weights")),
         "float_error": 100 * float(np.mean(floats != data.y_test)),
         "error": 100 * float(np.mean(wanted.argmax(axis=1) != data.y_test)),
@@ -156,7 +156,7 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
     ]
     for run in runs:
         lines.append(
-            f"| {run['arch']}, {run['epochs']} epochs | {run['weights']:,} | {run['float_error']:.2f} "
+            f"| {run['arch']}, {run['training']} | {run['weights']:,} | {run['float_error']:.2f} "
             f"| {run['error']:.2f} | {run['agreement']:.2f} | {run['host_us']:.0f} |"
         )
     lines += [

@@ -128,7 +128,8 @@ def _rounded(step: Step, inner: _Inputs, out: Scale) -> IntegerStep:
         if shift < 0:
             raise SvdValueError(
                 f"to_integers: layer {step.name!r} has a weight of {largest:.3g}, but its results stay within "
-                f"{255 * out.step:.3g}, so that its inputs cancel each other; export the network in floats"
+                f"{255 * out.step:.3g}, so that its inputs cancel each other, or others are far larger; export the "
+                "network in floats"
             )
     for fewer in range(min(shift, _MOST_SHIFT), -1, -1):
         unit = out.step * area / 2**fewer  # of a sum before pooling
