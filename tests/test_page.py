@@ -92,6 +92,14 @@ def test_a_network_that_does_not_fit_is_refused(model: svd.Sequential, data: svd
         svd.export_html(small(svd.Dense(64, 10)), path, x[:, :64], y)
     with pytest.raises(svd.SvdTypeError, match="'odd' is a BatchNorm"):
         svd.export_html(small(svd.Dense(784, 10), svd.BatchNorm(10, name="odd")), path, x, y)
+    for layer, reason in (
+        (svd.AvgPool2d(3, padding=1, count_include_pad=False, name="odd"), "'odd' takes means without"),
+        (svd.Conv2d(2, 2, 2, groups=2, name="odd"), "'odd' has 2 groups"),
+        (svd.Pad2d(1, name="odd"), "'odd' is a Pad2d"),
+    ):
+        with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=reason):
+            images = svd.Conv2d(1, 2, 3), layer, svd.Conv2d(2, 1, 3), svd.Flatten()
+            svd.export_html(small(*images, input_shape=(1, 28, 28)), path, x, y)
     with pytest.raises(svd.SvdValueError, match="Categorical"):
         svd.export_html(small(svd.Dense(784, 10), likelihood="gaussian"), path, x, y)
     with pytest.raises(svd.SvdValueError, match="uint8"):

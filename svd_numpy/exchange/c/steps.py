@@ -16,7 +16,7 @@ import numpy as np
 from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import Window, im2col
-from svd_numpy.sparse import ConvOp, DenseOp, Op, PoolOp, SparseModel, TakeOp
+from svd_numpy.sparse import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, SparseModel, TakeOp
 
 _MOST_SIZE = 2**15 - 1  # of anything that is counted in C, where an int may have 16 bits
 
@@ -175,13 +175,15 @@ def steps_of(small: SparseModel) -> Steps:
     Raises
     ------
     SvdValueError
-        Naming the layer, for one that is too large, or reads pixels in an order that `compress` does not write.
+        Naming the layer, for one that is too large, a padding on its own, means that leave out their padding, or pixels
+        in an order that `compress` does not write.
     """
     take, *ops = small.ops
     assert isinstance(take, TakeOp)
     steps, shape = list[Step](), take.out_shape
     for number, op in enumerate(ops):
         before = ops[number - 1] if number else None
+        _refuse(op)
         if isinstance(op, PoolOp) and isinstance(before, ConvOp):
             steps[-1] = _pooled(steps[-1], op)
         elif isinstance(op, PoolOp):
@@ -202,13 +204,27 @@ def steps_of(small: SparseModel) -> Steps:
     return found
 
 
+def _refuse(op: Op) -> None:
+    """Refuse what the C code does not do, before anything is written."""
+    if isinstance(op, PadOp):
+        raise SvdValueError(
+            f"export_c: layer {op.name!r} pads images, which the C code leaves to convolutions; give the convolution "
+            "after it the padding (zeros, the same on both sides), or export to ONNX"
+        )
+    if isinstance(op, PoolOp) and op.kind == "avg_inside" and op.window.padding != (0, 0):
+        raise SvdValueError(
+            f"export_c: layer {op.name!r} takes means without the padding, expected count_include_pad=True, or no "
+            "padding"
+        )
+
+
 def _step(op: Op) -> Step:
     if isinstance(op, DenseOp):
         return DenseStep(op.name, op.inputs.astype(np.int64), _matrix(op), op.bias.astype(np.float64), op.relu)
     if isinstance(op, ConvOp):
         pool = Window(*op.window.out, len(op.bias), (1, 1))
         return ImageStep(op.name, op.window, _matrix(op), op.bias.astype(np.float64), op.relu, pool, False)
-    assert not isinstance(op, TakeOp | PoolOp)
+    assert isinstance(op, ScaleOp)
     scale, shift = op.scale.astype(np.float64), op.shift.astype(np.float64)
     if len(op.out_shape) == 3:
         return _diagonal(op.name, op.out_shape, scale, shift, op.relu)
@@ -232,7 +248,7 @@ def _diagonal(
 def _pooled(step: Step, op: PoolOp) -> ImageStep:
     """Give a step without a pooling the one that follows it."""
     assert isinstance(step, ImageStep)
-    return ImageStep(step.name, step.window, step.matrix, step.bias, step.relu, op.window, op.kind == "avg")
+    return ImageStep(step.name, step.window, step.matrix, step.bias, step.relu, op.window, op.kind != "max")
 
 
 def _check(net: Steps) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
-from svd_numpy.network.layers import AvgPool2d, Dropout, Flatten, GaussianDropout, MaxPool2d, ReLU
+from svd_numpy.network.layers import AvgPool2d, Conv2d, Dropout, Flatten, GaussianDropout, MaxPool2d, ReLU
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.model import Sequential
@@ -144,6 +144,12 @@ def _described(layer: Layer) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": layer.name, "in_shape": layer.in_shape, "out_shape": layer.out_shape}
     if isinstance(layer, ReLU):
         return entry | {"kind": "relu"}
+    if isinstance(layer, AvgPool2d) and not layer.count_include_pad and layer.window.padding != (0, 0):
+        raise SvdValueError(
+            f"export_html: layer {layer.name!r} takes means without the padding, expected count_include_pad=True"
+        )
+    if isinstance(layer, Conv2d) and layer.groups > 1:
+        raise SvdValueError(f"export_html: layer {layer.name!r} has {layer.groups} groups, expected none")
     if isinstance(layer, MaxPool2d | AvgPool2d):
         return entry | {"kind": "max" if isinstance(layer, MaxPool2d) else "avg"} | _geometry(layer.window)
     if isinstance(layer, Weighted):
