@@ -267,8 +267,8 @@ async function begin() {
   element("count").textContent = state.whole.digits.length;
   const at = cutByAlpha(state.whole, start);
   element("intro").textContent =
-    `It was trained with Sparse Variational Dropout on ${thousands(description.total)} weights. ${thousands(at.weights)} ` +
-    `are left, 1 in ${Math.round(description.total / Math.max(1, at.weights))}, and here they are, all of them.`;
+    `It began with ${thousands(description.total)} weights. Sparse Variational Dropout left ${thousands(at.weights)}, ` +
+    `1 in ${Math.round(description.total / Math.max(1, at.weights))}, and all of them are on this page.`;
   makeBars(state.whole.layers[state.whole.layers.length - 1].out_shape[0]);
   state.pixels = new Uint8Array(28 * 28);
   slider.addEventListener("input", () => setThreshold(Number(slider.value)));
