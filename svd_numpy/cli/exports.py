@@ -106,11 +106,12 @@ class Demo:
 
 def open_run(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
     """Return the network of a run folder or a model.safetensors file, its data, and the folder."""
-    from svd_numpy.checks import SvdValueError
+    from svd_numpy.checks import SvdValueError, as_path
     from svd_numpy.data import load
     from svd_numpy.experiments.run_files import need, recorded_dataset
     from svd_numpy.network.model import Sequential
 
+    path = as_path("path", path)
     file = path / "model.safetensors" if path.is_dir() else path
     model = Sequential.load(need(file))
     data: Any = load(dataset or recorded_dataset(file.parent), data_dir)
