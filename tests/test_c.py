@@ -234,6 +234,17 @@ def test_layers_without_weights(tmp_path: Path) -> None:
 
 
 @compiled
+@pytest.mark.parametrize("scale", [1e-9, 1, 1e9])
+def test_a_layer_that_is_silent_on_the_calibration_data(scale: float, tmp_path: Path) -> None:
+    model = dense_net((6, 5, 4, 3), scale)
+    theta = model.parameters["dense2.theta"]
+    theta[:] = -np.abs(theta) - scale
+    model.parameters["dense3.bias"][:] = [1, -2, 3]
+    x = inputs_of(model, 20, dtype="uint8")
+    assert_same_bits(svd.compress(model, backend="numpy"), x, x, tmp_path)
+
+
+@compiled
 def test_wide_gaps_are_bridged(tmp_path: Path) -> None:
     model = dense_net((4000, 3))
     theta = model.parameters["dense1.theta"]

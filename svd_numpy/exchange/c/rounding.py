@@ -70,7 +70,7 @@ def to_integers(small: SparseModel, calibration: Any) -> IntegerModel:
     x, q = _floats(net, some), model.first(model.input_bytes(some))
     steps = list[IntegerStep]()
     for step, span in zip(net.steps[:-1], _spans(net, rows), strict=True):
-        out = Scale.of_range(*span)
+        out = _results(step, inner, *span)
         steps.append(_rounded(step, _inputs(step, inner, x, q), out))
         x, q, inner = step.apply(x), steps[-1].apply(q), out
     last, unit = _last(net.steps[-1], _inputs(net.steps[-1], inner, x, q))
@@ -117,20 +117,25 @@ def _spans(net: Steps, rows: Array) -> list[tuple[float, float]]:
     return spans
 
 
+def _area(step: Step) -> int:
+    """How many outputs of a convolution are summed to one result."""
+    return math.prod(step.pool.kernel) if isinstance(step, ImageStep) and step.mean else 1
+
+
+def _results(step: Step, inner: Scale, low: float, high: float) -> Scale:
+    """The scale of a step's results: as fine as their range allows, but no finer than what its largest weight adds."""
+    out = Scale.of_range(low, high)
+    least = 1.001 * float(np.abs(step.matrix).max(initial=0.0)) * inner.step / (_MOST_WEIGHT * _area(step))
+    return out if out.step >= least else Scale(least, round(-min(low, 0.0) / least))
+
+
 def _rounded(step: Step, inner: _Inputs, out: Scale) -> IntegerStep:
     """Round a step whose results go on to another."""
-    means = isinstance(step, ImageStep) and step.mean
-    area = math.prod(step.pool.kernel) if isinstance(step, ImageStep) and step.mean else 1
+    means, area = isinstance(step, ImageStep) and step.mean, _area(step)
     largest, shift = float(np.abs(step.matrix).max(initial=0.0)), 0
-    # The largest weight is inner.scale.step * largest * 2**shift / (out.step * area), at most 127.
+    # The largest weight is inner.step * largest * 2**shift / (out.step * area), at most 127.
     if largest:
         shift = math.floor(math.log2(_MOST_WEIGHT * area) + math.log2(out.step) - math.log2(inner.scale.step * largest))
-        if shift < 0:
-            raise SvdValueError(
-                f"to_integers: layer {step.name!r} has a weight of {largest:.3g}, but its results stay within "
-                f"{255 * out.step:.3g}, so that its inputs cancel each other, or others are far larger; export the "
-                "network in floats"
-            )
     for fewer in range(min(shift, _MOST_SHIFT), -1, -1):
         unit = out.step * area / 2**fewer  # of a sum before pooling
         constant = 2**fewer // 2 + out.zero * 2**fewer
