@@ -1,4 +1,4 @@
-"""Steps in whole numbers: how they are rounded, and the NumPy twin that computes the same bits as the C code.
+"""Steps in whole numbers: what they mean, and the NumPy twin that computes the same bits as the C code.
 
 Every activation is a uint8 q that stands for step * (q - zero), every weight an int8, every sum an int32. Step and zero
 of a layer's results come from the range that they have on calibration data. The step of its weights is then such that
