@@ -119,7 +119,7 @@ def measure(run: Path, data_dir: Path | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "run": run.name,
         "arch": facts.get("arch", run.name),
-        "training": f"{facts.get('epochs')} epochs" + ", from another run's weights" * bool(facts.get("init_from")),
+        "training": training(facts),
         "weights": sum(op.weights.kept for op in small.ops if hasattr(op, "weights")),
         "float_error": 100 * float(np.mean(floats != data.y_test)),
         "error": 100 * float(np.mean(wanted.argmax(axis=1) != data.y_test)),
@@ -146,6 +146,13 @@ def measure(run: Path, data_dir: Path | None) -> dict[str, Any]:
                 found["avr"]["chip"] = chip
                 found["avr"]["cycles"] = on_avr(folder, chip, images[:AVR_IMAGES], wanted[:AVR_IMAGES])
     return found
+
+
+def training(facts: dict[str, Any]) -> str:
+    """What sets a run's training apart from the recipe `default`."""
+    weight = facts.get("kl_weight", 1)
+    start = ", from the weights of another run" if facts.get("init_from") else ""
+    return f"{facts.get('epochs')} epochs{start}{f', KL weight {weight:g}' if weight != 1 else ''}"
 
 
 def table(runs: list[dict[str, Any]]) -> list[str]:
