@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_tools import TINY, command, environment, plain_backend  # noqa: F401 - a fixture
 
 import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.experiments import mnist
+from svd_numpy.experiments.run_files import load_log_alphas
 from svd_numpy.files.run_log import read_log
 from svd_numpy.train.console import TrainingInterrupted
 
@@ -240,6 +242,43 @@ def test_report_of_an_unfinished_run(run_dir: Path, tmp_path: Path, capsys: pyte
     assert cli.main(["report", str(tmp_path)]) == 0
     assert "not finished" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["training_curves.png"]
+
+
+def test_export_c_writes_a_network_that_make_tests(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for numbers in ("integers", "floats"):
+        folder = tmp_path / numbers / "digits"
+        assert cli.main(["export-c", str(run_dir), "--folder", str(folder), "--numbers", numbers]) == 0
+        assert {path.name for path in folder.iterdir()} == {"digits.c", "digits.h", "main.c", "Makefile", "README.md"}
+        out = capsys.readouterr().out
+        assert "in floats" in out and ("in whole numbers" in out) == (numbers == "integers")
+    assert cli.main(["export-c", str(run_dir), "--folder", str(tmp_path / "no-name")]) == 2
+    assert "expected a letter" in capsys.readouterr().err
+
+
+def test_demo_writes_a_page_with_the_log_alphas_of_the_run(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run was fine-tuned, so the log alphas of its network say nothing; and so short that all its weights live."""
+    out = tmp_path / "page.html"
+    assert cli.main(["demo", str(run_dir), "--out", str(out)]) == 2
+    assert "fewer weights" in capsys.readouterr().err
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    model, log_alphas = svd.Sequential.load(folder / "model.safetensors"), load_log_alphas(folder / "log_alpha.npz")[0]
+    for name, alphas in log_alphas.items():
+        model.parameters[f"{name}.theta"][alphas > np.quantile(alphas.astype(float), 0.02)] = 0
+    model.save(folder / "model.safetensors")
+    assert cli.main(["demo", str(folder)]) == 0
+    assert "open it in a browser" in capsys.readouterr().out
+    page = (folder / "demo.html").read_text(encoding="utf-8")
+    found = re.search(r'type="application/json">(.*?)</script>', page)
+    assert found is not None
+    described = json.loads(found[1])
+    assert described["start"] == described["most"] == 8 * 1.75  # the recipe's 1.7, in eighths, rounded up
+    assert described["total"] == 266_200 and 4000 < described["layers"][0]["count"] < 5000
+    assert cli.main(["demo", str(folder), "--dataset", "diabetes"]) == 2
 
 
 def test_animate_draws_a_gif(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

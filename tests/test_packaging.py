@@ -34,7 +34,8 @@ ROOMS = {
     "exchange": {"checks", "files", "kernels", "network", "sparse"},
     "experiments": {"assess", "checks", "data", "files", "kernels", "network", "plots", "tabular", "train"},
     "cli": {
-        "checks", "data", "experiments", "files", "kernels", "network", "plots", "sparse", "train", "svd_numpy",
+        "checks", "data", "exchange", "experiments", "files", "kernels", "network", "plots", "sparse", "train",
+        "svd_numpy",
     },
     "__main__": {"cli"},
     "svd_numpy": set(),  # the package itself resolves its names on first use

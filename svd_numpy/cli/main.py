@@ -18,6 +18,7 @@ from svd_numpy.checks import SvdError
 from svd_numpy.cli.bench import Bench
 from svd_numpy.cli.data import Data
 from svd_numpy.cli.doctor import Doctor
+from svd_numpy.cli.exports import Demo, ExportC
 from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.output import release_stdout
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
@@ -46,6 +47,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "uncertainty": Uncertainty,
     "report": Report,
     "animate": Animate,
+    "export-c": ExportC,
+    "demo": Demo,
     "bench": Bench,
     "gradcheck": Gradcheck,
     "data": Data,

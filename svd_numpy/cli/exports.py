@@ -1,0 +1,124 @@
+"""The commands that hand on a trained network: export-c, demo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svd_numpy.data import Dataset
+    from svd_numpy.exchange import IntegerModel
+    from svd_numpy.network.model import Sequential
+    from svd_numpy.sparse import SparseModel
+
+_CALIBRATION = 2000  # training examples
+
+
+@dataclass(frozen=True)
+class ExportC:
+    """Write the pruned network of a run as C for microcontrollers: no library, no heap, whole numbers.
+
+    Attributes
+    ----------
+    path : path
+        A run folder, or a model.safetensors file.
+    folder : path, optional
+        Where to write NAME.c, NAME.h, main.c, Makefile and README.md; its last part is NAME, an identifier in C. None
+        is `network` in the run folder.
+    numbers : str
+        "integers" (8-bit weights and activations) or "floats".
+    dataset : str, optional
+        The data whose training examples show which range each layer needs; None takes the data set of the run.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    """
+
+    path: Path
+    folder: Path | None = None
+    numbers: str = "integers"
+    dataset: str | None = None
+    data_dir: Path | None = None
+
+    def run(self) -> int:
+        """Export, and say how much the rounding costs."""
+        from svd_numpy.exchange import export_c, to_integers
+        from svd_numpy.sparse import compress
+
+        model, data, home = open_run(self.path, self.dataset, self.data_dir)
+        small = compress(model)
+        calibration = data.x_train[:_CALIBRATION]
+        written = export_c(
+            small, self.folder or home / "network", calibration, examples=data.x_test, numbers=self.numbers
+        )
+        networks: dict[str, SparseModel | IntegerModel] = {"in floats": small}
+        if self.numbers == "integers":
+            networks["in whole numbers"] = to_integers(small, calibration)
+        if data.n_classes:
+            print(f"error on the {len(data.x_test):,} test examples of {data.name}:")
+            for what, network in networks.items():
+                wrong = network.predict(data.x_test).argmax(axis=1) != data.y_test
+                print(f"  {what:<18}{100 * wrong.mean():6.2f} %")
+        print(f"written: {written} and beside it main.c, Makefile, README.md")
+        print(f"test it: make -C {written.parent}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Write one self-contained web page on which one draws digits for the network of a run and looks inside it.
+
+    Attributes
+    ----------
+    path : path
+        A run folder, or a model.safetensors file.
+    out : path, optional
+        The page, ending in .html; None is `demo.html` in the run folder.
+    dataset : str, optional
+        The data whose test digits go into the page; None takes the data set of the run.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    """
+
+    path: Path
+    out: Path | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+
+    def run(self) -> int:
+        """Write the page; a fine-tuned network gets the log alphas that the run has kept from before."""
+        from svd_numpy.exchange import export_html
+        from svd_numpy.experiments.run_files import load_log_alphas
+        from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
+
+        model, data, home = open_run(self.path, self.dataset, self.data_dir)
+        tuned = all((layer.log_sigma2 <= LOG_SIGMA2_MIN).all() for layer in model.variational_layers)
+        log_alphas, threshold = None, None
+        if tuned and (home / "log_alpha.npz").is_file():
+            log_alphas, threshold = load_log_alphas(home / "log_alpha.npz")
+        page = export_html(
+            model, self.out or home / "demo.html", data.x_test, data.y_test, log_alphas=log_alphas, threshold=threshold
+        )
+        print(f"written: {page} ({page.stat().st_size:,} bytes); open it in a browser")
+        return 0
+
+
+def open_run(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
+    """Return the network of a run folder or a model.safetensors file, its data, and the folder."""
+    from svd_numpy.checks import SvdValueError, as_path
+    from svd_numpy.data import load
+    from svd_numpy.experiments.run_files import need, recorded_dataset
+    from svd_numpy.network.model import Sequential
+
+    path = as_path("path", path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    model = Sequential.load(need(file))
+    data: Any = load(dataset or recorded_dataset(file.parent), data_dir)
+    size = math.prod(data.x_train.shape[1:])
+    if size != math.prod(model.in_shape):
+        raise SvdValueError(
+            f"{file} reads {math.prod(model.in_shape):,} numbers, but an example of {data.name} has {size:,}; give the "
+            "data set that it was trained on with --dataset"
+        )
+    return model, data, file.parent
