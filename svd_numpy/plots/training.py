@@ -115,10 +115,14 @@ def living_weights(history: Sequence[Record], *, title: str = "") -> Figure:
     with style():
         figure = new_figure(WIDTH * 0.7, 5.0)
         panels = figure.subplots(2, 1, sharex=True)
-        named = (("living", "sparsity", "Living weights"), ("ms_per_step", "accent", "Milliseconds per step"))
-        for ax, (key, colour, name) in zip(panels, named, strict=True):
+        named = (
+            ("living", "sparsity", "Living weights", ",.0f"),
+            ("ms_per_step", "accent", "Milliseconds per step", ".2f"),
+        )
+        for ax, (key, colour, name, form) in zip(panels, named, strict=True):
             curve(ax, history, key, colour, name)
-            ax.set(title=f"{name}: {column(history, key)[0]:,.4g} to {column(history, key)[-1]:,.4g}")
+            first, last = (format(column(history, key)[epoch], form) for epoch in (0, -1))
+            ax.set(title=f"{name}: {first} to {last}")
             log_scale(ax, column(history, key))
             shade_finetune(ax, history)
             epoch_axis(ax, history, labelled=ax is panels[-1])
