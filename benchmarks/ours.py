@@ -40,7 +40,7 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
     images, labels = workload.images, workload.labels
     image_shape = TASKS[workload.arch].image_shape
     data = Dataset("workload", images, labels, images[:100], labels[:100], image_shape, 10, "")
-    model = _lenet_300_100() if workload.arch == "lenet-300-100" else _convolutional(workload.arch, data)
+    model = untrained_model(workload)
     config = TrainConfig(epochs=10_000, batch_size=batch, lr=LEARNING_RATE, kl_schedule=((0.0, KL_WEIGHT),), seed=SEED)
     trainer = Trainer(model, data, config)
 
@@ -50,6 +50,15 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
         return (trainer.progress.nll_sum - before) / batch
 
     return step
+
+
+def untrained_model(workload: Workload) -> Sequential:
+    """Build the network of a workload, with initial weights."""
+    if workload.arch == "lenet-300-100":
+        return _lenet_300_100()
+    images, labels = workload.images[:100], workload.labels[:100]
+    data = Dataset("workload", images, labels, images, labels, TASKS[workload.arch].image_shape, 10, "")
+    return _convolutional(workload.arch, data)
 
 
 def _lenet_300_100() -> Sequential:

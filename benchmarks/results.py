@@ -94,7 +94,7 @@ def load_runs(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Finished runs by case and seed: those in the JSON file, and those in run folders."""
     path = out_path(options).with_suffix(".json")
     known = json.loads(path.read_text())["runs"] if path.exists() else {}
-    runs = {case: {str(run["seed"]): run for run in rows} for case, rows in known.items()}
+    runs = {case: {str(run.get("seed", n)): run for n, run in enumerate(rows)} for case, rows in known.items()}
     for case in CASES[options.arch]:
         found = runs.setdefault(" ".join(case), {})
         for at in sorted(ROOT.glob(f"{folder(options, case, 0).name[:-1]}*/result.json")):

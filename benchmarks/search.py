@@ -44,6 +44,7 @@ class Candidate:
     batch: int = 100
     shift: int = 0
     finetune: int | None = None  # epochs; None: FINETUNE_EPOCHS
+    remove: tuple[float, int] | None = None  # log alpha above which weights are removed while training; first epoch
 
 
 KL1 = ((5.0, 0.0), (20.0, 1.0))
@@ -62,12 +63,27 @@ LENET_300_100 = {
     "paper": Candidate(200, 0.5, KL1, mask=True, centre=True, theta_std=0.01),
     "paper-he": Candidate(200, 0.5, KL1, mask=True, centre=True),
 }
+KL2_140 = ((5.0, 0.0), (70.0, 1.0), (115.0, 2.2))
+LENET_300_100 |= {
+    "kl2-140": Candidate(140, 0.6, KL2_140),
+    "kl2-140-remove5": Candidate(140, 0.6, KL2_140, remove=(5.0, 3)),
+    "kl2-140-remove5-10": Candidate(140, 0.6, KL2_140, remove=(5.0, 10)),
+    "kl2-140-remove3-20": Candidate(140, 0.6, KL2_140, remove=(3.0, 20)),
+    "kl2-140-remove5-fast": Candidate(140, 0.6, ((3.0, 0.0), (40.0, 1.0), (115.0, 2.2)), remove=(5.0, 3)),
+    "kl2-140-remove8": Candidate(140, 0.6, KL2_140, remove=(8.0, 5)),
+    "kl1.6-140-remove5-10": Candidate(140, 0.6, ((5.0, 0.0), (70.0, 1.0), (115.0, 1.6)), remove=(5.0, 10)),
+    "kl1.6-200-remove5-10": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 1.6)), remove=(5.0, 10)),
+    "kl2-200-remove5": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 2.2)), remove=(5.0, 3)),
+}
 LENET_5 = {
     "plain": Candidate(50, 0.6, SLOW),
     "shift1": Candidate(50, 0.6, SLOW, shift=1),
     "shift2": Candidate(50, 0.6, SLOW, shift=2),
     "shift1-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15),
     "shift1-105-kl4": Candidate(105, 0.67, ((3.0, 0.0), (45.0, 1.0), (90.0, 4.0)), shift=1, finetune=20),
+    "shift1-90-remove5": Candidate(
+        90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15, remove=(5.0, 3)
+    ),
     "plain-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), finetune=15),
 }
 CANDIDATES = {"lenet-300-100": LENET_300_100, "lenet-5": LENET_5}
@@ -85,6 +101,8 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
         train_mask=chosen.mask,
         seed=SEED,
         shift=chosen.shift,
+        remove_above=chosen.remove and chosen.remove[0],
+        remove_from=chosen.remove[1] if chosen.remove else 0,
     )
     recipe = Recipe(arch, name, "", config, chosen.theta_std, subtract_mean=chosen.centre)
     model = build(data, recipe, SEED, "auto")
@@ -95,6 +113,7 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
             "threshold": None,
             "error": last["valid_error"],
             "compression": last["compression"],
+            "seconds": last["seconds"],
         }
     ]
     for threshold in THRESHOLDS[arch]:
@@ -105,6 +124,7 @@ def run(arch: str, name: str) -> list[dict[str, Any]]:
             finetune_threshold=threshold,
             seed=SEED,
             shift=chosen.shift,
+            remove_above=chosen.remove and chosen.remove[0],
         )
         last = fit(copy, data, tuning, progress=False)[-1]
         rows.append(
@@ -129,6 +149,10 @@ def settings_of(chosen: Candidate) -> str:
             (f"theta std {chosen.theta_std}", chosen.theta_std is not None),
             (f"batch {chosen.batch}", chosen.batch != 100),
             (f"images shifted by up to {chosen.shift}", chosen.shift > 0),
+            (
+                "removed above {} from epoch {} on".format(*(chosen.remove or ("", ""))),
+                chosen.remove is not None,
+            ),
             (f"{chosen.finetune} epochs of fine-tuning", chosen.finetune is not None),
         )
         if there

@@ -251,5 +251,5 @@ def run_state(folder: Path) -> State:
 def timeless(value: Any) -> Any:
     """Return JSON without the seconds in it."""
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+        return {key: timeless(item) for key, item in value.items() if key not in ("seconds", "ms_per_step")}
     return [timeless(item) for item in value] if isinstance(value, list) else value

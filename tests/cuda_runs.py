@@ -267,3 +267,39 @@ def test_each_run_has_its_row() -> None:
     backend.to_host(*own)
     assert [array.tolist() for array in own] == [[0.0] * 4, [0.0] * 4, [4.0, 0.0, 4.0, 4.0]]
     assert backend.noise(NoiseKey(5, 0, 0), 1, 3).tobytes() == CudaBackend().noise(NoiseKey(5, 0, 0), 1, 3).tobytes()
+
+
+# --- Living weights ---
+
+
+def removing_run(backend: str, seed: int = 0, run_dir: Path | None = None, resume: bool = False) -> Run:
+    layers = svd.VariationalDense(6, 4, log_sigma2=-3.0), svd.ReLU(), svd.VariationalDense(4, 2, log_sigma2=-3.0)
+    model = svd.Sequential(*layers, backend=backend, seed=seed)
+    model.parameters["dense1.theta"][:, 1] = 1e-3  # this unit is a constant from the first removal on
+    config = make_config(epochs=2, finetune_epochs=1, batch_size=2, kl_schedule=((0.0, 1.0),), remove_above=2.0)
+    return Run(model, dense_data(), config, (), run_dir, resume)
+
+
+def test_a_run_that_removes_weights_works_on_smaller_arrays_and_goes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    init = CudaRunner.__init__
+    monkeypatch.setattr(
+        CudaRunner, "__init__", lambda self, runs: sizes.append(runs[0].model.arena.params.size) or init(self, runs)
+    )
+    run, expected = removing_run("cuda"), removing_run("numpy")
+    records, wanted = (fit_together([each], False)[0] for each in (run, expected))
+    assert sizes[0] > sizes[1]
+    for record, other in zip(records, wanted, strict=True):
+        assert record["living"] == other["living"] and record["nll"] == pytest.approx(other["nll"], rel=1e-3)
+    assert records[0]["living"] < 32 and set(records[-1]["forms"].values()) == {"matrix"}
+    with monkeypatch.context() as patch, pytest.raises(svd.TrainingInterrupted):
+        patch.setattr(console, "StopSignal", StopsSoon)
+        stopped = removing_run("cuda", run_dir=tmp_path)
+        fit_together([stopped], False)
+    stopped.release()
+    resumed = removing_run("cuda", run_dir=tmp_path, resume=True)
+    assert outcome(resumed, fit_together([resumed], False)[0]) == outcome(run, records)
+    two = [removing_run("cuda", seed) for seed in (0, 1)]
+    assert side_by_side(two) == [[two[0]], [two[1]]]

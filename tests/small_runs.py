@@ -53,8 +53,9 @@ def bits(model: svd.Sequential) -> dict[str, bytes]:
 
 
 def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records without the one entry that differs between two equal runs."""
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    """Return the records without the entries that differ between two equal runs."""
+    times = ("seconds", "ms_per_step")
+    return [{key: value for key, value in record.items() if key not in times} for record in records]
 
 
 def run_log(run_dir: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -35,8 +36,13 @@ def test_a_trial_stays_flat(tmp_path: Path, campaign: ModuleType) -> None:
 
 
 def test_it_sees_what_piles_up(tmp_path: Path, campaign: ModuleType) -> None:
-    memory, handles = list[bytes](), list[int]()
-    assert not campaign.measure(lambda: memory.append(b"x" * 2**20), 20)["flat"]
+    memory, handles = list[mmap.mmap](), list[int]()
+
+    def keep() -> None:  # pages of their own: `bytes` may be put where something was freed before
+        memory.append(mmap.mmap(-1, 2**20))
+        memory[-1].write(b"x" * 2**20)
+
+    assert not campaign.measure(keep, 20)["flat"]
     assert not campaign.measure(lambda: handles.append(os.open(tmp_path, os.O_RDONLY)), 20)["flat"]
     for handle in handles:
         os.close(handle)

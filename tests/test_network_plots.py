@@ -239,7 +239,7 @@ def make_result(arch: str = "lenet-5", **changes: Any) -> TrainResult:
     record = {
         "epoch": 1, "stage": "variational", "nll": 1.0, "test_nll": 1.0, "kl": 1.0, "kl_weight": 1.0, "lr": 1e-3,
         "train_error": 0.5, "test_error": 0.5, "sparsity": svd.measure_sparsity(model).by_layer, "compression": 2.0,
-        "seconds": 1.0,
+        "seconds": 1.0, "living": 430_500, "forms": {}, "ms_per_step": 1.0,
     }  # fmt: skip
     return TrainResult(model, [record], recipe, data, alphas, **changes)
 

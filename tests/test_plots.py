@@ -113,6 +113,18 @@ def test_training_curves_draw_the_history() -> None:
         np.testing.assert_allclose(share, [100 * record["sparsity"][name] for record in history])
 
 
+def test_living_weights_fall_beside_the_time_of_a_step() -> None:
+    history = [
+        {**record, "living": 1000 // record["epoch"], "ms_per_step": 2 / record["epoch"]} for record in make_history()
+    ]
+    living, milliseconds = plots.living_weights(history, title="a run").axes
+    assert living.get_title(loc="left").startswith("Living weights: 1,000 to ")
+    assert milliseconds.get_title(loc="left").startswith("Milliseconds per step: 2.00 to ")
+    for ax, key in ((living, "living"), (milliseconds, "ms_per_step")):
+        assert ax.get_lines()[0].get_ydata().tolist() == [record[key] for record in history]
+        assert ax.get_yscale() == "log"
+
+
 def test_training_curves_name_every_axis_and_unit() -> None:
     figure = plots.training_curves(make_history())
     labels = [ax.get_ylabel() for ax in figure.axes]

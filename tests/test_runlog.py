@@ -18,7 +18,8 @@ def record(epoch: int, **changes: Any) -> dict[str, Any]:
     return {
         "epoch": epoch, "stage": "variational", "seconds": 0.5 * epoch, "nll": 1 / (epoch + 3), "kl": -7.5,
         "kl_weight": 1.0, "lr": 0.01, "train_error": 0.25, "test_error": None, "test_nll": None,
-        "sparsity": {"dense1": 0.5, "dense2": 0}, "compression": 2, "non_finite": 0.0, **changes,
+        "sparsity": {"dense1": 0.5, "dense2": 0}, "compression": 2, "living": 40,
+        "forms": {"dense1": "lists", "dense2": "matrix"}, "ms_per_step": 0.25, "non_finite": 0.0, **changes,
     }  # fmt: skip
 
 

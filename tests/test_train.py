@@ -254,6 +254,9 @@ RECORD: dict[str, Any] = {
     "test_nll": (float, type(None)),
     "sparsity": dict,
     "compression": float,
+    "living": int,
+    "forms": dict,
+    "ms_per_step": float,
     "non_finite": float,
 }
 

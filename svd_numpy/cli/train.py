@@ -51,6 +51,9 @@ class _Training:
         Go on with the run in this folder; the result has the same bits as if it had never stopped.
     extend : int
         Train so many epochs more than the recipe (or --epochs) says; with --resume, a finished run goes on.
+    remove_above : float, optional
+        Remove weights for good while training, once their log alpha is above it: training gets faster. None takes the
+        recipe's, inf removes none.
     progress : bool
         Show a progress bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
@@ -73,6 +76,7 @@ class _Training:
     run_dir: Path | None = None
     resume: bool = False
     extend: int = 0
+    remove_above: float | None = None
     progress: bool = True
     eval_every: int = 1
 
@@ -146,7 +150,8 @@ def run_folder(network: str, dataset: str, options: _Training) -> Path:
     kind = [] if options.kind == "variational" else [options.kind]
     labels = ["random-labels"] if options.random_labels else []
     kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
-    words = [network, *kind, dataset, *labels, options.recipe, *kl_weight, f"seed{options.seed}"]
+    removal = [] if options.remove_above is None else [f"remove{options.remove_above:g}"]
+    words = [network, *kind, dataset, *labels, options.recipe, *kl_weight, *removal, f"seed{options.seed}"]
     return Path("runs") / "-".join(words)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,11 @@ def use_recipe(recipe: Recipe) -> None:
     data = Dataset("warm-up", x[:40], y[:40], x[40:], y[40:], shape, 10, "made here")
     for kind in KINDS:
         model = build(data, recipe, 0, "numba", kind, WIDTH if recipe.arch == "vgg-like" else 1.0)
-        config = replace(recipe.config, epochs=1, finetune_epochs=int(kind == "variational"), batch_size=20)
+        # The third epoch is trained on what is left: lists of weights.
+        removal: dict[str, Any] = (
+            {"epochs": 2, "finetune_epochs": 1, "remove_above": -6.0} if kind == "variational" else {}
+        )
+        config = replace(recipe.config, **{"epochs": 1, "finetune_epochs": 0, "batch_size": 20, **removal})
         use(model, data, config)
 
 

@@ -56,6 +56,7 @@ def train_cifar(
     run_dir: str | Path | None = None,
     resume: bool = False,
     extend: int = 0,
+    remove_above: float | None = None,
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
@@ -109,6 +110,9 @@ def train_cifar(
     extend : int
         Train so many epochs more than the recipe (or `epochs`) says, at the end of the last stage. With `resume`, a run
         that has finished goes on; see `TrainConfig.extended` for the learning rate.
+    remove_above : float, optional
+        Weights whose log_alpha is above it leave for good at the end of an epoch, which makes training faster
+        (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none before the fine-tuning.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
@@ -132,7 +136,8 @@ def train_cifar(
     options = Options(
         dataset=check_choice("dataset", dataset, _DATASETS), arch=arch, width=width, recipe=recipe, kind=kind,
         epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels, init_from=init_from,
-        backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend, progress=progress,
+        backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend,
+        remove_above=remove_above, progress=progress,
         eval_every=eval_every, callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
@@ -182,7 +187,7 @@ def _pretraining(plan: Recipe) -> TrainConfig:
 def _first_stage(options: Options, epochs: int | None) -> Options:
     """Return the options of the first stage of a run."""
     folder = None if options.folder is None else options.folder / PRETRAINING
-    return replace(options, kind="dropout", kl_weight=1.0, epochs=epochs, extend=0, run_dir=folder)
+    return replace(options, kind="dropout", kl_weight=1.0, remove_above=None, epochs=epochs, extend=0, run_dir=folder)
 
 
 def _configure(plan: Recipe, options: Options) -> TrainConfig:

@@ -45,6 +45,7 @@ def train_mnist(
     run_dir: str | Path | None = None,
     resume: bool = False,
     extend: int = 0,
+    remove_above: float | None = None,
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
@@ -92,6 +93,9 @@ def train_mnist(
     extend : int
         Train so many epochs more than the recipe (or `epochs`) says, at the end of the last stage. With `resume`, a run
         that has finished goes on; see `TrainConfig.extended` for the learning rate.
+    remove_above : float, optional
+        Weights whose log_alpha is above it leave for good at the end of an epoch, which makes training faster
+        (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none before the fine-tuning.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
@@ -114,10 +118,13 @@ def train_mnist(
     options = Options(
         dataset=dataset, arch=arch, recipe=recipe, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed,
         random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir,
-        resume=resume, extend=extend, progress=progress, eval_every=eval_every, callbacks=callbacks,
+        resume=resume, extend=extend, remove_above=remove_above, progress=progress, eval_every=eval_every,
+        callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
-    config = plan.config if kind == "variational" else replace(plan.config, finetune_epochs=0)  # nothing to prune
+    config = plan.config
+    if kind != "variational":  # nothing to prune
+        config = replace(config, finetune_epochs=0, remove_above=None)
     configs = [configure(config, own) for own in each]
     images = load_for_each(each)
     if note := note_on_size(plan, configs[0], len(images[0].x_train)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from svd_numpy.checks import (
     check_flag,
     check_number,
     check_path,
+    check_threshold,
 )
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.kernels import resolve_backend
@@ -41,6 +43,7 @@ class Keywords(TypedDict, total=False):
     run_dir: str | Path | None
     resume: bool
     extend: int
+    remove_above: float | None
     progress: bool
     eval_every: int
     callbacks: Sequence[Callback]
@@ -64,6 +67,7 @@ class Options:
     epochs: int | None = None
     batch_size: int | None = None
     kl_weight: float = 1.0
+    remove_above: float | None = None
     seed: int = 0
     random_labels: bool = False
     init_from: Start = None
@@ -81,6 +85,7 @@ class Options:
         checked = {
             "width": check_number("width", self.width, low=0.01, high=16),
             "kl_weight": check_kl_weight(self.kl_weight, kind),
+            "remove_above": check_removal(self.remove_above, kind),
             "seed": check_count("seed", self.seed, low=0),
             "random_labels": check_flag("random_labels", self.random_labels),
             "backend": resolve_backend(self.backend),
@@ -108,3 +113,12 @@ def check_kl_weight(value: Any, kind: str) -> float:
     if kind != "variational" and kl_weight != 1:
         raise SvdValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
     return kl_weight
+
+
+def check_removal(value: Any, kind: str) -> float | None:
+    """Check the log alpha above which weights are removed: None takes the recipe's, infinity removes none."""
+    if value is None or (isinstance(value, float) and value == math.inf):
+        return value
+    if kind != "variational":
+        raise SvdValueError(f"remove_above: got {value!r}, but kind {kind!r} has no log alpha; leave it out")
+    return check_threshold("remove_above", value)

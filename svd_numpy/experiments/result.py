@@ -222,6 +222,7 @@ class TrainResult:
         what : str
             "summary": error and sparsity over the epochs, receptive fields, histogram of log alpha; only the curves
             for a network that prunes nothing.
+            "living": weights that have not been removed, and milliseconds per step, over the epochs.
             "live_units": what is left of each layer.
             "filters", "weight_matrix", "feature_maps": before and after training, the filters of the first layer, a
             part of the largest dense matrix, and the response of the first convolutions to the first test image.
@@ -261,6 +262,7 @@ class TrainResult:
         )
 
     def _network_figures(self) -> dict[str, Any]:
+        from svd_numpy.plots import living_weights
         from svd_numpy.plots.figures import at_start, network_figures
 
         if not self.model.variational_layers:
@@ -269,7 +271,8 @@ class TrainResult:
         start = None if self.init_from else at_start(self.model, before)
         threshold = pruning_threshold(self.model, self.recipe.config)
         shape = self.data.image_shape or ()
-        return network_figures(self.model, start, self.log_alphas, threshold, shape, self.data.x_test[0])
+        figures = network_figures(self.model, start, self.log_alphas, threshold, shape, self.data.x_test[0])
+        return {"living": lambda: living_weights(self.history, title=self.title), **figures}
 
     def save(self, run_dir: str | Path) -> None:
         """Write model.safetensors, result.txt, summary.png and result.json to the folder `run_dir`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
     config = replace(
         config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
     )
+    if options.remove_above is not None:
+        config = replace(config, remove_above=None if options.remove_above == math.inf else options.remove_above)
     return config.extended(options.extend)
 
 

@@ -30,9 +30,12 @@ _NUMBERS = {
     "test_error": (0.0, math.inf, True),
     "test_nll": (-math.inf, math.inf, True),
     "compression": (1.0, math.inf, False),
+    "living": (0.0, math.inf, False),
+    "ms_per_step": (0.0, math.inf, False),
     "non_finite": (0.0, 1.0, False),
 }
-_OTHERS = ("schema", "epoch", "stage", "sparsity")
+_OTHERS = ("schema", "epoch", "stage", "sparsity", "forms")
+FORMS = ("matrix", "lists")  # what the steps of a layer compute on
 _OPTIONAL = ("valid_error", "valid_nll")  # only where there are validation data
 
 
@@ -195,6 +198,9 @@ def _check(record: dict[str, Any], epoch: int) -> None:
             raise SvdValueError(f"{key} is {repr(value)[:60]}; expected a number{bounds}")
     if not isinstance(shares, dict) or not all(_is_number(share, 0, 1) for share in shares.values()):
         raise SvdValueError(f"sparsity is {repr(shares)[:60]}; expected a number in 0..1 for each layer")
+    forms = record["forms"]
+    if not isinstance(forms, dict) or not all(form in FORMS for form in forms.values()):
+        raise SvdValueError(f"forms is {repr(forms)[:60]}; expected one of {FORMS} for each layer")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

@@ -13,6 +13,10 @@ Images are (B, H, W, C), channels last. A convolution is the dense operation on 
 x is (B, H, W, C), y is (B, OH, OW, O) with P = OH * OW positions, and "x" in the equations means the matrix
 (B * P, taps) whose row b * P + p holds what the window sees at position p; dx is summed back from its rows (col2im).
 Each example then has P * O units of noise: unit p * O + o belongs to output o at position p.
+
+If `living` is given, theta, log_sigma2 and their gradients are (n,): the weights that it names, of a matrix (I, O) in
+which all others have mean and variance 0. Only backends that say so (`knows_lists`) take them, and no window with a
+stride.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
 
@@ -181,6 +186,7 @@ class Backend(Protocol):
 
     name: str
     dtype: np.dtype[Any]
+    knows_lists: bool
 
     def to_device(self, *arrays: Array) -> None:
         """Make what the host wrote into these arrays visible to later operations."""
@@ -227,6 +233,7 @@ class Backend(Protocol):
     def lrt_forward(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         relu: bool, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
     ) -> None:  # fmt: skip
         """Sample the pre-activations directly (local reparametrisation: Kingma et al. 2015; Molchanov et al. 2017).
 
@@ -240,7 +247,7 @@ class Backend(Protocol):
     def lrt_backward(
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         """Gradients of the last `lrt_forward` with this `memory`; to be called once per forward pass.
 
@@ -252,13 +259,14 @@ class Backend(Protocol):
         """
 
     def dense_forward(
-        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
-    ) -> None:
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
+    ) -> None:  # fmt: skip
         """y = x @ theta + bias."""
 
     def dense_backward(
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         """d_theta = x.T @ dy;  d_bias = sum_b dy;  dx = dy @ theta.T."""
 

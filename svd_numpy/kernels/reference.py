@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from svd_numpy.kernels.backend import Arena, Array, Buffers, HostMemory, NoiseKey, Segment, StepSettings
+from svd_numpy.kernels.living import Living, listed, spread
 from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.priors import kl_grad, kl_value
@@ -34,6 +35,7 @@ class ReferenceBackend(HostMemory):
     """NumPy implementation of `svd_numpy.kernels.backend.Backend`, where the equations are documented."""
 
     name = "numpy"
+    knows_lists = True
 
     def __init__(self, dtype: Any = np.float64) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
@@ -61,10 +63,12 @@ class ReferenceBackend(HostMemory):
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         relu: bool, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
     ) -> None:  # fmt: skip
         rows, examples = im2col(x, window), len(x)
         sigma2 = np.exp(log_sigma2)
-        mean = rows @ np.where(theta**2 >= keep * sigma2, theta, 0) + bias  # (B, O), or (B * P, O)
+        theta, sigma2 = spread(living, np.where(theta**2 >= keep * sigma2, theta, 0)), spread(living, sigma2)
+        mean = rows @ theta + bias  # (B, O), or (B * P, O)
         var = (rows * rows) @ sigma2
         noise = self.noise(key, examples, mean.size // examples).reshape(mean.shape)
         std = np.sqrt(var)
@@ -77,34 +81,36 @@ class ReferenceBackend(HostMemory):
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         if rectified is not None:
             self.relu_backward(rectified, dy)
-        rows, dy = im2col(x, window), dy.reshape(-1, theta.shape[1])
-        sigma2 = np.exp(log_sigma2)
+        rows, dy = im2col(x, window), dy.reshape(-1, len(d_bias))
         d_var = dy * memory.get("r", dy.shape, dy.dtype)  # (B, O), or (B * P, O)
         d_bias[:] = dy.sum(axis=0)
-        d_theta[:] = rows.T @ dy
-        d_sigma2[:] = (rows * rows).T @ d_var
+        d_theta[:] = listed(living, rows.T @ dy)
+        d_sigma2[:] = listed(living, (rows * rows).T @ d_var)
         if dx is not None:
-            d_rows = dy @ np.where(theta**2 >= keep * sigma2, theta, 0).T + 2 * rows * (d_var @ sigma2.T)
+            sigma2 = np.exp(log_sigma2)
+            theta, sigma2 = spread(living, np.where(theta**2 >= keep * sigma2, theta, 0)), spread(living, sigma2)
+            d_rows = dy @ theta.T + 2 * rows * (d_var @ sigma2.T)
             dx[:] = col2im(d_rows, window)
 
     def dense_forward(  # noqa: D102
-        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
-    ) -> None:
-        y[:] = (im2col(x, window) @ theta + bias).reshape(y.shape)
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
+    ) -> None:  # fmt: skip
+        y[:] = (im2col(x, window) @ spread(living, theta) + bias).reshape(y.shape)
 
     def dense_backward(  # noqa: D102
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
-        rows, dy = im2col(x, window), dy.reshape(-1, theta.shape[1])
-        d_theta[:] = rows.T @ dy
+        rows, dy = im2col(x, window), dy.reshape(-1, len(d_bias))
+        d_theta[:] = listed(living, rows.T @ dy)
         d_bias[:] = dy.sum(axis=0)
         if dx is not None:
-            dx[:] = col2im(dy @ theta.T, window)
+            dx[:] = col2im(dy @ spread(living, theta).T, window)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         np.maximum(y, 0, out=y)

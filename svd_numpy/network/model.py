@@ -21,6 +21,7 @@ from svd_numpy.checks import (
 )
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.core import EVAL_ROWS, Network, exclusive, require_finite
 from svd_numpy.network.layers import layer_from_config
@@ -219,8 +220,11 @@ class Sequential(Network):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], backend: str = "auto", dtype: Any = None) -> Sequential:
-        """Build a network from `config`, with new initial weights."""
+    def from_config(
+        cls, config: Mapping[str, Any], backend: str = "auto", dtype: Any = None,
+        living: Mapping[str, Living] | None = None,
+    ) -> Sequential:  # fmt: skip
+        """Build a network from `config`, with new initial weights; `living` names layers that only have listed ones."""
         check_type("config", config, Mapping)
         if missing := sorted(
             {"layers", "input_shape", "prior", "dtype", "seed", "threshold", "likelihood"} - {*config}
@@ -234,6 +238,9 @@ class Sequential(Network):
             layers, likelihood = [layer_from_config(layer) for layer in given], make_likelihood(**likelihood)
         except (TypeError, AttributeError, KeyError) as error:
             raise SvdValueError(f"config: {error}; expected what `config` of a network returned") from error
+        for layer in layers:
+            if living and layer.name in living:
+                layer.living = living[layer.name]
         dtype = config["dtype"] if dtype is None else dtype
         check_type("backend", backend, str)
         if backend == "auto" and np.dtype(dtype) == np.float64:
@@ -290,7 +297,8 @@ class Sequential(Network):
         """
         from svd_numpy.network.take import take
 
-        return take(self, outputs, inputs)
+        small: Sequential = take(self, outputs, inputs).model
+        return small
 
     @exclusive
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:

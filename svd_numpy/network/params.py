@@ -128,15 +128,21 @@ class Arena:
         self.v[:] = 0
 
     def hold(self, name: str, alive: NDArray[np.bool_]) -> None:
-        """Set numbers of a parameter that are not alive, and their moments, to 0 and hold them; release the others."""
-        here = self._ranges[name]
-        dead = ~alive.reshape(-1)
+        """Set numbers of a parameter that are not alive to 0 and hold them; release the others.
+
+        Their moments become 0, too, and their log variances, if they have any, the lowest that there is.
+        """
+        alive, here = alive.reshape(-1), self._ranges[name]
+        dead = ~alive
         for flat in (self.params, self.m, self.v):
             flat[here][dead] = 0
-        self.mask[here] = alive.reshape(-1)
+        self.mask[here] = alive
         for segment in self.segments:
             if segment.prior and segment.start == here.start:
-                self.mask[segment.log_sigma2 :][: len(dead)] = alive.reshape(-1)
+                behind = slice(segment.log_sigma2, segment.log_sigma2 + len(dead))
+                for flat, value in ((self.params, segment.low), (self.m, 0), (self.v, 0)):
+                    flat[behind][dead] = value
+                self.mask[behind] = alive
 
     def share_non_finite(self) -> float:
         """Share of parameters and moments that are NaN or infinite: 0.0 in a sound run."""

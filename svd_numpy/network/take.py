@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_indices, check_type
 from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.living import Living
+from svd_numpy.kernels.living import listed as of_list
 
 if TYPE_CHECKING:
     from svd_numpy.network.core import Network
+    from svd_numpy.network.layers.base import Layer
 
 _Kept = tuple[Array, Array]  # indices of the inputs and of the outputs that a layer keeps
 
 
-def take(model: Any, outputs: Mapping[str, Any], inputs: Any = None) -> Any:
-    """Make the network that `Sequential.take` describes."""
+def never(layer: Layer, mask: Array) -> bool:
+    """Whether a layer shall have a list of weights: no."""
+    return False
+
+
+class Taken(NamedTuple):
+    """A smaller network, and where its numbers were in the large one.
+
+    Attributes
+    ----------
+    model : Sequential
+    places : dict of name -> int array
+        For each parameter and state of the small network, the places of its numbers in the flat array of the large one.
+    """
+
+    model: Any
+    places: dict[str, Array]
+
+
+def take(
+    model: Any, outputs: Mapping[str, Any], inputs: Any = None, listed: Callable[[Layer, Array], bool] = never
+) -> Taken:
+    """Make the network that `Sequential.take` describes.
+
+    `listed` says of a layer, and of what is left of its mask (I, O), whether the small one shall have a list of those
+    of its weights that are not held, instead of a matrix.
+    """
     check_type("outputs", outputs, Mapping)
     kept = _kept(model, outputs, inputs)
     config = model.config()
@@ -29,13 +58,41 @@ def take(model: Any, outputs: Mapping[str, Any], inputs: Any = None) -> Any:
     if inputs is not None:
         read = first if model.input_columns is None else model.input_columns[first]
         config["input_columns"], mean = read.tolist(), mean[first]
-    small = type(model).from_config(config, model.backend.name)
-    small.input_mean[:] = mean
+    places, lists = dict[str, Array](), dict[str, Living]()
     for layer in model.layers:
-        for name, axes in layer.axes.items():
-            sides = dict(zip(("in", "out"), kept[layer.name], strict=True))
-            _copy(model, small, f"{layer.name}.{name}", [sides.get(axis or "") for axis in axes])
-    return small
+        places |= _places(model, layer, kept[layer.name])
+        if (of_theta := places.get(f"{layer.name}.theta")) is not None:
+            mask = model.arena.views_of(f"{layer.name}.theta")[3].reshape(-1)[of_theta].astype(bool)
+            mask = mask.reshape(-1, mask.shape[-1])
+            if listed(layer, mask):
+                lists[layer.name] = Living.of(layer.full_theta(mask))
+                for name in (f"{layer.name}.theta", f"{layer.name}.log_sigma2"):
+                    if name in places:
+                        places[name] = of_list(lists[layer.name], layer.full_theta(places[name].reshape(mask.shape)))
+    small = type(model).from_config(config, model.backend.name, living=lists)
+    small.input_mean[:] = mean
+    for name, at in places.items():
+        for old, new in zip(arrays_of(model, name), arrays_of(small, name), strict=True):
+            new.reshape(-1)[:] = old.reshape(-1)[at.reshape(-1)]
+    return Taken(small, places)
+
+
+def arrays_of(model: Network, name: str) -> list[Array]:
+    """All that a network holds of one array: a parameter with its moments and mask, or a state."""
+    return model.arena.views_of(name) if name in model.parameters else [model.state[name]]
+
+
+def _places(model: Network, layer: Layer, kept: _Kept) -> dict[str, Array]:
+    """Where the kept part of a layer's parameters and states is, in the flat arrays."""
+    sides, found = dict(zip(("in", "out"), kept, strict=True)), dict[str, Array]()
+    for own, axes in layer.axes.items():
+        name = f"{layer.name}.{own}"
+        if name in model.parameters or name in model.state:
+            shape = (model.parameters if name in model.parameters else model.state)[name].shape
+            chosen = (sides.get(axis or "") for axis in axes)
+            grid = (np.arange(size) if at is None else at for at, size in zip(chosen, shape, strict=True))
+            found[name] = np.arange(math.prod(shape)).reshape(shape)[np.ix_(*grid)]
+    return found
 
 
 def _kept(model: Network, outputs: Mapping[str, Any], inputs: Any) -> dict[str, _Kept]:
@@ -64,15 +121,3 @@ def _kept(model: Network, outputs: Mapping[str, Any], inputs: Any) -> dict[str, 
             f"take: the model's {model.n_outputs} outputs must stay; remove {model.layers[-1].name!r} from outputs"
         )
     return found
-
-
-def _copy(model: Any, small: Any, name: str, chosen: list[Array | None]) -> None:
-    """Copy the kept part of a parameter, with its moments and mask, or of a state."""
-    sources = [model.arena.views_of(name), small.arena.views_of(name)] if name in model.parameters else None
-    if sources is None:
-        if name not in model.state:
-            return
-        sources = [[model.state[name]], [small.state[name]]]
-    for old, new in zip(*sources, strict=True):
-        grid = np.ix_(*(np.arange(size) if at is None else at for at, size in zip(chosen, old.shape, strict=True)))
-        new[...] = old[grid]

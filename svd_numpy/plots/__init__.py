@@ -5,6 +5,7 @@ from svd_numpy.plots.panels import COLOURS, STYLE
 from svd_numpy.plots.training import (
     compression_accounts,
     error_against_compression,
+    living_weights,
     log_alpha_histogram,
     pixel_importance,
     receptive_fields,
@@ -20,6 +21,7 @@ __all__ = [
     "feature_maps",
     "filters",
     "live_units",
+    "living_weights",
     "log_alpha_histogram",
     "pixel_importance",
     "receptive_fields",

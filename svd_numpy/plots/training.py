@@ -92,6 +92,43 @@ def training_curves(history: Sequence[Record], *, title: str = "") -> Figure:
         return finish(figure, title)
 
 
+def living_weights(history: Sequence[Record], *, title: str = "") -> Figure:
+    """Draw how many weights live, and how long a step takes, over the epochs of a run.
+
+    Parameters
+    ----------
+    history : sequence of mappings, one per epoch, epochs increasing
+        Keys ``epoch``, ``stage``, ``living`` (weights that have not been removed) and ``ms_per_step``.
+    title : str
+
+    Returns
+    -------
+    Figure
+        Two panels, one above the other, both on logarithmic axes.
+
+    Raises
+    ------
+    ValueError
+        If the history is empty, lacks a key, or its epochs are inconsistent.
+    """
+    check_history(history)
+    with style():
+        figure = new_figure(WIDTH * 0.7, 5.0)
+        panels = figure.subplots(2, 1, sharex=True)
+        named = (
+            ("living", "sparsity", "Living weights", ",.0f"),
+            ("ms_per_step", "accent", "Milliseconds per step", ".2f"),
+        )
+        for ax, (key, colour, name, form) in zip(panels, named, strict=True):
+            curve(ax, history, key, colour, name)
+            first, last = (format(column(history, key)[epoch], form) for epoch in (0, -1))
+            ax.set(title=f"{name}: {first} to {last}")
+            log_scale(ax, column(history, key))
+            shade_finetune(ax, history)
+            epoch_axis(ax, history, labelled=ax is panels[-1])
+        return finish(figure, title)
+
+
 def log_alpha_histogram(log_alphas: Mapping[str, Array], threshold: float) -> Figure:
     """Draw a histogram of the log dropout rates of each layer, split at the pruning threshold.
 

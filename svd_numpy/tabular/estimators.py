@@ -56,11 +56,12 @@ class SparseVDClassifier(ClassifierMixin, SparseVD):  # type: ignore[misc]
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         warm_start: bool = False,
+        remove_above: float | None = None,
         class_weight: Any = None,
     ) -> None:
         super().__init__(
             hidden_sizes, epochs, batch_size, lr, kl_weight, prior, threshold, finetune_epochs, backend, random_state,
-            early_stopping, validation_fraction, n_iter_no_change, warm_start,
+            early_stopping, validation_fraction, n_iter_no_change, warm_start, remove_above,
         )  # fmt: skip
         self.class_weight = class_weight
 

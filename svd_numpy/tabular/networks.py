@@ -78,6 +78,7 @@ def make_config(
     threshold: float = 3.0,
     seed: int = 0,
     patience: int = 0,
+    remove_above: float | None = None,
 ) -> TrainConfig:
     """Lay out the training on a table of `n_rows` rows.
 
@@ -96,6 +97,8 @@ def make_config(
         Weights whose log_alpha exceeds it are removed before the fine-tuning.
     patience : int
         As in `TrainConfig`; the second half of the epochs is watched, or the fine-tuning if there is any.
+    remove_above : float, optional
+        As in `TrainConfig`; from the middle of the epochs on, when the KL term has its full weight.
     """
     check_count("batch_size", batch_size)
     if epochs is None:
@@ -115,6 +118,8 @@ def make_config(
         seed=seed,
         eval_every=1 if patience else 0,
         patience=patience,
+        remove_above=remove_above,
+        remove_from=epochs // 2,
     )
 
 

@@ -37,6 +37,11 @@ class TrainConfig:
         Initial learning rate of the fine-tuning; it falls to 0 linearly.
     finetune_threshold : float
         Weights whose log_alpha is above it are removed before the fine-tuning.
+    remove_above : float, optional
+        At the end of every variational epoch, weights whose log_alpha is above it are removed for good, with their
+        noise; training goes on without them, and gets faster. None removes nothing before the fine-tuning.
+    remove_from : int
+        Number of epochs before the first removal.
     seed : int
         Seed of the order of the examples, and of the shifts and reflections of images.
     eval_every : int
@@ -66,6 +71,8 @@ class TrainConfig:
     finetune_epochs: int = 0
     finetune_lr: float = 1e-3
     finetune_threshold: float = 3.0
+    remove_above: float | None = None
+    remove_from: int = 0
     seed: int = 0
     eval_every: int = 0
     shift: int = 0
@@ -87,6 +94,8 @@ class TrainConfig:
             "finetune_epochs": check_count("finetune_epochs", self.finetune_epochs, low=0),
             "finetune_lr": check_number("finetune_lr", self.finetune_lr, low=0, high=10),
             "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
+            "remove_above": None if self.remove_above is None else check_threshold("remove_above", self.remove_above),
+            "remove_from": check_count("remove_from", self.remove_from, low=0),
             "seed": check_count("seed", self.seed, low=0),
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "shift": check_count("shift", self.shift, low=0),

@@ -83,7 +83,8 @@ def describe(record: dict[str, Any]) -> dict[str, str]:
     shown = {"nll": f"{record['nll']:.4f}", "train error": f"{100 * record['train_error']:.2f}%"}
     if record["test_error"] is not None:
         shown["test error"] = f"{100 * record['test_error']:.2f}%"
-    return {**shown, "sparse": f"{100 * (1 - 1 / total):.1f}%", "compression": f"{total:.1f}x"}
+    shown |= {"sparse": f"{100 * (1 - 1 / total):.1f}%", "compression": f"{total:.1f}x"}
+    return {**shown, "living": f"{record['living']:,}", "ms/step": f"{record['ms_per_step']:.2f}"}
 
 
 class BarReporter(Reporter):

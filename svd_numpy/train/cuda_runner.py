@@ -20,6 +20,7 @@ import numpy as np
 from svd_numpy.kernels.cuda.recording import Recording
 from svd_numpy.kernels.cuda.side_by_side import SideBySide
 from svd_numpy.network.core import require_finite
+from svd_numpy.network.living import living
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
@@ -141,6 +142,10 @@ class CudaRunner:
         for of_step in totals.tolist():
             for trainer, (nll, error) in zip(self._trainers, of_step, strict=True):
                 trainer.enter(nll, error, examples)
+
+    def forms(self) -> dict[str, str]:
+        """See `Runner.forms`."""
+        return dict.fromkeys(living(self._lead.model), "matrix")
 
     # ------------------------------------------------------------ scores
     def scores(self) -> list[dict[str, Score]]:

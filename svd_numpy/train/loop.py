@@ -122,10 +122,10 @@ class Run:
         if self.folder is not None and not self.resume:
             self.trainer.save(self.folder, 0.0)  # even a run that is killed early can then be resumed
 
-    def end_epoch(self, scores: dict[str, Score]) -> Record:
-        """Log the epoch that has just ended, with the scores of its network, and call the callbacks."""
+    def end_epoch(self, step_seconds: float, forms: dict[str, str], scores: dict[str, Score]) -> Record:
+        """Log the epoch that has just ended (`Trainer.end_epoch`), and call the callbacks."""
         trainer = self.trainer
-        record = trainer.end_epoch(time.perf_counter() - self.started, scores)
+        record = trainer.end_epoch(time.perf_counter() - self.started, step_seconds, forms, scores)
         self.log.append(record)
         trainer.best.note(record)
         for callback in self.callbacks:
@@ -178,6 +178,25 @@ def fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
         return _fit_together(runs, progress)
 
 
+class _Clock:
+    """Adds up the time of an epoch's steps."""
+
+    def __init__(self) -> None:
+        self.seconds, self.count = 0.0, 0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+    def mean(self) -> float:
+        """Seconds per step since the last call."""
+        mean = self.seconds / self.count
+        self.seconds, self.count = 0.0, 0
+        return mean
+
+
 def _fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
     from svd_numpy.train.console import StopSignal, TrainingInterrupted, make_reporter
 
@@ -185,18 +204,24 @@ def _fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
     trainer, runner = trainers[0], make_runner(trainers)
     for run in runs:
         run.begin()
-    saved = time.perf_counter()
+    saved, steps = time.perf_counter(), _Clock()
     with StopSignal() as stop, make_reporter(trainer, progress) as report:
         while not trainer.done:
             before = trainer.progress.step
-            runner.advance(trainer.steps_per_epoch - before % trainer.steps_per_epoch)
+            with steps:
+                runner.advance(trainer.steps_per_epoch - before % trainer.steps_per_epoch)
+            steps.count += trainer.progress.step - before
             epoch_ended = trainer.progress.step % trainer.steps_per_epoch == 0
             if epoch_ended:
                 runner.sync()
                 for each in trainers:
                     each.check_finite()
+                forms = runner.forms()
+                for each in trainers:
+                    each.remove()
                 scores = runner.scores() if trainer.scores_now else [{} for _ in runs]
-                records = [run.end_epoch(score) for run, score in zip(runs, scores, strict=True)]
+                mean = steps.mean()
+                records = [run.end_epoch(mean, forms, score) for run, score in zip(runs, scores, strict=True)]
                 report.epoch(records[0])
             report.step(trainer.progress.step - before)
             due = stop.requested or trainer.done or (epoch_ended and time.perf_counter() - saved > SAVE_SECONDS)

@@ -1,7 +1,8 @@
 """A `Runner` does the training steps of one run, or of several side by side.
 
 On a CPU it is a loop. On a GPU it owns everything that only a device needs: copies of the arrays, recorded steps,
-tables of what changes from step to step, several runs in each launch (`cuda_runner.py`). `Trainer` knows about neither.
+tables of what changes from step to step, several runs in each launch (`cuda_runner.py`). Where weights are removed, it
+works on a small copy of the network, with another runner inside. `Trainer` knows about none of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from svd_numpy.network.living import LivingCopy, living
+from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
 
@@ -24,6 +27,9 @@ class Runner(Protocol):
 
     def scores(self) -> list[dict[str, Score]]:
         """Score the pruned network of each run on its validation and test rows; call `sync` first."""
+
+    def forms(self) -> dict[str, str]:
+        """What the last step of each layer computed on: "lists" of living weights, or a "matrix"."""
 
 
 class HostRunner:
@@ -44,17 +50,84 @@ class HostRunner:
         trainer = self._trainer
         return [{name: examples.score(trainer.model) for name, examples in trainer.scored.items()}]
 
+    def forms(self) -> dict[str, str]:
+        """See `Runner.forms`."""
+        return dict.fromkeys(living(self._trainer.model), "matrix")
+
+
+class _OnCopy(Trainer):
+    """A run as its small copy sees it. The network itself is pruned, and the copy made anew."""
+
+    prunes_now = False
+
+    def __init__(self, trainer: Trainer, model: Sequential) -> None:
+        vars(self).update(vars(trainer))  # data, progress and all else are shared
+        self.model = model
+
+
+class LivingRunner:
+    """Does the steps of a run that removes weights, on a copy of the network with the living ones.
+
+    After `sync` the network is the truth, as with `CudaRunner`; the next step copies what is left of it then.
+    """
+
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
+        (self._trainer,) = trainers
+        self._copy: LivingCopy | None = None
+        self._inner: Runner
+        self._ahead = False  # whether the copy is newer than the network
+
+    def _take(self) -> Runner:
+        """Bring the copy up to date; make a new one if fewer weights are left than it has."""
+        if not self._ahead:
+            with self._trainer.model.exclusive:
+                if self._copy is not None and self._copy.fits:
+                    self._copy.gather()
+                else:
+                    self._copy = LivingCopy(self._trainer.model)
+                    self._inner = _make_whole([_OnCopy(self._trainer, self._copy.model)])
+            self._ahead = True
+        return self._inner
+
+    def advance(self, limit: int) -> None:
+        """See `Runner.advance`."""
+        if self._trainer.prunes_now:
+            self.sync()
+            with self._trainer.model.exclusive:
+                self._trainer.prune()
+        self._take().advance(limit)
+
+    def sync(self) -> None:
+        """See `Runner.sync`."""
+        if self._ahead and self._copy is not None:
+            self._inner.sync()
+            with self._trainer.model.exclusive:
+                self._copy.scatter()
+            self._ahead = False
+
+    def scores(self) -> list[dict[str, Score]]:
+        """See `Runner.scores`."""
+        inner = self._take()
+        found = inner.scores()
+        self.sync()
+        return found
+
+    def forms(self) -> dict[str, str]:
+        """See `Runner.forms`."""
+        return {} if self._copy is None else self._copy.forms()
+
 
 def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Divide runs of one recipe among runners: those that are at the same step on a GPU go side by side.
 
     They differ only in seed, labels, weights and the factor on the KL; each has the same results as on its own. A model
-    with a layer that adds to the KL itself goes alone, and so does a run that may stop early.
+    with a layer that adds to the KL itself goes alone, and so does a run that may stop early, or one that removes
+    weights: its arrays get a size of their own.
     """
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}
     for trainer in trainers:
-        alone = trainer.model.layers_add_to_kl or trainer.config.patience > 0
+        alone = trainer.model.layers_add_to_kl or trainer.removes or trainer.config.patience > 0
         if trainer.model.backend.name != "cuda" or trainer.done or alone:
             found.append([trainer])
             continue
@@ -67,6 +140,11 @@ def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
 
 def make_runner(trainers: Sequence[Trainer]) -> Runner:
     """Make the runner of a group."""
+    return LivingRunner(trainers) if trainers[0].removes else _make_whole(trainers)
+
+
+def _make_whole(trainers: Sequence[Trainer]) -> Runner:
+    """Make a runner that works on whole networks."""
     if trainers[0].model.backend.name == "cuda":
         from svd_numpy.train.cuda_runner import CudaRunner
 

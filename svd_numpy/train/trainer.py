@@ -24,6 +24,7 @@ from svd_numpy.files import checkpoint
 from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels.backend import AdamSettings, Array, Backend, StepSettings
 from svd_numpy.network.layers.base import Mode, Pass
+from svd_numpy.network.living import count_living, remove
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import make_likelihood
 from svd_numpy.network.scoring import Examples, Score
@@ -147,6 +148,18 @@ class Trainer:
         freeze(self.model, self.config.finetune_threshold)
         self.model.arena.reset_moments()
 
+    @property
+    def removes(self) -> bool:
+        """Whether weights are removed while training."""
+        return self.config.remove_above is not None
+
+    def remove(self) -> None:
+        """At the end of an epoch, remove for good what is dead by the rule of the configuration."""
+        above, epoch = self.config.remove_above, self.epoch
+        if above is not None and max(1, self.config.remove_from) <= epoch <= self.config.epochs:
+            with self.model.exclusive:
+                remove(self.model, above)
+
     def operations(self, backend: Backend, step: int, rows: slice, count: int, noise: int) -> tuple[float, float]:
         """Do the operations of one step; return the summed NLL and error of its batch.
 
@@ -174,7 +187,7 @@ class Trainer:
             return found  # no parameter or running average has changed yet
         batches.weigh(backend, rows, d_outputs)
         model.backward(d_outputs, run, kl_scale=settings.kl_scale)
-        backend.adam_step(model.arena, settings, held=finetune)
+        backend.adam_step(model.arena, settings, held=finetune or self.removes)
         return found
 
     @np.errstate(over="ignore", invalid="ignore")  # the loss is checked below, the weights at the end of an epoch
@@ -219,10 +232,17 @@ class Trainer:
         if lost := [name for name, array in model.state.items() if not np.isfinite(array).all()]:
             raise SvdValueError(f"epoch {self.epoch}: {lost} are not finite; {DIVERGED}")
 
-    def end_epoch(self, seconds: float, scores: dict[str, Score]) -> Record:
+    def end_epoch(self, seconds: float, step_seconds: float, forms: dict[str, str], scores: dict[str, Score]) -> Record:
         """Summarise the epoch that has just ended in one record, and reset the sums; call `check_finite` first.
 
-        `scores` holds those of the pruned network, by the part of the data; in the record, missing ones are None.
+        Parameters
+        ----------
+        seconds, step_seconds : float
+            Of the whole run; of a step, on average.
+        forms : dict of layer name -> str
+            What the steps of the epoch computed on: "matrix" or "lists".
+        scores : dict
+            Those of the pruned network, by the part of the data; in the record, missing ones are None.
         """
         p, model = self.progress, self.model
         lr, kl_weight, finetune = self.schedule(p.step - 1)
@@ -239,6 +259,9 @@ class Trainer:
             **{f"{part}_{what}": scores.get(part, {}).get(what) for part in self._parts for what in ("error", "nll")},
             "sparsity": sparsity.by_layer,
             "compression": sparsity.compression,
+            "living": count_living(model),
+            "forms": forms,
+            "ms_per_step": 1e3 * step_seconds,
             "non_finite": 0.0,
         }
         p.nll_sum = p.error_sum = 0.0

@@ -24,11 +24,12 @@ from svd_numpy.kernels.backend import (
     StepSettings,
     aligned_zeros,
 )
-from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, sweep
+from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
+from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.priors import kl_value
@@ -49,6 +50,7 @@ class NumbaBackend(HostMemory):
     """
 
     name = "numba"
+    knows_lists = True
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self) -> None:
@@ -84,7 +86,11 @@ class NumbaBackend(HostMemory):
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         relu: bool, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
     ) -> None:  # fmt: skip
+        if living is not None:
+            lists.forward(self._run, x, theta, log_sigma2, bias, keep, _words(key), relu, y, memory, window, living)
+            return
         if window is not None:
             self._convolve(x, theta, log_sigma2, bias, keep, key, relu, y, memory, window)
             return
@@ -96,8 +102,11 @@ class NumbaBackend(HostMemory):
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
+        if living is not None:
+            lists.backward(self._run, theta, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window, living)
+            return
         if window is not None:
             self._convolve_back(
                 x, theta, log_sigma2, keep, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window
@@ -110,8 +119,12 @@ class NumbaBackend(HostMemory):
                   d_theta, d_sigma2, d_bias, dx, dx_sq)  # fmt: skip
 
     def dense_forward(  # noqa: D102
-        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
-    ) -> None:
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
+    ) -> None:  # fmt: skip
+        if living is not None:
+            lists.forward(self._run, x, theta, None, bias, 0.0, _words(_NO_NOISE), False, y, memory, window, living)
+            return
         if window is not None:
             self._convolve(x, theta, _EMPTY, bias, 0.0, _NO_NOISE, False, y, memory, window)
             return
@@ -119,8 +132,11 @@ class NumbaBackend(HostMemory):
 
     def dense_backward(  # noqa: D102
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
+        if living is not None:
+            lists.backward(self._run, theta, dy, None, d_theta, None, d_bias, dx, memory, window, living)
+            return
         if window is not None:
             self._convolve_back(x, theta, _EMPTY, 0.0, dy, None, d_theta, _EMPTY, d_bias, dx, memory, window)
             return

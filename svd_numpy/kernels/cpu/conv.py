@@ -138,7 +138,7 @@ def share(thread, threads, by_columns, batch, columns):
 
 
 @kernel()
-def _sample(first, last, bias, key, floor, y, r, noise):
+def sample(first, last, bias, key, floor, y, r, noise):
     """Add the bias to images first..last and, unless r is empty, the noise; r keeps what backward needs."""
     step, layer, first_sample, key0, key1 = key
     units = y.shape[1]
@@ -177,13 +177,13 @@ def conv_forward(threads, x, theta, log_sigma2, bias, keep, key, relu, places, p
             for b in range(first, last, some):
                 end = min(b + some, last)
                 _multiply(b, end, padded, squares, places, mean, var, 0, n_in, 0, n_out, y, r, n_out, addresses)
-                _sample(b, end, bias, key, floor, y, r, noise[thread] if r.size > 0 else bias)
+                sample(b, end, bias, key, floor, y, r, noise[thread] if r.size > 0 else bias)
         else:
             convolve(first, last, n0, n1, padded, squares, places, theta, log_sigma2, keep, 0, y, r, n_out,
                      scratch[thread])  # fmt: skip
     if not one_block:
         for thread in prange(threads):
-            _sample(thread * batch // threads, (thread + 1) * batch // threads, bias, key, floor, y, r,
+            sample(thread * batch // threads, (thread + 1) * batch // threads, bias, key, floor, y, r,
                     noise[thread] if r.size > 0 else bias)  # fmt: skip
 
 

@@ -169,7 +169,8 @@ def scale(dy, rectified, r):
 
 
 @kernel()
-def _column_sums(dy, begin, end, out):
+def column_sums(dy, begin, end, out):
+    """out[begin:end] = sum_b dy[b, begin:end]."""
     out[begin:end] = ZERO
     for b in range(len(dy)):
         add(dy[b, begin:end], out[begin:end])
@@ -240,7 +241,7 @@ def lrt_backward(threads, x, theta, log_sigma2, keep, dy, rectified, r, d_theta,
         scale(flat_dy[first:last], flat_y[first:last], flat_r[first:last])
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
-        _column_sums(dy, begin, end, d_bias)
+        column_sums(dy, begin, end, d_bias)
         first, last = thread * x.shape[1] // threads, (thread + 1) * x.shape[1] // threads
         _weight_gradients(x, dy, r, first, last, d_theta, d_sigma2, scratch[thread])
         if dx.size > 0:
@@ -281,7 +282,7 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
     nothing = d_theta[:0]
     for thread in prange(threads):
         begin, end = _columns(thread, threads, dy.shape[1])
-        _column_sums(dy, begin, end, d_bias)
+        column_sums(dy, begin, end, d_bias)
         begin, end = _columns(thread, threads, x.shape[1])
         _weight_gradients(x, dy, dy, begin, end, d_theta, nothing, scratch[thread])
         if dx.size > 0:

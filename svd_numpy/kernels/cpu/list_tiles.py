@@ -53,7 +53,7 @@ def _vector(builder: ir.IRBuilder, address: Any) -> Any:
     return load(builder, address, constant(0), _VEC)
 
 
-def _looped(
+def looped(
     builder: ir.IRBuilder, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
     """Emit a loop over entries 0 to count - 1 that carries vectors: step(entry, vectors) emits the next ones."""
@@ -92,7 +92,7 @@ def _sums(builder: ir.IRBuilder, outputs: int, offsets: list[Any], args: Any) ->
         pairs = [(weight, vector) for weight in scalars for vector in seen]
         return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
-    sums = _looped(builder, count, [scalar(bias, r) for r in range(outputs) for _ in offsets], entry)
+    sums = looped(builder, count, [scalar(bias, r) for r in range(outputs) for _ in offsets], entry)
     return [sums[r * len(offsets) : (r + 1) * len(offsets)] for r in range(outputs)]
 
 
@@ -145,7 +145,7 @@ def _emit_pooled_row(builder: ir.IRBuilder, outputs: int, pairs: int, args: Any)
             store_lanes(builder, larger(builder, low, larger(builder, *halves)), here, mask)
 
 
-def _choose(builder: ir.IRBuilder, key: Any, cases: list[tuple[int, Any]]) -> None:
+def choose(builder: ir.IRBuilder, key: Any, cases: list[tuple[int, Any]]) -> None:
     """Emit a switch: (value of the key, function that emits the code)."""
     done = builder.append_basic_block("chosen")
     switch = builder.switch(key, done)
@@ -177,7 +177,7 @@ def list_tile(
         outputs, positions, *others = args
         key = builder.add(builder.mul(outputs, constant(16)), positions)
         cases = [(1, p) for p in range(1, MOST + 1)] + [(GROUP, p) for p in range(1, MOST // 2 + 1)]
-        _choose(
+        choose(
             builder, key,
             [(16 * o + p, partial(_emit_tile, builder, o, p, others)) for o, p in cases],
         )  # fmt: skip
@@ -208,7 +208,7 @@ def pooled_tile(
         key = builder.add(builder.mul(outputs, constant(16)), builder.add(in_row, pairs))
         cases = [(o, p, 0, _emit_pooled) for o, p in ((1, 1), (1, 2), (GROUP, 1))]
         cases += [(o, p, 8, _emit_pooled_row) for o, most in ((1, 4), (GROUP, 2)) for p in range(1, most + 1)]
-        _choose(
+        choose(
             builder, key,
             [(16 * o + row + p, partial(emit, builder, o, p, others)) for o, p, row, emit in cases],
         )  # fmt: skip
@@ -290,7 +290,7 @@ def _emit_gathered(builder: ir.IRBuilder, args: Any) -> None:
         seen = builder.call(gather, [where, ir.Constant(I32, 4), _EVERYWHERE, filled(_VEC, 0.0)])
         return [multiply_add(builder, _vector(builder, builder.add(weights, at)), seen, totals[0])]
 
-    (total,) = _looped(builder, count, [_vector(builder, bias)], entry)
+    (total,) = looped(builder, count, [_vector(builder, bias)], entry)
     store_lanes(builder, larger(builder, splat(builder, floor, LANES), total), y, first_lanes(builder, lanes, LANES))
 
 
@@ -311,7 +311,7 @@ def _emit_broadcast(builder: ir.IRBuilder, vectors: int, args: Any) -> None:
 
     first = [_vector(builder, builder.add(bias, offset)) for offset in offsets]
     masks = [_EVERYWHERE] * (vectors - 1) + [first_lanes(builder, lanes, LANES)]
-    for total, offset, mask in zip(_looped(builder, count, first, entry), offsets, masks, strict=True):
+    for total, offset, mask in zip(looped(builder, count, first, entry), offsets, masks, strict=True):
         store_lanes(builder, larger(builder, splat(builder, floor, LANES), total), builder.add(y, offset), mask)
 
 
@@ -332,7 +332,7 @@ def single_tile(
         vectors, *others = args
         cases = [(0, partial(_emit_gathered, builder, others))]
         cases += [(v, partial(_emit_broadcast, builder, v, others)) for v in range(1, MOST + 1)]
-        _choose(builder, vectors, cases)
+        choose(builder, vectors, cases)
         return context.get_dummy_value()
 
     i64, f32 = types.int64, types.float32

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite.binding as llvm
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -39,12 +40,18 @@ from svd_numpy.kernels.cpu.vectors import (
     transposed,
 )
 
-_features = llvm.get_host_cpu_features()
+
+def _has(feature: str) -> bool:
+    """Whether Numba compiles for a processor with this feature: what NUMBA_CPU_FEATURES says, else the one at hand."""
+    wanted = numba.config.CPU_FEATURES
+    return llvm.get_host_cpu_features().get(feature, False) if wanted is None else f"+{feature}" in wanted.split(",")
+
+
 # Lanes of a vector, rows and vectors of the register tile: 6 x 4 accumulators and a row of B fill AVX-512's 32
 # registers, 6 x 2 AVX2's 16. Few rows and many columns, because a list is the shorter the fewer rows share it.
-if _features.get("avx512f", False):
+if _has("avx512f"):
     LANES, MR, VECTORS = 16, 6, 4
-elif _features.get("avx2", False):
+elif _has("avx2"):
     LANES, MR, VECTORS = 8, 6, 2
 else:
     LANES, MR, VECTORS = 4, 4, 2
@@ -180,6 +187,21 @@ def append_lanes(typing_context, target, k, lanes):
     return types.int64(types.int64, types.int64, types.int64), codegen
 
 
+def _transpose(builder: ir.IRBuilder, exact: bool, args: Any) -> None:
+    source, source_row, rows, columns, target, target_row = args
+    four = constant(4)
+    vectors = []
+    for r in range(LANES):
+        lanes = builder.select(builder.icmp_signed("<", constant(r), rows), columns, constant(0))
+        at = builder.add(source, builder.mul(builder.mul(source_row, four), constant(r)))
+        vectors.append(load_lanes(builder, at, first_lanes(builder, lanes, LANES)))
+    wanted = first_lanes(builder, rows, LANES) if exact else _EVERYWHERE
+    for c, vector in enumerate(transposed(builder, vectors)):
+        mask = builder.select(builder.icmp_signed("<", constant(c), columns), wanted, _NOWHERE)
+        at = builder.add(target, builder.mul(builder.mul(target_row, four), constant(c)))
+        store_lanes(builder, vector, at, mask)
+
+
 @intrinsic
 def transpose_tile(typing_context, source, source_row, rows, columns, target, target_row):
     """Write the transpose of a `rows` x `columns` piece of a matrix, both at most LANES.
@@ -188,17 +210,18 @@ def transpose_tile(typing_context, source, source_row, rows, columns, target, ta
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, source_row, rows, columns, target, target_row = args
-        four = constant(4)
-        vectors = []
-        for r in range(LANES):
-            lanes = builder.select(builder.icmp_signed("<", constant(r), rows), columns, constant(0))
-            at = builder.add(source, builder.mul(builder.mul(source_row, four), constant(r)))
-            vectors.append(load_lanes(builder, at, first_lanes(builder, lanes, LANES)))
-        for c, vector in enumerate(transposed(builder, vectors)):
-            mask = builder.select(builder.icmp_signed("<", constant(c), columns), _EVERYWHERE, _NOWHERE)
-            at = builder.add(target, builder.mul(builder.mul(target_row, four), constant(c)))
-            store_lanes(builder, vector, at, mask)
+        _transpose(builder, False, args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
+def transpose_exact(typing_context, source, source_row, rows, columns, target, target_row):
+    """Write the transpose of a `rows` x `columns` piece of a matrix, as `transpose_tile` does, and nothing else."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _transpose(builder, True, args)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen

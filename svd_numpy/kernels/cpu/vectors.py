@@ -116,3 +116,22 @@ def transposed(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
             vectors[r + step] = builder.shuffle_vector(upper, lower, ir.Constant(index, move))
         step //= 2
     return vectors
+
+
+def totals(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Sums of the lanes of vectors, their number a power of two and at most LANES, as a vector of so many numbers.
+
+    Each is summed by halves, then halves of halves; several vectors share these steps, in one vector of many parts.
+    """
+    lanes, width = vectors[0].type.count, vectors[0].type.count  # width: lanes that belong to one sum
+    while width > 1:
+        merging = len(vectors) > 1
+        parts = range(0, (2 if merging else 1) * lanes, width)  # where parts begin, counted through both vectors
+        halves = [[part + side + lane for part in parts for lane in range(width // 2)] for side in (0, width // 2)]
+        pairs = [vectors[v : v + 2] for v in range(0, len(vectors), 2)] if merging else [[vectors[0]] * 2]
+        vectors = [
+            builder.fadd(*(builder.shuffle_vector(*pair, ir.Constant(integers(len(half)), half)) for half in halves))
+            for pair in pairs
+        ]
+        lanes, width = vectors[0].type.count, width // 2
+    return vectors[0]

@@ -25,6 +25,7 @@ from svd_numpy.kernels.cuda.product import PRODUCTS
 from svd_numpy.kernels.cuda.recording import Launch, Recording
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
+from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
 
@@ -45,6 +46,7 @@ class CudaBackend:
     """
 
     name = "cuda"
+    knows_lists = False
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, seeds: Sequence[int] = (0,), rows: int = 1) -> None:
@@ -187,7 +189,7 @@ class CudaBackend:
     # ------------------------------------------------------------ layers
     def lrt_forward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
-        relu: bool, y: Array, memory: Buffers, window: Window | None = None,
+        relu: bool, y: Array, memory: Buffers, window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         r = memory.get("r", y.shape, y.dtype)
         seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
@@ -198,7 +200,7 @@ class CudaBackend:
     def lrt_backward(  # noqa: D102
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         d_var = memory.get("r", dy.shape, dy.dtype)
         self._each(elementwise.noise_gradient, dy.size, U(dy.size), U(rectified is not None),
@@ -209,15 +211,16 @@ class CudaBackend:
             self._input_gradients(x, theta, log_sigma2, dy, d_var, dx, memory, window)
 
     def dense_forward(  # noqa: D102
-        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
-    ) -> None:
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
+    ) -> None:  # fmt: skip
         seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.forward(len(x), *theta.shape, window)
         self._multiply(FORWARD, at, seen, None, theta, None, y, None, bias)
 
     def dense_backward(  # noqa: D102
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         self._weight_gradients(x, dy, None, d_theta, None, d_bias, memory, window)
         if dx is not None:

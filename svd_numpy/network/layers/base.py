@@ -10,6 +10,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array, Backend, Buffers, NoiseKey
+from svd_numpy.kernels.living import Living
 from svd_numpy.network.params import ParamSpec
 
 Mode = Literal["sample", "mean"]
@@ -79,6 +80,8 @@ class Layer:
         What each axis of a parameter or state runs over: the layer's inputs ("in"), outputs ("out") or neither (None).
     takes_tokens : int or None
         Size of the vocabulary, for a first layer that reads tokens (integers from 0).
+    living : Living or None
+        Which of its weights a layer has, if not all; only in the small copies that are trained (`network.living`).
 
     Notes
     -----
@@ -89,6 +92,7 @@ class Layer:
     kind = "layer"
     axes: Mapping[str, Axes] = {}
     takes_tokens: int | None = None
+    living: Living | None = None
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
 

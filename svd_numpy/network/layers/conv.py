@@ -152,7 +152,7 @@ class Conv2d(Weighted):
         return theta if self.groups == 1 else full_matrix(theta, self.groups, math.prod(self.kernel_size))
 
     def _products(self, run: Pass) -> Backend | Grouped:
-        return run.backend if self.groups == 1 else Grouped(run.backend, self._memories)
+        return run.backend if self.groups == 1 or self.living is not None else Grouped(run.backend, self._memories)
 
     def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
         """See `Layer.resized`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from svd_numpy.kernels.backend import Array, Backend, Buffers, NoiseKey
+from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.window import Window
 
 _NEXT_GROUP = 2**16  # added to the layer in the noise key: no network has as many layers
@@ -15,7 +16,7 @@ class Grouped:
 
     Channels, filters and gradients of a group are copied into arrays of their own, since operations take whole arrays.
     The weights of a group are its columns of theta (I, O), where I counts the taps of one group. The noise of a group
-    is that of a layer of its own.
+    is that of a layer of its own. Lists of weights never come here: to them, groups are weights that are not there.
 
     Parameters
     ----------
@@ -49,8 +50,9 @@ class Grouped:
         return window._replace(channels=window.channels // len(self._memories))
 
     def dense_forward(
-        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None
-    ) -> None:
+        self, x: Array, theta: Array, bias: Array, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
+    ) -> None:  # fmt: skip
         """See `Backend.dense_forward`."""
         for group, own in enumerate(self._memories):
             out = self._part("y", y, group, copied=False)
@@ -62,7 +64,7 @@ class Grouped:
 
     def dense_backward(
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         """See `Backend.dense_backward`."""
         for group, own in enumerate(self._memories):
@@ -78,6 +80,7 @@ class Grouped:
     def lrt_forward(
         self, x: Array, theta: Array, log_sigma2: Array, bias: Array, keep: float, key: NoiseKey,
         relu: bool, y: Array, memory: Buffers, window: Window | None = None,
+        living: Living | None = None,
     ) -> None:  # fmt: skip
         """See `Backend.lrt_forward`."""
         for group, own in enumerate(self._memories):
@@ -92,7 +95,7 @@ class Grouped:
     def lrt_backward(
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array,
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
-        window: Window | None = None,
+        window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         """See `Backend.lrt_backward`."""
         for group, own in enumerate(self._memories):

@@ -28,6 +28,8 @@ class Weighted(Layer):
         Their shape in `Sequential.parameters`.
     window : Window or None
         None for a dense layer.
+    living : Living or None
+        If set before the layer is built, theta is an array (n,) of the weights that are listed there.
     """
 
     theta_shape: tuple[int, ...]
@@ -46,14 +48,14 @@ class Weighted(Layer):
         return {**super().config(), "bias": self.has_bias, "theta_std": self.theta_std}
 
     def _specs(self, rng: np.random.Generator) -> list[ParamSpec]:
-        start = self.theta_std * rng.standard_normal(self.theta_shape)
-        theta = ParamSpec(f"{self.name}.theta", self.theta_shape, start)
+        shape = self.theta_shape if self.living is None else (len(self.living.rows),)
+        theta = ParamSpec(f"{self.name}.theta", shape, self.theta_std * rng.standard_normal(shape))
         bias = ParamSpec(f"{self.name}.bias", self.theta_shape[-1:], np.zeros(1))
         return [theta, bias] if self.has_bias else [theta]
 
     def _matrix(self, array: Array) -> Array:
-        """View an array of shape `theta_shape` as (I, O)."""
-        return array.reshape(-1, self.theta_shape[-1])
+        """View an array of shape `theta_shape` as (I, O); one of listed weights stays as it is."""
+        return array.reshape(-1, self.theta_shape[-1]) if self.living is None else array
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """See `Layer.bind`."""
@@ -118,14 +120,14 @@ class Weighted(Layer):
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, *in_shape) -> y (B, *out_shape)."""
         x, y, theta = self._prepare(x, run)
-        self._products(run).dense_forward(x, theta, self.bias, y, self.memory, self.window)
+        self._products(run).dense_forward(x, theta, self.bias, y, self.memory, self.window, self.living)
         return self._shaped(y, self.out_shape)
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, *out_shape) -> dx (B, *in_shape)."""
         dx = self._dx(want_dx)
         self._products(run).dense_backward(
-            self._x, self._theta, self._rows(dy), self.d_theta, self.d_bias, dx, self.memory, self.window
+            self._x, self._theta, self._rows(dy), self.d_theta, self.d_bias, dx, self.memory, self.window, self.living
         )
         return None if dx is None else self._shaped(dx, self.in_shape)
 
@@ -168,7 +170,7 @@ class Variational(Weighted):
         if len(self.out_shape) == 2:  # every step of a sequence is a row with its own noise
             key = key._replace(first_sample=key.first_sample * self.out_shape[0])
         self._products(run).lrt_forward(
-            x, theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window
+            x, theta, self.log_sigma2, self.bias, run.keep, key, self.relu, y, self.memory, self.window, self.living
         )
         return self._shaped(y, self.out_shape)
 
@@ -180,6 +182,6 @@ class Variational(Weighted):
         dx = self._dx(want_dx)
         self._products(run).lrt_backward(
             self._x, self._theta, self.log_sigma2, run.keep, self._rows(dy), self._y if self.relu else None,
-            self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window,
+            self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window, self.living,
         )  # fmt: skip
         return None if dx is None else self._shaped(dx, self.in_shape)
