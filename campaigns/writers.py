@@ -108,6 +108,16 @@ def file_writers() -> dict[str, Writer]:
         frames.append(recorder)
     alphas = [{"dense1": rng.normal(size=(16, 5))} for _ in range(2)]
 
+    calibration = rng.normal(size=(40, 12))
+    readers = [
+        svd.sparsify(svd.Sequential(svd.VariationalDense(784, 4), svd.VariationalDense(4, 10), seed=seed), -6.0)
+        for seed in range(2)
+    ]
+    digits, labels = rng.integers(0, 256, (50, 784), np.uint8), np.arange(50) % 10
+
+    def write_page(path: Path, which: int) -> None:
+        svd.export_html(readers[which], path, digits, labels)
+
     def gif(path: Path, which: int) -> None:
         from svd_numpy.plots.animate import render_gif
 
@@ -134,6 +144,12 @@ def file_writers() -> dict[str, Writer]:
             lambda folder: files(folder / "csr") or files(folder / ".old-csr"),  # between two renames
             ("exchange/csr.py",),
         ),
+        "C": Writer(
+            lambda folder, i: svd.export_c(small[i], folder / "net", calibration=calibration),
+            files,
+            ("exchange/c/export.py",),
+        ),
+        "web page": single("page.html", write_page, "exchange/page/html.py"),
         "checkpoint": Writer(save_checkpoint, newest, ("files/checkpoint.py",)),
         "data import": Writer(import_data, lambda folder: files(folder / "cache"), ("data/manage.py",)),
     }  # fmt: skip

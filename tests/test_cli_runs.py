@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from cli_tools import TINY, command, environment, plain_backend  # noqa: F401 - 
 import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.experiments import mnist
+from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.run_files import load_log_alphas
 from svd_numpy.files.run_log import read_log
 from svd_numpy.train.console import TrainingInterrupted
@@ -276,7 +278,8 @@ def test_demo_writes_a_page_with_the_log_alphas_of_the_run(
     found = re.search(r'type="application/json">(.*?)</script>', page)
     assert found is not None
     described = json.loads(found[1])
-    assert described["start"] == described["most"] == 8 * 1.75  # the recipe's 1.7, in eighths, rounded up
+    threshold = get_recipe("lenet-300-100", "default").config.finetune_threshold
+    assert described["start"] == described["most"] == math.ceil(8 * threshold)
     assert described["total"] == 266_200 and 4000 < described["layers"][0]["count"] < 5000
     assert cli.main(["demo", str(folder), "--dataset", "diabetes"]) == 2
 
