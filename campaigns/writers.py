@@ -148,6 +148,7 @@ def file_writers() -> dict[str, Writer]:
             lambda folder, i: svd.export_c(small[i], folder / "net", calibration=calibration),
             files,
             ("exchange/c/export.py",),
+            together="net/net.c",
         ),
         "web page": single("page.html", write_page, "exchange/page/html.py"),
         "checkpoint": Writer(save_checkpoint, newest, ("files/checkpoint.py",)),

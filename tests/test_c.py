@@ -297,17 +297,6 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @compiled
-@compiled
-def test_files_of_two_exports_do_not_compile_together(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    for seed in range(2):
-        svd.export_c(svd.compress(dense_net((6, 5, 3), seed=seed)), tmp_path / f"{seed}" / "net", calibration=x)
-    shutil.copy(tmp_path / "1" / "net" / "net.h", tmp_path / "0" / "net" / "net.h")
-    command = [str(CC), "-std=c99", "-c", "net.c", "-o", "net.o"]
-    done = subprocess.run(command, cwd=tmp_path / "0" / "net", capture_output=True, text=True)
-    assert done.returncode != 0 and "net.h and net.c are of two exports: export again" in done.stderr
-
-
 def test_names_of_layers_become_identifiers(tmp_path: Path) -> None:
     """Whatever they are, and even if the code has functions or tables that are called alike."""
     layers = (

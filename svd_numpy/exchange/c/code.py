@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +73,7 @@ def write_code(name: str, net: Steps, model: IntegerModel | None) -> Code:
     """Write a network in whole numbers, or, if `model` is None, in floats."""
     plan = plan_memory(net)
     layers = layers_of(net, model, plan)
-    source, header = _source(name, net, model, layers, plan), _header(name, net, model, plan)
-    # Each file is replaced by itself: files of two exports must not be compiled together.
-    stamp, number = f"{name.upper()}_EXPORT", f"0x{zlib.crc32((source + header).encode()):08x}"
-    size = f"#define {name.upper()}_MEMORY "
-    header = header.replace(size, f"#define {stamp} {number}\n{size}", 1)
-    include = f'#include "{name}.h"\n'
-    check = f'#if {stamp} != {number}\n#error "{name}.h and {name}.c are of two exports: export again"\n#endif\n'
-    return Code(source.replace(include, include + check, 1), header, layers, plan, model is None)
+    return Code(_source(name, net, model, layers, plan), _header(name, net, model, plan), layers, plan, model is None)
 
 
 def _structure(layer: Layer, inner: str) -> str:

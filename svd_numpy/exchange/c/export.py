@@ -13,7 +13,7 @@ from svd_numpy.exchange.c.integers import IntegerModel
 from svd_numpy.exchange.c.rounding import to_integers
 from svd_numpy.exchange.c.steps import Steps, steps_of
 from svd_numpy.exchange.c.tables import cells
-from svd_numpy.files.atomic import disk_error, write_atomic
+from svd_numpy.files.atomic import replacing, write_atomic
 from svd_numpy.kernels.backend import Array
 from svd_numpy.sparse import SparseModel
 
@@ -68,18 +68,15 @@ def export_c(
         raise SvdValueError(f"examples: got {shown.dtype}, expected pixels if `calibration` has pixels, else floats")
     code = write_code(name, net, model)
     files = {
+        "README.md": _readme(name, net, model, code, len(shown)),
+        "Makefile": template("Makefile", NAME=name),
+        "main.c": _main(name, small, model, shown),
         f"{name}.h": code.header,
         f"{name}.c": code.source,
-        "main.c": _main(name, small, model, shown),
-        "Makefile": template("Makefile", NAME=name),
-        "README.md": _readme(name, net, model, code, len(shown)),
     }
-    try:
-        target.mkdir(parents=True, exist_ok=True)
+    with replacing(target, list(files)) as beside:
         for file, text in files.items():
-            write_atomic(target / file, text.encode())
-    except OSError as error:
-        raise disk_error(target, error) from error
+            write_atomic(beside / file, text.encode())
     return target / f"{name}.c"
 
 
