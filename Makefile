@@ -7,10 +7,11 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks site clean
+.PHONY: help train test test-only test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,17 +23,20 @@ test: $(VENV)/.test  ## lint, format, types and fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy svd_numpy
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+
+test-only: $(VENV)/.test  ## the fast tests alone
+	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-# Old packages warn of newer ones beside them; only those of today must be silent.
+# Old packages warn of newer ones beside them, and declare other types; only those of today must be silent.
 test-oldest:  ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-oldest
 	@mkdir -p .venv-oldest
 	$(PYTHON) tests/oldest_packages.py > .venv-oldest/constraints.txt
 	PIP_CONSTRAINT=$(CURDIR)/.venv-oldest/constraints.txt PYTEST_ADDOPTS="-W ignore::DeprecationWarning" \
-		$(MAKE) test VENV=.venv-oldest
+		$(MAKE) test-only VENV=.venv-oldest
 
 test-newest:  ## the fast tests on another Python with the newest packages, in .venv-newest (PYTHON=python3.13)
 	$(MAKE) test VENV=.venv-newest
