@@ -85,4 +85,4 @@ def test_memory_does_not_grow_with_the_steps(blobs: Dataset, backend: str) -> No
         trainer.step()
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert after - before < 20_000  # one more array of this network's weights would be 3900 bytes a step
+    assert after - before < 40_000  # one more array of the weights at each of 30 steps would be 117 kB
