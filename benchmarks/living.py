@@ -26,6 +26,7 @@ from workload import TASKS, load_workload
 from svd_numpy.data import load
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.network.living import LivingCopy, count_living
+from svd_numpy.network.living import forms as forms_of
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.loop import fit
 
@@ -73,7 +74,7 @@ def rows_of(arch: str, batch: int, threads: int, timings: dict[str, Timing], sha
     for share in shares:
         this = timed[f"living {share:g}"]
         model = trained_model(workload, share)
-        forms = LivingCopy(model).forms()
+        forms = forms_of(LivingCopy(model).model)
         ratios = {
             "whole": timed.get(OURS_WHOLE), "sparse_vd": best, "dense": timed.get(DENSE), "masks": timed.get(MASKS),
             "scipy": timed.get(f"scipy {share:g}"),

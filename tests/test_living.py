@@ -184,7 +184,7 @@ def test_groups_are_lists_like_others(seed: int, monkeypatch: pytest.MonkeyPatch
     before = model.predict(x)
     remove(model, 3.0)
     copy = LivingCopy(model)
-    assert copy.forms()["conv2"] == "lists" and copy.model.layers[3].theta.ndim == 1  # type: ignore[attr-defined]
+    assert of_network.forms(copy.model)["conv2"] == "lists" and copy.model.layers[3].theta.ndim == 1  # type: ignore[attr-defined]
     for each in (model, copy.model):
         np.testing.assert_allclose(each.predict(x), before, rtol=1e-4, atol=1e-5)
     svd.fit(model, image_data(), make_config(remove_above=3.0, epochs=2, batch_size=20), progress=False)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from svd_numpy.checks import SvdValueError
+from svd_numpy.cli.saved_runs import open_run
 
 if TYPE_CHECKING:
     from svd_numpy.data import Dataset
@@ -46,7 +49,7 @@ class ExportC:
         from svd_numpy.exchange import export_c, to_integers
         from svd_numpy.sparse import compress
 
-        model, data, home = open_run(self.path, self.dataset, self.data_dir)
+        model, data, home = open_fitting(self.path, self.dataset, self.data_dir)
         small = compress(model)
         calibration = data.x_train[:_CALIBRATION]
         written = export_c(
@@ -92,7 +95,7 @@ class Demo:
         from svd_numpy.experiments.run_files import load_log_alphas
         from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 
-        model, data, home = open_run(self.path, self.dataset, self.data_dir)
+        model, data, home = open_fitting(self.path, self.dataset, self.data_dir)
         tuned = all((layer.log_sigma2 <= LOG_SIGMA2_MIN).all() for layer in model.variational_layers)
         log_alphas, threshold = None, None
         if tuned and (home / "log_alpha.npz").is_file():
@@ -104,17 +107,9 @@ class Demo:
         return 0
 
 
-def open_run(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
-    """Return the network of a run folder or a model.safetensors file, its data, and the folder."""
-    from svd_numpy.checks import SvdValueError, as_path
-    from svd_numpy.data import load
-    from svd_numpy.experiments.run_files import need, recorded_dataset
-    from svd_numpy.network.model import Sequential
-
-    path = as_path("path", path)
-    file = path / "model.safetensors" if path.is_dir() else path
-    model = Sequential.load(need(file))
-    data: Any = load(dataset or recorded_dataset(file.parent), data_dir)
+def open_fitting(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
+    """Return a network, data that it can read, and the folder that it is in."""
+    model, data, file = open_run(path, dataset, data_dir)
     size = math.prod(data.x_train.shape[1:])
     if size != math.prod(model.in_shape):
         raise SvdValueError(

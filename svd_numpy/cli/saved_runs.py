@@ -12,6 +12,9 @@ from svd_numpy.checks import SvdValueError, as_path, check_count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from svd_numpy.data import Dataset
+    from svd_numpy.network.model import Sequential
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -36,17 +39,11 @@ class Evaluate:
 
     def run(self) -> int:
         """Print one row per threshold."""
-        from svd_numpy.data import load
-        from svd_numpy.experiments.run_files import need, recorded_dataset
-        from svd_numpy.network.model import Sequential
         from svd_numpy.network.objective import Categorical
         from svd_numpy.network.scoring import evaluate
         from svd_numpy.network.sparsity import measure_sparsity
 
-        path = as_path("path", self.path)
-        file = path / "model.safetensors" if path.is_dir() else path
-        model = Sequential.load(need(file))
-        data = load(self.dataset or recorded_dataset(file.parent), self.data_dir)
+        model, data, file = open_run(self.path, self.dataset, self.data_dir)
         if data.n_classes == 0 or not isinstance(model.likelihood, Categorical):
             raise SvdValueError(
                 f"{file} on {data.name}: got a regression, expected a classifier and images with labels"
@@ -65,6 +62,18 @@ class Evaluate:
                 f"{counts.compression:>12.1f}x"
             )
         return 0
+
+
+def open_run(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
+    """Return the network of a run folder or a model.safetensors file, its data, and the file."""
+    from svd_numpy.data import load
+    from svd_numpy.experiments.run_files import need, recorded_dataset
+    from svd_numpy.network.model import Sequential
+
+    path = as_path("path", path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    model = Sequential.load(need(file))
+    return model, load(dataset or recorded_dataset(file.parent), data_dir), file
 
 
 @dataclass(frozen=True)

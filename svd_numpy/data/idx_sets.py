@@ -6,7 +6,9 @@ They are read from a folder and never downloaded.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +94,7 @@ def read_family(file_set: FileSet, paths: list[Path], where: str) -> Dataset:
             )
         labels.append(y)
     source = f"{paths[0].parent} ({where}; shapes and labels checked, content not)"
-    return _dataset(file_set.name, arrays[0], labels[0], arrays[2], labels[1], file_set.n_classes, source)
+    return of_images(file_set.name, (arrays[0], labels[0], arrays[2], labels[1]), file_set.n_classes, source)
 
 
 def read_own(data_dir: str | Path | None) -> Dataset:
@@ -110,9 +112,8 @@ def read_own(data_dir: str | Path | None) -> Dataset:
             )
         if labels.min() < 0:
             raise DataError(f"{path}: holds the label {labels.min()}; expected 0, 1, 2, ...")
-    x_train, y_train, x_test, y_test = arrays
-    n_classes = 1 + int(max(y_train.max(), y_test.max()))
-    return _dataset(OWN, x_train, y_train, x_test, y_test, n_classes, f"{folder} (your own files)")
+    n_classes = 1 + max(int(labels.max()) for labels in arrays[1::2])
+    return of_images(OWN, arrays, n_classes, f"{folder} (your own files)")
 
 
 def _only(folder: Path, parts: tuple[str, ...], what: str) -> Path:
@@ -129,10 +130,9 @@ def _only(folder: Path, parts: tuple[str, ...], what: str) -> Path:
     return found[0]
 
 
-def _dataset(
-    name: str, x_train: NDArray[np.uint8], y_train: NDArray[np.int64], x_test: NDArray[np.uint8],
-    y_test: NDArray[np.int64], n_classes: int, source: str,
-) -> Dataset:  # fmt: skip
+def of_images(name: str, arrays: Iterable[NDArray[Any]], n_classes: int, source: str) -> Dataset:
+    """Make a data set of training images (N, height, width), their labels (N,), and the same for the test."""
+    x_train, y_train, x_test, y_test = arrays
     return Dataset(
         name=name,
         x_train=x_train.reshape(len(x_train), -1),

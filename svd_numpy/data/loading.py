@@ -6,14 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.data import download as _download
 from svd_numpy.data import small_tables
 from svd_numpy.data.cifar import read_cifar
 from svd_numpy.data.dataset import Dataset, MissingDataError
-from svd_numpy.data.idx_sets import IDX_SETS, OWN, read_family, read_own
+from svd_numpy.data.idx_sets import IDX_SETS, OWN, of_images, read_family, read_own
 from svd_numpy.data.pinned import FILE_SETS, FileSet
 from svd_numpy.data.sources import (
     ENV_FOLDER,
@@ -101,19 +99,9 @@ def check_name(name: str, known: tuple[str, ...]) -> None:
 
 def read_images(file_set: FileSet, paths: list[Path], where: str) -> Dataset:
     """Read and verify the four files of an image set."""
-    x_train, y_train, x_test, y_test = (
-        read_verified(file_set, spec, path) for spec, path in zip(file_set.files, paths, strict=True)
-    )
-    return Dataset(
-        name=file_set.name,
-        x_train=x_train.reshape(len(x_train), -1),
-        y_train=y_train.astype(np.int64),
-        x_test=x_test.reshape(len(x_test), -1),
-        y_test=y_test.astype(np.int64),
-        image_shape=(1, *x_train.shape[1:]),
-        n_classes=file_set.n_classes,
-        source=f"{paths[0].parent} ({where}, SHA-256 verified)",
-    )
+    arrays = (read_verified(file_set, spec, path) for spec, path in zip(file_set.files, paths, strict=True))
+    source = f"{paths[0].parent} ({where}, SHA-256 verified)"
+    return of_images(file_set.name, arrays, file_set.n_classes, source)
 
 
 def download_to_cache(file_set: FileSet) -> Path:

@@ -6,17 +6,19 @@ sparsity, pictures, checkpoints and files need to know nothing of removal. A `Li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
-from svd_numpy.network.take import arrays_of, never, take
+from svd_numpy.network.take import arrays_of, take
 
 # On lists, a living weight takes as long as this many weights of a matrix, dead or alive: of a dense layer, and of a
 # convolution, whose gradients run through all positions of an image (benchmarks/living.py).
@@ -37,6 +39,11 @@ def count_living(model: Sequential) -> int:
     return sum(int(np.count_nonzero(model.arena.mask_views[f"{layer.name}.theta"])) for layer in _weighted(model))
 
 
+def forms(model: Sequential) -> dict[str, str]:
+    """What the steps of each layer compute on: "lists" of living weights, or a "matrix"."""
+    return {layer.name: "matrix" if layer.living is None else "lists" for layer in _weighted(model)}
+
+
 def remove(model: Sequential, threshold: float) -> int:
     """Remove for good all weights whose log_alpha is above a threshold, and what they make useless.
 
@@ -50,16 +57,13 @@ def remove(model: Sequential, threshold: float) -> int:
         Number of weights removed now.
     """
     before, alive = living(model), living(model)
-    for layer in model.variational_layers:
-        alive[layer.name] &= layer.alive(threshold)
+    for variational in model.variational_layers:
+        alive[variational.name] &= variational.alive(threshold)
     weighted = _weighted(model)
-    for reader, following in pairwise(weighted):
-        _fold_constants(model, reader, following, alive)
-    for reader, following in reversed([*pairwise(weighted)]):
-        sources = _sources(model, reader, following)
-        read = np.unique(sources[alive[following.name].any(axis=1)])
-        if (sources >= 0).all():
-            alive[reader.name][:, np.setdiff1d(np.arange(reader.out_shape[-1]), read)] = False
+    for layer, following in pairwise(weighted):
+        _fold_constants(model, layer, following, alive)
+    for layer, following in reversed([*pairwise(weighted)]):
+        alive[layer.name][:, ~_read(model, layer, following, alive)] = False
     for name, left in alive.items():
         if (left != before[name]).any():
             model.arena.hold(f"{name}.theta", left)
@@ -82,12 +86,13 @@ class LivingCopy:
         self._mask = model.arena.mask.copy()
         outputs, alive = dict[str, Array](), living(model)
         for layer, following in pairwise(_weighted(model)):
-            sources = _sources(model, layer, following)
-            read = np.unique(sources[alive[following.name].any(axis=1)])
-            everything = np.arange(layer.out_shape[-1])
-            whole = (sources < 0).any() or _is_grouped(layer)
-            outputs[layer.name] = everything if whole else read if len(read) else everything[:1]
-        self.model, self._places = take(model, outputs, listed=_is_listed if model.backend.knows_lists else never)
+            read = _read(model, layer, following, alive)
+            if _is_grouped(layer):
+                read[:] = True
+            elif not read.any():
+                read[0] = True  # a layer keeps at least one output
+            outputs[layer.name] = np.flatnonzero(read)
+        self.model, self._places = take(model, outputs, listed=_is_listed if model.backend.knows_lists else None)
 
     @property
     def fits(self) -> bool:
@@ -111,10 +116,6 @@ class LivingCopy:
                     old.reshape(-1)[at] = new.reshape(-1)
                 else:
                     new.reshape(-1)[:] = old.reshape(-1)[at]
-
-    def forms(self) -> dict[str, str]:
-        """What each layer computes on: "lists" or "matrix"."""
-        return {layer.name: "matrix" if layer.living is None else "lists" for layer in _weighted(self.model)}
 
 
 def _is_listed(layer: Layer, mask: Array) -> bool:
@@ -141,7 +142,7 @@ def _between(model: Sequential, layer: Layer, following: Layer) -> Sequence[Laye
 
 def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
     """For each row of the weights (I, O) of the next layer, the output of this one that it reads; all -1 if unknown."""
-    rows = np.prod(model.parameters[f"{following.name}.theta"].shape[:-1])
+    rows = _rows(model, following)
     if _is_grouped(following):
         return np.full(rows, -1)
     sources = np.arange(layer.out_shape[-1])
@@ -155,7 +156,20 @@ def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
             found[at] = source
             readers[at] += 1
         sources = found if (readers == 1).all() else np.full(len(found), -1)
-    return np.tile(sources, int(rows) // len(sources))
+    return np.tile(sources, rows // len(sources))
+
+
+def _rows(model: Sequential, layer: Layer) -> int:
+    """Rows of a layer's weights (I, O)."""
+    return math.prod(model.parameters[f"{layer.name}.theta"].shape[:-1])
+
+
+def _read(model: Sequential, layer: Layer, following: Layer, alive: dict[str, Array]) -> NDArray[np.bool_]:
+    """Which outputs of a layer the living weights of the next one read, (O,); all of them if that is unknown."""
+    sources = _sources(model, layer, following)
+    read = np.zeros(layer.out_shape[-1], bool)
+    read[sources[alive[following.name].any(axis=1)] if (sources >= 0).all() else slice(None)] = True
+    return read
 
 
 def _fold_constants(model: Sequential, layer: Layer, following: Layer, alive: dict[str, Array]) -> None:
@@ -186,5 +200,5 @@ def _seen(model: Sequential, layer: Layer, following: Layer) -> tuple[Array, Arr
     same = (pixels == pixels[0]).all(axis=0)
     if window is not None and any(window.padding):
         same &= pixels[0] == 0
-    rows = int(np.prod(model.parameters[f"{following.name}.theta"].shape[:-1]))
-    return np.tile(pixels[0], rows // pixels.shape[1]), np.tile(same, rows // pixels.shape[1])
+    repeats = _rows(model, following) // pixels.shape[1]
+    return np.tile(pixels[0], repeats), np.tile(same, repeats)

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 _Kept = tuple[Array, Array]  # indices of the inputs and of the outputs that a layer keeps
 
 
-def never(layer: Layer, mask: Array) -> bool:
-    """Whether a layer shall have a list of weights: no."""
-    return False
-
-
 class Taken(NamedTuple):
     """A smaller network, and where its numbers were in the large one.
 
@@ -40,12 +35,12 @@ class Taken(NamedTuple):
 
 
 def take(
-    model: Any, outputs: Mapping[str, Any], inputs: Any = None, listed: Callable[[Layer, Array], bool] = never
+    model: Any, outputs: Mapping[str, Any], inputs: Any = None, listed: Callable[[Layer, Array], bool] | None = None
 ) -> Taken:
     """Make the network that `Sequential.take` describes.
 
     `listed` says of a layer, and of what is left of its mask (I, O), whether the small one shall have a list of those
-    of its weights that are not held, instead of a matrix.
+    of its weights that are not held, instead of a matrix; by default no layer has one.
     """
     check_type("outputs", outputs, Mapping)
     kept = _kept(model, outputs, inputs)
@@ -64,7 +59,7 @@ def take(
         if (of_theta := places.get(f"{layer.name}.theta")) is not None:
             mask = model.arena.views_of(f"{layer.name}.theta")[3].reshape(-1)[of_theta].astype(bool)
             mask = mask.reshape(-1, mask.shape[-1])
-            if listed(layer, mask):
+            if listed is not None and listed(layer, mask):
                 lists[layer.name] = Living.of(layer.full_theta(mask))
                 for name in (f"{layer.name}.theta", f"{layer.name}.log_sigma2"):
                     if name in places:

@@ -20,7 +20,7 @@ import numpy as np
 from svd_numpy.kernels.cuda.recording import Recording
 from svd_numpy.kernels.cuda.side_by_side import SideBySide
 from svd_numpy.network.core import require_finite
-from svd_numpy.network.living import living
+from svd_numpy.network.living import forms
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
@@ -145,7 +145,7 @@ class CudaRunner:
 
     def forms(self) -> dict[str, str]:
         """See `Runner.forms`."""
-        return dict.fromkeys(living(self._lead.model), "matrix")
+        return forms(self._lead.model)
 
     # ------------------------------------------------------------ scores
     def scores(self) -> list[dict[str, Score]]:

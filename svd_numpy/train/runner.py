@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from svd_numpy.network.living import LivingCopy, living
+from svd_numpy.network.living import LivingCopy, forms
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.trainer import Trainer
@@ -29,7 +29,7 @@ class Runner(Protocol):
         """Score the pruned network of each run on its validation and test rows; call `sync` first."""
 
     def forms(self) -> dict[str, str]:
-        """What the last step of each layer computed on: "lists" of living weights, or a "matrix"."""
+        """What the last step of each layer computed on (`network.living.forms`)."""
 
 
 class HostRunner:
@@ -52,7 +52,7 @@ class HostRunner:
 
     def forms(self) -> dict[str, str]:
         """See `Runner.forms`."""
-        return dict.fromkeys(living(self._trainer.model), "matrix")
+        return forms(self._trainer.model)
 
 
 class _OnCopy(Trainer):
@@ -114,7 +114,7 @@ class LivingRunner:
 
     def forms(self) -> dict[str, str]:
         """See `Runner.forms`."""
-        return {} if self._copy is None else self._copy.forms()
+        return self._inner.forms()
 
 
 def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:

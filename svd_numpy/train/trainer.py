@@ -156,7 +156,7 @@ class Trainer:
     def remove(self) -> None:
         """At the end of an epoch, remove for good what is dead by the rule of the configuration."""
         above, epoch = self.config.remove_above, self.epoch
-        if above is not None and max(1, self.config.remove_from) <= epoch <= self.config.epochs:
+        if above is not None and self.config.remove_from <= epoch <= self.config.epochs:
             with self.model.exclusive:
                 remove(self.model, above)
 
