@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from svd_numpy.train.trainer import Trainer
 if reason := detect.why_not():
     pytest.skip(reason, allow_module_level=True)
 from svd_numpy.kernels.cuda.backend import CudaBackend
+from svd_numpy.kernels.cuda.device import SIMULATED
 
 sys.setswitchinterval(1e-4)  # seconds: threads of the simulator wait for each other all the time
 # In the simulator a kernel is Python, in which a float32 that overflows warns.
@@ -293,6 +295,21 @@ def test_small_things() -> None:
     mask = rng.integers(0, 2, 13).astype(np.uint8)
     CUDA.apply_mask(x, mask, y)
     np.testing.assert_array_equal(y, x * mask)
+
+
+@pytest.mark.skipif(not SIMULATED, reason="on a device threads share memory by themselves")
+def test_threads_share_an_array_however_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the simulator threads take turns at any time, for instance while one of them makes the array."""
+    empty = np.empty
+
+    def slowly(*args: Any, **options: Any) -> Array:
+        time.sleep(1e-3)
+        return empty(*args, **options)
+
+    logits, labels = np.zeros((8, 3), np.float32), np.arange(8) % 3
+    monkeypatch.setattr(np, "empty", slowly)
+    total, wrong = CUDA.softmax_cross_entropy(logits, labels, np.zeros_like(logits))
+    assert total == pytest.approx(8 * math.log(3)) and wrong == 5
 
 
 # --- Twins ---

@@ -1,4 +1,4 @@
-"""The only file that imports numba.cuda: the decorator behind every CUDA kernel, and how kernels are launched.
+"""The only file that imports numba.cuda (but for the simulator's mend): the decorator behind every CUDA kernel.
 
 **What a kernel is.** A function that very many threads run at once, each with another index, in blocks of some hundred
 threads. A block runs on one of the device's multiprocessors (an H200 has 132), 32 threads of it (a warp) in lockstep.
@@ -40,6 +40,10 @@ from numba import cuda
 from svd_numpy.kernels.cuda.detect import simulated
 
 SIMULATED = simulated()
+if SIMULATED:
+    from svd_numpy.kernels.cuda import simulator
+
+    simulator.mend()
 
 if not SIMULATED and not hasattr(np, "row_stack"):
     # NumPy 2.5 has no such name. numba-cuda 0.30 asks for it in one module, when that is first imported, to compile
