@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AvgPool2d": "network.layers",
     "BatchNorm": "network.layers",
+    "Between": "experiments.sweep",
     "Categorical": "network.objective",
     "CheckpointError": "files.safe_arrays",
     "CompressionError": "sparse.model",
@@ -42,6 +43,7 @@ _HOME = {
     "SvdError": "checks",
     "SvdTypeError": "checks",
     "SvdValueError": "checks",
+    "SweepResult": "experiments.sweep",
     "TrainConfig": "train.config",
     "TrainResult": "experiments.result",
     "TrainResults": "experiments.series",
@@ -80,6 +82,7 @@ _HOME = {
     "select_threshold": "assess.thresholds",
     "sizes": "sparse.storage",
     "sparsify": "network.sparsity",
+    "sweep": "experiments.sweep",
     "threshold_curve": "assess.thresholds",
     "threshold_for_density": "assess.thresholds",
     "to_integers": "exchange",

@@ -22,6 +22,7 @@ from svd_numpy.cli.exports import Demo, ExportC
 from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.output import release_stdout
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
+from svd_numpy.cli.sweeps import Sweep
 from svd_numpy.cli.train import PROGRAM, Train, TrainCifar
 from svd_numpy.cli.warm_up import WarmUp
 from svd_numpy.files.atomic import FULL
@@ -43,6 +44,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "train-cifar": TrainCifar,
+    "sweep": Sweep,
     "evaluate": Evaluate,
     "uncertainty": Uncertainty,
     "report": Report,

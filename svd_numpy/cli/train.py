@@ -54,6 +54,8 @@ class _Training:
     remove_above : float, optional
         Remove weights for good while training, once their log alpha is above it: training gets faster. None takes the
         recipe's, inf removes none.
+    held_out : float
+        Share of the training images, 0 to 0.5, that is not trained on and whose error is logged: for choices.
     progress : bool
         Show a progress bar (in a terminal) or a line per epoch (in a log).
     eval_every : int
@@ -77,6 +79,7 @@ class _Training:
     resume: bool = False
     extend: int = 0
     remove_above: float | None = None
+    held_out: float = 0.0
     progress: bool = True
     eval_every: int = 1
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack, overload
+from typing import Any, Unpack, overload
 
 from svd_numpy.checks import check_choice
 from svd_numpy.experiments.options import Keywords, Options, Start
@@ -46,6 +46,8 @@ def train_mnist(
     resume: bool = False,
     extend: int = 0,
     remove_above: float | None = None,
+    held_out: float = 0.0,
+    changes: Mapping[str, Any] | None = None,
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
@@ -96,6 +98,11 @@ def train_mnist(
     remove_above : float, optional
         Weights whose log_alpha is above it leave for good at the end of an epoch, which makes training faster
         (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none before the fine-tuning.
+    held_out : float
+        Share of the training images, 0 to 0.5, that the training does not see and whose error and NLL every record
+        reports (`valid_error`, `valid_nll`): what choices should be made by.
+    changes : mapping, optional
+        Numbers that replace those of the recipe, by name: fields of `TrainConfig`, such as {"lr": 3e-4}.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     eval_every : int
@@ -118,7 +125,8 @@ def train_mnist(
     options = Options(
         dataset=dataset, arch=arch, recipe=recipe, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed,
         random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir,
-        resume=resume, extend=extend, remove_above=remove_above, progress=progress, eval_every=eval_every,
+        resume=resume, extend=extend, remove_above=remove_above, held_out=held_out, changes=changes,
+        progress=progress, eval_every=eval_every,
         callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
 from svd_numpy.checks import (
+    SvdTypeError,
     SvdValueError,
     check_callbacks,
     check_choice,
@@ -21,6 +22,7 @@ from svd_numpy.checks import (
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.loop import Callback
 
 Start = Sequential | Mapping[str, Any] | str | Path | None
@@ -44,6 +46,8 @@ class Keywords(TypedDict, total=False):
     resume: bool
     extend: int
     remove_above: float | None
+    held_out: float
+    changes: Mapping[str, Any] | None
     progress: bool
     eval_every: int
     callbacks: Sequence[Callback]
@@ -68,6 +72,8 @@ class Options:
     batch_size: int | None = None
     kl_weight: float = 1.0
     remove_above: float | None = None
+    held_out: float = 0.0
+    changes: Mapping[str, Any] | None = None
     seed: int = 0
     random_labels: bool = False
     init_from: Start = None
@@ -86,6 +92,8 @@ class Options:
             "width": check_number("width", self.width, low=0.01, high=16),
             "kl_weight": check_kl_weight(self.kl_weight, kind),
             "remove_above": check_removal(self.remove_above, kind),
+            "held_out": check_number("held_out", self.held_out, low=0, high=0.5),
+            "changes": check_changes(self.changes),
             "seed": check_count("seed", self.seed, low=0),
             "random_labels": check_flag("random_labels", self.random_labels),
             "backend": resolve_backend(self.backend),
@@ -122,3 +130,16 @@ def check_removal(value: Any, kind: str) -> float | None:
     if kind != "variational":
         raise SvdValueError(f"remove_above: got {value!r}, but kind {kind!r} has no log alpha; leave it out")
     return check_threshold("remove_above", value)
+
+
+def check_changes(value: Any) -> dict[str, Any]:
+    """Check numbers that replace those of a recipe: fields of `TrainConfig` that no other argument sets."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SvdTypeError(f"changes: got {type(value).__name__}, expected a mapping such as {{'lr': 3e-4}}")
+    allowed = [each.name for each in fields(TrainConfig) if each.name not in Options.__dataclass_fields__]
+    for name in value:
+        if name not in allowed:
+            raise SvdValueError(f"changes: got {name!r}, expected some of {', '.join(allowed)}")
+    return dict(value)

@@ -39,6 +39,7 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
     config = replace(
         config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
     )
+    config = replace(config, **(options.changes or {}))
     if options.remove_above is not None:
         config = replace(config, remove_above=None if options.remove_above == math.inf else options.remove_above)
     return config.extended(options.extend)
@@ -58,6 +59,8 @@ def load_for_each(each: Sequence[Options]) -> list[Dataset]:
         raise SvdValueError(
             f"dataset: got {first.dataset!r}, expected images with labels, such as auto, mnist, fashion-mnist or digits"
         )
+    if first.held_out:
+        data = data.split(max(1, round(first.held_out * len(data.y_train))))
     labelled = [random_labels(data, options.seed) if options.random_labels else data for options in each]
     if labelled[0].warning and first.progress:
         say(f"NOTE: {labelled[0].warning}")

@@ -2,6 +2,7 @@
 
 from svd_numpy.plots.network import feature_maps, filters, live_units, weight_matrix
 from svd_numpy.plots.panels import COLOURS, STYLE
+from svd_numpy.plots.sweeps import sweep_points
 from svd_numpy.plots.training import (
     compression_accounts,
     error_against_compression,
@@ -26,6 +27,7 @@ __all__ = [
     "pixel_importance",
     "receptive_fields",
     "summary_figure",
+    "sweep_points",
     "training_curves",
     "weight_matrix",
 ]
