@@ -220,14 +220,14 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
 
 STOP = """
 import svd_numpy as svd, sys
-shared = dict(dataset="digits", recipe="small", epochs=200, backend="numba")
+shared = dict(dataset="digits", recipe="small", epochs=60, backend="numba")
 svd.sweep(run_dir=sys.argv[1], kl_weight=[0.5, 1.0], jobs=2, **shared)
 """
 
 
 @linux
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
-    numbers: dict[str, Any] = {**SHARED, "backend": "numba", "epochs": 200, "kl_weight": [0.5, 1.0], "progress": False}
+    numbers: dict[str, Any] = {**SHARED, "backend": "numba", "epochs": 60, "kl_weight": [0.5, 1.0], "progress": False}
     script = tmp_path / "stop.py"
     script.write_text(STOP, encoding="utf-8")
     process = subprocess.Popen(
