@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wor
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-only test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks site clean
+.PHONY: help train test test-only test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo site clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,7 +75,12 @@ memory: $(VENV)/.base  ## the campaign "memory stays flat": 400 trainings and 20
 notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
 	$(BIN)/python notebooks/make_notebooks.py $(ARGS)
 
+demo: $(VENV)/.base  ## train the default network on MNIST and write docs/demo.html, a page to draw digits on
+	$(BIN)/python -m svd_numpy train --dataset mnist --run-dir runs/demo --eval-every 0 $(ARGS)
+	$(BIN)/python -m svd_numpy demo runs/demo --out docs/demo.html
+
 site: $(VENV)/.site  ## guide, tutorials and API reference as pages that open from disk: site/index.html
+	$(BIN)/python docs/make_demo.py
 	$(BIN)/python docs/make_site.py $(ARGS)
 
 clean:  ## remove .venv, caches and build products; runs/ stays

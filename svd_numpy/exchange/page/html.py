@@ -116,15 +116,17 @@ def _page(
 
 def _filled(title: str, described: Mapping[str, Any], numbers: bytes, x: Array, y: Array) -> str:
     content = numbers + x.tobytes() + y.tobytes()
-    parts = {
-        "TITLE": html.escape(title),
-        "STYLE": _read("page.css"),
-        "NETWORK": _read("network.js"),
-        "PICTURES": _read("pictures.js"),
-        "DEMO": _read("demo.js"),
-        "DESCRIPTION": json.dumps({**described, "digits": len(x)}, separators=(",", ":")).replace("<", "\\u003c"),
-        "NUMBERS": base64.b64encode(zlib.compress(content, 9)).decode(),
-    }
+    return fill(
+        TITLE=html.escape(title),
+        DESCRIPTION=json.dumps({**described, "digits": len(x)}, separators=(",", ":")).replace("<", "\\u003c"),
+        NUMBERS=base64.b64encode(zlib.compress(content, 9)).decode(),
+    )
+
+
+def fill(**data: str) -> str:
+    """Put style and scripts around a page's TITLE, DESCRIPTION and NUMBERS, all three as they stand in the file."""
+    files = {"STYLE": "page.css", "NETWORK": "network.js", "PICTURES": "pictures.js", "DEMO": "demo.js"}
+    parts = {**data, **{part: _read(name) for part, name in files.items()}}
     return re.sub("@([A-Z]+)@", lambda word: parts[word[1]], _read("page.html"))
 
 
