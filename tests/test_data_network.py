@@ -182,6 +182,24 @@ def test_waiting_for_a_silent_network_is_bounded(monkeypatch: pytest.MonkeyPatch
     release.set()
 
 
+def test_where_no_thread_can_start_one_mirror_is_asked_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a browser's Python, where "auto" must still end with the embedded digits."""
+    asked = []
+
+    def refuse(request: urllib.request.Request, **_options: Any) -> None:
+        asked.append(request.full_url)
+        raise urllib.error.URLError("no network")
+
+    def never(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(threading.Thread, "start", never)
+    assert not download_module.any_answers(["http://a.invalid/", "http://b.invalid/"], seconds=0.05)
+    assert asked == ["http://a.invalid/", "http://b.invalid/"]
+    assert data.load("auto").name == "digits"
+
+
 # --- status and import -------------------------------------------------------------------------
 
 

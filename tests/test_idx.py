@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -106,3 +108,16 @@ def test_read_idx_names_a_path_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(data.DataError, match="cannot be read") as caught:
             data.read_idx(path)
         assert str(path) in str(caught.value)
+
+
+def test_without_xz_everything_else_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in browsers whose Python has no lzma."""
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    for name, content in {"plain": GOOD, "gzip": PACKED}.items():
+        (tmp_path / name).write_bytes(content)
+        assert data.read_idx(tmp_path / name).shape == (2, 3, 4)
+    (tmp_path / "xz").write_bytes(b"\xfd7zXZ\x00" + GOOD)
+    with pytest.raises(data.DataError, match="packed by xz, which this Python cannot unpack"):
+        data.read_idx(tmp_path / "xz")
+    import_alone = "import sys; sys.modules['lzma'] = None; import svd_numpy.data"
+    assert subprocess.run([sys.executable, "-c", import_alone]).returncode == 0

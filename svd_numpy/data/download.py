@@ -42,11 +42,15 @@ def download(file_set: FileSet, folder: Path) -> None:
 def any_answers(urls: Sequence[str], seconds: float) -> bool:
     """Ask all URLs at once whether any server is there; any HTTP answer counts, even a refusal.
 
-    Threads are needed because a name look-up, or a host with many addresses, does not keep to a time limit.
+    Threads are needed because a name look-up, or a host with many addresses, does not keep to a time limit. Where there
+    are none, as in a browser, one is asked after the other.
     """
     answers: queue.Queue[bool] = queue.Queue()
     for url in urls:
-        threading.Thread(target=lambda u=url: answers.put(_answers(u, seconds)), daemon=True).start()
+        try:
+            threading.Thread(target=lambda u=url: answers.put(_answers(u, seconds)), daemon=True).start()
+        except RuntimeError:
+            return any(_answers(url, seconds) for url in urls)
     deadline = time.monotonic() + seconds
     for _ in urls:
         try:

@@ -7,7 +7,6 @@ big-endian uint32 a dimension, then the values in C order (LeCun, Cortes, Burges
 from __future__ import annotations
 
 import gzip
-import lzma
 import math
 import zlib
 from collections.abc import Iterator
@@ -85,8 +84,8 @@ def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
             raw.seek(0)
             if start == _XZ_MAGIC:
                 packing = "xz"
-                with lzma.LZMAFile(raw, mode="rb") as unpacked_xz:
-                    yield cast("IO[bytes]", unpacked_xz)
+                with _open_xz(raw, path) as unpacked_xz:
+                    yield unpacked_xz
             elif start.startswith(_GZIP_MAGIC):
                 with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                     yield cast("IO[bytes]", unpacked)
@@ -94,12 +93,25 @@ def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
                 yield raw
     except EOFError as error:
         raise DataError(f"{path}: the {packing} stream is cut short. {REMEDY}") from error
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+    except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the {packing} stream is damaged ({error}). {REMEDY}") from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}). Check that it is a file you may read."
         ) from error
+
+
+@contextmanager
+def _open_xz(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    try:
+        import lzma
+    except ImportError:  # as in some browsers' Python
+        raise DataError(f"{path}: is packed by xz, which this Python cannot unpack. Unpack it elsewhere.") from None
+    try:
+        with lzma.LZMAFile(raw, mode="rb") as unpacked:
+            yield cast("IO[bytes]", unpacked)
+    except lzma.LZMAError as error:
+        raise DataError(f"{path}: the xz stream is damaged ({error}). {REMEDY}") from error
 
 
 def read_at_most(stream: IO[bytes], limit: int) -> bytearray:
