@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wor
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-only test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo site clean
+.PHONY: help train test test-only test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo site site-lite clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,7 +29,7 @@ test-only: $(VENV)/.test  ## the fast tests alone
 	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## the tests that take minutes
-	-$(PIP) --editable '.[wasm]'
+	-$(PIP) --editable '.[wasm,lite]'
 	$(BIN)/python -m pytest -m slow
 
 # Old packages warn of newer ones beside them, and declare other types; only those of today must be silent.
@@ -84,8 +84,11 @@ site: $(VENV)/.site  ## guide, tutorials and API reference as pages that open fr
 	$(BIN)/python docs/make_demo.py
 	$(BIN)/python docs/make_site.py $(ARGS)
 
+site-lite: $(VENV)/.lite  ## the tutorials with the package in a browser (JupyterLite): site-lite/, for a server of files
+	$(BIN)/python docs/make_lite.py $(ARGS)
+
 clean:  ## remove .venv, caches and build products; runs/ stays
-	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site site-lite .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find svd_numpy tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -118,4 +121,8 @@ $(VENV)/.notebook: pyproject.toml | $(BIN)/python
 
 $(VENV)/.site: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[site]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.lite: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[lite]'
 	@touch $@ $(VENV)/.base
