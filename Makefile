@@ -6,12 +6,12 @@
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-only test-slow test-oldest test-newest bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo site site-lite clean
+.PHONY: help train test test-only test-slow test-oldest test-newest check-package bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo site site-lite clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,6 +41,9 @@ test-oldest:  ## the fast tests with the oldest packages that pyproject.toml all
 
 test-newest:  ## the fast tests on another Python with the newest packages, in .venv-newest (PYTHON=python3.13)
 	$(MAKE) test VENV=.venv-newest
+
+check-package:  ## build wheel and sdist, compare them with the repository, try them in fresh environments (PYTHON=...)
+	$(PYTHON) tests/check_package.py
 
 # The extra asks for plain `torch`; where pip would pick a build with CUDA and a CPU build is wanted, install that one into
 # .venv first: an installed torch is kept.

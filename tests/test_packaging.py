@@ -200,3 +200,10 @@ def test_nothing_unsafe(path: Path) -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
             given = {keyword.arg for keyword in node.keywords}
             assert "allow_pickle" in given, f"{path.name}:{node.lineno}: np.load without allow_pickle=False"
+
+
+def test_the_public_workflow_only_calls_the_script_that_runs_everywhere() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^ *- run: (.*)$", text, re.MULTILINE) == [".ci/run"]
+    assert {"ubuntu-latest", "windows-latest", "macos-latest"} <= {*re.findall(r"[\w-]+-latest", text)}
+    assert "secrets" not in text and "contents: read" in text
