@@ -16,7 +16,7 @@ import numpy as np
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
-from svd_numpy.network.layers import AvgPool2d, Conv2d, Dropout, Flatten, GaussianDropout, MaxPool2d, ReLU
+from svd_numpy.network.layers import AvgPool2d, BatchNorm, Conv2d, Dropout, Flatten, GaussianDropout, MaxPool2d, ReLU
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.model import Sequential
@@ -111,6 +111,9 @@ def network_bytes(model: Sequential, weights: Mapping[str, Weights], most: int) 
             content += _distances(np.diff(numbers, prepend=-1))
             content += w.theta[numbers].astype(np.int8).tobytes() + w.log_alpha[numbers].astype(np.int8).tobytes()
             content += own.bias.astype("<f4").tobytes()
+        elif isinstance(own, BatchNorm):
+            factor = own.gamma / np.sqrt(own.running_var + own.eps)
+            content += np.stack([factor, own.beta - factor * own.running_mean]).astype("<f4").tobytes()
         if entry:
             layers.append(entry)
     mean = np.rint(255 * model.input_mean.astype(np.float64).ravel())
@@ -148,16 +151,17 @@ def _described(layer: Layer) -> dict[str, Any]:
         raise SvdValueError(
             f"export_html: layer {layer.name!r} takes means without the padding, expected count_include_pad=True"
         )
-    if isinstance(layer, Conv2d) and layer.groups > 1:
-        raise SvdValueError(f"export_html: layer {layer.name!r} has {layer.groups} groups, expected none")
+    if isinstance(layer, BatchNorm):
+        return entry | {"kind": "scale", "features": layer.num_features}
     if isinstance(layer, MaxPool2d | AvgPool2d):
         return entry | {"kind": "max" if isinstance(layer, MaxPool2d) else "avg"} | _geometry(layer.window)
     if isinstance(layer, Weighted):
         entry |= {"outputs": layer.theta_shape[-1], "kind": "dense" if layer.window is None else "conv"}
-        return entry | ({} if layer.window is None else _geometry(layer.window))
+        groups = {"groups": layer.groups} if isinstance(layer, Conv2d) else {}
+        return entry | groups | ({} if layer.window is None else _geometry(layer.window))
     raise SvdTypeError(
         f"export_html: layer {layer.name!r} is a {type(layer).__name__}, which a page does not have; expected dense "
-        "and convolutional layers, ReLU, poolings, dropout and Flatten"
+        "and convolutional layers, BatchNorm, ReLU, poolings, dropout and Flatten"
     )
 
 

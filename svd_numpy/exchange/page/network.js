@@ -24,14 +24,15 @@ function readNetwork(description, bytes) {
       if (byte < 128) return value;
     }
   };
+  const floats = (count) => Float64Array.from(new Float32Array(take(4 * count).buffer));
   const layers = description.layers.map((layer) => {
+    if (layer.kind === "scale") return { ...layer, factor: floats(layer.features), shift: floats(layer.features) };
     if (!("count" in layer)) return layer;
     const place = new Int32Array(layer.count);
     for (let n = 0, last = -1; n < layer.count; n++) place[n] = last += distance();
     const value = Float64Array.from(signed(layer.count), (whole) => whole * layer.scale);
     const logAlpha = Float64Array.from(signed(layer.count), (whole) => whole / description.alpha_steps);
-    const bias = Float64Array.from(new Float32Array(take(4 * layer.outputs).buffer));
-    return { ...layer, place, value, logAlpha, bias };
+    return { ...layer, place, value, logAlpha, bias: floats(layer.outputs) };
   });
   const size = 28 * 28;
   const mean = description.has_mean ? take(size) : new Uint8Array(size);
@@ -70,7 +71,7 @@ function cut(net, keeps) {
     const kept = [];
     for (let n = 0; n < layer.value.length; n++) if (keeps(layer, n)) kept.push(n);
     const to = Int32Array.from(kept, (n) => layer.place[n] % layer.outputs);
-    const from = Int32Array.from(kept, (n) => Math.floor(layer.place[n] / layer.outputs));
+    const from = Int32Array.from(kept, (n) => inputOf(layer, layer.place[n]));
     const live = new Uint8Array(layer.outputs);
     for (const unit of to) live[unit] = 1;
     weights += kept.length;
@@ -81,11 +82,25 @@ function cut(net, keeps) {
   return { ...net, layers, weights, units, bytes: 2 * (weights + units) };
 }
 
+/** The input that a weight reads; in a convolution in groups, its place counts the channels of its own group only. */
+function inputOf(layer, place) {
+  const own = Math.floor(place / layer.outputs);
+  if (layer.kind === "dense") return own;
+  const channels = layer.in_shape[2] / layer.groups;
+  const group = Math.floor(((place % layer.outputs) * layer.groups) / layer.outputs);
+  return (Math.floor(own / channels) * layer.groups + group) * channels + (own % channels);
+}
+
 /** What a layer makes of its inputs. */
 function apply(layer, x) {
   if (layer.kind === "relu") return x.map((value) => Math.max(value, 0));
+  if (layer.kind === "scale") return x.map((value, n) => scaled(layer, value, n % layer.features));
   if (layer.kind === "max" || layer.kind === "avg") return pool(layer, x);
   return layer.kind === "dense" ? dense(layer, x) : convolve(layer, x);
+}
+
+function scaled({ factor, shift }, value, feature) {
+  return value * factor[feature] + shift[feature];
 }
 
 function dense({ from, to, value, bias }, x) {
