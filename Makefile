@@ -29,7 +29,7 @@ test-only: $(VENV)/.test  ## the fast tests alone
 	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## the tests that take minutes
-	-$(PIP) --editable '.[wasm,lite]'
+	-$(PIP) --editable '.[wasm,lite,clang]'
 	$(BIN)/python -m pytest -m slow
 
 # Old packages warn of newer ones beside them, and declare other types; only those of today must be silent.

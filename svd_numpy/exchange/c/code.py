@@ -125,7 +125,7 @@ ${compute}
 _UNTIL = Template("""\
 static void ${name}_until(unsigned rows)
 {
-    while (${name}_done < rows) {
+    for (unsigned done = ${name}_done; done < rows; done++) {
         ${name}_next();
     }
 }""")

@@ -55,7 +55,7 @@ def export_html(
     Parameters
     ----------
     model : Sequential
-        A classifier of 28 x 28 pixels with dense and convolutional layers (also in groups), BatchNorm, ReLU and pooling.
+        A classifier of 28 x 28 pixels with dense layers, convolutions, BatchNorm, ReLU, pooling.
     path : path
         Ending in .html.
     x, y : arrays (N, ...) of uint8, (N,)
