@@ -5,13 +5,15 @@
 Each run folder is exported in whole numbers. All test images pass through the C code compiled for this machine, and its
 scores must be those of the NumPy twin; on the simulated chips, those of some images must. Tools that are missing leave
 their columns empty. On Debian they are: apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
-gcc-avr avr-libc simavr. Writes results/c_export.md and c_export.json.
+gcc-avr avr-libc simavr. With emlearn (pip install emlearn), one of its networks is measured beside them. Writes
+results/c_export.md and c_export.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import re
 import shutil
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from c_peers import measure_emlearn
 from machine import describe, one_line
 
 import svd_numpy as svd
@@ -60,7 +63,7 @@ def object_bytes(folder: Path, compiler: str, *options: str) -> dict[str, int]:
 
 def on_host(folder: Path, images: np.ndarray) -> tuple[np.ndarray, float]:
     """Scores of all images, and the median of the microseconds per image."""
-    call("gcc", "-std=c99", "-O2", "-I.", "net.c", CHIPS / "host.c", "-o", "host", folder=folder)
+    call("gcc", "-std=c99", "-O2", "-I.", "net.c", CHIPS / "host.c", "-o", "host", "-lm", folder=folder)
     done = call(folder / "host", data=images.tobytes())
     return np.frombuffer(done.stdout, np.int32).reshape(len(images), -1), float(
         np.median(np.array(done.stderr.split(), float))
@@ -88,7 +91,7 @@ def on_cortex(folder: Path, core: str, images: np.ndarray, wanted: np.ndarray) -
     board = "mps2-an386" if core == "cortex-m4" else "mps2-an385"
     call(
         "arm-none-eabi-gcc", "-std=c99", f"-mcpu={core}", "-mthumb", "-Os", "--specs=rdimon.specs", "-I.", "-T",
-        CHIPS / "cortex_m.ld", "net.c", CHIPS / "cortex_m.c", "-o", "arm.elf", folder=folder,
+        CHIPS / "cortex_m.ld", "net.c", CHIPS / "cortex_m.c", "-o", "arm.elf", "-lm", folder=folder,
     )  # fmt: skip
     done = call(
         "qemu-system-arm", "-M", board, "-nographic", "-monitor", "none", "-serial", "none", "-icount", "shift=0",
@@ -155,7 +158,16 @@ def training(facts: dict[str, Any]) -> str:
     return f"{facts.get('epochs')} epochs{start}{f', KL weight {weight:g}' if weight != 1 else ''}"
 
 
-def table(runs: list[dict[str, Any]]) -> list[str]:
+def measure_peers(run: Path, data_dir: Path | None) -> list[dict[str, Any]]:
+    """Measure what others make of the data of a run, where it can be had."""
+    if importlib.util.find_spec("emlearn") is None:
+        return []
+    data = svd.load(recorded_dataset(run), data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        return [measure_emlearn(data, Path(folder), on_host, on_cortex, object_bytes)]
+
+
+def table(runs: list[dict[str, Any]], peers: list[dict[str, Any]]) -> list[str]:
     """Rows of all runs, and of what others have published."""
     lines = [
         "| network | weights | error %, floats | error %, C | same class % | this machine, µs |",
@@ -165,6 +177,11 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {run['arch']}, {run['training']} | {run['weights']:,} | {run['float_error']:.2f} "
             f"| {run['error']:.2f} | {run['agreement']:.2f} | {run['host_us']:.0f} |"
+        )
+    for peer in peers:
+        lines.append(
+            f"| {peer['name']} | {peer['weights']:,} | | {peer['error']:.2f} | {peer['agreement']:.2f} "
+            f"| {peer['host_us']:.0f} |"
         )
     lines += [
         "",
@@ -180,16 +197,20 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
                     chip = cost["chip"].replace("atmega", "ATmega").replace("p", "P")
                     what = f"{cost['cycles']:,.0f} cycles, {1e3 * cost['cycles'] / CLOCK:.1f} ms at 16 MHz"
                 lines.append(f"| {run['arch']} | {chip} | {cost['flash']:,} | {cost['ram']:,} | {what} |")
+    for peer in peers:
+        if "flash" in peer:
+            what = f"{peer['instructions']:,.0f} instructions" if "instructions" in peer else ""
+            lines.append(f"| {peer['name']} | Cortex-M3 | {peer['flash']:,} | {peer['ram']:,} | {what} |")
     for name, error, size, cost in PUBLISHED:
         lines.append(f"| *published: {name}, error {error:.2f} %* | CH32V002 | {size} | | {cost} |")
     return lines
 
 
-def write(runs: list[dict[str, Any]], names: list[str]) -> None:
+def write(runs: list[dict[str, Any]], peers: list[dict[str, Any]], names: list[str]) -> None:
     """Write the results as JSON and as a table."""
     machine, today = describe(), datetime.date.today().isoformat()
     out = HERE / "results"
-    record = {"machine": machine, "date": today, "runs": runs}
+    record = {"machine": machine, "date": today, "runs": runs, "peers": peers}
     (out / "c_export.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [
         "# Networks as C: bytes, error, and the cost of a prediction",
@@ -204,8 +225,11 @@ def write(runs: list[dict[str, Any]], names: list[str]) -> None:
         f"* AVR: cycles by the chip's own timer in simavr, mean of {AVR_IMAGES} images, whose scores are those of the "
         "twin.",
         "* This machine: gcc -O2, median over all images, other work going on.",
+        "* emlearn: trained here until 10 % of the training images, held out, got no better. Its flash is without the "
+        "library's and the compiler's float routines; it does not fit into the ATmega328P's 32 kB.",
+        "* TFLite Micro is not here: its package on PyPI runs on computers; for a chip its sources have to be built.",
         "",
-        *table(runs),
+        *table(runs, peers),
     ]
     (out / "c_export.md").write_text("\n".join(lines) + "\n")
 
@@ -216,8 +240,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
     runs = [measure(run, options.data_dir) for run in options.runs]
-    write(runs, [run.name for run in options.runs])
-    print("\n".join(table(runs)))
+    peers = measure_peers(options.runs[0], options.data_dir)
+    write(runs, peers, [run.name for run in options.runs])
+    print("\n".join(table(runs, peers)))
 
 
 if __name__ == "__main__":
