@@ -227,7 +227,7 @@ def write(runs: list[dict[str, Any]], peers: list[dict[str, Any]], names: list[s
         "* This machine: gcc -O2, median over all images, other work going on.",
         "* emlearn: trained here until 10 % of the training images, held out, got no better. Its flash is without the "
         "library's and the compiler's float routines; it does not fit into the ATmega328P's 32 kB.",
-        "* TFLite Micro is not here: its package on PyPI runs on computers; for a chip its sources have to be built.",
+        "* TFLite Micro was not built here.",
         "",
         *table(runs, peers),
     ]

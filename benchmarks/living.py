@@ -24,6 +24,7 @@ from step import facts_of, paired_ratio, write
 from workload import TASKS, load_workload
 
 from svd_numpy.data import load
+from svd_numpy.experiments.run_files import load_log_alphas, need
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.network.living import LivingCopy, count_living
 from svd_numpy.network.living import forms as forms_of
@@ -59,6 +60,20 @@ def train(arch: str, epochs: int, path: Path) -> None:
     model = untrained_model(workload)
     config = TrainConfig(epochs=epochs, batch_size=100, kl_schedule=((epochs / 8, 0.0), (epochs / 2, 1.0)))
     fit(model, load(TASKS[arch].dataset), config)
+    with tempfile.TemporaryFile() as file:
+        np.savez(file, **model.arrays())  # type: ignore[arg-type]
+        file.seek(0)
+        write_atomic(path, file.read())
+
+
+def from_run(arch: str, run: Path, path: Path) -> None:
+    """Take the log alphas from the end of a run in the place of a training: those of its last variational epoch."""
+    log_alphas, _ = load_log_alphas(need(run / "log_alpha.npz"))
+    model = untrained_model(load_workload(arch, False))
+    for name, values in log_alphas.items():
+        theta, log_sigma2 = (model.parameters[f"{name}.{part}"] for part in ("theta", "log_sigma2"))
+        log_sigma2[:] = -6.0
+        theta[:] = np.sign(theta) * np.exp(0.5 * (log_sigma2 - values.reshape(theta.shape)))
     with tempfile.TemporaryFile() as file:
         np.savez(file, **model.arrays())  # type: ignore[arg-type]
         file.seek(0)
@@ -106,11 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shares", type=float, nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--epochs", type=int, help="epochs of the training whose masks are used")
+    parser.add_argument("--run", type=Path, help="folder of a finished run, whose masks are used in the place of that")
     options = parser.parse_args(arguments)
     arch, batch = options.arch, options.batch or TASKS[options.arch].batches[0]
     state = HERE.parent / "runs" / f"living-{arch}.npz"
     os.environ["LIVING_STATE"] = str(state)
-    train(arch, options.epochs or EPOCHS[arch], state)
+    if options.run is None:
+        train(arch, options.epochs or EPOCHS[arch], state)
+        masks = f"a training of {options.epochs or EPOCHS[arch]} epochs"
+    else:
+        from_run(arch, options.run, state)
+        masks = "a run of the recipe `default`"
     candidates = peers(arch) + [
         Candidate(f"living {s:g}", "living_steps", f"build_living_{s:g}") for s in options.shares
     ]
@@ -137,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"# Milliseconds per training step by living weights, {TASKS[arch].title}", "",
         f"* Machine: {one_line(facts['machine'])}", f"* Command: `{facts['command']}`, {facts['date']}",
         f"* Data: {facts['data']}",
-        f"* Masks: a training of {options.epochs or EPOCHS[arch]} epochs; the weights with the lowest log alpha live",
+        f"* Masks: {masks}; the weights with the lowest log alpha live",
         f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, candidates in turn; ratios are "
         "medians over the rounds, above 1 means that the living step is the faster. torch Sparse VD: the better of "
         "eager and compiled.", "",
