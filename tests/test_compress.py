@@ -180,6 +180,13 @@ def test_a_network_without_weights_is_a_constant() -> None:
     assert np.array_equal(small.predict(np.zeros((3, 60))), [np.arange(10.0)] * 3)
 
 
+@pytest.mark.parametrize("layers", [(svd.Flatten(),), (svd.ReLU(), svd.Flatten()), (svd.MaxPool2d(2), svd.Flatten())])
+def test_a_network_that_has_no_weights_stays_what_it_is(layers: tuple[svd.Layer, ...]) -> None:
+    model = svd.Sequential(*layers, input_shape=(1, 2, 2), backend="numpy")
+    x = np.random.default_rng(0).standard_normal((3, 1, 2, 2)).astype(np.float32)
+    np.testing.assert_array_equal(svd.compress(model).predict(x), model.predict(x))
+
+
 def test_scaling_that_cannot_be_folded_stays() -> None:
     """Before padding, after an average and after a flattening; all others are folded into weights."""
     ops = svd.compress(kill(vgg_like(svd.AvgPool2d), 0.5)).ops

@@ -136,9 +136,10 @@ def _source(before: list[AnyStage]) -> Product | None:
 
 def _backwards(stages: list[AnyStage], inner_shape: tuple[int, ...]) -> list[Array]:
     """Zero the weights of channels that nothing reads; return the channels read at every boundary."""
-    read: Array = np.ones(stages[-1].out_shape[-1], bool)
+    *shapes, last = inner_shape, *(stage.out_shape for stage in stages)
+    read: Array = np.ones(last[-1], bool)
     kept = [read]
-    for stage, shape in zip(reversed(stages), [s.out_shape for s in stages[-2::-1]] + [inner_shape], strict=True):
+    for stage, shape in zip(reversed(stages), reversed(shapes), strict=True):
         if isinstance(stage, Product):
             stage.theta[:, ~read] = 0
             read = np.asarray(stage.by_channel.any(axis=(0, 2)))
