@@ -17,12 +17,14 @@ Each example then has P * O units of noise: unit p * O + o belongs to output o a
 If `living` is given, theta, log_sigma2 and their gradients are (n,): the weights that it names, of a matrix (I, O) in
 which all others have mean and variance 0. Only backends that say so (`knows_lists`) take them, and no window with a
 stride.
+
+The operations of recurrent networks have a file of their own, `recurrence.py`; not every backend has them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,9 @@ from numpy.typing import NDArray
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.window import Window
+
+if TYPE_CHECKING:
+    from svd_numpy.kernels.recurrence import Recurrence
 
 Array = NDArray[Any]
 
@@ -146,7 +151,7 @@ class Arena(Protocol):
 
 
 class HostMemory:
-    """The memory operations of the contract, for backends that work in host memory."""
+    """What backends that work in host memory share: the memory operations of the contract, and the gradient's norm."""
 
     def to_device(self, *arrays: Array) -> None:
         """See `Backend.to_device`."""
@@ -175,6 +180,19 @@ class HostMemory:
         """See `Backend.apply_mask`."""
         np.multiply(theta, mask, out=out)
 
+    def clip_gradients(self, arena: Arena, most: float) -> None:
+        """See `Backend.clip_gradients`."""
+        total = 0.0
+        for segment in arena.segments:
+            size = segment.stop - segment.start
+            parts = [arena.grads[segment.start : segment.stop]]
+            if segment.prior:
+                behind = slice(segment.log_sigma2, segment.log_sigma2 + size)
+                parts.append(np.exp(arena.params[behind]) * arena.grads[behind])
+            total += sum(float(np.square(part, dtype=np.float64).sum()) for part in parts)
+        if total > most**2:
+            arena.grads *= arena.grads.dtype.type(most / math.sqrt(total))
+
 
 class Backend(Protocol):
     """Operations on arrays, defined by their equations.
@@ -187,6 +205,7 @@ class Backend(Protocol):
     name: str
     dtype: np.dtype[Any]
     knows_lists: bool
+    recurrence: Recurrence | None  # the operations of recurrent networks; None if the backend does not have them
 
     def to_device(self, *arrays: Array) -> None:
         """Make what the host wrote into these arrays visible to later operations."""
@@ -294,6 +313,12 @@ class Backend(Protocol):
         For every segment with a posterior, with its own prior:
         d_theta      <- d_theta where theta^2 >= keep sigma^2, else 0;   then  + kl_scale dKL/dtheta
         d_log_sigma2 <- sigma^2 d_sigma2 + kl_scale dKL/dlog_sigma2
+        """
+
+    def clip_gradients(self, arena: Arena, most: float) -> None:
+        """Shorten the data gradients in arena.grads, all taken together, to the norm `most` if it is larger, in place.
+
+        The norm is that of the gradients for theta, log_sigma2 (sigma^2 d_sigma2) and everything else.
         """
 
     def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:

@@ -11,6 +11,8 @@ from svd_numpy.kernels.living import Living, listed, spread
 from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.priors import kl_grad, kl_value
+from svd_numpy.kernels.recurrence import Recurrence
+from svd_numpy.kernels.reference_recurrence import ReferenceRecurrence
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 
 TINY_VAR = 1e-30
@@ -39,6 +41,7 @@ class ReferenceBackend(HostMemory):
 
     def __init__(self, dtype: Any = np.float64) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.recurrence: Recurrence | None = ReferenceRecurrence()
 
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None

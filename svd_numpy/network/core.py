@@ -29,7 +29,7 @@ from svd_numpy.kernels.priors import get_prior
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.layers.activations import ReLU
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
-from svd_numpy.network.layers.weighted import Variational
+from svd_numpy.network.layers.weighted import LocallySampled, Variational
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
 
@@ -58,12 +58,12 @@ def require_finite(what: str, *arrays: Any) -> None:
 
 def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
     """Shape of one input, as given by the user or by the first layer."""
-    features = getattr(first, "in_features", None)
+    features = getattr(first, "in_features", None) if first.takes_tokens is None else None
     if given is None:
         if features is None:
             raise SvdValueError(
                 f"Sequential: the first layer is {type(first).__name__}, which does not know the shape of its inputs; "
-                "give input_shape=(C, H, W), for example (1, 28, 28)"
+                "give input_shape=(C, H, W), for example (1, 28, 28), or (T,) for T tokens"
             )
         return (features,)
     shape = tuple(given) if isinstance(given, tuple | list) else (given,)
@@ -154,6 +154,11 @@ class Network:
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
             layer.name = layer.name or f"{layer.kind}{counts[layer.kind]}"
             layer.index, layer.in_shape = index, shape
+            if layer.needs_recurrence and self.backend.recurrence is None:
+                raise SvdValueError(
+                    f"layer {layer.name!r}: the backend {self.backend.name!r} has no {type(layer).__name__} yet; take "
+                    "backend='numba' or 'numpy'"
+                )
             shape, wanted = layer.build(shape, np.random.default_rng([self.seed, index]))
             layer.out_shape = shape
             specs += wanted
@@ -169,7 +174,7 @@ class Network:
         self.arena = Arena(specs, self.dtype, self.prior)
         self.parameters: dict[str, Array] = self.arena.views
         for layer, following in zip(self.layers, (*self.layers[1:], None), strict=True):
-            if isinstance(layer, Variational) and isinstance(following, ReLU):
+            if isinstance(layer, LocallySampled) and isinstance(following, ReLU):
                 layer.relu = following.sampled = True
             layer.bind(self.arena.views, self.arena.grad_views)
             layer.built = True

@@ -27,12 +27,14 @@ from svd_numpy.kernels.backend import (
 from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
+from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
 from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.priors import kl_value
+from svd_numpy.kernels.recurrence import Recurrence
 from svd_numpy.kernels.reference import finish_segment
 from svd_numpy.kernels.window import Window
 
@@ -57,6 +59,7 @@ class NumbaBackend(HostMemory):
         # Private memory of each thread, see `layers.scratch_parts`; only pages that are written take up memory.
         self._scratch = aligned_zeros(numba.config.NUMBA_NUM_THREADS, 2 * PACKED + MULTIPLY, np.float32)
         self._tables: dict[Sequence[Segment], tuple[Array, Array]] = {}
+        self.recurrence: Recurrence | None = NumbaRecurrence(self._run, _words)
 
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""

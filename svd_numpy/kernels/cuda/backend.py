@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.backend import Arena, Array, Buffers, NoiseKey, Segment, StepSettings
 from svd_numpy.kernels.cuda import dials, elementwise, images, losses, norm, philox, sums, sweep, tables
 from svd_numpy.kernels.cuda.device import COMMON, SIMULATED, THREADS, D, F, I, Kernel, Own, U, blocks_for, cuda
@@ -47,6 +48,7 @@ class CudaBackend:
 
     name = "cuda"
     knows_lists = False
+    recurrence = None  # not yet
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, seeds: Sequence[int] = (0,), rows: int = 1) -> None:
@@ -286,6 +288,9 @@ class CudaBackend:
         pieces, rows, _ = self._table(arena)
         self._each(sweep.finish_gradients, pieces * THREADS, U(pieces), rows, arena.params, arena.grads, F(kl_scale),
                    F(keep))  # fmt: skip
+
+    def clip_gradients(self, arena: Arena, most: float) -> None:  # noqa: D102
+        raise SvdValueError("clip_norm: not on the backend 'cuda' yet; take 'numba' or 'numpy', or leave it out")
 
     def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:  # noqa: D102
         pieces, rows, limits = self._table(arena)

@@ -40,6 +40,11 @@ class Pass:
         exp(-threshold) if training masks, else 0: in "sample" mode a mean counts only if theta^2 >= keep * sigma^2.
     masks : mapping of layer name -> uint8 array (I, O)
         Weights whose mask is 0 have mean 0 in this pass; layers not named use all their weights.
+    carried : mapping of layer name -> array (states, B, H)
+        Where a recurrent layer finds the states in which its sequences begin, and leaves those in which they end. For
+        layers not named they begin at 0.
+    present : uint8 array (B, T) or None
+        Which steps are not just padding; written by the first layer for those behind it. None: all.
     seed, step, first_sample : int
         Position of the noise of this pass (`NoiseKey`).
     training : bool
@@ -57,6 +62,8 @@ class Pass:
     training: bool = False
     learn: bool = False
     masks: Mapping[str, Array] = field(default_factory=dict)
+    carried: Mapping[str, Array] = field(default_factory=dict)
+    present: Array | None = None
 
     def noise_key(self, layer: int) -> NoiseKey:
         """Noise key of the layer with this index."""
@@ -80,6 +87,12 @@ class Layer:
         What each axis of a parameter or state runs over: the layer's inputs ("in"), outputs ("out") or neither (None).
     takes_tokens : int or None
         Size of the vocabulary, for a first layer that reads tokens (integers from 0).
+    vocabulary : tuple of str, or None
+        What the tokens stand for, if the layer knows it.
+    needs_recurrence : bool
+        Whether it needs the operations in `Backend.recurrence`.
+    states : int
+        How many numbers a unit carries from step to step: 0 if the layer is not recurrent.
     living : Living or None
         Which of its weights a layer has, if not all; only in the small copies that are trained (`network.living`).
 
@@ -92,6 +105,9 @@ class Layer:
     kind = "layer"
     axes: Mapping[str, Axes] = {}
     takes_tokens: int | None = None
+    vocabulary: tuple[str, ...] | None = None
+    needs_recurrence = False
+    states = 0
     living: Living | None = None
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]

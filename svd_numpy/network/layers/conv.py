@@ -13,7 +13,7 @@ from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.grouped import Grouped, full_matrix
-from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.layers.weighted import LocallySampled, Weighted
 from svd_numpy.network.params import ParamSpec
 
 Pair = int | tuple[int, int]
@@ -159,7 +159,7 @@ class Conv2d(Weighted):
         return {**self.config(), "in_channels": n_in, "out_channels": n_out}
 
 
-class VariationalConv2d(Variational, Conv2d):
+class VariationalConv2d(LocallySampled, Conv2d):
     """Convolution whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4.2).
 
     In training it samples the pre-activations rather than the weights, with independent noise for every example,

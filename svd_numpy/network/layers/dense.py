@@ -10,7 +10,7 @@ import numpy as np
 from svd_numpy.checks import SvdValueError, check_count, check_number
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.layers.base import public_shape
-from svd_numpy.network.layers.weighted import Variational, Weighted
+from svd_numpy.network.layers.weighted import LocallySampled, Weighted
 from svd_numpy.network.params import ParamSpec
 
 
@@ -60,7 +60,7 @@ class Dense(Weighted):
         return {**self.config(), "in_features": n_in, "out_features": n_out}
 
 
-class VariationalDense(Variational, Dense):
+class VariationalDense(LocallySampled, Dense):
     """Dense layer whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4).
 
     In training it samples the pre-activations rather than the weights (local reparametrisation), with independent noise

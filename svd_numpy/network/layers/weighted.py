@@ -135,14 +135,12 @@ class Weighted(Layer):
 class Variational(Weighted):
     """A layer whose weights are Gaussians N(theta, exp(log_sigma2)) (Molchanov et al. 2017, §4).
 
-    It samples the pre-activations rather than the weights (local reparametrisation), with independent noise for every
-    example and output, and in a convolution for every position. A mixin to put before `Dense` or `Conv2d`;
-    `start_log_sigma2` is the initial value of every log_sigma2.
+    The base of `LocallySampled` and `SampledWeights`, which differ in where the noise enters; `start_log_sigma2` is the
+    initial value of every log_sigma2.
     """
 
     start_log_sigma2: float
     log_sigma2: Array
-    relu = False  # set by the model if a ReLU follows: sampling then rectifies, too
 
     def config(self) -> dict[str, Any]:
         """See `Layer.config`."""
@@ -160,6 +158,16 @@ class Variational(Weighted):
     def alive(self, threshold: float) -> Array:
         """See `Layer.alive`: where log_alpha <= threshold."""
         return log_alpha(self.theta, self.log_sigma2) <= threshold
+
+
+class LocallySampled(Variational):
+    """It samples the pre-activations rather than the weights (local reparametrisation: Kingma et al. 2015).
+
+    The noise is independent for every example and output, and in a convolution for every position. A mixin to put
+    before `Dense` or `Conv2d`.
+    """
+
+    relu = False  # set by the model if a ReLU follows: sampling then rectifies, too
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, *in_shape) -> y (B, *out_shape): a sample, or the mean."""
@@ -185,3 +193,35 @@ class Variational(Weighted):
             self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window, self.living,
         )  # fmt: skip
         return None if dx is None else self._shaped(dx, self.in_shape)
+
+
+class SampledWeights(Variational):
+    """It samples the weights themselves, once for a whole batch (Chirkova, Lobacheva, Vetrov 2018).
+
+    A recurrent layer has to use the same weights at every step: fresh noise at every step would average out. A mixin to
+    put before a layer that gets its weights from `_used_theta` and calls `_spread_gradients` at the end of `backward`.
+    """
+
+    def _sampled_rows(self) -> Array | None:
+        """Which rows of the weights this pass reads, each once; None: all."""
+        return None
+
+    def _used_theta(self, run: Pass) -> Array:
+        """A sample of the weights, or the means (`Weighted._used_theta`)."""
+        if run.mode == "mean":
+            return super()._used_theta(run)
+        assert run.backend.recurrence is not None
+        w = self.memory.get("w", self.theta.shape, self.theta.dtype)
+        key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the weights
+        run.backend.recurrence.sample_weights(
+            self.theta, self.log_sigma2, run.keep, key, self._sampled_rows(), w, self.memory
+        )
+        return w
+
+    def _spread_gradients(self, run: Pass) -> None:
+        """Turn the gradient of the weights, in d_theta, into that of their variances as well."""
+        if run.mode == "mean":
+            run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
+            return
+        assert run.backend.recurrence is not None
+        run.backend.recurrence.sample_weights_backward(self.d_theta, self.d_log_sigma2, self.memory)

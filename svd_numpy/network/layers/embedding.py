@@ -1,0 +1,107 @@
+"""Embeddings: a row of numbers for each token (letter, word)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.checks import SvdValueError, check_count, check_number
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
+from svd_numpy.network.layers.base import Pass
+from svd_numpy.network.layers.tokens import Tokens
+from svd_numpy.network.layers.weighted import SampledWeights, Weighted
+from svd_numpy.network.params import ParamSpec
+
+
+class Embedding(Weighted):
+    """y[b, t] = theta[x[b, t]], for tokens x (B, T) from 0; the first layer of a network.
+
+    Parameters
+    ----------
+    vocabulary : int, or sequence of str
+        Number of tokens, or what they stand for: then they are stored with the network.
+    features : int
+        Numbers per token.
+    padding : int, optional
+        The token that only fills up short sequences: recurrent layers behind skip steps with it.
+    theta_std : float, optional
+        Standard deviation of the initial theta; default 1 / sqrt(features).
+    name : str, optional
+    """
+
+    kind = "embedding"
+    needs_recurrence = True
+
+    def __init__(
+        self, vocabulary: int | Sequence[str], features: int, padding: int | None = None,
+        theta_std: float | None = None, name: str | None = None,
+    ) -> None:  # fmt: skip
+        self.tokens = Tokens(vocabulary, padding)
+        self.takes_tokens, self.vocabulary = self.tokens.count, self.tokens.names
+        self.features = check_count("features", features)
+        super().__init__(self.tokens.count, False, features**-0.5 if theta_std is None else theta_std, name)
+        self.theta_shape = (self.tokens.count, features)
+
+    def config(self) -> dict[str, Any]:
+        """See `Layer.config`."""
+        config = super().config()
+        del config["bias"]
+        return {
+            **config, "vocabulary": self.tokens.config(), "features": self.features, "padding": self.tokens.padding,
+        }  # fmt: skip
+
+    def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
+        """See `Layer.build`."""
+        if len(in_shape) != 1 or self.index:
+            raise SvdValueError(
+                f"layer {self.name!r}: got inputs of shape {in_shape} at place {self.index}, expected tokens (T,) at "
+                "place 0; make it the first layer, with input_shape=(T,)"
+            )
+        return (*in_shape, self.features), self._specs(rng)
+
+    def _spread_gradients(self, run: Pass) -> None:
+        """Do what remains once d_theta is there: nothing for ordinary weights."""
+
+    def forward(self, x: Array, run: Pass) -> Array:
+        """Tokens x (B, T) -> y (B, T, features)."""
+        assert run.backend.recurrence is not None
+        self.tokens.mark(x, run)
+        self._x = x.reshape(-1)
+        y = self.memory.get("y", (*x.shape, self.features), self.theta.dtype)
+        run.backend.recurrence.take_rows(self._used_theta(run), self._x, None, y.reshape(-1, self.features))
+        return y
+
+    def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """dy (B, T, features); there is no gradient for tokens."""
+        assert run.backend.recurrence is not None
+        run.backend.recurrence.take_rows_backward(self._x, dy.reshape(-1, self.features), self.d_theta)
+        self._spread_gradients(run)
+        return None
+
+
+class VariationalEmbedding(SampledWeights, Embedding):
+    """Embedding whose numbers are Gaussians N(theta, exp(log_sigma2)), sampled once for a batch.
+
+    A token none of whose numbers is left means nothing to the network: it can be struck from the vocabulary (Chirkova,
+    Lobacheva, Vetrov 2018).
+
+    Parameters
+    ----------
+    vocabulary, features, padding, theta_std, name
+        As in `Embedding`.
+    log_sigma2 : float
+        Initial value of every log_sigma2 (the authors' code: -6).
+    """
+
+    def __init__(
+        self, vocabulary: int | Sequence[str], features: int, padding: int | None = None,
+        theta_std: float | None = None, log_sigma2: float = -6.0, name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(vocabulary, features, padding, theta_std, name)
+        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+
+    def _sampled_rows(self) -> Array:
+        return np.unique(self._x)
