@@ -134,7 +134,7 @@ def test_each_is_one_short_file(name: str) -> None:
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="'l1', expected one of sparse_vd, bayesian_compression"):
         command.main(["l1"])
-    assert set(command.METHODS) == {"sparse_vd", *METHODS}
+    assert set(command.METHODS) == {"sparse_vd", "lstm", *METHODS}
 
 
 # ------------------------------------------------------------ Bayesian compression

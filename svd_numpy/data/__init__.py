@@ -4,6 +4,7 @@ from svd_numpy.data.dataset import DataError, Dataset, MissingDataError
 from svd_numpy.data.idx import read_idx
 from svd_numpy.data.loading import NAMES, load
 from svd_numpy.data.manage import fetch, import_folder, status
+from svd_numpy.data.text import sentence_dataset, text_dataset
 
 __all__ = [
     "NAMES",
@@ -14,5 +15,7 @@ __all__ = [
     "import_folder",
     "load",
     "read_idx",
+    "sentence_dataset",
     "status",
+    "text_dataset",
 ]

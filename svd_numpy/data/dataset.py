@@ -40,7 +40,8 @@ class Dataset:
     x_train, x_test : array (N, D)
         uint8 pixels 0..255 for images, float32 raw columns for tables (standardising is the caller's).
     y_train, y_test : array
-        (N,) int64 labels 0..n_classes-1, or (N, 1) float32 targets when `n_classes` is 0.
+        (N,) int64 labels 0..n_classes-1, or (N, 1) float32 targets when `n_classes` is 0. Sequences have labels (N, T),
+        in which -1 is none: a step that is only padding.
     image_shape : tuple of int or None
         ``(C, H, W)`` with ``C * H * W == D`` for images, None for tables.
     n_classes : int
@@ -56,6 +57,14 @@ class Dataset:
         How much each training row counts; None: all the same. Only the ratios matter, because training scales them to a
         mean of 1: weight 2 counts as much as the row twice, weight 0 leaves it out. Errors and NLLs in records and
         results are not weighted.
+    lanes : int
+        0: rows are independent. Else the rows of each part are pieces of so many long sequences, side by side: row i
+        goes on in row i + lanes. Training then takes `lanes` rows a step, in their order, and recurrent layers carry
+        their states from step to step.
+    vocabulary : tuple of str
+        What the tokens of a text stand for; empty for other data.
+    padding : int or None
+        The token that only fills up short sequences; None if there is none.
 
     Raises
     ------
@@ -81,6 +90,9 @@ class Dataset:
     x_valid: NDArray[Any] | None = None
     y_valid: NDArray[Any] | None = None
     weights: NDArray[Any] | None = None
+    lanes: int = 0
+    vocabulary: tuple[str, ...] = ()
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         """Turn what was given into arrays and check that they fit each other."""
@@ -111,6 +123,8 @@ class Dataset:
             if not is_sparse(x):
                 check_rows(f"x_{part}", x)
             self._check_targets(part, y)
+            if self.lanes and x.shape[0] % check_count("lanes", self.lanes, low=0):
+                raise SvdValueError(f"x_{part} has {x.shape[0]} rows, expected a multiple of its {self.lanes} lanes")
         self._check_image_shape()
         self._check_weights()
 
@@ -163,10 +177,13 @@ class Dataset:
                 f"y_{part} has shape {y.shape} and dtype {y.dtype}; expected (N,) integer labels, or (N, T) "
                 f"of sequences, because n_classes is {self.n_classes} (use n_classes=0 for regression)"
             )
-        if y.size and (int(y.min()) < 0 or int(y.max()) >= self.n_classes):
+        least = 1 - y.ndim  # -1 in sequences
+        if y.size and (int(y.min()) < least or int(y.max()) >= self.n_classes):
             raise SvdValueError(
-                f"y_{part} holds labels {int(y.min())}..{int(y.max())}; expected 0..{self.n_classes - 1}"
+                f"y_{part} holds labels {int(y.min())}..{int(y.max())}; expected {least}..{self.n_classes - 1}"
             )
+        if y.size and int(y.max()) < 0:
+            raise SvdValueError(f"y_{part} holds no label but -1, which is none; expected some steps with labels")
 
     def split(self, n_valid: int, seed: int = 0) -> Dataset:
         """Take validation rows out of the training rows; the test rows stay as they are.
@@ -196,6 +213,8 @@ class Dataset:
                 f"split: data {self.name!r} has {self.x_valid.shape[0]} validation rows already; "
                 "split the data set that they were taken from"
             )
+        if self.lanes:
+            raise SvdValueError(f"split: the rows of {self.name!r} are in {self.lanes} lanes; split the text instead")
         n = self.x_train.shape[0]
         n_valid, seed = check_count("n_valid", n_valid, high=n - 1), check_count("seed", seed, low=0)
         order = np.random.default_rng(seed).permutation(n)

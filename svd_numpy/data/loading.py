@@ -8,7 +8,7 @@ from pathlib import Path
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.data import download as _download
-from svd_numpy.data import small_tables
+from svd_numpy.data import small_tables, texts
 from svd_numpy.data.cifar import read_cifar
 from svd_numpy.data.dataset import Dataset, MissingDataError
 from svd_numpy.data.idx_sets import IDX_SETS, OWN, of_images, read_family, read_own
@@ -24,7 +24,12 @@ from svd_numpy.data.sources import (
     search_places,
 )
 
-EMBEDDED = {"digits": small_tables.digits, "diabetes": small_tables.diabetes}
+EMBEDDED = {
+    "digits": small_tables.digits,
+    "diabetes": small_tables.diabetes,
+    "reviews": texts.generated_sentences,
+    "reviews-text": texts.generated_text,
+}
 NAMES = ("auto", *FILE_SETS, *IDX_SETS, OWN, *EMBEDDED)
 
 
@@ -49,6 +54,8 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
           ``train-images-idx3-ubyte``, and ``test`` for ``t10k``.
         - "digits": 1,437 + 360 small digits scaled to 28x28; needs no network and no file.
         - "boston" (from a folder only), "diabetes" (embedded): regression tables.
+        - "tinyshakespeare", "rt-polarity" (from a folder only): a text of letters, and sentences of film reviews that
+          praise or pan; "reviews-text", "reviews": made-up reviews in these two forms, which need no file.
         - "auto": "mnist"; if that cannot be found or downloaded, "digits" with `Dataset.warning` set.
     data_dir : str or Path, optional
         Search this folder only. "digits" and "diabetes" are embedded and need no folder.
@@ -86,6 +93,8 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
     paths, place = _obtain(file_set, data_dir, download)
     if name == "boston":
         return small_tables.boston(paths[0])
+    if name in texts.READERS:
+        return texts.READERS[name](paths)
     return read_cifar(file_set, paths, place) if file_set.archive else read_images(file_set, paths, place)
 
 
@@ -173,6 +182,7 @@ def missing_text(file_set: FileSet, places: list[Place], notes: list[str], netwo
         f"--data-dir FOLDER), or set the environment variable {ENV_FOLDER}=FOLDER.",
     ]
     if not file_set.archive:
-        substitute = "diabetes" if file_set.n_classes == 0 else "digits"
+        of_text = {"tinyshakespeare": "reviews-text", "rt-polarity": "reviews"}
+        substitute = of_text.get(file_set.name, "diabetes" if file_set.n_classes == 0 else "digits")
         lines.append(f'With no network and no files, dataset="{substitute}" works in place of "{file_set.name}".')
     return "\n".join(lines)

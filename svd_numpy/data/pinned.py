@@ -267,6 +267,44 @@ FILE_SETS: dict[str, FileSet] = {
             is_idx=False,
         ),
     ),
+    # The plays of Shakespeare that A. Karpathy put together, 2015: public domain, the usual text for small networks.
+    "tinyshakespeare": FileSet(
+        name="tinyshakespeare",
+        title="Tiny Shakespeare",
+        files=(
+            FileSpec(
+                "input.txt",
+                (1_115_394,),
+                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                is_idx=False,
+            ),
+        ),
+        folders=("tinyshakespeare",),
+        mirrors=(),
+        n_classes=65,
+    ),
+    # Pang, Lee, ACL 2005: sentences from film reviews; CC BY 4.0.
+    "rt-polarity": FileSet(
+        name="rt-polarity",
+        title="Sentence polarity v1.0",
+        files=(
+            FileSpec(
+                "rt-polarity.pos",
+                (626_395,),
+                "4134882974a28d0c7b5151256f0e33a6169984ee7372c279e673f1114f475d58",
+                is_idx=False,
+            ),
+            FileSpec(
+                "rt-polarity.neg",
+                (612_506,),
+                "2d11cfbc790f1cd96d78339f41ce53ced1efa83cd22d37d6788fa3fe3d17e2fd",
+                is_idx=False,
+            ),
+        ),
+        folders=("rt-polarity",),
+        mirrors=(),
+        n_classes=2,
+    ),
     # Harrison, Rubinfeld, J. Environ. Economics & Management 5, 1978. Never downloaded, see small_tables.
     "boston": FileSet(
         name="boston",

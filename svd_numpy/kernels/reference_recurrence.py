@@ -24,7 +24,7 @@ class ReferenceRecurrence:
         self, theta: Array, log_sigma2: Array, keep: float, key: NoiseKey, rows: Array | None, w: Array,
         memory: Buffers,
     ) -> None:  # fmt: skip
-        sigma, noise = np.exp(log_sigma2 / 2), gaussian(key, *theta.shape, theta.dtype)
+        sigma, noise = np.exp(log_sigma2 / 2), gaussian(key, len(theta), theta.shape[1], theta.dtype)
         w[:] = np.where(theta**2 >= keep * sigma**2, theta, 0) + sigma * noise
         memory.get("r", theta.shape, theta.dtype)[:] = noise / (2 * sigma)
 

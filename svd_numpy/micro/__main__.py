@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-METHODS = ("sparse_vd", "bayesian_compression", "structured_pruning", "dynamic_surgery", "l0")
+METHODS = ("sparse_vd", "bayesian_compression", "structured_pruning", "dynamic_surgery", "l0", "lstm")
 
 
 def main(arguments: list[str]) -> None:

@@ -222,6 +222,11 @@ class Network:
             layer.add_kl_gradients(run.backend, kl_scale)
         return d
 
+    def first_states(self, sequences: int) -> dict[str, Array]:
+        """States in which so many sequences begin, for `Pass.carried`: {name of a recurrent layer: array of 0}."""
+        found = ((layer.name, layer.first_state(sequences)) for layer in self.layers)
+        return {name: state for name, state in found if state is not None}
+
     def alive(self, threshold: float | None = None) -> dict[str, Array]:
         """Which weights survive a threshold on log_alpha (default: the model's), as {layer name: bool array (I, O)}."""
         threshold = self.threshold if threshold is None else check_threshold("threshold", threshold)

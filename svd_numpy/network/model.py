@@ -157,7 +157,7 @@ class Sequential(Network):
         self.backend.to_host(self.arena.grads)
         require_finite("the loss or its gradient", nll, self.arena.grads)
         grads = {name: grad.copy() for name, grad in self.arena.grad_views.items()}
-        return nll / self.rows(len(batch)) + kl_weight * self.kl() / n_train, grads
+        return nll / max(1, self.likelihood.count(targets)) + kl_weight * self.kl() / n_train, grads
 
     @exclusive
     def kl(self) -> float:

@@ -1,6 +1,7 @@
 """The objective, which is minimised: mean NLL + kl_weight * KL / n_train, all in nats.
 
-`n_train` is always the number of training examples, never of batches; NLL, KL and kl_weight are kept and
+`n_train` is always the number of training examples, never of batches; of sequences with an output at every step, each
+step with a label counts as an example. NLL, KL and kl_weight are kept and
 logged separately. kl_weight = 1 gives the negative evidence lower bound per example (Molchanov et al. 2017, eq. 3);
 a smaller one tempers it.
 
@@ -37,11 +38,31 @@ class Categorical:
             return check_labels("y", y, rows[0], n_outputs)
         if np.shape(y) != rows:
             raise SvdValueError(f"y: got shape {np.shape(y)}, expected {rows}, one label per step of every example")
-        return check_labels("y", np.ravel(y), math.prod(rows), n_outputs).reshape(rows)
+        given = np.ravel(y)
+        missing = given == -1
+        labels = check_labels("y", np.where(missing, 0, given), len(given), n_outputs)
+        return np.where(missing, -1, labels).reshape(rows)
+
+    def count(self, y: Array) -> int:
+        """How many labels there are: -1 is none."""
+        return int(np.count_nonzero(y >= 0))
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
-        """Return (summed NLL in nats, number of wrong predictions); d_outputs = d(mean NLL)/d(outputs)."""
-        return backend.softmax_cross_entropy(_rows(outputs), y.reshape(-1), _rows(d_outputs))
+        """Return (summed NLL in nats, number of wrong predictions); d_outputs = d(mean NLL)/d(outputs).
+
+        Sums and mean are over the outputs that have a label; the others have a gradient of 0.
+        """
+        outputs, labels, d_outputs = _rows(outputs), y.reshape(-1), _rows(d_outputs)
+        there = np.flatnonzero(labels >= 0) if y.ndim > 1 else labels
+        if len(there) == len(labels):
+            return backend.softmax_cross_entropy(outputs, labels, d_outputs)
+        d_outputs[:] = 0
+        if not len(there):
+            return 0.0, 0.0
+        d_there = np.empty((len(there), outputs.shape[1]), outputs.dtype)
+        found = backend.softmax_cross_entropy(outputs[there], labels[there], d_there)
+        d_outputs[there] = d_there
+        return found
 
     def mean(self, outputs: Array) -> Array:
         """Class probabilities of logits, of the same shape."""
@@ -69,6 +90,10 @@ class Gaussian:
             y = np.reshape(y, (-1, n_outputs))
         targets = np.ascontiguousarray(check_targets("y", y, math.prod(rows), n_outputs), dtype=dtype)
         return targets.reshape(*rows, n_outputs)
+
+    def count(self, y: Array) -> int:
+        """How many targets (..., O) there are."""
+        return math.prod(y.shape[:-1])
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, summed squared error); d_outputs = d(mean NLL)/d(outputs)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import check_some, check_type
+from svd_numpy.checks import SvdValueError, check_count, check_some, check_type
 from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.network.core import EVAL_ROWS, require_finite
 from svd_numpy.network.layers.base import Pass
@@ -16,10 +16,13 @@ from svd_numpy.network.model import Sequential
 Score = dict[str, float]
 
 
-def evaluate(model: Sequential, x: Any, y: Any) -> Score:
-    """Score the pruned network: {"error": share of wrong predictions or mean squared error, "nll": nats}."""
+def evaluate(model: Sequential, x: Any, y: Any, lanes: int = 0) -> Score:
+    """Score the pruned network: {"error": share of wrong predictions or mean squared error, "nll": nats}.
+
+    With `lanes`, rows are pieces of so many long sequences, as in `Dataset.lanes`.
+    """
     check_type("model", model, Sequential)
-    return Examples(model, x, y).score(model)
+    return Examples(model, x, y, lanes=check_count("lanes", lanes, low=0)).score(model)
 
 
 class Examples:
@@ -33,6 +36,8 @@ class Examples:
         Inputs and targets, as in `evaluate`.
     name : str
         Name of the inputs in error messages.
+    lanes : int
+        As in `Dataset.lanes`.
 
     Attributes
     ----------
@@ -40,24 +45,29 @@ class Examples:
         Labels or targets; a copy, because several runs may be scored on the same array.
     """
 
-    def __init__(self, model: Sequential, x: Any, y: Any, name: str = "x") -> None:
+    def __init__(self, model: Sequential, x: Any, y: Any, name: str = "x", lanes: int = 0) -> None:
         rows = model.check(x, name)
         n = rows.shape[0]
         if not n:
             check_some(name, dense(rows))
-        self.count = model.rows(n)
+        if lanes and n % lanes:
+            raise SvdValueError(f"{name}: got {n} rows, expected a multiple of the {lanes} lanes")
         self.targets = model.check_targets(y, n).copy()
+        self.count = max(1, model.likelihood.count(self.targets))
         whole = rows.dtype == np.uint8 or model.input_dtype != model.dtype  # pixels or tokens
         self._x, self._dtype = rows, rows.dtype if whole else model.dtype
         self._scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
-        self._index, most = np.arange(n), min(EVAL_ROWS, n)
+        self._lanes, self._rows = lanes, lanes or EVAL_ROWS  # a batch has so many rows
+        self._index, most = np.arange(n), min(self._rows, n)
         self._inputs = np.empty((most, *model.inner_shape), model.input_dtype)
         self._d_outputs = np.empty((most, *model.out_shape), model.dtype)
 
     def batches(self, model: Sequential, run: Pass) -> Iterator[tuple[float, float]]:
         """Yield the summed NLL and error of each batch, on the backend and with the masks of the pass."""
-        for start in range(0, len(self._index), EVAL_ROWS):
-            batch = slice(start, start + EVAL_ROWS)
+        if self._lanes:
+            run.carried = model.first_states(self._lanes)
+        for start in range(0, len(self._index), self._rows):
+            batch = slice(start, start + self._rows)
             index, y = self._index[batch], self.targets[batch]
             inputs, d_outputs = self._inputs[: len(index)], self._d_outputs[: len(index)]
             source = self._x

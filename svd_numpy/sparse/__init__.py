@@ -2,8 +2,9 @@
 
 from svd_numpy.sparse.model import CompressionError, SparseModel, compress
 from svd_numpy.sparse.ops import ConvOp, DenseOp, Op, PadOp, PoolOp, ScaleOp, TakeOp, Weights
+from svd_numpy.sparse.recurrent import RecurrentModel, generate
 
 __all__ = [
-    "CompressionError", "ConvOp", "DenseOp", "Op", "PadOp", "PoolOp", "ScaleOp", "SparseModel", "TakeOp", "Weights",
-    "compress",
+    "CompressionError", "ConvOp", "DenseOp", "Op", "PadOp", "PoolOp", "RecurrentModel", "ScaleOp", "SparseModel",
+    "TakeOp", "Weights", "compress", "generate",
 ]  # fmt: skip

@@ -155,7 +155,7 @@ class SparseModel:
         return table(self.ops)
 
 
-def compress(model: Sequential, threshold: float | None = None, backend: str = "auto") -> SparseModel:
+def compress(model: Sequential, threshold: float | None = None, backend: str = "auto") -> Any:
     """Make a compact network from a trained one.
 
     Weights above the threshold are removed, and with them every unit, filter and input that then has no effect.
@@ -172,7 +172,7 @@ def compress(model: Sequential, threshold: float | None = None, backend: str = "
 
     Returns
     -------
-    SparseModel
+    SparseModel; RecurrentModel for a recurrent network or one with an embedding, which reads tokens
 
     Raises
     ------
@@ -185,6 +185,10 @@ def compress(model: Sequential, threshold: float | None = None, backend: str = "
         the largest output.
     """
     check_type("model", model, Sequential)
+    if any(layer.needs_recurrence for layer in model.layers):
+        from svd_numpy.sparse.recurrent import compress_recurrent
+
+        return compress_recurrent(model, threshold, backend)
     backend = resolve_sparse_backend(backend)
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
     stages = stages_of(model, threshold)

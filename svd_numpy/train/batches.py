@@ -21,7 +21,7 @@ class Batches:
     """What the steps of an epoch read: the inputs, and tables (order, targets, moves) that the host writes every epoch.
 
     The order is a function of (seed, epoch), the moves are one of (seed, epoch, step), so a resumed run has those of an
-    uninterrupted one.
+    uninterrupted one. Data in lanes keep their own order.
 
     Attributes
     ----------
@@ -36,7 +36,8 @@ class Batches:
     moves : int32 array (N, 3) or None
         (down, right, mirror) in that order (`Backend.gather_rows`).
     n_counted : int
-        Number of examples whose weight is not 0, all of them without weights: the N that the KL is divided by.
+        Number of targets of examples whose weight is not 0: the N that the KL is divided by. Of sequences with an
+        output at every step, each step with a label counts.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -51,13 +52,22 @@ class Batches:
                 "'cuda', give an array: its .toarray()"
             )
         self._targets = model.check_targets(data.y_train, n)
-        self._config, self._epoch = config, -1
+        self._config, self._epoch, self._lanes = config, -1, data.lanes
+        self._likelihood = model.likelihood
+        if model.backend.name == "cuda" and model.rows(n) != self._likelihood.count(self._targets):
+            raise SvdValueError("y_train: got steps without a label (-1), which the backend 'cuda' does not know yet")
+        if data.lanes and config.batch_size != data.lanes:
+            raise SvdValueError(
+                f"batch_size: got {config.batch_size}, but the rows of data {data.name!r} are in {data.lanes} lanes, "
+                f"which are trained side by side; expected {data.lanes}"
+            )
         self.inputs = rows if self._sparse else as_native(rows)
         self.scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
         self.order, self.targets = np.empty(n, np.int64), np.empty_like(self._targets)
         self.moves = np.zeros((n, 3), np.int32) if config.shift or config.mirror else None
         self.per_epoch = -(-n // config.batch_size)
-        self.n_counted = n if data.weights is None else int(np.count_nonzero(data.weights))
+        counted = self._targets if data.weights is None else self._targets[data.weights != 0]
+        self.n_counted = self._likelihood.count(counted)
         self._weights: Array | None = None
         if data.weights is not None:
             of_row = (data.weights / data.weights.mean()).astype(model.dtype)
@@ -90,13 +100,18 @@ class Batches:
         start = step % self.per_epoch * self._config.batch_size
         return slice(start, min(start + self._config.batch_size, len(self.order)))
 
+    def count(self, rows: slice) -> int:
+        """Number of targets in some rows of the tables."""
+        return self._likelihood.count(self.targets[rows])
+
     def begin(self, step: int) -> bool:
         """Write order and targets for the epoch of this step; return False if they are there already."""
         epoch = step // self.per_epoch
         if epoch == self._epoch:
             return False
         self._epoch = epoch
-        self.order[:] = np.random.default_rng([self._config.seed, epoch]).permutation(len(self.order))
+        shuffled = np.random.default_rng([self._config.seed, epoch]).permutation(len(self.order))
+        self.order[:] = np.arange(len(self.order)) if self._lanes else shuffled
         self.targets[:] = self._targets[self.order]
         return True
 

@@ -51,6 +51,9 @@ class TrainConfig:
         outside is the model's input_mean. (Same as padding by `shift` and cropping at random, He et al. 2016.)
     mirror : bool
         Mirror each training image left to right with probability 1/2, anew at every step.
+    clip_norm : float
+        Largest norm of the gradient of the NLL, all parameters taken together; a longer one is shortened to it. Meant
+        for recurrent networks, whose gradients may explode. 0: any.
     patience : int
         Stop when the validation NLL has not improved for so many epochs; 0: never. The network ends with the weights
         of the best epoch that was watched, even if all epochs are done. Only the last stage is watched: the
@@ -77,6 +80,7 @@ class TrainConfig:
     eval_every: int = 0
     shift: int = 0
     mirror: bool = False
+    clip_norm: float = 0.0
     patience: int = 0
 
     def __post_init__(self) -> None:
@@ -100,6 +104,7 @@ class TrainConfig:
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "shift": check_count("shift", self.shift, low=0),
             "mirror": check_flag("mirror", self.mirror),
+            "clip_norm": check_number("clip_norm", self.clip_norm, low=0, high=1e9),
             "patience": check_count("patience", self.patience, low=0),
         }
         for name, value in checked.items():  # plain Python numbers, which JSON can store

@@ -124,7 +124,7 @@ class CudaRunner:
         rows = lead.batches.rows(step)
         count = rows.stop - rows.start
         lead.operations(self._backend, step, rows, count, noise=step)
-        self._enter(self._backend.totals(), count)
+        self._enter(self._backend.totals())
 
     def _record(self, step: int) -> Recording | None:
         """Record a step of the stage that this one belongs to. It names no batch but gives all of an epoch's."""
@@ -135,13 +135,13 @@ class CudaRunner:
     def _play(self, recording: Recording, row: int, step: int, count: int) -> None:
         """Do so many steps by a recording."""
         self._prepare(range(step, step + count), row)
-        self._enter(self._backend.play(recording, row, step, count), self._lead.config.batch_size)
+        self._enter(self._backend.play(recording, row, step, count))
 
-    def _enter(self, totals: Any, examples: int) -> None:
+    def _enter(self, totals: Any) -> None:
         """Enter steps into the progress of every run."""
         for of_step in totals.tolist():
             for trainer, (nll, error) in zip(self._trainers, of_step, strict=True):
-                trainer.enter(nll, error, examples)
+                trainer.enter(nll, error)
 
     def forms(self) -> dict[str, str]:
         """See `Runner.forms`."""

@@ -82,10 +82,18 @@ class Trainer:
         check_moves(config.shift, config.mirror, model.in_shape)
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
+        if config.remove_above is not None and any(layer.needs_recurrence for layer in model.layers):
+            raise SvdValueError(
+                f"remove_above: got {config.remove_above:g}, but weights of recurrent layers and embeddings cannot be "
+                "removed while training yet; leave it out"
+            )
+        self.carried = model.first_states(data.lanes) if data.lanes else {}
         self.best = Best(model, data, config)
         scored = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
         self.scored = {
-            part: Examples(model, x, y, f"x_{part}") for part, (x, y) in scored.items() if x is not None and x.shape[0]
+            part: Examples(model, x, y, f"x_{part}", data.lanes)
+            for part, (x, y) in scored.items()
+            if x is not None and x.shape[0]
         }
         self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what records report
         self.n_train = data.x_train.shape[0]
@@ -115,7 +123,8 @@ class Trainer:
         """All arrays that steps change or checkpoints store, by name."""
         arena, model = self.model.arena, self.model
         moments = {"params": arena.params, "m": arena.m, "v": arena.v, "mask": arena.mask}
-        return {**moments, "input_mean": model.input_mean, **model.state, **self.best.arrays}
+        carried = {f"carried/{name}": state for name, state in self.carried.items()}
+        return {**moments, "input_mean": model.input_mean, **model.state, **carried, **self.best.arrays}
 
     # ------------------------------------------------------------ one step
     def finetunes(self, step: int) -> bool:
@@ -178,7 +187,7 @@ class Trainer:
         model, batches, settings = self.model, self.batches, self.settings(step)
         finetune = self.finetunes(step)
         mode: Mode = "mean" if finetune else "sample"
-        run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True)
+        run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True, carried=self.carried)
         x, d_outputs = self._inputs[:count], self._d_outputs[:count]
         batches.gather(backend, rows, model.input_mean, x)
         outputs = model.forward(x, run)
@@ -187,6 +196,8 @@ class Trainer:
             return found  # no parameter or running average has changed yet
         batches.weigh(backend, rows, d_outputs)
         model.backward(d_outputs, run, kl_scale=settings.kl_scale)
+        if self.config.clip_norm:
+            backend.clip_gradients(model.arena, self.config.clip_norm)
         backend.adam_step(model.arena, settings, held=finetune or self.removes)
         return found
 
@@ -199,11 +210,14 @@ class Trainer:
                 self.prune()
             self.batches.begin(step)
             self.batches.draw_moves(step)
+            if step % self.steps_per_epoch == 0:
+                for state in self.carried.values():
+                    state[:] = 0
             rows = self.batches.rows(step)
             count = rows.stop - rows.start
-            self.enter(*self.operations(model.backend, step, rows, count, step), count)
+            self.enter(*self.operations(model.backend, step, rows, count, step))
 
-    def enter(self, nll: float, error: float, examples: int) -> None:
+    def enter(self, nll: float, error: float) -> None:
         """Add a step to the progress; raise if its loss is not finite."""
         p = self.progress
         if not math.isfinite(nll):
@@ -213,7 +227,7 @@ class Trainer:
         p.step += 1
         p.nll_sum += nll
         p.error_sum += error
-        p.examples += self.model.rows(examples)
+        p.examples += self.batches.count(self.batches.rows(p.step - 1))
 
     # ------------------------------------------------------------ ends of epochs
     @property
@@ -347,7 +361,8 @@ class Trainer:
             require(check_number(name, stored[name]) >= 0, f"{name} is {stored[name]}, expected at least 0")
         done = min(found.step % self.steps_per_epoch * self.config.batch_size, self.n_train)
         examples = check_count("examples", stored["examples"], low=0)
-        expected = self.model.rows(done)
+        self.batches.begin(found.step)
+        expected = self.batches.count(slice(done)) if done < self.n_train else 0
         require(examples == expected, f"examples is {examples}, expected {expected} in the epoch so far")
         return Progress(**stored)
 

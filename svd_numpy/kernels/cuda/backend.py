@@ -28,6 +28,7 @@ from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
+from svd_numpy.kernels.recurrence import Recurrence
 from svd_numpy.kernels.window import Window
 
 _NO_NOISE = NoiseKey(0, 0, 0)
@@ -48,7 +49,7 @@ class CudaBackend:
 
     name = "cuda"
     knows_lists = False
-    recurrence = None  # not yet
+    recurrence: Recurrence | None = None  # not yet
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, seeds: Sequence[int] = (0,), rows: int = 1) -> None:

@@ -91,8 +91,6 @@ class Layer:
         What the tokens stand for, if the layer knows it.
     needs_recurrence : bool
         Whether it needs the operations in `Backend.recurrence`.
-    states : int
-        How many numbers a unit carries from step to step: 0 if the layer is not recurrent.
     living : Living or None
         Which of its weights a layer has, if not all; only in the small copies that are trained (`network.living`).
 
@@ -107,7 +105,6 @@ class Layer:
     takes_tokens: int | None = None
     vocabulary: tuple[str, ...] | None = None
     needs_recurrence = False
-    states = 0
     living: Living | None = None
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
@@ -151,6 +148,10 @@ class Layer:
 
     def alive(self, threshold: float) -> Array | None:
         """Which weights (I, O) survive at a threshold on log_alpha, bool; None for a layer without weights."""
+        return None
+
+    def first_state(self, sequences: int) -> Array | None:
+        """State in which so many sequences begin, (states, sequences, H); None if the layer is not recurrent."""
         return None
 
     def kl(self, backend: Backend) -> float:

@@ -25,6 +25,7 @@ class _Recurrent(Weighted):
     """
 
     gates: ClassVar[int]
+    states: ClassVar[int]  # numbers that a unit carries from step to step
     needs_recurrence = True
 
     def __init__(
@@ -87,6 +88,10 @@ class _Recurrent(Weighted):
     def _run_back(self, ops: Recurrence, gates: Array, w: Array, dy: Array, d_w: Array) -> None:
         """Backward pass over all steps: writes the gradients of w and of the biases; gates becomes that of itself."""
         raise NotImplementedError
+
+    def first_state(self, sequences: int) -> Array:
+        """See `Layer.first_state`."""
+        return np.zeros((self.states, sequences, self.units), self.theta.dtype)
 
     def _begin(self, run: Pass, sequences: int, dtype: Any) -> Array:
         """The states in which the sequences begin, (states, B, H)."""

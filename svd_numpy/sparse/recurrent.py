@@ -1,0 +1,336 @@
+"""What is left of a pruned recurrent network, and a small stateful runtime of it: `RecurrentModel`, made by `compress`.
+
+A unit is dead when nobody reads it: neither the layer itself, at the next step, nor the layer behind it. Then its own
+weights are useless, too, which may leave other units unread. A gate with no weight left is a constant. A word is dead
+when its row is empty (Chirkova, Lobacheva, Vetrov 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_count, check_threshold, check_type
+from svd_numpy.kernels import resolve_backend
+from svd_numpy.kernels.backend import Array
+from svd_numpy.network.layers import LSTM, Dense, Dropout, Embedding, GaussianDropout, ReLU
+from svd_numpy.network.layers.recurrent import GRU
+from svd_numpy.network.model import Sequential
+from svd_numpy.sparse.recurrent_steps import FastLayer, PlainLayer
+
+_CELLS = {"lstm": 4, "gru": 3}  # gates of a unit
+
+
+@dataclass
+class _Part:
+    """The weights of a layer that survive, as one writes them down: zeros are dead."""
+
+    kind: str
+    name: str
+    theta: Array  # (I, O), without the recurrent rows
+    recurrent: Array  # (H, gates H); (0, 0) for other layers
+    bias: Array
+    relu: bool = False
+
+
+def is_recurrent(model: Sequential) -> bool:
+    """Whether `compress` makes a `RecurrentModel` of this network."""
+    return any(layer.needs_recurrence for layer in model.layers)
+
+
+def _parts(model: Sequential, threshold: float) -> list[_Part]:
+    """Read the surviving weights of a network, layer by layer."""
+    parts = list[_Part]()
+    for layer in model.layers:
+        if isinstance(layer, LSTM | GRU):
+            theta = layer.pruned_theta(threshold).copy()
+            inputs, recurrent = theta[: layer.in_features], theta[layer.in_features :]
+            parts.append(_Part(layer.kind, layer.name, inputs, recurrent, layer.bias.copy()))
+        elif isinstance(layer, Embedding):
+            theta = layer.pruned_theta(threshold).copy()
+            parts.append(_Part("embedding", layer.name, theta, np.zeros((0, 0)), np.zeros(0)))
+        elif isinstance(layer, Dense):
+            theta = layer.pruned_theta(threshold).copy()
+            parts.append(_Part("dense", layer.name, theta, np.zeros((0, 0)), layer.bias.copy()))
+        elif isinstance(layer, ReLU) and parts and parts[-1].kind == "dense":
+            parts[-1].relu = True
+        elif not isinstance(layer, Dropout | GaussianDropout):
+            raise SvdTypeError(
+                f"compress: layer {layer.name!r} is a {type(layer).__name__}, expected Embedding, LSTM, GRU, Dense, "
+                "with ReLU only behind Dense, in a recurrent network"
+            )
+    return parts
+
+
+def _read(part: _Part) -> Array:
+    """Which of its inputs a layer reads."""
+    return np.asarray(part.theta.any(axis=1))
+
+
+def _columns(units: Array, part: _Part) -> Array:
+    """Columns of a recurrent layer that belong to these units."""
+    size = len(part.recurrent)
+    return (np.arange(_CELLS[part.kind])[:, None] * size + units).ravel()
+
+
+def _strike_dead(parts: list[_Part]) -> None:
+    """Set the weights of units that nobody reads to 0, in place, until nothing changes; the last layer's units stay."""
+    while True:
+        before = sum(int(np.count_nonzero(part.theta)) + int(np.count_nonzero(part.recurrent)) for part in parts)
+        for part, behind in pairwise(parts):
+            read = _read(behind)
+            if part.kind in _CELLS:
+                dead = np.flatnonzero(~(read | part.recurrent.any(axis=1)))
+                part.theta[:, _columns(dead, part)] = 0
+                part.recurrent[:, _columns(dead, part)] = 0
+            else:
+                part.theta[:, ~read] = 0
+            if part.kind == "embedding":  # a number that is 0 for every token adds nothing
+                behind.theta[~part.theta.any(axis=0)] = 0
+        after = sum(int(np.count_nonzero(part.theta)) + int(np.count_nonzero(part.recurrent)) for part in parts)
+        if after == before:
+            return
+
+
+def _left(model: Sequential, threshold: float | None = None) -> list[_Part]:
+    """The weights that survive and have an effect; by default at the model's threshold."""
+    parts = _parts(model, model.threshold if threshold is None else threshold)
+    _strike_dead(parts)
+    return parts
+
+
+def live_tokens(model: Sequential) -> list[int]:
+    """Tokens of which a weight is left, those with the largest weights first."""
+    first = _left(model)[0].theta
+    size = np.square(first).sum(axis=1)
+    return [int(token) for token in np.argsort(-size, kind="stable") if size[token] > 0]
+
+
+def count_live(model: Sequential) -> dict[str, tuple[int, int]]:
+    """What is left, as {what: (live, all)}: tokens; features; units, and gates with a weight, of recurrent layers."""
+    found, parts = dict[str, tuple[int, int]](), _left(model)
+    if model.layers[0].takes_tokens is not None:
+        rows = _read(parts[0])
+        found["tokens"] = int(rows.sum()), len(rows)
+    for part, behind in pairwise(parts):
+        read = _read(behind)
+        if part.kind == "embedding":
+            found[f"features of {part.name}"] = int(read.sum()), len(read)
+        elif part.kind in _CELLS:
+            units = np.asarray(read | part.recurrent.any(axis=1))
+            gates = np.asarray(part.theta.any(axis=0) | part.recurrent.any(axis=0))
+            found[f"units of {part.name}"] = int(units.sum()), len(units)
+            found[f"gates of {part.name}"] = int(gates.sum()), len(gates)
+    return found
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A sparse matrix (I, O) by rows: row i has values[starts[i] : starts[i + 1]] in columns `columns`."""
+
+    starts: Array
+    columns: Array
+    values: Array
+
+    def matrix(self, width: int) -> Array:
+        """The matrix (I, width) again."""
+        found = np.zeros((len(self.starts) - 1, width), np.float32)
+        found[np.repeat(np.arange(len(found)), np.diff(self.starts)), self.columns] = self.values
+        return found
+
+    @staticmethod
+    def of(matrix: Array) -> _Rows:
+        """List the weights of a matrix that are not 0."""
+        rows, columns = np.nonzero(matrix)
+        starts = np.searchsorted(rows, np.arange(len(matrix) + 1))
+        return _Rows(starts.astype(np.int32), columns.astype(np.int32), matrix[rows, columns].astype(np.float32))
+
+
+@dataclass
+class _Op:
+    """One layer of the runtime, with live units only."""
+
+    kind: str
+    inputs: _Rows
+    recurrent: _Rows
+    bias: Array
+    relu: bool
+
+    @property
+    def units(self) -> int:
+        """Outputs."""
+        return len(self.recurrent.starts) - 1 if self.kind in _CELLS else len(self.bias)
+
+    def arrays(self) -> dict[str, Array]:
+        """What a file holds of it."""
+        rows = {"inputs": self.inputs, "recurrent": self.recurrent}
+        found = {f"{name}_{field}": getattr(of, field) for name, of in rows.items() for field in of.__annotations__}
+        return {**found, "bias": self.bias}
+
+
+class RecurrentModel:
+    """A compact recurrent network that reads one token (or row) at a time and keeps its state.
+
+    Attributes
+    ----------
+    vocabulary : tuple of str, or None
+        What the tokens stand for.
+    n_weights : int
+        Weights that are stored.
+    """
+
+    def __init__(
+        self, ops: Sequence[_Op], vocabulary: tuple[str, ...] | None, padding: int | None, backend: str = "auto"
+    ) -> None:
+        self._ops, self.vocabulary, self.padding = list(ops), vocabulary, padding
+        self.backend = resolve_backend(backend)
+        layer = FastLayer if self.backend == "numba" else PlainLayer
+        self._step = [layer(op) for op in self._ops]
+        self.n_weights = sum(len(op.inputs.values) + len(op.recurrent.values) for op in self._ops)
+        self.n_tokens = len(self._ops[0].inputs.starts) - 1
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to the state in which a sequence begins."""
+        for layer in self._step:
+            layer.reset()
+
+    def step(self, token: int) -> Array:
+        """Read one token; return the outputs (O,), such as logits of the next one. The state stays for the next call.
+
+        A padding token changes nothing; the outputs are then those of the step before.
+        """
+        if not 0 <= token < self.n_tokens:
+            raise SvdValueError(f"token: got {token}, expected 0..{self.n_tokens - 1}")
+        x: Any = None if token == self.padding else int(token)
+        for layer in self._step:
+            y = layer(x)
+            x = None if x is None else y
+        return y.copy()
+
+    def predict(self, x: Any) -> Array:
+        """Outputs of every step of tokens x (B, T), array (B, T, O), each row from a fresh state."""
+        rows = as_array("x", x)
+        if rows.ndim != 2 or rows.dtype.kind not in "iu":
+            raise SvdValueError(f"x: got shape {rows.shape} of {rows.dtype}, expected tokens (B, T)")
+        found = []
+        for row in rows:
+            self.reset()
+            found.append([self.step(token) for token in row.tolist()])
+        self.reset()
+        return np.array(found)
+
+    def sizes(self) -> dict[str, int]:
+        """Count weights and bytes: {"weights", "bytes"}, the latter of values, column numbers, row starts, biases."""
+        arrays = [array for op in self._ops for array in op.arrays().values()]
+        return {"weights": self.n_weights, "bytes": sum(array.nbytes for array in arrays)}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the network to one .npz file of plain arrays."""
+        from svd_numpy.checks import check_file
+        from svd_numpy.files.npz import write_npz
+
+        file = check_file("path", path, ".npz")
+        arrays = {f"{number}/{op.kind}/{int(op.relu)}/{name}": array for number, op in enumerate(self._ops)
+                  for name, array in op.arrays().items()}  # fmt: skip
+        names = np.array([] if self.vocabulary is None else self.vocabulary, dtype=np.str_)
+        padding = np.array(-1 if self.padding is None else self.padding)
+        write_npz(file, {**arrays, "vocabulary": names, "padding": padding})
+        return file
+
+
+def compress_recurrent(model: Sequential, threshold: float | None = None, backend: str = "auto") -> RecurrentModel:
+    """Make the compact form of a recurrent network that reads tokens; arguments as in `compress`."""
+    check_type("model", model, Sequential)
+    first = model.layers[0]
+    if first.takes_tokens is None:
+        raise SvdValueError(
+            f"compress: the first layer {first.name!r} reads numbers, expected one that reads tokens, such as Embedding"
+        )
+    threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
+    parts, ops = _left(model, threshold), list[_Op]()
+    kept: Array = np.arange(len(parts[0].theta))  # inputs that are left: all tokens, so that their numbers stay
+    for part, behind in zip(parts, [*parts[1:], None], strict=True):
+        last = np.ones(len(part.recurrent) or part.theta.shape[1], bool)  # of the last layer, all outputs stay
+        read = last if behind is None else _read(behind)
+        recurrent, relu = np.zeros((0, 0)), part.relu
+        if part.kind in _CELLS:
+            size = len(part.recurrent)
+            units = np.flatnonzero(read | part.recurrent.any(axis=1))
+            columns = _columns(units, part)
+            inside = units + 3 * size if part.kind == "gru" else units[:0]
+            bias = part.bias[np.append(columns, inside)]
+            recurrent = part.recurrent[np.ix_(units, columns)]
+        else:
+            units = columns = np.flatnonzero(read)
+            bias = part.bias[columns] if part.bias.size else np.zeros(len(columns))
+        theta = part.theta[np.ix_(kept, columns)]
+        ops.append(_Op(part.kind, _Rows.of(theta), _Rows.of(recurrent), bias.astype(np.float32), relu))
+        kept = units
+    padding = getattr(getattr(first, "tokens", None), "padding", None)
+    return RecurrentModel(ops, first.vocabulary, padding, backend)
+
+
+def generate(model: Any, prompt: str, length: int = 300, temperature: float = 1.0, seed: int = 0) -> str:
+    """Let a network go on with a text.
+
+    Parameters
+    ----------
+    model : Sequential or RecurrentModel
+        Trained by `train_text`, or any that reads and predicts tokens of the same vocabulary, which it knows.
+    prompt : str
+        How the text begins: at least one letter. For a vocabulary of words, blanks stand between them.
+    length : int
+        Letters (words) to add.
+    temperature : float
+        Divides the logits: below 1 the likely letters become likelier; at 0 the likeliest one is taken.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    str
+        The prompt and what was added.
+
+    Raises
+    ------
+    SvdValueError, SvdTypeError
+        If the model has no vocabulary, or the prompt is empty or has letters that are not in it.
+    """
+    from svd_numpy.checks import check_number
+    from svd_numpy.data.text import encode
+
+    small = compress_recurrent(model) if isinstance(model, Sequential) else model
+    check_type("model", small, RecurrentModel)
+    check_type("prompt", prompt, str)
+    length, seed = check_count("length", length, low=0), check_count("seed", seed, low=0)
+    temperature = check_number("temperature", temperature, low=0, high=1e3)
+    if small.vocabulary is None:
+        raise SvdValueError("model: it does not know what its tokens stand for; give its first layer their names")
+    letters = all(len(token) == 1 for token in small.vocabulary)
+    tokens = list(prompt) if letters else prompt.split()
+    if not tokens:
+        raise SvdValueError("prompt: got an empty one, expected at least one token to begin with")
+    small.reset()
+    rng, written = np.random.default_rng(seed), list(tokens)
+    for token in encode(tokens, small.vocabulary, "prompt"):
+        logits = small.step(int(token))
+    if logits.shape != (len(small.vocabulary),):
+        raise SvdValueError(
+            f"model: got {logits.shape[0]} outputs, expected {len(small.vocabulary)}, one for each token"
+        )
+    for _ in range(length):
+        if temperature == 0:
+            chosen = int(logits.argmax())
+        else:
+            p = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
+            chosen = int(rng.choice(len(p), p=p / p.sum()))
+        written.append(small.vocabulary[chosen])
+        logits = small.step(chosen)
+    small.reset()
+    return ("" if letters else " ").join(written)
