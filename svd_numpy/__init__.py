@@ -72,7 +72,7 @@ _HOME = {
     "export_onnx": "exchange",
     "fit": "train.loop",
     "from_torch_state_dict": "exchange",
-    "generate": "sparse",
+    "generate": "experiments.generating",
     "get_backend": "kernels",
     "gradcheck": "network.grad_check",
     "kl_divergence": "kernels.priors",

@@ -33,7 +33,7 @@ ROOMS = {
     "tabular": {"checks", "data", "network", "sparse", "train"},
     "exchange": {"checks", "files", "kernels", "network", "sparse"},
     "experiments": {
-        "assess", "checks", "data", "files", "kernels", "network", "plots", "svd_numpy", "tabular", "train",
+        "assess", "checks", "data", "files", "kernels", "network", "plots", "sparse", "svd_numpy", "tabular", "train",
     },
     "cli": {
         "checks", "data", "exchange", "experiments", "files", "kernels", "network", "plots", "sparse", "train",

@@ -21,9 +21,11 @@ from svd_numpy.cli.doctor import Doctor
 from svd_numpy.cli.exports import Demo, ExportC
 from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.output import release_stdout
+from svd_numpy.cli.runs import PROGRAM
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
 from svd_numpy.cli.sweeps import Sweep
-from svd_numpy.cli.train import PROGRAM, Train, TrainCifar
+from svd_numpy.cli.text import Generate, TrainSentiment, TrainText
+from svd_numpy.cli.train import Train, TrainCifar
 from svd_numpy.cli.warm_up import WarmUp
 from svd_numpy.files.atomic import FULL
 
@@ -45,6 +47,9 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "train-cifar": TrainCifar,
     "sweep": Sweep,
+    "train-text": TrainText,
+    "train-sentiment": TrainSentiment,
+    "generate": Generate,
     "evaluate": Evaluate,
     "uncertainty": Uncertainty,
     "report": Report,
