@@ -145,7 +145,7 @@ class Generate:
     """
 
     path: Path
-    prompt: str = "The "
+    prompt: str
     length: int = 500
     temperature: float = 0.8
     seed: int = 0

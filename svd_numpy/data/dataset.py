@@ -208,13 +208,13 @@ class Dataset:
         SvdValueError
             If `n_valid` is outside 1..N-1, `seed` is negative, or there are validation rows already.
         """
+        if self.lanes:
+            raise SvdValueError(f"split: the rows of {self.name!r} are in {self.lanes} lanes; split the text instead")
         if self.x_valid is not None:
             raise SvdValueError(
                 f"split: data {self.name!r} has {self.x_valid.shape[0]} validation rows already; "
                 "split the data set that they were taken from"
             )
-        if self.lanes:
-            raise SvdValueError(f"split: the rows of {self.name!r} are in {self.lanes} lanes; split the text instead")
         n = self.x_train.shape[0]
         n_valid, seed = check_count("n_valid", n_valid, high=n - 1), check_count("seed", seed, low=0)
         order = np.random.default_rng(seed).permutation(n)

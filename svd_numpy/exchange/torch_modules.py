@@ -11,6 +11,7 @@ from typing import Any
 
 from svd_numpy.checks import SvdValueError
 from svd_numpy.exchange.torch_arrays import module_of, shared_prefix
+from svd_numpy.exchange.torch_recurrent import RECURRENT
 from svd_numpy.network.layers import (
     AvgPool2d,
     BatchNorm,
@@ -31,7 +32,7 @@ _CLASSES: tuple[tuple[type[Layer], tuple[str, ...]], ...] = (
     (Conv2d, ("Conv2d",)),
     (BatchNorm, ("BatchNorm1d", "BatchNorm2d", "SyncBatchNorm")),
 )
-_HARMLESS = ("Identity", "Flatten", "ReLU", "Sequential")  # and all kinds of dropout and losses
+_HARMLESS = ("Identity", "Flatten", "ReLU", "Sequential", *RECURRENT)  # and all kinds of dropout and losses
 _LAST = ("Softmax", "LogSoftmax")  # outputs here are logits, and the probabilities are the same
 _POOLS = {"MaxPool2d": MaxPool2d, "AvgPool2d": AvgPool2d}
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
@@ -59,21 +60,22 @@ def check_module(model: Sequential, source: Any, pairs: Mapping[str, str], whole
     ValueError
         For options or kinds of modules that differ from the layers'.
     """
-    module = module_of(source)
-    if module is None:
+    of_source = module_of(source)
+    if of_source is None:
         return
-    prefix, inner = shared_prefix(module.state_dict()), dict(module.named_modules(remove_duplicate=False))
+    prefix, inner = shared_prefix(of_source.state_dict()), dict(of_source.named_modules(remove_duplicate=False))
     for layer in model.layers:
         if layer.name in pairs:
             name = pairs[layer.name]
-            _check_pair(model, layer, name, inner[f"{prefix}{name}".rstrip(".")])
+            if (module := inner.get(f"{prefix}{name}".rstrip("."))) is not None:  # not one of several layers in one
+                _check_pair(model, layer, name, module)
     if whole:
         taken = {f"{prefix}{name}".rstrip(".") for name in pairs.values()}
         parts = {name: leaf for name, leaf in inner.items() if ".parametrizations." not in f".{name}."}
         leaves = {name: leaf for name, leaf in parts.items() if not list(leaf.children()) and name not in taken}
         for name, leaf in leaves.items():
             _check_leaf(model, name.removeprefix(prefix), leaf, last=name == list(parts)[-1])
-        _check_order(model, parts, leaves | {name: inner[name] for name in taken})
+        _check_order(model, parts, leaves | {name: inner[name] for name in taken if name in inner})
 
 
 def _check_order(model: Sequential, parts: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:

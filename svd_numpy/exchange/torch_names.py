@@ -8,6 +8,8 @@
     batch_norm1.running_mean      <module>.running_mean; likewise running_var
     batch_norm1.batches           <module>.num_batches_tracked, if momentum is None
 
+Recurrent layers and embeddings: `svd_numpy.exchange.torch_recurrent`.
+
 The inputs of a dense layer after a flattening are ordered by row, column, channel here, but by channel, row, column in
 PyTorch. PyTorch itself is not needed: a state dict is a mapping of arrays, best stored as safetensors
 (`svd_numpy.exchange.torch_arrays`).
@@ -29,11 +31,12 @@ from svd_numpy.checks import SvdTypeError, SvdValueError, check_file, check_fini
 from svd_numpy.exchange.torch_arrays import TRACKED, Modules, read_modules
 from svd_numpy.exchange.torch_modules import check_module
 from svd_numpy.exchange.torch_outputs import check_outputs
+from svd_numpy.exchange.torch_recurrent import joined, parted
 from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import serialise
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
-from svd_numpy.network.layers import BatchNorm
+from svd_numpy.network.layers import GRU, LSTM, BatchNorm, Embedding
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
@@ -83,7 +86,7 @@ def from_torch_state_dict(
     check_type("model", model, Sequential)
     wanted = {layer.name: _wanted(model, layer) for layer in model.layers if _names_in(layer)}
     with _naming(source):
-        modules = read_modules(source)
+        modules = joined(read_modules(source))
         pairs = _paired(wanted, modules) if names is None else _named(wanted, modules, names)
         found = dict[str, Array]()
         for layer in model.layers:
@@ -128,11 +131,16 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
     pruned = sparsify(model, model.threshold if threshold is None else threshold)
     arrays, found = pruned.arrays(), dict[str, Array]()
     for place, layer in enumerate(pruned.layers):
+        if isinstance(layer, LSTM | GRU):
+            arrays_of_layer = parted(layer, layer.theta, layer.bias)
+            found |= {f"{place}.{name}": np.array(a, np.float32, order="C") for name, a in arrays_of_layer.items()}
+            continue
         for theirs, ours in _names_in(layer).items():
             array = arrays.get(f"{layer.name}.{ours}")
             if array is None:  # no bias
                 continue
-            array = _to_torch(ours, array, _order_after_flatten(pruned, layer))
+            if not isinstance(layer, Embedding):
+                array = _to_torch(ours, array, _order_after_flatten(pruned, layer))
             found[f"{place}.{theirs}"] = np.array(array, np.float32, order="C")
         if isinstance(layer, BatchNorm) and layer.momentum is None:
             found[f"{place}.{TRACKED}"] = np.array(layer.batches[0], np.int64)
@@ -158,6 +166,8 @@ def _wanted(model: Sequential, layer: Layer) -> dict[str, tuple[int, ...]]:
     """PyTorch's shapes of a layer's arrays, by PyTorch's names."""
     known = {**model.parameters, **model.state}
     shapes = {theirs: np.shape(known.get(f"{layer.name}.{ours}", 0)) for theirs, ours in _names_in(layer).items()}
+    if isinstance(layer, Embedding):
+        return {"weight": shapes["weight"]}
     return {theirs: _torch_shape(shape) for theirs, shape in shapes.items() if shape}
 
 
@@ -230,7 +240,9 @@ def _translated(
                     f"source: {module}.{theirs} is of {array.dtype}, expected floats; turn quantised weights back into "
                     "floats first"
                 )
-            found[f"{layer.name}.{ours}"] = np.array(_from_torch(ours, array, order), order="C")
+            if not isinstance(layer, Embedding):
+                array = _from_torch(ours, array, order)
+            found[f"{layer.name}.{ours}"] = np.array(array, order="C")
     return found
 
 
@@ -260,7 +272,7 @@ def _order_after_flatten(model: Sequential, wanted: Layer) -> Array | None:
     """PyTorch's index of each input of a layer; None unless the inputs are flattened images."""
     order = None
     for layer in model.layers[: wanted.index]:
-        if len(layer.in_shape) > len(layer.out_shape):  # a flattening
+        if len(layer.in_shape) == 3 > len(layer.out_shape):  # a flattening
             height, width, channels = layer.in_shape
             numbers = np.arange(math.prod(layer.in_shape))
             order = channels_last(numbers, (channels, height, width)).ravel()

@@ -7,7 +7,7 @@ when its row is empty (Chirkova, Lobacheva, Vetrov 2018).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, check_file, check_threshold, check_type
-from svd_numpy.files.npz import write_npz
+from svd_numpy.checks import SvdTypeError, SvdValueError, as_array, as_path, check_file, check_threshold, check_type
+from svd_numpy.files.npz import read_npz, write_npz
+from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers import LSTM, Dense, Dropout, Embedding, GaussianDropout, ReLU
@@ -174,6 +175,25 @@ class _Op:
         return {**found, "bias": self.bias}
 
 
+def _op(kind: str, relu: bool, arrays: Mapping[str, Array]) -> _Op:
+    """Make a layer of the arrays in a file; raise if they cannot be one."""
+    require(kind in (*_CELLS, "dense", "embedding"), f"layer of kind {kind!r}")
+    bias, rows = arrays["bias"], list[_Rows]()
+    columns = len(bias) * 3 // 4 if kind == "gru" else len(bias)
+    for name in ("inputs", "recurrent"):
+        own = _Rows(*(arrays[f"{name}_{field}"] for field in ("starts", "columns", "values")))
+        types = own.starts.dtype, own.columns.dtype, own.values.dtype, bias.dtype
+        require(types == (np.int32, np.int32, np.float32, np.float32), f"{name}: arrays of {types}")
+        require(own.starts.size > 0 and own.starts[0] == 0 and own.starts[-1] == len(own.values), f"{name}: starts")
+        require(bool((np.diff(own.starts) >= 0).all()) and own.columns.shape == own.values.shape, f"{name}: starts")
+        require(bool(((own.columns >= 0) & (own.columns < columns)).all()), f"{name}: columns out of range")
+        require(bool(np.isfinite(own.values).all()), f"{name}: not finite")
+        rows.append(own)
+    op = _Op(kind, rows[0], rows[1], bias, relu)
+    require(kind not in _CELLS or columns == _CELLS[kind] * op.units, "the bias has another length")
+    return op
+
+
 class RecurrentModel:
     """A compact recurrent network that reads one token (or row) at a time and keeps its state.
 
@@ -225,6 +245,26 @@ class RecurrentModel:
             found.append([self.step(token) for token in row.tolist()])
         self.reset()
         return np.array(found)
+
+    @classmethod
+    def load(cls, path: str | Path, backend: str = "auto") -> RecurrentModel:
+        """Read a network that `save` wrote; a damaged file, or one of another kind, raises `CheckpointError`."""
+        file = as_path("path", path)
+        arrays = read_npz(file, ("vocabulary", "padding"))
+        with reading(file):
+            ops = dict[tuple[int, str, bool], dict[str, Array]]()
+            for name, array in arrays.items():
+                number, *others = name.split("/")
+                if others:
+                    kind, relu, own = others
+                    ops.setdefault((int(number), kind, relu == "1"), {})[own] = array
+            made = [_op(kind, relu, ops[number, kind, relu]) for number, kind, relu in sorted(ops)]
+            require(bool(made), "it has no layers")
+            for op, behind in pairwise(made):
+                require(op.units == len(behind.inputs.starts) - 1, "its layers do not fit each other")
+            names = tuple(str(name) for name in arrays["vocabulary"])
+            padding = int(arrays["padding"])
+        return cls(made, names or None, None if padding < 0 else padding, backend)
 
     def sizes(self) -> dict[str, int]:
         """Count weights and bytes: {"weights", "bytes"}, the latter of values, column numbers, row starts, biases."""
