@@ -50,8 +50,8 @@ from svd_numpy.sparse import net_reader
 from svd_numpy.train.trainer import Trainer
 
 FORMATS = (
-    "model", "compact", "svdz", "net.npz", "frames.npz", "log_alpha.npz", "metrics.jsonl", "checkpoint", "result.json",
-    "PyTorch", "IDX",
+    "model", "compact", "svdz", "net.npz", "recurrent.npz", "frames.npz", "log_alpha.npz", "metrics.jsonl",
+    "checkpoint", "result.json", "PyTorch", "IDX",
 )  # fmt: skip
 MOST_BYTES, MOST_SECONDS = 2**28, 5.0
 
@@ -99,6 +99,8 @@ def targets(folder: Path) -> dict[str, Target]:
     """Write a good file of every format and describe it."""
     model, x = network(), np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32)
     small = svd.compress(model, backend="numpy")
+    layers = svd.VariationalLSTM("abcde", 4, tokens=True), svd.VariationalDense(4, 5)
+    letters = svd.Sequential(*layers, backend="numpy", input_shape=(6,))
 
     def predict(read: Any) -> Any:
         return read.predict(np.zeros((2, *read.in_shape), np.float32))
@@ -154,6 +156,10 @@ def targets(folder: Path) -> dict[str, Target]:
             "case.npz", made("net.npz", small.export_numpy), net_reader.load,
             predict_export, change_export,
         ),
+        "recurrent.npz": npz_file(
+            lambda path: svd.RecurrentModel.load(path, "numpy"), lambda read: read.predict([[0, 1, 2]]),
+            lambda path: svd.compress(letters, backend="numpy").save(path),
+        ),
         "frames.npz": npz_file(FrameRecorder.load, lambda read: read.save(folder / "again.npz"), frames),
         "log_alpha.npz": npz_file(load_log_alphas, lambda read: read, lambda path: save_log_alphas(path, alphas, 3.0)),
         "metrics.jsonl": Target(
@@ -202,6 +208,8 @@ def fingerprint(value: Any) -> str:
             add([type(part).__name__, *(getattr(part, field.name) for field in fields(part))])
         elif isinstance(part, FrameRecorder):
             add(vars(part))
+        elif isinstance(part, svd.RecurrentModel):
+            add([op.arrays() for op in part.ops])
         else:
             digest.update(repr(part).encode())
 

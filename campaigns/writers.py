@@ -79,6 +79,12 @@ def networks() -> list[svd.Sequential]:
     return made
 
 
+def recurrent_network(seed: int) -> svd.Sequential:
+    """A small one that reads letters."""
+    layers = svd.VariationalLSTM("abcde", 4, tokens=True), svd.VariationalDense(4, 5)
+    return svd.Sequential(*layers, backend="numpy", seed=seed, input_shape=(6,))
+
+
 def figure(words: Any) -> Any:
     """Draw these words."""
     from matplotlib.figure import Figure
@@ -115,6 +121,8 @@ def file_writers() -> dict[str, Writer]:
     ]
     digits, labels = rng.integers(0, 256, (50, 784), np.uint8), np.arange(50) % 10
 
+    recurrent = [svd.compress(recurrent_network(seed), backend="numpy") for seed in range(2)]
+
     def write_page(path: Path, which: int) -> None:
         svd.export_html(readers[which], path, digits, labels)
 
@@ -135,6 +143,7 @@ def file_writers() -> dict[str, Writer]:
         "PyTorch": single(
             "torch.safetensors", lambda path, i: svd.save_torch_state_dict(path, models[i]), "exchange/torch_names.py"
         ),
+        "recurrent.npz": single("recurrent.npz", lambda path, i: recurrent[i].save(path), "files/npz.py"),
         "frames.npz": single("frames.npz", lambda path, i: frames[i].save(path), "files/npz.py"),
         "log_alpha.npz": single("log_alpha.npz", lambda path, i: save_log_alphas(path, alphas[i], 3.0), "files/npz.py"),
         "figure": single("figure.png", lambda path, i: save_figure(figure(i), path), "plots/picture.py"),
@@ -208,7 +217,14 @@ def result_writers() -> dict[str, Writer]:
     noisy = [svd.Sequential(svd.VariationalDense(784, 10), backend="numpy", seed=seed) for seed in range(2)]
     reports = [measure_uncertainty(one, inside=data, outside=data, n=2) for one in noisy]
     series = [TrainResults([one, one]) for one in results]
+    texts = [
+        svd.train_text(dataset="reviews-text", units=4, lanes=32, epochs=1, seed=seed, backend="numpy", progress=False)
+        for seed in range(2)
+    ]
     return {
+        "text result": Writer(
+            lambda folder, i: texts[i].save(folder), files, ("experiments/text_result.py",), together="result.json"
+        ),
         "result": Writer(
             lambda folder, i: results[i].save(folder), files, ("experiments/result.py",), together="result.json"
         ),

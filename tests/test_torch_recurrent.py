@@ -1,4 +1,4 @@
-"""PyTorch as an oracle: outputs and gradients of its LSTM, GRU and embeddings with the same weights; arrays both ways."""
+"""PyTorch as an oracle: outputs and gradients of its LSTM, GRU and embeddings with the same weights; both ways."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_numpy.checks import SvdValueError, as_path
 from svd_numpy.cli.output import release_stdout
@@ -16,21 +16,12 @@ PROGRAM = "svd-numpy"
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """A command whose fields are the arguments of a function that trains.
+    """A command whose fields are the arguments of a function that trains."""
 
-    Attributes
-    ----------
-    run_dir : path, optional
-        Folder for what the run writes; None is a folder in runs/, named after what sets the run apart.
-    resume : bool
-        Go on with the run in this folder; the result has the same bits as if it had never stopped.
-    extend : int
-        Train so many epochs more; with --resume, a finished run goes on.
-    """
-
-    run_dir: Path | None = None
-    resume: bool = False
-    extend: int = 0
+    if TYPE_CHECKING:  # each command has them in its own place among its options
+        run_dir: Path | None
+        resume: bool
+        extend: int
 
     word: ClassVar[str]  # the subcommand
 

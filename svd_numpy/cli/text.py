@@ -33,6 +33,10 @@ class _TextTraining(Runs):
     run_dir : path, optional
         Folder for the log, checkpoints, network and curves; None is a folder in runs/, named after what sets the run
         apart.
+    resume : bool
+        Go on with the run in this folder; the result has the same bits as if it had never stopped.
+    extend : int
+        Train so many epochs more; with --resume, a finished run goes on.
     progress : bool
         Show a progress bar (in a terminal) or a line per epoch (in a log).
     """
@@ -45,6 +49,9 @@ class _TextTraining(Runs):
     seed: int = 0
     backend: str = "auto"
     data_dir: Path | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+    extend: int = 0
     progress: bool = True
 
     def folder_of(self, network: str) -> Path:

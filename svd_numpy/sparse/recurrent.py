@@ -26,6 +26,7 @@ from svd_numpy.network.model import Sequential
 from svd_numpy.sparse.recurrent_steps import FastLayer, PlainLayer
 
 _CELLS = {"lstm": 4, "gru": 3}  # gates of a unit
+MOST_PLACES = 2**26  # of a matrix in a file, zeros included
 
 
 @dataclass
@@ -182,12 +183,15 @@ def _op(kind: str, relu: bool, arrays: Mapping[str, Array]) -> _Op:
     columns = len(bias) * 3 // 4 if kind == "gru" else len(bias)
     for name in ("inputs", "recurrent"):
         own = _Rows(*(arrays[f"{name}_{field}"] for field in ("starts", "columns", "values")))
-        types = own.starts.dtype, own.columns.dtype, own.values.dtype, bias.dtype
-        require(types == (np.int32, np.int32, np.float32, np.float32), f"{name}: arrays of {types}")
+        types = [str(array.dtype) for array in (own.starts, own.columns, own.values, bias)]
+        require(types == ["int32", "int32", "float32", "float32"], f"{name}: arrays of {types}")
         require(own.starts.size > 0 and own.starts[0] == 0 and own.starts[-1] == len(own.values), f"{name}: starts")
         require(bool((np.diff(own.starts) >= 0).all()) and own.columns.shape == own.values.shape, f"{name}: starts")
         require(bool(((own.columns >= 0) & (own.columns < columns)).all()), f"{name}: columns out of range")
         require(bool(np.isfinite(own.values).all()), f"{name}: not finite")
+        require(
+            (len(own.starts) - 1) * columns <= MOST_PLACES, f"{name}: a matrix of {len(own.starts) - 1} x {columns}"
+        )
         rows.append(own)
     op = _Op(kind, rows[0], rows[1], bias, relu)
     require(kind not in _CELLS or columns == _CELLS[kind] * op.units, "the bias has another length")
@@ -199,6 +203,8 @@ class RecurrentModel:
 
     Attributes
     ----------
+    ops : list
+        The layers, with what is left of them.
     vocabulary : tuple of str, or None
         What the tokens stand for.
     n_weights : int
@@ -208,12 +214,12 @@ class RecurrentModel:
     def __init__(
         self, ops: Sequence[_Op], vocabulary: tuple[str, ...] | None, padding: int | None, backend: str = "auto"
     ) -> None:
-        self._ops, self.vocabulary, self.padding = list(ops), vocabulary, padding
+        self.ops, self.vocabulary, self.padding = list(ops), vocabulary, padding
         self.backend = resolve_backend(backend)
         layer = FastLayer if self.backend == "numba" else PlainLayer
-        self._step = [layer(op) for op in self._ops]
-        self.n_weights = sum(len(op.inputs.values) + len(op.recurrent.values) for op in self._ops)
-        self.n_tokens = len(self._ops[0].inputs.starts) - 1
+        self._step = [layer(op) for op in self.ops]
+        self.n_weights = sum(len(op.inputs.values) + len(op.recurrent.values) for op in self.ops)
+        self.n_tokens = len(self.ops[0].inputs.starts) - 1
         self.reset()
 
     def reset(self) -> None:
@@ -268,13 +274,13 @@ class RecurrentModel:
 
     def sizes(self) -> dict[str, int]:
         """Count weights and bytes: {"weights", "bytes"}, the latter of values, column numbers, row starts, biases."""
-        arrays = [array for op in self._ops for array in op.arrays().values()]
+        arrays = [array for op in self.ops for array in op.arrays().values()]
         return {"weights": self.n_weights, "bytes": sum(array.nbytes for array in arrays)}
 
     def save(self, path: str | Path) -> Path:
         """Write the network to one .npz file of plain arrays."""
         file = check_file("path", path, ".npz")
-        arrays = {f"{number}/{op.kind}/{int(op.relu)}/{name}": array for number, op in enumerate(self._ops)
+        arrays = {f"{number}/{op.kind}/{int(op.relu)}/{name}": array for number, op in enumerate(self.ops)
                   for name, array in op.arrays().items()}  # fmt: skip
         names = np.array([] if self.vocabulary is None else self.vocabulary, dtype=np.str_)
         padding = np.array(-1 if self.padding is None else self.padding)
