@@ -267,6 +267,22 @@ FILE_SETS: dict[str, FileSet] = {
             is_idx=False,
         ),
     ),
+    # Harrison, Rubinfeld, J. Environ. Economics & Management 5, 1978. Never downloaded, see small_tables.
+    "boston": FileSet(
+        name="boston",
+        title="Boston housing",
+        files=(
+            FileSpec(
+                "housing.data",
+                (49_082,),
+                "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a",
+                is_idx=False,
+            ),
+        ),
+        folders=("boston",),
+        mirrors=(),
+        n_classes=0,
+    ),
     # The plays of Shakespeare that A. Karpathy put together, 2015: public domain, the usual text for small networks.
     "tinyshakespeare": FileSet(
         name="tinyshakespeare",
@@ -304,21 +320,5 @@ FILE_SETS: dict[str, FileSet] = {
         folders=("rt-polarity",),
         mirrors=(),
         n_classes=2,
-    ),
-    # Harrison, Rubinfeld, J. Environ. Economics & Management 5, 1978. Never downloaded, see small_tables.
-    "boston": FileSet(
-        name="boston",
-        title="Boston housing",
-        files=(
-            FileSpec(
-                "housing.data",
-                (49_082,),
-                "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a",
-                is_idx=False,
-            ),
-        ),
-        folders=("boston",),
-        mirrors=(),
-        n_classes=0,
     ),
 }

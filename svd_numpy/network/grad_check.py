@@ -116,7 +116,7 @@ def gradcheck(
         A model is checked with its own likelihood. A layer is made again from `layer.config()` and checked in
         float64 inside a model of its own, with Gaussian likelihood; one without `in_features` (`in_channels`) gets
         a `Dense` (`Conv2d`) before it. The check works on copies and never changes its argument.
-    x : array (B, I) or (B, C, H, W)
+    x : array (B, I), (B, T, I) or (B, C, H, W)
         A few examples; uint8 or floats as in `Sequential.predict`.
     y : array, optional
         Labels (B,) or targets (B, O). A model needs them; for a layer alone, the default is random targets.
@@ -165,7 +165,7 @@ def gradcheck(
     if y is None and isinstance(layer_or_model, Sequential):
         raise SvdValueError("y: got None, expected the labels or targets that belong to x: a model's loss needs them")
     if y is None:
-        y = np.random.default_rng(1).standard_normal((len(batch), model.n_outputs))
+        y = np.random.default_rng(1).standard_normal((len(batch), *model.out_shape))
     kl_scale = kl_weight / (len(batch) if n_train is None else n_train)
 
     analytic = _analytic(model, batch, y, kl_scale, step)
@@ -201,15 +201,17 @@ def _subject(given: Any, x: Any) -> Sequential:
         )
     layers = [_again(given)]
     shape = np.shape(x)
-    if len(shape) not in (2, 4) or 0 in shape:
+    if len(shape) not in (2, 3, 4) or 0 in shape:
         kind = type(given).__name__
-        raise SvdValueError(f"x: got shape {shape}, expected (B, I), or images (B, C, H, W), for layer {kind}")
+        raise SvdValueError(
+            f"x: got shape {shape}, expected (B, I), sequences (B, T, I), or images (B, C, H, W), for layer {kind}"
+        )
     if len(shape) == 4:
         if not hasattr(given, "in_channels"):  # so that the layer's inputs depend on parameters
             layers.insert(0, Conv2d(shape[1], shape[1], 1))
         layers.append(Flatten())
-    elif not hasattr(given, "in_features"):
-        layers.insert(0, Dense(shape[1], shape[1]))
+    elif given.takes_tokens is None and not hasattr(given, "in_features"):
+        layers.insert(0, Dense(shape[-1], shape[-1]))
     model = Sequential(*layers, backend="numpy", dtype="float64", likelihood="gaussian", input_shape=shape[1:])
     rng = np.random.default_rng(0)
     # Move away from the start, where all biases are 0 and all variances equal.

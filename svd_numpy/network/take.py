@@ -43,6 +43,10 @@ def take(
     of its weights that are not held, instead of a matrix; by default no layer has one.
     """
     check_type("outputs", outputs, Mapping)
+    if any(layer.needs_recurrence for layer in model.layers):
+        raise SvdValueError(
+            "take: got recurrent layers or embeddings, which cannot be made smaller yet; `compress` can ship them"
+        )
     kept = _kept(model, outputs, inputs)
     config = model.config()
     config["layers"] = [layer.resized(*map(len, kept[layer.name])) for layer in model.layers]
