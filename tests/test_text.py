@@ -183,6 +183,21 @@ def test_a_compact_network_does_what_the_pruned_one_does(cell: Any, backend: str
         small.step(7)
 
 
+def test_units_that_only_read_each_other_are_dead() -> None:
+    layers = svd.LSTM(3, 4, tokens=True), svd.Dense(4, 2)
+    model = svd.Sequential(*layers, backend="numpy", input_shape=(6,))
+    theta, out = model.parameters["lstm1.theta"], model.parameters["dense1.theta"]
+    own = theta[3:].reshape(4, 4, 4)  # (unit that is read, gate, unit that reads)
+    own[:] = 0
+    own[0, :, 1] = own[1, :, 0] = 0.5  # units 0 and 1 read each other
+    own[2, :, 3] = 0.5  # unit 3, which is read, reads unit 2
+    out[:3] = 0
+    small = svd.compress(model, backend="numpy")
+    assert small.ops[0].units == 2
+    x = np.random.default_rng(0).integers(0, 3, (4, 6))
+    np.testing.assert_allclose(small.predict(x), model.predict(x), rtol=1e-5, atol=1e-6)
+
+
 def test_generated_text_goes_on_with_the_prompt() -> None:
     data = rhyme(8, 20)
     model = svd.Sequential(

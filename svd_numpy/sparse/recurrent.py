@@ -1,8 +1,8 @@
 """What is left of a pruned recurrent network, and a small stateful runtime of it: `RecurrentModel`, made by `compress`.
 
-A unit is dead when nobody reads it: neither the layer itself, at the next step, nor the layer behind it. Then its own
-weights are useless, too, which may leave other units unread. A gate with no weight left is a constant. A word is dead
-when its row is empty (Chirkova, Lobacheva, Vetrov 2018).
+A unit is alive if the layer behind reads it, or if a living unit of its own layer does at the next step. All others are
+dead, and their weights useless, which may leave units of the layer before unread. A gate with no weight left is a
+constant. A word is dead when its row is empty (Chirkova, Lobacheva, Vetrov 2018).
 """
 
 from __future__ import annotations
@@ -81,6 +81,15 @@ def _columns(units: Array, part: _Part) -> Array:
     return (np.arange(_CELLS[part.kind])[:, None] * size + units).ravel()
 
 
+def _live_units(part: _Part, read: Array) -> Array:
+    """Which units of a recurrent layer are alive, given those that the layer behind reads."""
+    while True:
+        more = read | part.recurrent[:, _columns(np.flatnonzero(read), part)].any(axis=1)
+        if (more == read).all():
+            return np.asarray(read)
+        read = more
+
+
 def _strike_dead(parts: list[_Part]) -> None:
     """Set the weights of units that nobody reads to 0, in place, until nothing changes; the last layer's units stay."""
     while True:
@@ -88,9 +97,10 @@ def _strike_dead(parts: list[_Part]) -> None:
         for part, behind in pairwise(parts):
             read = _read(behind)
             if part.kind in _CELLS:
-                dead = np.flatnonzero(~(read | part.recurrent.any(axis=1)))
+                dead = np.flatnonzero(~_live_units(part, read))
                 part.theta[:, _columns(dead, part)] = 0
                 part.recurrent[:, _columns(dead, part)] = 0
+                part.recurrent[dead] = 0
             else:
                 part.theta[:, ~read] = 0
             if part.kind == "embedding":  # a number that is 0 for every token adds nothing
@@ -125,7 +135,7 @@ def count_live(model: Sequential) -> dict[str, tuple[int, int]]:
         if part.kind == "embedding":
             found[f"features of {part.name}"] = int(read.sum()), len(read)
         elif part.kind in _CELLS:
-            units = np.asarray(read | part.recurrent.any(axis=1))
+            units = _live_units(part, read)
             gates = np.asarray(part.theta.any(axis=0) | part.recurrent.any(axis=0))
             found[f"units of {part.name}"] = int(units.sum()), len(units)
             found[f"gates of {part.name}"] = int(gates.sum()), len(gates)
@@ -305,7 +315,7 @@ def compress_recurrent(model: Sequential, threshold: float | None = None, backen
         recurrent, relu = np.zeros((0, 0)), part.relu
         if part.kind in _CELLS:
             size = len(part.recurrent)
-            units = np.flatnonzero(read | part.recurrent.any(axis=1))
+            units = np.flatnonzero(_live_units(part, read))
             columns = _columns(units, part)
             inside = units + 3 * size if part.kind == "gru" else units[:0]
             bias = part.bias[np.append(columns, inside)]
