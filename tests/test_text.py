@@ -181,6 +181,8 @@ def test_a_compact_network_does_what_the_pruned_one_does(cell: Any, backend: str
     assert again.vocabulary == tuple("abcdefg") and again.padding == 0
     with pytest.raises(svd.SvdValueError, match=r"token: got 7, expected 0..6"):
         small.step(7)
+    with pytest.raises(svd.SvdTypeError, match="recurrent one"):
+        svd.sizes(model)
 
 
 def test_units_that_only_read_each_other_are_dead() -> None:

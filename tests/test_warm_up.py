@@ -38,6 +38,9 @@ for options in ({}, {"recipe": "paper"}, {"kind": "dropout"}, {"arch": "lenet-5"
     small = svd.compress(result.model)
     for rows in (result.data.x_test, result.data.x_test[:1]):
         small.predict(rows)
+result = svd.train_text(dataset="reviews-text", units=8, lanes=16, epochs=1, backend="numba", progress=False)
+svd.generate(result.model, "the ", 20)
+svd.train_sentiment(dataset="reviews", epochs=1, kind="dense", backend="numba", progress=False)
 svd.SparseVDRegressor(hidden_sizes=8, epochs=2).fit(np.eye(30, 5), np.arange(30.0))
 assert len(before) > 20
 print("more:", sorted(versions() - before, key=str))

@@ -57,6 +57,7 @@ def stages() -> Iterator[tuple[str, Callable[[], None]]]:
     for (arch, name), recipe in RECIPES.items():
         yield f"{arch}, recipe {name}", partial(use_recipe, recipe)
     yield "tables", use_table
+    yield "texts", use_texts
 
 
 def use_recipe(recipe: Recipe) -> None:
@@ -90,6 +91,22 @@ def use_table() -> None:
     data = Dataset("warm-up", x[:40], y[:40], x[40:], y[40:], None, 0, "made here")
     layers = VariationalDense(5, 8), ReLU(), VariationalDense(8, 1)
     use(Sequential(*layers, backend="numba", likelihood="gaussian"), data, TrainConfig(epochs=1, batch_size=20))
+
+
+def use_texts() -> None:
+    """Train on the made-up reviews, as letters and as words, and let what is left read some of them."""
+    from svd_numpy.experiments.text import train_sentiment, train_text
+    from svd_numpy.sparse import compress
+
+    options: dict[str, Any] = {"units": 4, "epochs": 1, "backend": "numba", "progress": False}
+    results = [
+        train_text(dataset="reviews-text", lanes=32, cell=cell, kind=kind, **options)
+        for cell, kind in (("lstm", "variational"), ("gru", "variational"), ("lstm", "dropout"))
+    ]
+    results.append(train_sentiment(dataset="reviews", features=4, **options))
+    for result in results:
+        result.model.sample(result.data.x_test[:2], 2)
+        compress(result.model, backend="numba").predict(result.data.x_test[:1])
 
 
 def use(model: Sequential, data: Dataset, config: TrainConfig) -> None:

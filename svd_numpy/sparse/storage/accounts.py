@@ -164,6 +164,10 @@ def sizes(
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)
         small = compress(network, threshold, "numpy")
+        if not isinstance(small, SparseModel):
+            raise SvdTypeError(
+                "network: got a recurrent one, whose bytes are counted by compress(network).sizes() only"
+            )
         counted = [_of_layer(layer, threshold, small) for layer in network.layers if isinstance(layer, Weighted)]
     elif isinstance(network, SparseModel):
         if threshold is not None:
