@@ -8,12 +8,13 @@ from svd_numpy.network.layers.dense import Dense, VariationalDense
 from svd_numpy.network.layers.dropout import Dropout, GaussianDropout
 from svd_numpy.network.layers.embedding import Embedding, VariationalEmbedding
 from svd_numpy.network.layers.flatten import Flatten
+from svd_numpy.network.layers.gate import Gate
 from svd_numpy.network.layers.padding import Pad2d
 from svd_numpy.network.layers.pooling import AvgPool2d, MaxPool2d
 from svd_numpy.network.layers.recurrent import GRU, LSTM, VariationalGRU, VariationalLSTM
 
 __all__ = [
     "GRU", "LAYERS", "LSTM", "AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Embedding", "Flatten",
-    "GaussianDropout", "Layer", "MaxPool2d", "Pad2d", "Pass", "ReLU", "VariationalConv2d", "VariationalDense",
+    "Gate", "GaussianDropout", "Layer", "MaxPool2d", "Pad2d", "Pass", "ReLU", "VariationalConv2d", "VariationalDense",
     "VariationalEmbedding", "VariationalGRU", "VariationalLSTM", "layer_from_config",
 ]  # fmt: skip

@@ -91,6 +91,12 @@ class Layer:
         What the tokens stand for, if the layer knows it.
     needs_recurrence : bool
         Whether it needs the operations in `Backend.recurrence`.
+    homogeneous : "any", "positive" or None
+        Whether f(c x) = c f(x), channel by channel, for every c, for c >= 0, or not at all.
+    fixed : tuple of str
+        Own parameters that stay as they are in fine-tuning.
+    output_arrays : tuple of str
+        Own parameters whose last axis runs over the outputs, and which scale them when all are scaled.
     living : Living or None
         Which of its weights a layer has, if not all; only in the small copies that are trained (`network.living`).
 
@@ -105,6 +111,9 @@ class Layer:
     takes_tokens: int | None = None
     vocabulary: tuple[str, ...] | None = None
     needs_recurrence = False
+    homogeneous: Literal["any", "positive"] | None = None
+    fixed: tuple[str, ...] = ()
+    output_arrays: tuple[str, ...] = ()
     living: Living | None = None
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
@@ -152,6 +161,10 @@ class Layer:
 
     def first_state(self, sequences: int) -> Array | None:
         """State in which so many sequences begin, (states, sequences, H); None if the layer is not recurrent."""
+        return None
+
+    def closed(self) -> Array | None:
+        """Which outputs (channels) are 0 in the pruned network, whatever the input, bool; None if that is unknown."""
         return None
 
     def kl(self, backend: Backend) -> float:

@@ -24,6 +24,7 @@ class _Recurrent(Weighted):
     Inputs are sequences (B, T, I), or tokens (B, T), for which an input is a row of theta.
     """
 
+    output_arrays: tuple[str, ...] = ()  # what comes out cannot be scaled by scaling weights
     gates: ClassVar[int]
     states: ClassVar[int]  # numbers that a unit carries from step to step
     needs_recurrence = True
