@@ -20,6 +20,7 @@ from svd_numpy.checks import (
     check_threshold,
 )
 from svd_numpy.experiments.architectures import KINDS
+from svd_numpy.experiments.methods import DEFAULT, get_method
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
@@ -34,6 +35,7 @@ class Keywords(TypedDict, total=False):
     dataset: str
     arch: str
     recipe: str
+    method: str
     kind: str
     epochs: int | None
     batch_size: int | None
@@ -46,6 +48,7 @@ class Keywords(TypedDict, total=False):
     resume: bool
     extend: int
     remove_above: float | None
+    sparsity: float | None
     held_out: float
     changes: Mapping[str, Any] | None
     progress: bool
@@ -67,11 +70,13 @@ class Options:
     arch: str
     width: float = 1.0
     recipe: str = "default"
+    method: str = DEFAULT
     kind: str = "variational"
     epochs: int | None = None
     batch_size: int | None = None
     kl_weight: float = 1.0
     remove_above: float | None = None
+    sparsity: float | None = None
     held_out: float = 0.0
     changes: Mapping[str, Any] | None = None
     seed: int = 0
@@ -88,7 +93,10 @@ class Options:
 
     def __post_init__(self) -> None:
         kind = check_choice("kind", self.kind, KINDS)
+        if self.method != DEFAULT:
+            kind = get_method(self.method, kind).kind
         checked = {
+            "kind": kind,
             "width": check_number("width", self.width, low=0.01, high=16),
             "kl_weight": check_kl_weight(self.kl_weight, kind),
             "remove_above": check_removal(self.remove_above, kind),

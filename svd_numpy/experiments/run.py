@@ -14,7 +14,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset, load
-from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.methods import METHODS
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import FILES, TrainResult, pruning_threshold
@@ -42,6 +42,13 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
     config = replace(config, **(options.changes or {}))
     if options.remove_above is not None:
         config = replace(config, remove_above=None if options.remove_above == math.inf else options.remove_above)
+    if options.sparsity is not None:
+        if config.pruning is None:
+            raise SvdValueError(
+                f"sparsity: got {options.sparsity}, but method {options.method!r} cannot be told one; leave it out, or "
+                "take a method such as 'gradual-magnitude'"
+            )
+        config = replace(config, pruning=config.pruning.ending_at(options.sparsity))
     return config.extended(options.extend)
 
 
@@ -88,13 +95,14 @@ def begin(options: Options, data: Dataset, pretrained: TrainResult | None = None
     pretrained : TrainResult, optional
         Result whose network provides the initial weights.
     """
-    plan = get_recipe(options.arch, options.recipe)
-    model = build(data, plan, options.seed, options.backend, options.kind, options.width)
+    method = METHODS[options.method]
+    plan = method.adapt(get_recipe(options.arch, options.recipe))
+    model = method.build(data, plan, options.seed, options.backend, options.kind, options.width)
     start = options.init_from if pretrained is None else pretrained.model
     if start is not None:
         model.init_from(Sequential.load(start) if isinstance(start, str | Path) else start)
     return TrainResult(
-        model, [], plan, data, {}, kind=options.kind, width=options.width, pretrained=pretrained,
+        model, [], plan, data, {}, method=options.method, kind=options.kind, width=options.width, pretrained=pretrained,
         init_from=options.init_from is not None, kl_weight=options.kl_weight,
     )  # fmt: skip
 
@@ -136,7 +144,7 @@ def _prepare(
 ) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
     """Make a run that records what its figures need, and the function that turns its history into its result."""
     model, data, folder = result.model, result.data, options.folder
-    hooks = list(options.callbacks)
+    hooks = [*METHODS[options.method].callbacks(config), *options.callbacks]
     if model.variational_layers:
         assert data.image_shape is not None
         if folder is not None:
