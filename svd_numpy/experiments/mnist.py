@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 from svd_numpy.checks import check_choice
+from svd_numpy.experiments.methods import DEFAULT, get_method
 from svd_numpy.experiments.options import Keywords, Options, Start
 from svd_numpy.experiments.recipes import get_recipe, note_on_size
 from svd_numpy.experiments.result import TrainResult
@@ -19,19 +20,26 @@ from svd_numpy.train.loop import Callback
 _ARCHS = ("lenet-300-100", "lenet-5")
 
 
+class MnistKeywords(Keywords, total=False):
+    """Keywords of `train_mnist`, see `Keywords`."""
+
+    method: str
+
+
 @overload
-def train_mnist(*, kl_weight: float = ..., seeds: None = ..., **options: Unpack[Keywords]) -> TrainResult: ...
+def train_mnist(*, kl_weight: float = ..., seeds: None = ..., **options: Unpack[MnistKeywords]) -> TrainResult: ...
 @overload
 def train_mnist(
-    *, kl_weight: Iterable[float], seeds: Iterable[int] | None = ..., **options: Unpack[Keywords]
+    *, kl_weight: Iterable[float], seeds: Iterable[int] | None = ..., **options: Unpack[MnistKeywords]
 ) -> TrainResults: ...
 @overload
-def train_mnist(*, kl_weight: float = ..., seeds: Iterable[int], **options: Unpack[Keywords]) -> TrainResults: ...
+def train_mnist(*, kl_weight: float = ..., seeds: Iterable[int], **options: Unpack[MnistKeywords]) -> TrainResults: ...
 def train_mnist(
     *,
     dataset: str = "auto",
     arch: str = "lenet-300-100",
     recipe: str = "default",
+    method: str = DEFAULT,
     kind: str = "variational",
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -64,6 +72,8 @@ def train_mnist(
     recipe : "default", "paper" or "small"
         Our own numbers or the authors' (`svd_numpy.experiments.recipes`), or ours for a few thousand images, such as
         the digits; the last one for lenet-300-100 only.
+    method : "sparse-vd", or another of `svd_numpy.experiments.methods.METHODS`
+        How the network is made small; each method has its own network, and changes the recipe of Sparse VD.
     kind : "variational", "dense" or "dropout"
         Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout of
         1/2 before dense layers (not of pixels). The last two have no KL and no fine-tuning, and prune nothing.
@@ -121,17 +131,17 @@ def train_mnist(
     SvdValueError, SvdTypeError
         For arguments that make no sense, before anything is read or written; `DataError` if the data are not available.
     """
-    plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
+    chosen = get_method(method, kind)
+    plan = chosen.adapt(get_recipe(check_choice("arch", arch, _ARCHS), recipe))
     options = Options(
-        dataset=dataset, arch=arch, recipe=recipe, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed,
-        random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir,
-        resume=resume, extend=extend, remove_above=remove_above, held_out=held_out, changes=changes,
-        progress=progress, eval_every=eval_every,
-        callbacks=callbacks,
+        dataset=dataset, arch=arch, recipe=recipe, method=method, kind=kind, epochs=epochs, batch_size=batch_size,
+        seed=seed, random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir,
+        run_dir=run_dir, resume=resume, extend=extend, remove_above=remove_above, held_out=held_out, changes=changes,
+        progress=progress, eval_every=eval_every, callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     config = plan.config
-    if kind != "variational":  # nothing to prune
+    if options.kind != "variational" and method == DEFAULT:  # nothing to prune
         config = replace(config, finetune_epochs=0, remove_above=None)
     configs = [configure(config, own) for own in each]
     images = load_for_each(each)

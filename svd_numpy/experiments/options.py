@@ -20,6 +20,7 @@ from svd_numpy.checks import (
     check_threshold,
 )
 from svd_numpy.experiments.architectures import KINDS
+from svd_numpy.experiments.methods import DEFAULT, get_method
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
@@ -67,6 +68,7 @@ class Options:
     arch: str
     width: float = 1.0
     recipe: str = "default"
+    method: str = DEFAULT
     kind: str = "variational"
     epochs: int | None = None
     batch_size: int | None = None
@@ -88,7 +90,10 @@ class Options:
 
     def __post_init__(self) -> None:
         kind = check_choice("kind", self.kind, KINDS)
+        if self.method != DEFAULT:
+            kind = get_method(self.method, kind).kind
         checked = {
+            "kind": kind,
             "width": check_number("width", self.width, low=0.01, high=16),
             "kl_weight": check_kl_weight(self.kl_weight, kind),
             "remove_above": check_removal(self.remove_above, kind),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from svd_numpy.checks import as_path, check_choice
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS
+from svd_numpy.experiments.methods import DEFAULT, METHODS
 from svd_numpy.experiments.recipes import PUBLISHED, PublishedRow, Recipe
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import Sparsity, measure_sparsity
@@ -50,6 +51,8 @@ class TrainResult:
     data : Dataset
     log_alphas : dict of layer name -> array
         log_alpha after the last variational epoch, before any fine-tuning overwrites it.
+    method : str
+        How the network was made small, a key of `methods.METHODS`.
     kind : "variational", "dense" or "dropout"
         Sparse VD, or one of the baseline networks, which prune nothing.
     width : float
@@ -67,6 +70,7 @@ class TrainResult:
     recipe: Recipe
     data: Dataset
     log_alphas: dict[str, NDArray[Any]]
+    method: str = DEFAULT
     kind: str = "variational"
     width: float = 1.0
     pretrained: TrainResult | None = None
@@ -109,9 +113,13 @@ class TrainResult:
         return float(self.history[-1]["seconds"])
 
     @property
+    def _is_sparse_vd(self) -> bool:
+        return self.method == DEFAULT and self.kind == "variational"
+
+    @property
     def published(self) -> PublishedRow | None:
         """The paper's row, if network and data set are the paper's."""
-        comparable = self.kind == "variational" and self.width == 1 and self.dataset == "mnist"
+        comparable = self._is_sparse_vd and self.width == 1 and self.dataset == "mnist"
         return PUBLISHED.get(self.recipe.arch) if comparable else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,6 +128,7 @@ class TrainResult:
         return {
             "arch": self.recipe.arch,
             "width": self.width,
+            "method": self.method,
             "kind": self.kind,
             "recipe": self.recipe.name,
             "kl_weight": self.kl_weight,
@@ -147,7 +156,8 @@ class TrainResult:
         """What was trained on what."""
         width = f" of width {self.width:g}" if self.width != 1 else ""
         kl_weight = f", KL weight {self.kl_weight:g}" if self.kl_weight != 1 else ""
-        return f"{KINDS[self.kind]}, {self.recipe.arch}{width} on {self.dataset}{kl_weight}"
+        name = KINDS[self.kind] if self.method == DEFAULT else METHODS[self.method].title
+        return f"{name}, {self.recipe.arch}{width} on {self.dataset}{kl_weight}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         """The cells of the table, row by row: name, error, NLL, sparsity, compression, seconds."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset, load
-from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.methods import METHODS
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import FILES, TrainResult, pruning_threshold
@@ -88,13 +88,14 @@ def begin(options: Options, data: Dataset, pretrained: TrainResult | None = None
     pretrained : TrainResult, optional
         Result whose network provides the initial weights.
     """
-    plan = get_recipe(options.arch, options.recipe)
-    model = build(data, plan, options.seed, options.backend, options.kind, options.width)
+    method = METHODS[options.method]
+    plan = method.adapt(get_recipe(options.arch, options.recipe))
+    model = method.build(data, plan, options.seed, options.backend, options.kind, options.width)
     start = options.init_from if pretrained is None else pretrained.model
     if start is not None:
         model.init_from(Sequential.load(start) if isinstance(start, str | Path) else start)
     return TrainResult(
-        model, [], plan, data, {}, kind=options.kind, width=options.width, pretrained=pretrained,
+        model, [], plan, data, {}, method=options.method, kind=options.kind, width=options.width, pretrained=pretrained,
         init_from=options.init_from is not None, kl_weight=options.kl_weight,
     )  # fmt: skip
 
@@ -136,7 +137,7 @@ def _prepare(
 ) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
     """Make a run that records what its figures need, and the function that turns its history into its result."""
     model, data, folder = result.model, result.data, options.folder
-    hooks = list(options.callbacks)
+    hooks = [*METHODS[options.method].callbacks(config), *options.callbacks]
     if model.variational_layers:
         assert data.image_shape is not None
         if folder is not None:

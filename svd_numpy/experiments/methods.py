@@ -1,0 +1,71 @@
+"""The methods of `train_mnist`: Sparse VD, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from svd_numpy.checks import SvdValueError, check_choice
+from svd_numpy.data import Dataset
+from svd_numpy.experiments.architectures import build
+from svd_numpy.experiments.recipes import Recipe
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.config import TrainConfig
+
+# (data, recipe, seed, backend, kind, width) -> the network with its initial weights
+Build = Callable[[Dataset, Recipe, int, str, str, float], Sequential]
+
+
+def as_it_is(plan: Recipe) -> Recipe:
+    """Leave a recipe unchanged."""
+    return plan
+
+
+def no_callbacks(config: TrainConfig) -> Sequence[Callable[..., None]]:
+    """Call nothing after an epoch."""
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to make a network small.
+
+    Attributes
+    ----------
+    title : str
+        Its name in tables.
+    source : str
+        Where the method and its numbers come from.
+    build : function (data, recipe, seed, backend, kind, width) -> Sequential
+        Makes the network.
+    adapt : function Recipe -> Recipe
+        Changes the recipe of Sparse VD for the same architecture.
+    callbacks : function TrainConfig -> callbacks
+        Called after every epoch, before the caller's own; they must be functions of the model and the epoch, so that a
+        run can resume.
+    kind : str
+        Kind of its layers, a key of `architectures.KINDS`: a network of another kind than "variational" has no KL.
+    """
+
+    title: str
+    source: str
+    build: Build = build
+    adapt: Callable[[Recipe], Recipe] = as_it_is
+    callbacks: Callable[[TrainConfig], Sequence[Callable[..., None]]] = no_callbacks
+    kind: str = "variational"
+
+
+DEFAULT = "sparse-vd"
+METHODS = {DEFAULT: Method(title="Sparse VD", source="Molchanov, Ashukha, Vetrov 2017")}
+
+
+def get_method(name: Any, kind: str = "variational") -> Method:
+    """Look up a method by name; the error for an unknown name lists the known ones.
+
+    Only the default method has networks of several kinds.
+    """
+    method = METHODS[check_choice("method", name, tuple(METHODS))]
+    if name != DEFAULT and kind != "variational":
+        raise SvdValueError(f"kind: got {kind!r} with method {name!r}, which has networks of its own; leave it out")
+    return method
