@@ -329,6 +329,13 @@ class NumbaBackend(HostMemory):
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._run(images.multiply, x.reshape(-1), factors.reshape(-1), y.reshape(-1))
 
+    def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
+        self._run(images.gate_forward, x.reshape(len(z), -1), z, y.reshape(len(z), -1))
+
+    def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
+        x, dy, dx = (array.reshape(len(z), -1) for array in (x, dy, dx))
+        self._run(images.gate_backward, x, z, dy, d_z, dx)
+
 
 def _with_padding(images: Array, name: str, memory: Buffers, window: Window) -> Array:
     """Rows (B, pixels) to hold images with their padding; without padding, the images themselves."""

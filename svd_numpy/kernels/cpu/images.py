@@ -345,3 +345,33 @@ def multiply(threads, x, factors, y, scratch):
     for thread in prange(threads):
         part = slice(thread * len(x) // threads, (thread + 1) * len(x) // threads)
         _multiply(x[part], factors[part], y[part])
+
+
+# ---------------------------------------------------------------- gates
+@kernel()
+def _add_pulls(x, dy, d_z):
+    wide_vectors()
+    for u in range(len(d_z)):
+        d_z[u] = fma32(x[u], dy[u], d_z[u])
+
+
+@kernel(parallel=True)
+def gate_forward(threads, x, z, y, scratch):
+    """y = x * z at all positions; x, y (B, P * U), z (B, U)."""
+    units = z.shape[1]
+    for thread in prange(threads):
+        for b in range(thread * len(z) // threads, (thread + 1) * len(z) // threads):
+            for begin in range(0, x.shape[1], units):
+                _multiply(x[b, begin : begin + units], z[b], y[b, begin : begin + units])
+
+
+@kernel(parallel=True)
+def gate_backward(threads, x, z, dy, d_z, dx, scratch):
+    """d_z = sum of x * dy over the positions; dx = dy * z."""
+    units = z.shape[1]
+    for thread in prange(threads):
+        for b in range(thread * len(z) // threads, (thread + 1) * len(z) // threads):
+            d_z[b, :] = ZERO
+            for begin in range(0, x.shape[1], units):
+                _add_pulls(x[b, begin : begin + units], dy[b, begin : begin + units], d_z[b])
+                _multiply(dy[b, begin : begin + units], z[b], dx[b, begin : begin + units])

@@ -32,6 +32,7 @@ class Weighted(Layer):
         If set before the layer is built, theta is an array (n,) of the weights that are listed there.
     """
 
+    output_arrays = ("theta", "bias")
     theta_shape: tuple[int, ...]
     window: Window | None = None
 
