@@ -170,8 +170,8 @@ class Train(_Training):
         "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-SPLIT", "digits" (embedded), "idx" (your own files in
         --data-dir), or "auto": MNIST, or digits with a warning if MNIST cannot be had.
     arch : str
-        Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
-        convolutions).
+        Architecture, as in the paper's table 1: lenet-300-100 (fully connected), lenet-500-300 or lenet-5
+        (LeNet-5-Caffe, two convolutions).
     method : str
         How the network is made small: "sparse-vd", or another of svd_numpy.experiments.methods.METHODS.
     """
