@@ -195,6 +195,26 @@ def test_a_gate_that_nothing_can_take_becomes_a_scaling() -> None:
     np.testing.assert_allclose(svd.compress(model).predict(x), model.predict(x), rtol=1e-5, atol=1e-6)
 
 
+def test_exports_take_a_folded_network_or_name_the_remedy(tmp_path: Path) -> None:
+    model = dense_net()
+    shut(model, "gate2", [0, 2])
+    with pytest.raises(svd.SvdValueError, match=r"\['gate1', 'gate2'\] are gates.*fold_gates"):
+        svd.torch_state_dict(model)
+    folded = svd.fold_gates(model)
+    arrays = svd.torch_state_dict(folded)
+    assert not arrays["0.weight"][[0, 2]].any() and arrays["2.weight"].shape == (3, 9)
+    plain = svd.Sequential(svd.Dense(6, 9), svd.ReLU(), svd.Dense(9, 3), backend="numpy")
+    model.init_from(plain)  # from a dense network to one with gates: the names of layers agree
+    np.testing.assert_array_equal(model.parameters["dense1.theta"], plain.parameters["dense1.theta"])
+    x = np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)
+    small = svd.compress(model)
+    small.save(tmp_path / "small.safetensors")
+    np.testing.assert_allclose(svd.SparseModel.load(tmp_path / "small.safetensors").predict(x), small.predict(x))
+    kept = {layer.name: layer.kept for layer in svd.sizes(model).layers}
+    assert kept == svd.measure_sparsity(model).kept
+    assert set(svd.posterior_bits(model)) == {"dense1.theta"}
+
+
 # --- Training ---
 
 
