@@ -36,7 +36,7 @@ class Sequential(Network):
     ----------
     *layers : Layer
         From input to output. Their shapes are checked here.
-    prior : "log_uniform", "log_uniform_exact", "ard" or a name given to `add_prior`
+    prior : "log_uniform", "log_uniform_exact", "ard", "normal" or a name given to `add_prior`
         See `svd_numpy.kernels.priors`.
     backend : "auto", "cuda", "numba", "numpy" or a name given to `add_backend`
     dtype : "float32" or "float64"
