@@ -244,6 +244,16 @@ def test_training_stays_within_the_bounds_and_fine_tuning_holds_gates(family: st
                 assert np.float32(knob.low) <= array.min() <= array.max() <= np.float32(knob.high)
 
 
+@pytest.mark.parametrize(("lr", "kl_weight"), [(0.02, 10.0), (0.5, 1.0)])
+@pytest.mark.parametrize("family", NAMES)
+def test_fierce_training_stays_finite(family: str, lr: float, kl_weight: float) -> None:
+    model = train_net(family)
+    config = make_config(epochs=25, lr=lr, lr_schedule=((0, 1),), kl_schedule=((0, kl_weight),), finetune_epochs=0)
+    history = fit(model, make_data(), config, progress=False)
+    assert all(np.isfinite([record["nll"], record["kl"]]).all() for record in history)
+    assert np.isfinite(model.predict(make_data().x_test)).all()
+
+
 @pytest.mark.parametrize("family", NAMES)
 def test_a_run_resumes_to_the_bit(family: str, tmp_path: Path) -> None:
     data, config = make_data(), make_config(epochs=3, finetune_epochs=1)

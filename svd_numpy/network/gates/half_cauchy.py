@@ -8,7 +8,7 @@ q(log z) = N(m, e^v), sigma = e^(v/2), u = m - log k + sigma noise and S the log
     KL = E softplus(2u) - (m - log k) - v / 2 + log(pi / (8 e)) / 2
     dKL/dm = 2 E S(2u) - 1            dKL/dv = sigma E[noise S(2u)] - 1 / 2
 
-with expectations by Gauss-Hermite quadrature. Nothing overflows but z itself, whose logarithm is kept within `REACH`.
+with expectations by Gauss-Hermite quadrature. Nothing overflows but z itself, whose logarithm is therefore clipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from svd_numpy.network.gates.family import Array, Family, Knob, Numbers, add_family, column_sums
 
-REACH = 60.0  # log z is clipped to [-REACH, REACH]
+LOW, HIGH = -60.0, 20.0  # log z is clipped to these: several gates in a row must not overflow
 _CONSTANT = 0.5 * math.log(math.pi / (8 * math.e))
 _NODES = 32  # their error is below 5e-4 nats up to sigma = 2.5
 
@@ -81,8 +81,8 @@ class HalfCauchy(Family):
         p = {name: array.astype(noise.dtype) for name, array in p.items()}
         log_z = p["mean"] + np.exp(p["log_var"] / 2) * noise[:, :-1]
         log_z += p["layer_mean"] + np.exp(p["layer_log_var"] / 2) * noise[:, -1:]
-        z = np.exp(np.clip(log_z, -REACH, REACH))
-        return z, (noise, np.where(np.abs(log_z) < REACH, z, 0))
+        z = np.exp(np.clip(log_z, LOW, HIGH))
+        return z, (noise, np.where((log_z > LOW) & (log_z < HIGH), z, 0))
 
     def pull(self, p: Numbers, tape: tuple[Array, Array], d_z: Array) -> dict[str, Array]:
         """See `Family.pull`."""
@@ -110,7 +110,7 @@ class HalfCauchy(Family):
     def test(self, p: Numbers) -> Array:
         """See `Family.test`: E z."""
         log_mean = p["mean"] + np.exp(p["log_var"]) / 2 + p["layer_mean"] + np.exp(p["layer_log_var"]) / 2
-        return np.asarray(np.exp(np.clip(log_mean, -REACH, REACH)))
+        return np.asarray(np.exp(np.clip(log_mean, LOW, HIGH)))
 
     def score(self, p: Numbers, name: str) -> Array:
         """See `Family.score`."""
