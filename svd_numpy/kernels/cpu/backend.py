@@ -27,7 +27,6 @@ from svd_numpy.kernels.backend import (
 from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
-from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
@@ -78,9 +77,7 @@ class NumbaBackend(HostMemory):
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, -(-units // 64) * 64), np.float32)
-        step, layer, first_sample, key0, key1 = _words(key)
-        for b in range(rows):
-            noise_row(out[b], _U(int(first_sample) + b), step, layer, key0, key1)
+        self._run(images.noise_rows, _words(key), out)
         return np.ascontiguousarray(out[:, :units])
 
     def lrt_forward(  # noqa: D102

@@ -19,7 +19,18 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.cpu.jit import kernel
-from svd_numpy.kernels.cpu.simd import ONE, ZERO, I, U, address, box_muller, fma32, philox4x32, wide_vectors
+from svd_numpy.kernels.cpu.simd import (
+    ONE,
+    ZERO,
+    I,
+    U,
+    address,
+    box_muller,
+    fma32,
+    noise_row,
+    philox4x32,
+    wide_vectors,
+)
 from svd_numpy.kernels.cpu.vectors import I32, I64, constant, filled, floats, integers, load, splat, store
 from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window
@@ -348,6 +359,15 @@ def multiply(threads, x, factors, y, scratch):
 
 
 # ---------------------------------------------------------------- gates
+@kernel(parallel=True)
+def noise_rows(threads, key, out, scratch):
+    """Fill out (B, a multiple of 64) with noise."""
+    step, layer, first_sample, key0, key1 = key
+    for thread in prange(threads):
+        for b in range(thread * len(out) // threads, (thread + 1) * len(out) // threads):
+            noise_row(out[b], U(first_sample + b), step, layer, key0, key1)
+
+
 @kernel()
 def _add_pulls(x, dy, d_z):
     wide_vectors()
