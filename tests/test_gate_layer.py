@@ -169,6 +169,23 @@ def test_folding_and_compressing_change_nothing(make: Any, family: str) -> None:
     assert svd.fold_gates(folded).config() == folded.config()
 
 
+@pytest.mark.parametrize("family", ["normal-jeffreys", "half-cauchy"])
+def test_variances_of_folded_weights_can_include_the_noise_of_gates(family: str) -> None:
+    model = scatter(svd.Sequential(svd.Gate(3, family), svd.VariationalDense(3, 2), input_shape=(3,), backend="numpy"))
+    gate, p, draws = model.layers[0], model.parameters, 400_000
+    assert isinstance(gate, svd.Gate)
+    numbers = {own: p[f"gate1.{own}"].astype(np.float64) for own in gate.axes}
+    rng = np.random.default_rng(0)
+    z = gate.family.sample(numbers, rng.standard_normal((draws, 3 + gate.family.shared_noise)))[0]
+    w = z[:, :, None] * (p["dense1.theta"] + np.exp(p["dense1.log_sigma2"] / 2) * rng.standard_normal((draws, 3, 2)))
+    noisy, plain = svd.fold_gates(model, gate_noise=True), svd.fold_gates(model)
+    still = ~gate.closed()
+    assert still.any()
+    np.testing.assert_allclose(np.exp(noisy.parameters["dense1.log_sigma2"])[still], w.var(axis=0)[still], rtol=0.05)
+    assert (plain.parameters["dense1.log_sigma2"] < noisy.parameters["dense1.log_sigma2"])[still].all()
+    np.testing.assert_array_equal(plain.parameters["dense1.theta"], noisy.parameters["dense1.theta"])
+
+
 def test_a_gate_between_a_dense_layer_and_a_batch_normalisation_folds_backwards() -> None:
     for layers in (
         (svd.Dense(6, 5), svd.Gate(5), svd.BatchNorm(5), svd.ReLU(), svd.Dense(5, 3)),

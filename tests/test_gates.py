@@ -174,7 +174,12 @@ def test_nothing_is_infinite_within_the_bounds(name: str) -> None:
                 z, tape = family.sample(whole, noise.astype(dtype))
                 assert np.isfinite(z).all() and np.isfinite(z.astype(np.float32)).all()
                 assert all(np.isfinite(pull).all() for pull in family.pull(whole, tape, np.ones_like(z)).values())
-            results = [np.array(family.kl(whole)), *family.kl_gradients(whole).values(), family.test(whole)]
+            results = [
+                family.variance(whole),
+                np.array(family.kl(whole)),
+                *family.kl_gradients(whole).values(),
+                family.test(whole),
+            ]
             results += [family.score(whole, score) for score in family.thresholds]
             assert all(np.isfinite(result).all() for result in results)
 

@@ -15,7 +15,7 @@ from svd_numpy.network.layers.gate import Gate
 from svd_numpy.network.model import Sequential
 
 
-def fold_gates(model: Sequential) -> Sequential:
+def fold_gates(model: Sequential, gate_noise: bool = False) -> Sequential:
     """Return a network without gates and with the same outputs: their factors are multiplied into weights.
 
     The factors of a gate go into the next layer with weights, or, where something stands between that cannot be scaled
@@ -27,6 +27,8 @@ def fold_gates(model: Sequential) -> Sequential:
     ----------
     model : Sequential
         It is not changed.
+    gate_noise : bool
+        Let variances of weights behind a gate include that of its factor: Var(z w) instead of z^2 Var w.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def fold_gates(model: Sequential) -> Sequential:
         for layer, own in zip(model.layers, config["layers"], strict=True):
             if not isinstance(layer, Gate):
                 layers[layer.name] = own
-            elif not _fold(model, layer, arrays):
+            elif not _fold(model, layer, arrays, gate_noise):
                 layers[layer.name] = _as_batch_norm(layer, arrays)
             for name in layer.axes if isinstance(layer, Gate) else ():
                 del arrays[f"{layer.name}.{name}"]
@@ -54,20 +56,20 @@ def fold_gates(model: Sequential) -> Sequential:
         return folded
 
 
-def _fold(model: Sequential, gate: Gate, arrays: dict[str, Array]) -> bool:
+def _fold(model: Sequential, gate: Gate, arrays: dict[str, Array], noise: bool) -> bool:
     """Multiply the factors of a gate into the arrays of a layer near it; return False if there is none for them."""
-    z = gate.factors()
+    z, var = gate.factors(), gate.variances() if noise else np.zeros(gate.num_features)
     negative = bool((z < 0).any())
     behind = _reachable(model.layers[gate.index + 1 :], negative)
     if behind is not None and "in" in behind.axes.get("theta", ()):
-        _scale(arrays, f"{behind.name}.theta", z, axis=-2)
+        _scale(arrays, f"{behind.name}.theta", z, var, axis=-2)
         return True
     before = _reachable(reversed(model.layers[: gate.index]), negative)
     own = [] if before is None else [name for name in before.output_arrays if f"{before.name}.{name}" in arrays]
     if before is None or not own or len(z) != before.out_shape[-1]:
         return False
     for name in own:
-        _scale(arrays, f"{before.name}.{name}", z, axis=-1)
+        _scale(arrays, f"{before.name}.{name}", z, var, axis=-1)
     return True
 
 
@@ -81,15 +83,16 @@ def _reachable(layers: Iterable[Layer], negative: bool) -> Layer | None:
     return None
 
 
-def _scale(arrays: dict[str, Array], name: str, z: Array, axis: int) -> None:
-    """Multiply an array by factors along an axis, and the variances of the same weights by their squares."""
+def _scale(arrays: dict[str, Array], name: str, z: Array, var: Array, axis: int) -> None:
+    """Multiply an array by factors along an axis: Var(z w) = E^2 z Var w + Var z (E^2 w + Var w)."""
     array = arrays[name]
-    factors = np.tile(z, array.shape[axis] // len(z)).reshape(-1, *[1] * (-1 - axis))
+    factors, spread = (np.tile(of, array.shape[axis] // len(z)).reshape(-1, *[1] * (-1 - axis)) for of in (z, var))
     arrays[name] = array * factors
     variances = f"{name.rpartition('.')[0]}.log_sigma2"
     if name.endswith(".theta") and variances in arrays:
         with np.errstate(divide="ignore"):
-            arrays[variances] = arrays[variances] + 2 * np.log(np.abs(factors))
+            total = np.logaddexp(2 * np.log(np.abs(array)), arrays[variances])
+            arrays[variances] = np.logaddexp(arrays[variances] + 2 * np.log(np.abs(factors)), total + np.log(spread))
 
 
 def _as_batch_norm(gate: Gate, arrays: dict[str, Array]) -> dict[str, object]:

@@ -86,6 +86,10 @@ class Family:
         """The factors (U,) of the network that is tested: E z, or what stands for it."""
         raise NotImplementedError
 
+    def variance(self, p: Numbers) -> Array:
+        """Variance (U,) of z, for the precision of weights behind a gate; 0 where weights are no Gaussians anyway."""
+        return np.zeros(len(self.test(p)))
+
     def score(self, p: Numbers, name: str) -> Array:
         """Score (U,) of each unit, finite; it is pruned where this is above the threshold."""
         raise NotImplementedError

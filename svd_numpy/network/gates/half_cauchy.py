@@ -112,6 +112,11 @@ class HalfCauchy(Family):
         log_mean = p["mean"] + np.exp(p["log_var"]) / 2 + p["layer_mean"] + np.exp(p["layer_log_var"]) / 2
         return np.asarray(np.exp(np.clip(log_mean, LOW, HIGH)))
 
+    def variance(self, p: Numbers) -> Array:
+        """See `Family.variance`: (e^v - 1) E z^2, v the variance of log z."""
+        spread = np.exp(p["log_var"]) + np.exp(p["layer_log_var"])
+        return np.asarray(np.expm1(np.minimum(spread, HIGH)) * self.test(p) ** 2)
+
     def score(self, p: Numbers, name: str) -> Array:
         """See `Family.score`."""
         return np.asarray(np.exp(p["log_var"]) + np.exp(p["layer_log_var"]) - p["mean"] - p["layer_mean"])

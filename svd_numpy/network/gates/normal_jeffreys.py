@@ -53,6 +53,10 @@ class NormalJeffreys(Family):
         """See `Family.test`: E z = mean."""
         return p["mean"]
 
+    def variance(self, p: Numbers) -> Array:
+        """See `Family.variance`."""
+        return np.asarray(np.exp(p["log_var"]))
+
     def score(self, p: Numbers, name: str) -> Array:
         """See `Family.score`."""
         return log_alpha(p["mean"], p["log_var"])

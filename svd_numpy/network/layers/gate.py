@@ -105,6 +105,10 @@ class Gate(Layer):
         """Factors (num_features,) of the pruned network, in float64."""
         return np.where(self.closed(), 0.0, self.family.test(self._numbers()))
 
+    def variances(self) -> Array:
+        """Variances (num_features,) of the factors, 0 for closed units, in float64."""
+        return np.where(self.closed(), 0.0, self.family.variance(self._numbers()))
+
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, ..., num_features) -> y of the same shape, a new array."""
         run.backend.to_host(*self._views.values())

@@ -70,9 +70,9 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
 
     Notes
     -----
-    The posterior is that of the weights as trained, with gates folded into them (`fold_gates`). If `compress` folds
-    batch normalisation into them, their scale changes by channel: check the error afterwards, or use the bits as the
-    start of `search_bits`.
+    The posterior is that of the weights as trained, with gates and their noise folded into them (`fold_gates`). If
+    `compress` folds batch normalisation into them, their scale changes by channel: check the error afterwards, or use
+    the bits as the start of `search_bits`.
     """
     check_type("model", model, Sequential)
     check_choice("rule", rule, ("deviation", "variance"))
@@ -80,7 +80,7 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
     if not model.variational_layers:
         raise SvdValueError("posterior_bits: got a network without variational layers, expected one; use search_bits")
     bits = dict[str, int]()
-    for layer in fold_gates(model).variational_layers:
+    for layer in fold_gates(model, gate_noise=True).variational_layers:
         found = _layer_bits(layer, threshold, rule)
         if found is not None:
             bits[f"{layer.name}.theta"] = found
