@@ -20,7 +20,7 @@ from svd_numpy.checks import (
     check_threshold,
 )
 from svd_numpy.experiments.architectures import KINDS
-from svd_numpy.experiments.methods import DEFAULT, METHODS
+from svd_numpy.experiments.methods import DEFAULT, get_method
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
@@ -61,7 +61,7 @@ class Options:
     Raises
     ------
     SvdValueError, SvdTypeError
-        For values that make no sense. Names of architecture, recipe, method and data set are checked when looked
+        For values that make no sense. Names of architecture, recipe and data set are checked when looked
         up.
     """
 
@@ -91,9 +91,10 @@ class Options:
 
     def __post_init__(self) -> None:
         kind = check_choice("kind", self.kind, KINDS)
+        method = get_method(self.method)
         if self.method != DEFAULT:
-            kind = METHODS[self.method].kind
-        has_kl = kind == "variational" or METHODS[self.method].gated
+            kind = method.kind
+        has_kl = kind == "variational" or method.gated
         checked = {
             "kind": kind,
             "width": check_number("width", self.width, low=0.01, high=16),
