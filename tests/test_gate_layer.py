@@ -339,6 +339,7 @@ def test_bad_arguments_are_named() -> None:
         (lambda: svd.Gate(5, score="snr"), "score: got 'snr'"),
         (lambda: svd.Gate(5, penalty=1), r"\['penalty'\].*'normal-jeffreys' has the options \[\]"),
         (lambda: svd.Gate(5, "hard-concrete", penalty="much"), "penalty"),
+        (lambda: svd.Gate(5, "hard-concrete", keep=2), "keep: got 2"),
         (lambda: svd.Sequential(svd.Gate(5), svd.Dense(6, 2), input_shape=(6,)), r"use Gate\(6\)"),
     ):
         with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=words):

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from svd_numpy.checks import check_number
 from svd_numpy.network.gates.family import Array, Family, Knob, Numbers, add_family
 
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -33,7 +34,7 @@ class HardConcrete(Family):
     size : float
         Number of weights that hang on a gate.
     keep : float
-        Probability, between 0 and 1, with which a gate is open at the start: S(a).
+        Probability, .01 to .99, with which a gate is open at the start: S(a).
     """
 
     name: ClassVar[str] = "hard-concrete"
@@ -45,10 +46,13 @@ class HardConcrete(Family):
     size: float = 1.0
     keep: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_number("keep", self.keep, low=0.01, high=0.99)
+
     def knobs(self) -> dict[str, Knob]:
         """See `Family.knobs`."""
-        keep, reach = min(max(self.keep, 0.01), 0.99), math.log(100)
-        return {"logit": Knob(math.log(keep / (1 - keep)), -reach, reach)}
+        reach = math.log(100)
+        return {"logit": Knob(math.log(self.keep / (1 - self.keep)), -reach, reach)}
 
     def sample(self, p: Numbers, noise: Array) -> tuple[Array, Array]:
         """See `Family.sample`."""
