@@ -185,6 +185,11 @@ def test_losses() -> None:
     assert_close((slopes[0],), (slopes[1],))
 
 
+@pytest.mark.parametrize("shape", [(7, 33), (3, 2, 5, 4)])
+def test_gates(shape: tuple[int, ...]) -> None:
+    assert_close(test_kernels.gate(CUDA, shape), test_kernels.gate(PLAIN, shape))
+
+
 def arena_of(prior: str, dtype: Any) -> Arena:
     """Weights of two priors, one group slower and in narrow bounds; ordinary numbers, some of them bounded."""
     rng = np.random.default_rng(0)

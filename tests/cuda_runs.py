@@ -191,6 +191,25 @@ class _Counting(svd.ReLU):
         self.seen.append(kl_scale)
 
 
+@pytest.mark.parametrize("family", ["normal-jeffreys", "half-cauchy", "truncated-log-normal"])
+def test_gates_train_as_on_the_host(family: str) -> None:
+    """Their numbers are computed on the host at every step, between operations on the device."""
+    found = []
+    for backend in ("cuda", "numpy"):
+        layers = svd.Gate(6, family), svd.VariationalDense(6, 3, log_sigma2=-3), svd.ReLU(), svd.Gate(3, family)
+        last = svd.VariationalDense(3, 2, log_sigma2=-3)
+        model = svd.Sequential(*layers, last, prior="normal", backend=backend, input_shape=(6,))
+        config = make_config(epochs=2, finetune_epochs=1, batch_size=2, eval_every=1, kl_schedule=((0.0, 1.0),))
+        records = svd.fit(model, dense_data(), config, progress=False)
+        found.append((model.parameters, records, model.predict(dense_data().x_test)))
+    for name, array in found[1][0].items():
+        np.testing.assert_allclose(found[0][0][name], array, rtol=2e-3, atol=2e-4, err_msg=name)
+    for mine, theirs in zip(found[0][1], found[1][1], strict=True):
+        assert mine["kl"] == pytest.approx(theirs["kl"], rel=1e-3)
+        assert mine["test_nll"] == pytest.approx(theirs["test_nll"], rel=1e-3)
+    np.testing.assert_allclose(found[0][2], found[1][2], rtol=1e-3, atol=1e-4)
+
+
 def test_a_layer_that_adds_to_the_kl_does_so_at_every_step() -> None:
     data = regression_run(0).trainer.data
     runs, layers = [], [_Counting(), _Counting()]

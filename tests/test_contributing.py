@@ -14,6 +14,7 @@ from small_runs import make_config, make_data, make_net
 import svd_numpy as svd
 from svd_numpy import kernels
 from svd_numpy.kernels.priors import PRIORS
+from svd_numpy.network.gates import FAMILIES
 from svd_numpy.network.layers.base import LAYERS
 
 TEXT = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -28,18 +29,30 @@ def clean() -> Iterator[None]:
     yield
     PRIORS.pop("lenient", None)
     LAYERS.pop("MyGain", None)
+    FAMILIES.pop("positive", None)
     kernels._BACKENDS.pop("mine", None)
 
 
 def run(name: str) -> dict[str, Any]:
     """Run an example as a module of its own."""
     space: dict[str, Any] = {"__name__": name}
-    exec(compile(EXAMPLES[name], f"{name}.py", "exec"), space)
+    exec(compile(EXAMPLES[name], f"{name}.py", "exec", dont_inherit=True), space)
     return space
 
 
 def test_all_examples_are_here() -> None:
-    assert set(EXAMPLES) == {"my_prior", "my_gain", "my_backend"}
+    assert set(EXAMPLES) == {"my_prior", "my_gain", "my_family", "my_backend"}
+
+
+def test_a_gate_family_in_one_file(clean: None, capsys: pytest.CaptureFixture[str]) -> None:
+    run("my_family")
+    report = capsys.readouterr().out
+    assert "gate1.log_var" in report and "WRONG" not in report
+    model = svd.Sequential(svd.Gate(12, "positive", least=0.5), svd.Dense(12, 3), input_shape=(12,))
+    svd.fit(model, make_data(), make_config(), progress=False)
+    gate = model.copy().layers[0]
+    assert isinstance(gate, svd.Gate) and gate.config()["least"] == 0.5
+    assert (gate.factors()[~gate.closed()] >= 0.5).all()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

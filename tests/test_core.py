@@ -15,7 +15,7 @@ from small_runs import N_CLASSES, N_IN, bits, make_config, make_data, make_net, 
 import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import Array, Backend
-from svd_numpy.kernels.priors import PRIORS, Prior, add_prior, kl_value
+from svd_numpy.kernels.priors import PRIORS, Prior, RatioPrior, add_prior, kl_value
 from svd_numpy.network.layers.base import LAYERS, Pass
 from svd_numpy.network.params import ParamSpec
 from svd_numpy.network.scoring import evaluate
@@ -192,7 +192,9 @@ def test_pruning_has_one_rule_at_the_threshold() -> None:
 @pytest.fixture
 def lenient() -> Any:
     """ARD with four times the noise for nothing: K = ln(1 + rho^2 / 4) / 2."""
-    prior = Prior("lenient", "made here", lambda rho: 0.5 * np.log1p(rho * rho / 4), lambda rho: 1 / (4 + rho * rho))
+    prior = RatioPrior(
+        "lenient", "made here", lambda rho: 0.5 * np.log1p(rho * rho / 4), lambda rho: 1 / (4 + rho * rho)
+    )
     add_prior(prior)
     yield prior
     del PRIORS["lenient"]

@@ -14,7 +14,7 @@ from svd_numpy.kernels import available_backends, get_backend
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.priors import PRIORS
 from svd_numpy.network.grad_check import gradcheck
-from svd_numpy.network.layers import Dense, Layer, ReLU, VariationalDense
+from svd_numpy.network.layers import Dense, Gate, Layer, ReLU, VariationalDense
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
@@ -96,7 +96,9 @@ def test_fresh_models_of_every_start(log_sigma2: float, backend: str) -> None:
     assert_ok(model, x, y, n_train=500, samples=6)
 
 
-@pytest.mark.parametrize("layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU()])
+@pytest.mark.parametrize(
+    "layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU(), Gate(5)]
+)
 def test_a_layer_alone(layer: Layer) -> None:
     before = copy.deepcopy(vars(layer))
     x = np.random.default_rng(0).standard_normal((7, 5))

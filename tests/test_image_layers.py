@@ -353,7 +353,7 @@ def test_saving_copying_and_starting_from_a_model_keep_its_averages(tmp_path: Pa
     shares = {name: array for name, array in model.arrays().items() if not name.endswith("2.running_var")}
     with pytest.raises(ValueError, match=r"expected .*batch_norm2\.running_var"):
         model.load_arrays(shares)
-    with pytest.raises(ValueError, match="expected 0 or more"):
+    with pytest.raises(ValueError, match=r"expected \[0, inf\]"):
         model.init_from({"batch_norm1.running_var": -np.ones(2)})
 
 

@@ -253,6 +253,29 @@ def test_a_masked_matrix_has_zeros(backend: Any) -> None:
     np.testing.assert_array_equal(out, np.where(mask == 1, theta, 0))
 
 
+def gate(backend: Any, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """Both operations of a gate on activations (B, ..., U), the second in place, as layers call it."""
+    rng = np.random.default_rng(shape)
+    x, dy, z = inputs(backend, *(rng.standard_normal(s) for s in (shape, shape, (shape[0], shape[-1]))))
+    y, d_z = unwritten(backend, *shape), unwritten(backend, *z.shape)
+    backend.gate_forward(x, z, y)
+    backend.gate_backward(x, z, dy, d_z, dy)
+    return y, d_z, dy
+
+
+GATED = [(1, 1), (7, 33), (5, 3, 17), (3, 4, 5, 20), (2, 1, 9, 65)]
+
+
+@pytest.mark.parametrize("shape", GATED)
+def test_gates(shape: tuple[int, ...], threads: int) -> None:
+    assert_close(gate(FAST, shape), gate(PLAIN, shape))
+    rng = np.random.default_rng(shape)
+    x, dy, z = inputs(PLAIN, *(rng.standard_normal(s) for s in (shape, shape, (shape[0], shape[-1]))))
+    wide = np.broadcast_to(z.reshape(shape[0], *[1] * (len(shape) - 2), shape[-1]), shape)
+    expected = x * wide, (x * dy).sum(axis=tuple(range(1, len(shape) - 1))), dy * wide
+    assert_close(gate(PLAIN, shape), expected)
+
+
 @pytest.mark.parametrize("prior", PRIOR_NAMES)
 def test_kl_sum(prior: str) -> None:
     arena = arena_of(2777, 0, np.float32)

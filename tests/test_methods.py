@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import svd_numpy as svd
@@ -23,3 +24,48 @@ def test_methods_have_a_title_a_source_and_a_folder_of_their_own(name: str) -> N
     folder = Train(dataset="digits", method=name).default_run_dir()
     plain = Path("runs/lenet-300-100-digits-default-seed0")
     assert (folder == plain) == (name == "sparse-vd")
+
+
+GATED = [name for name, method in METHODS.items() if method.gated]
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_structured_methods_run_and_resume_to_the_bit(name: str, tmp_path: Path) -> None:
+    def train(**more: object) -> svd.TrainResult:
+        settings = {"dataset": "digits", "epochs": 2}
+        return svd.train_mnist(  # type: ignore[call-overload, no-any-return]
+            method=name, backend="numpy", batch_size=479, progress=False, eval_every=0, **(settings | more)
+        )
+
+    def stop(trainer: object, record: dict[str, object]) -> None:
+        if record["epoch"] == 1:
+            raise RuntimeError
+
+    whole = train()
+    with pytest.raises(RuntimeError):
+        train(run_dir=tmp_path, callbacks=[stop])
+    resumed = train(run_dir=tmp_path, resume=True)
+    for array_name, array in whole.model.arrays().items():
+        np.testing.assert_array_equal(resumed.model.arrays()[array_name], array)
+    assert whole.to_dict()["method"] == name and whole.history[-1]["stage"] == "finetune"
+    assert str(whole).startswith(METHODS[name].title) and "live units" in str(whole)
+    assert whole.published is None
+
+
+@pytest.mark.parametrize("arch", ["lenet-300-100", "lenet-500-300", "lenet-5", "vgg-like"])
+def test_networks_in_one_line(arch: str) -> None:
+    x = np.random.default_rng(0).random((2, 3, 32, 32) if arch == "vgg-like" else (2, 1, 28, 28), np.float32)
+    x = x.reshape(2, -1) if arch[-3:].isdigit() else x
+    for model in (
+        svd.bayesian_compression(arch, width=0.05, backend="numpy"),
+        svd.bayesian_compression(arch, prior="half-cauchy", width=0.05, backend="numpy"),
+        svd.structured_pruning(arch, score="bmrs", width=0.05, backend="numpy"),
+        svd.l0_regularisation(arch, width=0.05, backend="numpy"),
+    ):
+        gates = [layer for layer in model.layers if isinstance(layer, svd.Gate)]
+        weighted = model.alive()
+        assert len(gates) == len(weighted) - (arch == "vgg-like")
+        assert model.predict(x).shape == (2, 10)
+        assert np.isfinite(model.kl())
+    with pytest.raises(svd.SvdValueError, match="prior"):
+        svd.bayesian_compression(arch, prior="ard")

@@ -32,7 +32,7 @@ def versions():
 
 assert WarmUp().run() == 0
 before = versions()
-for options in ({}, {"recipe": "paper"}, {"kind": "dropout"}, {"arch": "lenet-5"}):
+for options in ({}, {"recipe": "paper"}, {"kind": "dropout"}, {"arch": "lenet-5"}, {"method": "sbp"}):
     options = {"dataset": "digits", "epochs": 1, "batch_size": 300, "backend": "numba", "progress": False, **options}
     result = svd.train_mnist(**options)
     small = svd.compress(result.model)

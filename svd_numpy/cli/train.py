@@ -183,12 +183,15 @@ class Train(_Training):
         "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-SPLIT", "digits" (embedded), "idx" (your own files in
         --data-dir), or "auto": MNIST, or digits with a warning if MNIST cannot be had.
     arch : str
-        Architecture, as in the paper's table 1: lenet-300-100 (fully connected) or lenet-5 (LeNet-5-Caffe, two
-        convolutions).
+        Architecture, as in the paper's table 1: lenet-300-100 (fully connected), lenet-500-300 or lenet-5
+        (LeNet-5-Caffe, two convolutions).
+    method : str
+        How the network is made small: "sparse-vd", or another of svd_numpy.experiments.methods.METHODS.
     """
 
     dataset: str = "auto"
     arch: str = "lenet-300-100"
+    method: str = "sparse-vd"
 
     word: ClassVar[str] = "train"
 
@@ -201,11 +204,14 @@ class Train(_Training):
     def default_run_dir(self) -> Path:
         """Name the run folder; "auto" data are looked up for it."""
         from svd_numpy.data import load
+        from svd_numpy.experiments.methods import DEFAULT, get_method
         from svd_numpy.experiments.recipes import get_recipe
 
         get_recipe(self.arch, self.recipe)
+        get_method(self.method, self.kind)
+        network = self.arch if self.method == DEFAULT else f"{self.arch}-{self.method}"
         dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
-        return run_folder(self.arch, dataset, self)
+        return run_folder(network, dataset, self)
 
 
 @dataclass(frozen=True, kw_only=True)

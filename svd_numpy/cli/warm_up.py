@@ -52,10 +52,12 @@ class WarmUp:
 
 def stages() -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield what is to be tried, each with its name."""
+    from svd_numpy.experiments.gated import compression
     from svd_numpy.experiments.recipes import RECIPES
 
     for (arch, name), recipe in RECIPES.items():
         yield f"{arch}, recipe {name}", partial(use_recipe, recipe)
+    yield "gates", partial(use_recipe, compression(RECIPES["lenet-300-100", "default"]))
     yield "tables", use_table
 
 

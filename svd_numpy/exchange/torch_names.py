@@ -33,7 +33,7 @@ from svd_numpy.files.atomic import write_atomic
 from svd_numpy.files.safe_arrays import serialise
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
-from svd_numpy.network.layers import BatchNorm
+from svd_numpy.network.layers import BatchNorm, Gate
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
@@ -123,8 +123,18 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
         "0.weight", "0.bias", ..., in float32, where the number is the position of the layer. Pruned weights are 0.
         A batch normalisation with momentum None adds "<position>.num_batches_tracked".
         `input_mean` is not included: subtract it from the inputs.
+
+    Raises
+    ------
+    SvdValueError
+        For a network with gates; `fold_gates` makes an ordinary one of it.
     """
     check_type("model", model, Sequential)
+    if gates := [layer.name for layer in model.layers if isinstance(layer, Gate)]:
+        raise SvdValueError(
+            f"torch_state_dict: {gates} are gates, which PyTorch does not have; pass fold_gates(model), an ordinary "
+            "network with the same outputs"
+        )
     pruned = sparsify(model, model.threshold if threshold is None else threshold)
     arrays, found = pruned.arrays(), dict[str, Array]()
     for place, layer in enumerate(pruned.layers):

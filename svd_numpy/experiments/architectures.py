@@ -17,6 +17,7 @@ from svd_numpy.network.layers import (
     Dense,
     Dropout,
     Flatten,
+    Gate,
     GaussianDropout,
     Layer,
     MaxPool2d,
@@ -37,7 +38,7 @@ KINDS = {
 }
 _DROPOUT = {"dropout": Dropout, "gaussian-dropout": GaussianDropout}
 
-_HIDDEN = (300, 100)  # units of LeNet-300-100
+_HIDDEN = {"lenet-300-100": (300, 100), "lenet-500-300": (500, 300)}
 _FILTERS, _UNITS = (20, 50), 500  # of LeNet-5-Caffe
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of VGG-like; M after each
 _BATCH_NORM_EPS = 1e-3  # the authors' script
@@ -54,8 +55,11 @@ class _Maker:
     def _options(self) -> dict[str, Any]:
         std = self.recipe.theta_std
         options: dict[str, Any] = {"theta_std": std[self._made] if isinstance(std, tuple) else std}
+        caps = self.recipe.sigma_max[self._made : self._made + 1]
         self._made += 1
-        return options | ({"log_sigma2": self.recipe.log_sigma2} if self.kind == "variational" else {})
+        if self.kind == "variational":
+            options |= {"log_sigma2": self.recipe.log_sigma2, "sigma_max": caps[0] if caps else None}
+        return options
 
     def dense(self, n_in: int, n_out: int, **more: Any) -> Weighted:
         """Make a dense layer."""
@@ -67,17 +71,24 @@ class _Maker:
         layer = VariationalConv2d if self.kind == "variational" else Conv2d
         return layer(n_in, n_out, kernel, **more, **self._options())
 
+    def gate(self, units: int, weights: int) -> list[Layer]:
+        """Make a list of one gate on units, each read by so many weights, or of none if the recipe has no gates."""
+        gates = self.recipe.gates
+        return [] if gates is None else [Gate(units, **gates.options_for(weights, first=not self._made))]
+
     def dropout(self, p: float) -> list[Layer]:
         """Make a list of one dropout layer, or of none if this kind of network has no dropout."""
         return [_DROPOUT[self.kind](p)] if self.kind in _DROPOUT else []
 
 
-def _lenet_300_100(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
-    """Input - 300 - 100 - classes with ReLU in between (LeCun et al. 1998); dropout of hidden units only."""
-    sizes = [prod(image_shape), *(_scaled(units, width) for units in _HIDDEN), n_classes]
+def _lenet_fc(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
+    """Input - hidden - hidden - classes with ReLU in between (LeCun et al. 1998); dropout of hidden units only."""
+    hidden = _HIDDEN[make.recipe.arch]
+    sizes = [prod(image_shape), *(_scaled(units, width) for units in hidden), n_classes]
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes):
-        layers += [*(make.dropout(0.5) if layers else []), make.dense(n_in, n_out), ReLU()]
+        before = make.dropout(0.5) if layers else []
+        layers += [*before, *make.gate(n_in, n_out), make.dense(n_in, n_out), ReLU()]
     return (sizes[0],), layers[:-1]
 
 
@@ -90,14 +101,18 @@ def _lenet_5(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> 
         make.conv(channels, first, 5),
         ReLU(),
         MaxPool2d(2),
+        *make.gate(first, 25 * second),
         make.conv(first, second, 5),
         ReLU(),
         MaxPool2d(2),
+        *make.gate(second, after * units),
         Flatten(),
         *make.dropout(0.5),
+        *make.gate(second * after, units),
         make.dense(second * after, units),
         ReLU(),
         *make.dropout(0.5),
+        *make.gate(units, n_classes),
         make.dense(units, n_classes),
     ]
 
@@ -117,14 +132,14 @@ def _vgg_like(image_shape: Shape, n_classes: int, make: _Maker, width: float) ->
         for place, full in enumerate(block):
             filters = _scaled(full, width)
             conv = make.conv(channels, filters, 3, padding=1, bias=False)
-            layers += [conv, BatchNorm(filters, _BATCH_NORM_EPS), ReLU()]
+            layers += [conv, BatchNorm(filters, _BATCH_NORM_EPS), ReLU(), *make.gate(filters, 9 * filters)]
             if place < len(block) - 1:
                 layers += make.dropout(less * (0.3 if block is _BLOCKS[0] else 0.4))
             channels = filters
         layers.append(MaxPool2d(2))
     units, after = _scaled(512, width), (height // 2 ** len(_BLOCKS)) * (side // 2 ** len(_BLOCKS))
     layers += [Flatten(), make.dense(max(1, channels * after), units, bias=False)]
-    layers += [BatchNorm(units, _BATCH_NORM_EPS), ReLU(), *make.dropout(less * 0.5)]
+    layers += [BatchNorm(units, _BATCH_NORM_EPS), ReLU(), *make.dropout(less * 0.5), *make.gate(units, n_classes)]
     return image_shape, [*layers, make.dense(units, n_classes)]
 
 
@@ -132,7 +147,7 @@ def _scaled(units: int, width: float) -> int:
     return max(1, round(units * width))
 
 
-ARCHITECTURES = {"lenet-300-100": _lenet_300_100, "lenet-5": _lenet_5, "vgg-like": _vgg_like}
+ARCHITECTURES = {"lenet-300-100": _lenet_fc, "lenet-500-300": _lenet_fc, "lenet-5": _lenet_5, "vgg-like": _vgg_like}
 
 
 def build(

@@ -8,7 +8,7 @@ from typing import Any
 
 from svd_numpy.checks import SvdValueError, check_choice
 from svd_numpy.data import Dataset
-from svd_numpy.experiments import baselines
+from svd_numpy.experiments import baselines, gated
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import Recipe
 from svd_numpy.network.model import Sequential
@@ -46,7 +46,9 @@ class Method:
         Called after every epoch, before the caller's own; they must be functions of the model and the epoch, so that a
         run can resume.
     kind : str
-        Kind of its layers, a key of `architectures.KINDS`: a network of another kind than "variational" has no KL.
+        Kind of its layers, a key of `architectures.KINDS`: weights of another kind than "variational" have no KL.
+    gated : bool
+        Whether there are gates, which have a KL even if the weights have none.
     """
 
     title: str
@@ -55,6 +57,7 @@ class Method:
     adapt: Callable[[Recipe], Recipe] = as_it_is
     callbacks: Callable[[TrainConfig], Sequence[Callable[..., None]]] = no_callbacks
     kind: str = "variational"
+    gated: bool = False
 
 
 DEFAULT = "sparse-vd"
@@ -91,6 +94,40 @@ METHODS = {
         adapt=baselines.weight_sharing,
         kind="dense",
     ),
+    "bc-gnj": Method(
+        title="Bayesian compression, normal-Jeffreys",
+        source="Louizos, Ullrich, Welling 2017; 200 epochs and a ramp of the KL of 100, gates at ten times the rate",
+        adapt=gated.compression,
+        gated=True,
+    ),
+    "bc-ghs": Method(
+        title="Bayesian compression, half-Cauchy",
+        source="Louizos, Ullrich, Welling 2017, with a tighter KL (`network.gates.half_cauchy`); else as bc-gnj",
+        adapt=gated.half_cauchy,
+        gated=True,
+    ),
+    "sbp": Method(
+        title="Structured Bayesian pruning",
+        source="Neklyudov, Molchanov, Ashukha, Vetrov 2017 and their script: Adam with beta1 .95, gates at ten times "
+        "the rate, no ramp; here the weights learn without KL for 50 epochs instead of coming from another run",
+        adapt=gated.structured,
+        kind="dense",
+        gated=True,
+    ),
+    "l0": Method(
+        title="L0 regularisation",
+        source="Louizos, Welling, Kingma 2018: lambda .1, gates .8 open on inputs and .5 elsewhere, 200 epochs",
+        adapt=gated.l0,
+        kind="dense",
+        gated=True,
+    ),
+    "vib": Method(
+        title="Information bottleneck",
+        source="Dai, Zhu, Guo, Wipf 2018 (VIBNet), for its KL; the schedule is ours",
+        adapt=gated.bottleneck,
+        kind="dense",
+        gated=True,
+    ),
 }
 
 
@@ -100,6 +137,6 @@ def get_method(name: Any, kind: str = "variational") -> Method:
     Only the default method has networks of several kinds.
     """
     method = METHODS[check_choice("method", name, tuple(METHODS))]
-    if name != DEFAULT and kind not in ("variational", method.kind):
+    if name != DEFAULT and kind != "variational":
         raise SvdValueError(f"kind: got {kind!r} with method {name!r}, which has networks of its own; leave it out")
     return method

@@ -17,7 +17,7 @@ from svd_numpy.experiments.series import TrainResults, one_or_all, options_of_ea
 from svd_numpy.train.console import say
 from svd_numpy.train.loop import Callback
 
-ARCHS = ("lenet-300-100", "lenet-5")
+ARCHS = ("lenet-300-100", "lenet-500-300", "lenet-5")
 
 
 @overload
@@ -62,8 +62,8 @@ def train_mnist(
     dataset : "auto", "mnist", "fashion-mnist", "digits", or another name of images with labels (`svd_numpy.load`)
         "auto" is MNIST if it is available, otherwise scikit-learn's small embedded digits, with a prominent warning.
         "idx" is the four IDX files in `data_dir`.
-    arch : "lenet-300-100" or "lenet-5"
-        Fully connected, or LeNet-5-Caffe with two convolutions.
+    arch : "lenet-300-100", "lenet-500-300" or "lenet-5"
+        Fully connected, with so many hidden units, or LeNet-5-Caffe with two convolutions.
     recipe : "default", "paper" or "small"
         Our own numbers or the authors' (`svd_numpy.experiments.recipes`), or ours for a few thousand images, such as
         the digits; the last one for lenet-300-100 only.

@@ -63,7 +63,8 @@ class Options:
     Raises
     ------
     SvdValueError, SvdTypeError
-        For values that make no sense. Names of architecture, recipe and data set are checked when they are looked up.
+        For values that make no sense. Names of architecture, recipe and data set are checked when looked
+        up.
     """
 
     dataset: str
@@ -93,12 +94,14 @@ class Options:
 
     def __post_init__(self) -> None:
         kind = check_choice("kind", self.kind, KINDS)
+        method = get_method(self.method)
         if self.method != DEFAULT:
-            kind = get_method(self.method, kind).kind
+            kind = method.kind
+        has_kl = kind == "variational" or method.gated
         checked = {
             "kind": kind,
             "width": check_number("width", self.width, low=0.01, high=16),
-            "kl_weight": check_kl_weight(self.kl_weight, kind),
+            "kl_weight": check_kl_weight(self.kl_weight, "variational" if has_kl else kind),
             "remove_above": check_removal(self.remove_above, kind),
             "held_out": check_number("held_out", self.held_out, low=0, high=0.5),
             "changes": check_changes(self.changes),

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from svd_numpy.checks import check_choice, check_count
 from svd_numpy.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates of a network, one before every layer with weights but the first of convolutional ones.
+
+    Attributes
+    ----------
+    family : str
+    options : dict
+        Further arguments of every `Gate`.
+    first : dict
+        Further arguments of a gate on the inputs of the network.
+    by_weights : str
+        Name of the option that takes the number of weights which hang on a gate, if there is one.
+    """
+
+    family: str
+    options: dict[str, Any] = field(default_factory=dict)
+    first: dict[str, Any] = field(default_factory=dict)
+    by_weights: str = ""
+
+    def options_for(self, weights: int, first: bool) -> dict[str, Any]:
+        """Arguments of one gate but its number of units."""
+        own = {self.by_weights: weights} if self.by_weights else {}
+        return {"family": self.family, **self.options, **(self.first if first else {}), **own}
 
 
 @dataclass(frozen=True)
@@ -23,6 +50,10 @@ class Recipe:
         Standard deviation of the initial theta, for all layers or for each; None: sqrt(2 / fan-in).
     log_sigma2 : float
         Initial log_sigma2.
+    sigma_max : tuple of float
+        Largest sigma of the first layers with weights, as many as there are numbers.
+    gates : Gates or None
+        Gates before the layers with weights; None: none.
     subtract_mean : bool
         Subtract the mean training image from every input.
     prior : str
@@ -38,6 +69,8 @@ class Recipe:
     config: TrainConfig
     theta_std: float | tuple[float, ...] | None = None
     log_sigma2: float = -10.0
+    sigma_max: tuple[float, ...] = ()
+    gates: Gates | None = None
     subtract_mean: bool = False
     prior: str = "log_uniform"
     pretrain: TrainConfig | None = None
@@ -198,6 +231,12 @@ RECIPES = {
         ),
     ),
 }
+
+RECIPES["lenet-500-300", "default"] = replace(
+    RECIPES["lenet-300-100", "default"],
+    arch="lenet-500-300",
+    source="that of lenet-300-100: not searched for this network, which is that of Neklyudov et al. 2017",
+)
 
 
 def get_recipe(arch: str, name: str) -> Recipe:

@@ -182,7 +182,7 @@ class TrainResult:
     def _remarks(self) -> list[str]:
         """What stands below the table."""
         lines = list[str]()
-        if self.kind == "variational" or self.compression > 1:
+        if self.kind == "variational" or METHODS[self.method].gated or self.compression > 1:
             live = " - ".join(f"{live}/{units}" for live, units in self.report.live.values())
             lines.append(f"{'live units':<12}{live}")
         if self.data.warning:

@@ -354,3 +354,9 @@ class Backend(Protocol):
 
     def multiply(self, x: Array, factors: Array, y: Array) -> None:
         """y = x * factors, entry by entry; y may be x."""
+
+    def gate_forward(self, x: Array, z: Array, y: Array) -> None:
+        """y[b, p, u] = x[b, p, u] z[b, u] at all positions p.  x, y (B, ..., U); z (B, U)."""
+
+    def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:
+        """d_z[b, u] = sum_p dy x;  dx = dy z at all positions; dx may be dy."""

@@ -10,12 +10,13 @@ import numpy as np
 
 F = np.float32
 
-CODES = {"log_uniform": 0, "log_uniform_exact": 1, "ard": 2}  # the priors that the compiled passes know
+CODES = {"log_uniform": 0, "log_uniform_exact": 1, "ard": 2, "normal": 3}  # the priors that the compiled passes know
 
 S_MAX = F(1e24)  # beyond it, s v(s) is 1 to the last bit for every prior
 S_MIN = F(1e-37)
 LOG_RHO_MAX = F(27.631021)  # ln(S_MAX) / 2
 UP = F(2.0**20)
+THETA_MAX = F(2.6087e19)  # half its square is finite
 # Numbers too small to matter are set to 0 before they or their squares become subnormal, because each of those traps.
 SMALL_GRADIENT, SMALL_M, SMALL_V, SMALL_X = F(1e-17), F(1e-20), F(1e-35), F(1e-15)
 LARGE_GRADIENT = F(1e18)  # its square is finite

@@ -1,11 +1,11 @@
 """KL divergence between a Gaussian weight posterior and its prior.
 
-Every weight has the posterior ``N(theta, sigma^2)``. For every prior here the divergence depends on one
+Every weight has the posterior ``N(theta, sigma^2)``. For most priors here (`RatioPrior`) the divergence depends on one
 number only, the signal-to-noise ratio of the weight::
 
     rho = |theta| / sigma,        log_alpha = -2 log(rho)
 
-A prior is therefore two scalar functions: the value ``K(rho)`` and the slope ``v(rho) = K'(rho) / rho``. Both
+Such a prior is two scalar functions: the value ``K(rho)`` and the slope ``v(rho) = K'(rho) / rho``. Both
 gradients follow from the slope without dividing by a weight that may be exactly zero::
 
     dKL/dlog_sigma2 = -1/2 rho^2 v(rho)          dKL/dtheta = v(rho) theta / sigma^2
@@ -38,7 +38,7 @@ K1, K2, K3 = 0.63576, 1.87320, 1.48695
 _EXACT_OFFSET = (np.euler_gamma + math.log(2.0)) / 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prior:
     """A prior over one weight, as the divergence it gives.
 
@@ -48,6 +48,26 @@ class Prior:
         The name used in recipes and checkpoints.
     reference : str
         Source of the formula.
+    """
+
+    name: str
+    reference: str
+
+    def kl(self, theta: Array, log_sigma2: Array) -> Array:
+        """Divergence of each weight, in nats, in their dtype; finite for finite arguments."""
+        raise NotImplementedError
+
+    def gradients(self, theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
+        """Derivatives of `kl` with respect to theta and log_sigma2; finite for finite arguments."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RatioPrior(Prior):
+    """A prior whose divergence is a function of the signal-to-noise ratio alone.
+
+    Attributes
+    ----------
     value : callable
         ``K(rho)``: the divergence in nats.
     slope : callable
@@ -58,10 +78,63 @@ class Prior:
     Both functions take an array ``rho >= 0`` no larger than ``largest_rho(rho.dtype)`` and return its dtype.
     """
 
-    name: str
-    reference: str
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
+
+    def kl(self, theta: Array, log_sigma2: Array) -> Array:
+        """See `Prior.kl`."""
+        rho, _ = _signal_to_noise(theta, log_sigma2)
+        value = self.value(rho)
+        limit = _limits(rho.dtype).rho
+        if np.any(rho >= limit):  # beyond the limit K is log(rho) + constant
+            log_rho = _log_magnitude(theta) - 0.5 * _clipped(log_sigma2)
+            value = value + np.maximum(log_rho - np.log(limit), 0.0)
+        return np.asarray(value)
+
+    def gradients(self, theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
+        """See `Prior.gradients`."""
+        rho, precision_root = _signal_to_noise(theta, log_sigma2)
+        slope = self.slope(rho)
+        pull = rho * rho * slope  # between 0 and about 1
+        # theta / sigma^2 overflows where rho is large, but there it equals rho^2 / theta with theta not small.
+        strong = rho >= 1.0
+        weak_theta = np.where(strong, 0.0, theta).astype(rho.dtype)
+        d_strong = pull / np.where(strong, theta, 1.0)
+        d_theta = np.where(strong, d_strong, slope * _times_twice(weak_theta, precision_root))
+        return d_theta.astype(rho.dtype), np.asarray(-0.5 * pull)
+
+
+class NormalPrior(Prior):
+    """N(0, 1): KL = (sigma^2 + theta^2 - 1 - log_sigma2) / 2.
+
+    With it, a weight that the data do not need returns to N(0, 1) and keeps a large variance; it costs nothing then.
+    """
+
+    def kl(self, theta: Array, log_sigma2: Array) -> Array:
+        """See `Prior.kl`; a number too large for the dtype counts as the largest one."""
+        largest = np.finfo(theta.dtype).max
+        log_sigma2 = self._clipped(log_sigma2)
+        theta = np.minimum(np.abs(theta), theta.dtype.type(1.4) * np.sqrt(largest))
+        half = theta / 2 * (theta / 2) + self._excess(log_sigma2) / 4
+        return np.asarray(2 * np.minimum(half, largest / 2))
+
+    def gradients(self, theta: Array, log_sigma2: Array) -> tuple[Array, Array]:
+        """See `Prior.gradients`."""
+        return np.array(theta), np.asarray(np.expm1(self._clipped(log_sigma2)) / 2)
+
+    @staticmethod
+    def _clipped(log_sigma2: Array) -> Array:
+        """Log variances whose exponential is finite."""
+        high = np.log(np.finfo(log_sigma2.dtype).max) - log_sigma2.dtype.type(0.01)
+        return np.asarray(np.minimum(_clipped(log_sigma2), high))
+
+    @staticmethod
+    def _excess(x: Array) -> Array:
+        """e^x - 1 - x, near 0 by its series, 2 x^k / (k + 2)! and so on, because the difference is all rounding."""
+        near, series = np.clip(x, -0.5, 0.5), np.ones_like(x)
+        for k in range(14, 2, -1):
+            series = 1 + near / k * series
+        return np.asarray(np.where(np.abs(x) < 0.5, near * near / 2 * series, np.expm1(x) - x))
 
 
 def largest_rho(dtype: np.dtype[Any]) -> float:
@@ -148,25 +221,23 @@ def _exact_slope(rho: Array) -> Array:
     return slope
 
 
-PRIORS: dict[str, Prior] = {
-    prior.name: prior
-    for prior in (
-        Prior(
-            "log_uniform",
-            "Molchanov, Ashukha, Vetrov 2017, eq. 14 (fit, within .0095 nats of exact)",
-            _log_uniform_value,
-            _log_uniform_slope,
-        ),
-        Prior(
-            "log_uniform_exact",
-            "the integral that Molchanov et al. 2017 fit, in terms of the Dawson function",
-            _exact_value,
-            _exact_slope,
-        ),
-        Prior("ard", "Kharitonov, Molchanov, Vetrov 2018", _ard_value, _ard_slope),
-    )
-}
-
+_RATIOS = (
+    RatioPrior(
+        "log_uniform",
+        "Molchanov, Ashukha, Vetrov 2017, eq. 14 (fit, within .0095 nats of exact)",
+        _log_uniform_value,
+        _log_uniform_slope,
+    ),
+    RatioPrior(
+        "log_uniform_exact",
+        "the integral that Molchanov et al. 2017 fit, in terms of the Dawson function",
+        _exact_value,
+        _exact_slope,
+    ),
+    RatioPrior("ard", "Kharitonov, Molchanov, Vetrov 2018", _ard_value, _ard_slope),
+)
+_NORMAL = NormalPrior("normal", "the standard normal distribution (Louizos, Ullrich, Welling 2017, for weights)")
+PRIORS: dict[str, Prior] = {prior.name: prior for prior in (*_RATIOS, _NORMAL)}
 
 _BUILT_IN = frozenset(PRIORS)
 
@@ -215,7 +286,7 @@ def kl_divergence(theta: Array, log_sigma2: Array, prior: str = "log_uniform") -
     Returns
     -------
     ndarray
-        The divergence in nats, shape and dtype of `theta`; finite and >= 0. It tends to 0 as sigma grows.
+        The divergence in nats, shape and dtype of `theta`; finite and >= 0.
 
     Raises
     ------
@@ -246,7 +317,7 @@ def kl_gradients(theta: Array, log_sigma2: Array, prior: str = "log_uniform") ->
     d_theta : ndarray
         ``dKL/dtheta``, nats per unit of weight.
     d_log_sigma2 : ndarray
-        ``dKL/dlog_sigma2``, nats; about -1/2 for a precise weight, 0 for a noisy one.
+        ``dKL/dlog_sigma2``, nats; about -1/2 for a precise weight.
 
     Raises
     ------
@@ -279,26 +350,12 @@ def log_alpha(theta: Array, log_sigma2: Array) -> Array:
 
 def kl_value(theta: Array, log_sigma2: Array, prior: str = "log_uniform") -> Array:
     """`kl_divergence` without validation, for backends."""
-    rho, _ = _signal_to_noise(theta, log_sigma2)
-    value = PRIORS[prior].value(rho)
-    limit = _limits(rho.dtype).rho
-    if np.any(rho >= limit):  # beyond the limit K is log(rho) + constant
-        log_rho = _log_magnitude(theta) - 0.5 * _clipped(log_sigma2)
-        value = value + np.maximum(log_rho - np.log(limit), 0.0)
-    return np.asarray(value)
+    return PRIORS[prior].kl(theta, log_sigma2)
 
 
 def kl_grad(theta: Array, log_sigma2: Array, prior: str = "log_uniform") -> tuple[Array, Array]:
     """`kl_gradients` without validation, for backends."""
-    rho, precision_root = _signal_to_noise(theta, log_sigma2)
-    slope = PRIORS[prior].slope(rho)
-    pull = rho * rho * slope  # between 0 and about 1
-    # theta / sigma^2 overflows where rho is large, but there it equals rho^2 / theta with theta not small.
-    strong = rho >= 1.0
-    weak_theta = np.where(strong, 0.0, theta).astype(rho.dtype)
-    d_strong = pull / np.where(strong, theta, 1.0)
-    d_theta = np.where(strong, d_strong, slope * _times_twice(weak_theta, precision_root))
-    return d_theta.astype(rho.dtype), np.asarray(-0.5 * pull)
+    return PRIORS[prior].gradients(theta, log_sigma2)
 
 
 # --- Arithmetic that neither overflows nor loses subnormal weights ---

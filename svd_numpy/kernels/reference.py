@@ -226,3 +226,12 @@ class ReferenceBackend(HostMemory):
 
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         np.multiply(x, factors, out=y)
+
+    def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
+        rows, units = z.shape
+        y[:] = (x.reshape(rows, -1, units) * z[:, None]).reshape(y.shape)
+
+    def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
+        rows, units = z.shape
+        d_z[:] = (x.reshape(rows, -1, units) * dy.reshape(rows, -1, units)).sum(axis=1)
+        self.gate_forward(dy, z, dx)

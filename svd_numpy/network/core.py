@@ -27,6 +27,7 @@ from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.cpu.lock import ForkSafeLock
 from svd_numpy.kernels.priors import get_prior
 from svd_numpy.kernels.window import channels_last
+from svd_numpy.network.closed import close
 from svd_numpy.network.layers.activations import ReLU
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.weighted import Variational
@@ -221,7 +222,9 @@ class Network:
         """Which weights survive a threshold on log_alpha (default: the model's), as {layer name: bool array (I, O)}."""
         threshold = self.threshold if threshold is None else check_threshold("threshold", threshold)
         found = ((layer.name, layer.alive(threshold)) for layer in self.layers)
-        return {name: alive for name, alive in found if alive is not None}
+        alive = {name: weights for name, weights in found if weights is not None}
+        close(self.layers, alive)
+        return alive
 
     def pruned_pass(self, backend: Backend) -> Pass:
         """Return a pass through the network pruned at its threshold, with the means of the surviving weights."""

@@ -213,8 +213,8 @@ def _subject(given: Any, x: Any) -> Sequential:
     model = Sequential(*layers, backend="numpy", dtype="float64", likelihood="gaussian", input_shape=shape[1:])
     rng = np.random.default_rng(0)
     # Move away from the start, where all biases are 0 and all variances equal.
-    for array in model.parameters.values():
-        array += 0.1 * rng.standard_normal(array.shape)
+    for name, array in model.parameters.items():
+        array[...] = np.clip(array + 0.1 * rng.standard_normal(array.shape), *model.arena.bounds_of(name))
     return model
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.closed import close
 from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
@@ -59,6 +60,7 @@ def remove(model: Sequential, threshold: float) -> int:
     before, alive = living(model), living(model)
     for variational in model.variational_layers:
         alive[variational.name] &= variational.alive(threshold)
+    close(model.layers, alive)
     weighted = _weighted(model)
     for layer, following in pairwise(weighted):
         _fold_constants(model, layer, following, alive)

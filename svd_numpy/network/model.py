@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,6 @@ from svd_numpy.checks import (
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.living import Living
-from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.core import EVAL_ROWS, Network, exclusive, require_finite
 from svd_numpy.network.layers import layer_from_config
 from svd_numpy.network.layers.base import Pass
@@ -36,7 +36,7 @@ class Sequential(Network):
     ----------
     *layers : Layer
         From input to output. Their shapes are checked here.
-    prior : "log_uniform", "log_uniform_exact", "ard" or a name given to `add_prior`
+    prior : "log_uniform", "log_uniform_exact", "ard", "normal" or a name given to `add_prior`
         See `svd_numpy.kernels.priors`.
     backend : "auto", "cuda", "numba", "numpy" or a name given to `add_backend`
     dtype : "float32" or "float64"
@@ -199,7 +199,7 @@ class Sequential(Network):
             if given.dtype == np.float16:  # in which every number, infinity too, counts as at most LARGEST_INPUT
                 given = given.astype(np.float32)
             matched[name] = check_finite(f"init_from: {name}", given, array.shape)
-            _check_bounds("init_from", name, given)
+            self._check_bounds("init_from", name, given)
         for name, array in matched.items():
             known[name][...] = array
         return self
@@ -330,9 +330,19 @@ class Sequential(Network):
                 given = given.astype(array.dtype, copy=False)
             if not np.isfinite(given).all():
                 raise SvdValueError(f"{what}: {name} holds NaN or infinity, expected finite numbers")
-            _check_bounds(what, name, given)
+            self._check_bounds(what, name, given)
             ready[name] = given
         return ready
+
+    def _check_bounds(self, what: str, name: str, array: Array) -> None:
+        """Refuse numbers beyond the bounds of a parameter, and negative variances."""
+        low, high = self.arena.bounds_of(name) if name in self.parameters else (-math.inf, math.inf)
+        if name.endswith((".running_var", ".batches")):
+            low = 0
+        if array.size and not self.dtype.type(low) <= array.min() <= array.max() <= self.dtype.type(high):
+            raise SvdValueError(
+                f"{what}: {name} goes from {array.min()} to {array.max()}, expected [{low:g}, {high:g}]"
+            )
 
     @exclusive
     def save(self, path: str | Path) -> None:
@@ -378,14 +388,3 @@ class Sequential(Network):
             lines.append(f"{layer.name:<{width}}{type(layer).__name__:<20}{size:>18}")
         total = sum(a.size for name, a in self.parameters.items() if name.endswith(".theta"))
         return "\n".join([*lines, f"{total:,} weights, prior {self.prior}, backend {self.backend.name}"])
-
-
-def _check_bounds(what: str, name: str, array: Array) -> None:
-    """Refuse log variances and variances that no network has."""
-    if name.endswith(".log_sigma2") and not LOG_SIGMA2_MIN <= array.min() <= array.max() <= LOG_SIGMA2_MAX:
-        raise SvdValueError(
-            f"{what}: {name} goes from {array.min()} to {array.max()}, "
-            f"expected [{LOG_SIGMA2_MIN:g}, {LOG_SIGMA2_MAX:g}]"
-        )
-    if name.endswith((".running_var", ".batches")) and (array < 0).any():
-        raise SvdValueError(f"{what}: {name} goes down to {array.min()}, expected 0 or more")

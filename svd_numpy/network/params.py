@@ -122,6 +122,17 @@ class Arena:
         shape, here = self.views[name].shape, self._ranges[name]
         return [flat[here].reshape(shape) for flat in (self.params, self.m, self.v, self.mask)]
 
+    def bounds_of(self, name: str) -> tuple[float, float]:
+        """Lowest and highest number that an array of parameters can hold."""
+        start = self._ranges[name].start
+        for row in self.segments:
+            size = row.stop - row.start
+            if row.start <= start < row.stop:
+                return (-math.inf, math.inf) if row.prior else (row.low, row.high)
+            if row.prior and row.log_sigma2 <= start < row.log_sigma2 + size:
+                return row.low, row.high
+        return -math.inf, math.inf  # an array without numbers
+
     def reset_moments(self) -> None:
         """Set Adam's moments to 0."""
         self.m[:] = 0

@@ -84,9 +84,13 @@ def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
 def freeze(model: Sequential, threshold: float) -> None:
     """Prune in place, for good: set pruned weights to 0 and hold them there, and all log_sigma2 to their lower bound.
 
+    Gates are held as they are.
+
     Masked fine-tuning starts here: from now on the network is an ordinary sparse one.
     """
     for name, alive in model.alive(threshold).items():
         model.arena.hold(f"{name}.theta", alive)
     for layer in model.variational_layers:
         layer.log_sigma2[...] = LOG_SIGMA2_MIN
+    for name in (f"{layer.name}.{own}" for layer in model.layers for own in layer.fixed):
+        model.arena.mask_views[name][:] = 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdError, SvdValueError, as_array, check_inputs, check_threshold, check_type
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.fold import fold_gates
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Likelihood
 from svd_numpy.network.sparsity import sparsify
@@ -159,7 +160,7 @@ def compress(model: Sequential, threshold: float | None = None, backend: str = "
     """Make a compact network from a trained one.
 
     Weights above the threshold are removed, and with them every unit, filter and input that then has no effect.
-    Constant units are folded into biases, batch normalisation into weights.
+    Constant units are folded into biases, batch normalisation and gates into weights.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def compress(model: Sequential, threshold: float | None = None, backend: str = "
     check_type("model", model, Sequential)
     backend = resolve_sparse_backend(backend)
     threshold = model.threshold if threshold is None else check_threshold("threshold", threshold)
-    stages = stages_of(model, threshold)
+    stages = stages_of(fold_gates(model), threshold)
     ops = compact(stages, model.in_shape, model.inner_shape, model.input_mean)
     small = SparseModel(ops, model.likelihood, backend)
     _check_outputs(model, threshold, small)

@@ -157,7 +157,7 @@ def _described(layer: Layer) -> dict[str, Any]:
         return entry | ({} if layer.window is None else _geometry(layer.window))
     raise SvdTypeError(
         f"export_html: layer {layer.name!r} is a {type(layer).__name__}, which a page does not have; expected dense "
-        "and convolutional layers, ReLU, poolings, dropout and Flatten"
+        "and convolutional layers, ReLU, poolings, dropout and Flatten; fold_gates(model) makes weights of gates"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, as_path, check_choice, check_count, check_flag
+from svd_numpy.experiments.methods import get_method
 from svd_numpy.experiments.options import Options, check_changes
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.run import configure
@@ -124,7 +125,7 @@ def _check(task: Task) -> None:
     given = {name: defaults[name].default for name in ("dataset", "arch")}
     given |= arguments({**task.options, **task.point}, set(defaults))
     options = Options(**{name: value for name, value in given.items() if name in Options.__dataclass_fields__})
-    configure(get_recipe(options.arch, options.recipe).config, options)
+    configure(get_method(options.method).adapt(get_recipe(options.arch, options.recipe)).config, options)
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,6 @@ from svd_numpy.kernels.backend import (
 from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
-from svd_numpy.kernels.cpu.simd import noise_row
 from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
@@ -78,9 +77,7 @@ class NumbaBackend(HostMemory):
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, -(-units // 64) * 64), np.float32)
-        step, layer, first_sample, key0, key1 = _words(key)
-        for b in range(rows):
-            noise_row(out[b], _U(int(first_sample) + b), step, layer, key0, key1)
+        self._run(images.noise_rows, _words(key), out)
         return np.ascontiguousarray(out[:, :units])
 
     def lrt_forward(  # noqa: D102
@@ -328,6 +325,13 @@ class NumbaBackend(HostMemory):
 
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._run(images.multiply, x.reshape(-1), factors.reshape(-1), y.reshape(-1))
+
+    def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
+        self._run(images.gate_forward, x.reshape(len(z), -1), z, y.reshape(len(z), -1))
+
+    def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
+        x, dy, dx = (array.reshape(len(z), -1) for array in (x, dy, dx))
+        self._run(images.gate_backward, x, z, dy, d_z, dx)
 
 
 def _with_padding(images: Array, name: str, memory: Buffers, window: Window) -> Array:

@@ -4,10 +4,12 @@ Each thread takes whole blocks of the arena. Inside a block (which fits the firs
 short loops instead of one long one: LLVM gives up on vectorising a loop that touches more than a few arrays, and the
 single loop is ten times slower.
 
-The KL of every prior depends on a weight only through s = theta^2 / sigma^2 = 1 / alpha, so a prior is two scalar
-functions of s: its value, and its slope v = K'(rho) / rho with rho = sqrt(s). Then
+The KL of every prior but the normal one depends on a weight only through s = theta^2 / sigma^2 = 1 / alpha, so such a
+prior is two scalar functions of s: its value, and its slope v = K'(rho) / rho with rho = sqrt(s). Then
 
     dKL/dlog_sigma2 = -s v / 2          dKL/dtheta = v theta / sigma^2
+
+The normal prior, KL = (sigma^2 + theta^2 - 1 - log_sigma2) / 2, has a branch of its own.
 
 The gradients need no logarithm of theta, and nothing can overflow or divide by zero (formulas: `kernels/priors.py`).
 """
@@ -53,6 +55,7 @@ from svd_numpy.kernels.prior_fits import (
     SMALL_M,
     SMALL_V,
     SMALL_X,
+    THETA_MAX,
     UP,
     P,
     Q,
@@ -136,13 +139,32 @@ def _slope_ard(s):
     return ONE / (ONE + s)
 
 
+NORMAL = 3  # its code, see `svd_numpy.kernels.prior_fits.CODES`
+
+
+@kernel(inline=True)
+def _value_normal(theta, log_sigma2):
+    """(sigma^2 + theta^2 - 1 - log_sigma2) / 2; near log_sigma2 = 0 by its series, where the difference is rounding."""
+    x = log_sigma2
+    near = x * x * (HALF + x * (F(0.16666667) + x * (F(0.041666667) + x * (F(8.3333333e-3) + x * F(1.3888889e-3)))))
+    sigma = exp32(HALF * x)
+    excess = near if abs32(x) < F(0.25) else (sigma * sigma - ONE) - x
+    size = min32(abs32(theta), THETA_MAX)
+    return min32(HALF * size * size + HALF * excess, F(3.4028e38))
+
+
 @kernel()
 def kl_values(theta, log_sigma2, prior, out):
     """KL of each weight of one block, in nats; relative error below 2e-5.
 
-    prior : int, see `svd_numpy.kernels.prior_fits.CODES`: 0 log-uniform (fit), 1 log-uniform (exact), 2 ARD
+    prior : int, see `svd_numpy.kernels.prior_fits.CODES`: 0 log-uniform (fit), 1 log-uniform (exact), 2 ARD,
+        3 normal
     """
     wide_vectors()
+    if prior == NORMAL:
+        for i in range(len(theta)):
+            out[i] = _value_normal(theta[i], log_sigma2[i])
+        return
     for i in range(len(theta)):
         rho = theta[i] * exp32(-HALF * log_sigma2[i])
         s = min32(rho * rho, S_MAX)
@@ -178,6 +200,12 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
         out[i] = inverse
         out[BLOCK + i] = sigma
         out[2 * BLOCK + i] = s
+    if prior == NORMAL:
+        for i in range(n):
+            sigma2, data = out[BLOCK + i] * out[BLOCK + i], d_theta[i] if out[2 * BLOCK + i] >= keep else ZERO
+            out[i] = data + kl_scale * theta[i]
+            out[BLOCK + i] = sigma2 * d_sigma2[i] + kl_scale * (HALF * (sigma2 - ONE))
+        return
     if prior == 0:
         for i in range(n):
             out[3 * BLOCK + i] = _slope_log_uniform(out[2 * BLOCK + i])

@@ -365,6 +365,14 @@ class CudaBackend:
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._each(elementwise.multiply, x.size, U(x.size), x, factors, y)
 
+    def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
+        rows, units = z.shape
+        self._each(elementwise.gate_forward, x.size, U(x.size), U(x.size // rows), U(units), x, z, y)
+
+    def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
+        rows, units = z.shape
+        self._each(elementwise.gate_backward, z.size, U(z.size), U(x.size // rows), U(units), x, z, dy, d_z, dx)
+
     def _noise_of(self, key: NoiseKey) -> tuple[Any, ...]:
         """What kernels take to find a block of noise: five 32-bit words, the clock, and each run's seed."""
         words = key.step, key.layer, key.first_sample, *_seed_words(key.seed)

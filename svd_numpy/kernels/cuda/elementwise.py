@@ -111,6 +111,28 @@ def multiply(count, x, factors, y):
         y[e] = x[e] * factors[e]
 
 
+@kernel("uuuFFF")
+def gate_forward(count, size, units, x, z, y):
+    """y = x * z[b, u] at all positions; one thread an entry. size : entries of an example."""
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        e = U(i)
+        y[e] = x[e] * z[e // size * units + e % units]
+
+
+@kernel("uuuFFFFF")
+def gate_backward(count, size, units, x, z, dy, d_z, dx):
+    """d_z = sum of x * dy over the positions, dx = dy * z; one thread an example and unit."""
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        e = U(i)
+        begin, total = e // units * size, ZERO
+        for p in range(e % units, size, units):
+            at = begin + U(p)
+            d = dy[at]
+            total += x[at] * d
+            dx[at] = d * z[e]
+        d_z[e] = total
+
+
 @kernel("uF")
 def clear(count, out):
     """out = 0; one thread an entry."""

@@ -6,7 +6,8 @@
     d_log_sigma2 = sigma^2 d_sigma2 - kl_scale s v / 2        d_theta = d_theta + kl_scale v theta / sigma^2
     m = beta1 m + (1 - beta1) d        v = beta2 v + (1 - beta2) d^2        x = x - rate m / (sqrt(v c) + epsilon)
 
-and log_sigma2 is clamped to its bounds. The fits of v and the limits that keep everything finite are those of the CPU's
+and log_sigma2 is clamped to its bounds. The normal prior is no function of s: its KL adds kl_scale (sigma^2 - 1) / 2
+and kl_scale theta. The fits of v and the limits that keep everything finite are those of the CPU's
 pass (`svd_numpy/kernels/cpu/sweep.py`), and the formulas of both are one.
 
 **What a thread does.** The arena is described by a table of segments (`backend.Segment`): ranges of weights with a
@@ -74,13 +75,14 @@ from svd_numpy.kernels.prior_fits import (
     SMALL_M,
     SMALL_V,
     SMALL_X,
+    THETA_MAX,
     UP,
     P,
     Q,
     R,
 )
 
-FIT, EXACT, ARD = (U(CODES[name]) for name in ("log_uniform", "log_uniform_exact", "ard"))
+FIT, EXACT, ARD, NORMAL = (U(CODES[name]) for name in ("log_uniform", "log_uniform_exact", "ard", "normal"))
 NAN = F(math.nan)  # of a prior that has no branch here; `code_of` lets none come so far
 LARGEST = 3e38  # stands for infinity in float32 bounds
 _EXP_MIN, _EXP_MAX = F(-52.0), F(44.0)
@@ -161,6 +163,16 @@ def value(prior, s):
 
 
 @device
+def value_normal(theta, log_sigma2):
+    """(sigma^2 + theta^2 - 1 - log_sigma2) / 2; near log_sigma2 = 0 by its series, where the difference is rounding."""
+    x, sigma = log_sigma2, deviation(log_sigma2)[0]
+    near = x * x * (HALF + x * (F(0.16666667) + x * (F(0.041666667) + x * (F(8.3333333e-3) + x * F(1.3888889e-3)))))
+    excess = near if abs(x) < F(0.25) else (sigma * sigma - ONE) - x
+    size = min(abs(theta), THETA_MAX)
+    return min(HALF * size * size + HALF * excess, F(3.4028e38))
+
+
+@device
 def deviation(log_sigma2):
     """Sigma and 1 / sigma, neither 0 nor infinite."""
     half = min(max(HALF * log_sigma2, _EXP_MIN), _EXP_MAX)
@@ -173,6 +185,9 @@ def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
     sigma, inverse = deviation(log_sigma2)
     rho = theta * inverse
     s = min(rho * rho, S_MAX)
+    if prior == NORMAL:
+        data = d_theta if s >= keep else ZERO
+        return data + kl_scale * theta, sigma * sigma * d_sigma2 + kl_scale * (HALF * (sigma * sigma - ONE))
     v = slope(prior, s)
     data = d_theta if s >= keep else ZERO  # a mean that `keep` took out of the forward pass has no data gradient
     if s >= S_MAX:
@@ -258,6 +273,9 @@ def kl_parts(count, parts, theta, log_sigma2, prior, out):
         total = D(0)
         for j in range(U(i), count, parts):
             at = U(j)
+            if prior == NORMAL:
+                total += D(value_normal(theta[at], log_sigma2[at]))
+                continue
             rho = theta[at] * deviation(log_sigma2[at])[1]
             nats = value(prior, min(rho * rho, S_MAX))
             if rho * rho > S_MAX:  # past the cap KL = ln rho + constant; ln rho without rho, which may overflow

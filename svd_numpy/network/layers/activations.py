@@ -10,6 +10,7 @@ class ReLU(Layer):
     """y = max(x, 0), in place."""
 
     kind = "relu"
+    homogeneous = "positive"
     sampled = False  # set by the model after a variational layer, which then rectifies its samples: one pass fewer
 
     def forward(self, x: Array, run: Pass) -> Array:

@@ -80,6 +80,12 @@ class Layer:
         What each axis of a parameter or state runs over: the layer's inputs ("in"), outputs ("out") or neither (None).
     takes_tokens : int or None
         Size of the vocabulary, for a first layer that reads tokens (integers from 0).
+    homogeneous : "any", "positive" or None
+        Whether f(c x) = c f(x), channel by channel, for every c, for c >= 0, or not at all.
+    fixed : tuple of str
+        Own parameters that stay as they are in fine-tuning.
+    output_arrays : tuple of str
+        Own parameters whose last axis runs over the outputs, and which scale them when all are scaled.
     living : Living or None
         Which of its weights a layer has, if not all; only in the small copies that are trained (`network.living`).
 
@@ -92,6 +98,9 @@ class Layer:
     kind = "layer"
     axes: Mapping[str, Axes] = {}
     takes_tokens: int | None = None
+    homogeneous: Literal["any", "positive"] | None = None
+    fixed: tuple[str, ...] = ()
+    output_arrays: tuple[str, ...] = ()
     living: Living | None = None
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
@@ -135,6 +144,10 @@ class Layer:
 
     def alive(self, threshold: float) -> Array | None:
         """Which weights (I, O) survive at a threshold on log_alpha, bool; None for a layer without weights."""
+        return None
+
+    def closed(self) -> Array | None:
+        """Which outputs (channels) are 0 in the pruned network, whatever the input, bool; None if that is unknown."""
         return None
 
     def kl(self, backend: Backend) -> float:

@@ -48,6 +48,7 @@ class BatchNorm(Layer):
     """
 
     kind = "batch_norm"
+    output_arrays = ("gamma", "beta")
     axes = dict.fromkeys(("gamma", "beta", "running_mean", "running_var", "batches"), ("in",))
 
     def __init__(

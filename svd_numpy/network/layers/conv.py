@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count, check_number
+from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.kernels.backend import Array, Backend, Buffers
-from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.grouped import Grouped, full_matrix
@@ -172,14 +171,16 @@ class VariationalConv2d(Variational, Conv2d):
         As in `Conv2d`.
     log_sigma2 : float
         Initial value of every log_sigma2 (the paper's code: -10).
+    sigma_max : float, optional
+        The largest sigma that training may reach; default: 148 (log_sigma2 = 10).
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Sides = 0,
         dilation: Pair = 1, groups: int = 1, bias: bool = True, theta_std: float | None = None,
-        log_sigma2: float = -10.0, name: str | None = None,
+        log_sigma2: float = -10.0, sigma_max: float | None = None, name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, theta_std, name
         )
-        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+        self._set_variance(log_sigma2, sigma_max)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count, check_number
-from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
+from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.network.layers.base import public_shape
 from svd_numpy.network.layers.weighted import Variational, Weighted
 from svd_numpy.network.params import ParamSpec
@@ -75,12 +74,14 @@ class VariationalDense(Variational, Dense):
         As in `Dense`.
     log_sigma2 : float
         Initial value of every log_sigma2 (the paper's code: -10).
+    sigma_max : float, optional
+        The largest sigma that training may reach; default: 148 (log_sigma2 = 10).
     name : str, optional
     """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, theta_std: float | None = None,
-        log_sigma2: float = -10.0, name: str | None = None,
+        log_sigma2: float = -10.0, sigma_max: float | None = None, name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, bias, theta_std, name)
-        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+        self._set_variance(log_sigma2, sigma_max)

@@ -59,6 +59,7 @@ class Dropout(_Noise):
     """
 
     kind = "dropout"
+    homogeneous = "any"
 
     def _draw(self, run: Pass, factors: Array) -> None:
         run.backend.dropout_factors(run.noise_key(self.index), self.p, factors)
@@ -81,6 +82,7 @@ class GaussianDropout(_Noise):
     """
 
     kind = "gaussian_dropout"
+    homogeneous = "any"
 
     def _draw(self, run: Pass, factors: Array) -> None:
         run.backend.gaussian_factors(run.noise_key(self.index), (self.p / (1 - self.p)) ** 0.5, factors)

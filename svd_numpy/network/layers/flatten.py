@@ -19,6 +19,7 @@ class Flatten(Layer):
     """
 
     kind = "flatten"
+    homogeneous = "any"
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""

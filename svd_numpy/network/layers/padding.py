@@ -33,6 +33,7 @@ class Pad2d(Layer):
     """
 
     kind = "pad"
+    homogeneous = "any"
 
     def __init__(self, padding: int | tuple[int, int, int, int], mode: str = "zeros", name: str | None = None) -> None:
         super().__init__(name)

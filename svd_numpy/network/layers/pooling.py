@@ -74,6 +74,7 @@ class MaxPool2d(_Pool2d):
     """
 
     kind = "max_pool"
+    homogeneous = "positive"
 
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, H, W, C) -> y (B, OH, OW, C)."""
@@ -108,6 +109,7 @@ class AvgPool2d(_Pool2d):
     """
 
     kind = "avg_pool"
+    homogeneous = "any"
 
     def __init__(
         self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, count_include_pad: bool = True,

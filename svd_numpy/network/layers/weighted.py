@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from svd_numpy.checks import check_flag, check_number
 from svd_numpy.kernels.backend import Array, Backend
-from svd_numpy.kernels.priors import log_alpha
+from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN, log_alpha
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.grouped import Grouped
@@ -32,6 +33,7 @@ class Weighted(Layer):
         If set before the layer is built, theta is an array (n,) of the weights that are listed there.
     """
 
+    output_arrays = ("theta", "bias")
     theta_shape: tuple[int, ...]
     window: Window | None = None
 
@@ -137,20 +139,32 @@ class Variational(Weighted):
 
     It samples the pre-activations rather than the weights (local reparametrisation), with independent noise for every
     example and output, and in a convolution for every position. A mixin to put before `Dense` or `Conv2d`;
-    `start_log_sigma2` is the initial value of every log_sigma2.
+    `start_log_sigma2` is the initial value of every log_sigma2, `sigma_max` the largest sigma that training may reach.
     """
 
     start_log_sigma2: float
+    sigma_max: float | None = None
     log_sigma2: Array
     relu = False  # set by the model if a ReLU follows: sampling then rectifies, too
 
     def config(self) -> dict[str, Any]:
         """See `Layer.config`."""
-        return {**super().config(), "log_sigma2": self.start_log_sigma2}
+        cap = {} if self.sigma_max is None else {"sigma_max": self.sigma_max}
+        return {**super().config(), "log_sigma2": self.start_log_sigma2, **cap}
+
+    def _set_variance(self, log_sigma2: Any, sigma_max: Any) -> None:
+        """Check and set the initial log_sigma2 and the bound of sigma."""
+        high = float(LOG_SIGMA2_MAX)
+        if sigma_max is not None:
+            lowest, highest = (math.exp(bound / 2) for bound in (LOG_SIGMA2_MIN, LOG_SIGMA2_MAX))
+            self.sigma_max = check_number("sigma_max", sigma_max, lowest, highest)
+            high = 2 * math.log(self.sigma_max)
+        self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, high)
 
     def _specs(self, rng: np.random.Generator) -> list[ParamSpec]:
         theta, *others = super()._specs(rng)
-        return [replace(theta, log_sigma2=np.full(1, self.start_log_sigma2)), *others]
+        high = None if self.sigma_max is None else 2 * math.log(self.sigma_max)
+        return [replace(theta, log_sigma2=np.full(1, self.start_log_sigma2), high=high), *others]
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """See `Layer.bind`."""

@@ -17,6 +17,7 @@ import numpy as np
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
 from svd_numpy.files.npz import npz_bytes
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.fold import fold_gates
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
@@ -163,6 +164,7 @@ def sizes(
     """
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)
+        network = fold_gates(network)
         small = compress(network, threshold, "numpy")
         counted = [_of_layer(layer, threshold, small) for layer in network.layers if isinstance(layer, Weighted)]
     elif isinstance(network, SparseModel):

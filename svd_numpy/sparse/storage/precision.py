@@ -18,6 +18,7 @@ import numpy as np
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_threshold, check_type
 from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
+from svd_numpy.network.fold import fold_gates
 from svd_numpy.network.layers.weighted import Variational
 from svd_numpy.network.model import Sequential
 
@@ -69,8 +70,9 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
 
     Notes
     -----
-    The posterior is that of the weights as trained. If `compress` folds batch normalisation into them, their scale
-    changes by channel: check the error afterwards, or use the bits as the start of `search_bits`.
+    The posterior is that of the weights as trained, with gates and their noise folded into them (`fold_gates`). If
+    `compress` folds batch normalisation into them, their scale changes by channel: check the error afterwards, or use
+    the bits as the start of `search_bits`.
     """
     check_type("model", model, Sequential)
     check_choice("rule", rule, ("deviation", "variance"))
@@ -78,7 +80,7 @@ def posterior_bits(model: Sequential, threshold: float | None = None, rule: Rule
     if not model.variational_layers:
         raise SvdValueError("posterior_bits: got a network without variational layers, expected one; use search_bits")
     bits = dict[str, int]()
-    for layer in model.variational_layers:
+    for layer in fold_gates(model, gate_noise=True).variational_layers:
         found = _layer_bits(layer, threshold, rule)
         if found is not None:
             bits[f"{layer.name}.theta"] = found
