@@ -31,6 +31,7 @@ def train(**changes: Any) -> svd.TrainResult:
     return svd.train_mnist(**(settings | {"progress": False} | changes))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("method", [*PLAIN, *PRUNING])
 def test_a_method_leaves_a_run_like_any_other(tmp_path: Path, method: str) -> None:
     result = train(method=method, run_dir=tmp_path)
@@ -49,6 +50,7 @@ def test_a_method_leaves_a_run_like_any_other(tmp_path: Path, method: str) -> No
         np.testing.assert_allclose(small.predict(x), result.model.predict(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("method", PRUNING)
 def test_a_stopped_method_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
