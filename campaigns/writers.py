@@ -18,6 +18,7 @@ import svd_numpy as svd
 from svd_numpy.data import sources
 from svd_numpy.data.manage import import_folder
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
+from svd_numpy.experiments.reproduce import Reproduction
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run_files import save_log_alphas
 from svd_numpy.experiments.series import TrainResults, begun
@@ -208,12 +209,16 @@ def result_writers() -> dict[str, Writer]:
     noisy = [svd.Sequential(svd.VariationalDense(784, 10), backend="numpy", seed=seed) for seed in range(2)]
     reports = [measure_uncertainty(one, inside=data, outside=data, n=2) for one in noisy]
     series = [TrainResults([one, one]) for one in results]
+    papers = [Reproduction({"300-100 sparse-vd": one}, quick=True) for one in series]
     return {
         "result": Writer(
             lambda folder, i: results[i].save(folder), files, ("experiments/result.py",), together="result.json"
         ),
         "series": Writer(
             lambda folder, i: series[i].save(folder), files, ("experiments/series.py",), together="results.txt"
+        ),
+        "reproduction": Writer(
+            lambda folder, i: papers[i].save(folder), files, ("experiments/reproduce.py",), together="reproduce.md"
         ),
         "uncertainty": Writer(
             lambda folder, i: reports[i].save(folder), files, ("experiments/uncertainty.py",),

@@ -1,4 +1,4 @@
-"""The one-file version, and the package against it."""
+"""Sparse VD in one file, and the package against it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from svd_numpy.data import Dataset
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.philox import gaussian
 from svd_numpy.kernels.priors import kl_divergence, kl_gradients
+from svd_numpy.micro import sparse_vd
 from svd_numpy.network.layers import Layer, ReLU, VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
@@ -23,7 +24,7 @@ from svd_numpy.train.trainer import Trainer
 
 
 def twins(*sizes: int, seed: int, log_sigma2: float = -10.0) -> tuple[Sequential, micro.Net]:
-    """The same network twice: a float64 model of the package, and layers of micro.py with its weights."""
+    """The same network twice: a float64 model of the package, and layers of `micro` with its weights."""
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes):
         layers += [VariationalDense(n_in, n_out, log_sigma2=log_sigma2), ReLU()]
@@ -112,7 +113,7 @@ def test_without_scikit_learn_it_learns_from_a_sparse_teacher(
 
 
 def test_it_stays_one_short_file_that_needs_nothing_of_the_package() -> None:
-    text = Path(micro.__file__).read_text()
+    text = Path(sparse_vd.__file__).read_text()
     assert len(text.splitlines()) <= 200
     nodes = list(ast.walk(ast.parse(text)))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

@@ -37,7 +37,7 @@ EPOCHS = 60 if FULL else 12
 # %% [markdown]
 # ## The run to watch
 #
-# `micro` is Sparse VD in one file of plain NumPy: [200 lines](../svd_numpy/micro.py) that you can read from top to bottom.
+# `micro` is Sparse VD in one file of plain NumPy: [200 lines](../svd_numpy/micro/sparse_vd.py) that you can read from top to bottom.
 # ([Notebook 4](04_derive_every_gradient.ipynb) derives its gradients.) We take its functions and write the loop ourselves, because we want to look
 # inside. The network has 64 inputs, 100 hidden units and 10 outputs: 7,400 weights, each with a mean `theta` and a `log_sigma2`.
 

@@ -562,6 +562,6 @@ assert all(test(eighth) for test in TESTS) and not steps_check(eighth) and steps
 #
 # ## Further reading
 #
-# - `svd_numpy/micro.py`, functions [`backward` and `kl_divergence`](../svd_numpy/micro.py): this notebook in forty lines.
+# - `svd_numpy/micro/sparse_vd.py`, functions [`backward` and `kl_divergence`](../svd_numpy/micro/sparse_vd.py): this notebook in forty lines.
 # - Martins, Sturdza, Alonso: [The Complex-Step Derivative Approximation](https://doi.org/10.1145/838250.838251), 2003.
 # - Molchanov, Ashukha, Vetrov: [Variational Dropout Sparsifies Deep Neural Networks](https://arxiv.org/abs/1701.05369), 2017.

@@ -1,6 +1,6 @@
 """Sparse Variational Dropout in one file of plain NumPy: the whole algorithm, top to bottom.
 
-Run it: `python -m svd_numpy.micro`.
+Run it: `python -m svd_numpy.micro sparse_vd`.
 
 Every weight of a network is a Gaussian N(theta, sigma^2) instead of a number, and training learns both. The
 KL term rewards noise: a weight that the data do not need grows noisier until its noise drowns it. Once
@@ -194,7 +194,3 @@ def main(epochs: int = 60, batch: int = 50, lr: float = 5e-3, seed: int = 0) -> 
         alive, total = sum(kept(layer).sum() for layer in net), sum(layer["theta"].size for layer in net)
         numbers = f"{epoch + 1:5}  {kl_weight:9.2f}  {loss:5.2f}  {error:10.1%}  {1 - alive / total:8.1%}"
         print(f"{numbers}  {alive:5} of {total}")
-
-
-if __name__ == "__main__":
-    main()
