@@ -22,6 +22,8 @@ from svd_numpy.experiments.reproduce import Reproduction
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run_files import save_log_alphas
 from svd_numpy.experiments.series import TrainResults, begun
+from svd_numpy.experiments.sweep.result import SweepResult
+from svd_numpy.experiments.sweep.sweeping import keep_plan
 from svd_numpy.experiments.uncertainty import UncertaintyReport, measure_uncertainty
 from svd_numpy.files import checkpoint
 from svd_numpy.files.run_log import read_log
@@ -92,6 +94,7 @@ def figure(words: Any) -> Any:
 def without_pictures() -> None:
     """Let the pictures of results be small ones: drawing takes a second, and writing is the same for all."""
     TrainResult.plot = lambda self: figure(self.model.seed)
+    SweepResult.plot = lambda self: figure(self.rows[0]["seed"])
     TrainResults.plot = lambda self: figure(self[0].model.seed)
     UncertaintyReport.plot = lambda self: figure(self.rows["pruned"].nll)
 
@@ -209,10 +212,22 @@ def result_writers() -> dict[str, Writer]:
     noisy = [svd.Sequential(svd.VariationalDense(784, 10), backend="numpy", seed=seed) for seed in range(2)]
     reports = [measure_uncertainty(one, inside=data, outside=data, n=2) for one in noisy]
     series = [TrainResults([one, one]) for one in results]
+    rows = [
+        {"lr": lr, "seed": seed, "valid_error": 0.1, "valid_nll": 1.0, "compression": 2.0, "seconds": 1.0}
+        for seed, lr in enumerate((1e-3, 2e-3))
+    ]
+
+    def write_sweep(folder: Path, i: int) -> None:
+        keep_plan(folder, {"experiment": "mnist"})
+        SweepResult([rows[i]], ["lr"], {}).save(folder)
+
     papers = [Reproduction({"300-100 sparse-vd": one}, quick=True) for one in series]
     return {
         "result": Writer(
             lambda folder, i: results[i].save(folder), files, ("experiments/result.py",), together="result.json"
+        ),
+        "sweep": Writer(
+            write_sweep, files, ("experiments/sweep/result.py", "experiments/sweep/sweeping.py"), together="sweep.md"
         ),
         "series": Writer(
             lambda folder, i: series[i].save(folder), files, ("experiments/series.py",), together="results.txt"
