@@ -18,9 +18,12 @@ import svd_numpy as svd
 from svd_numpy.data import sources
 from svd_numpy.data.manage import import_folder
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
+from svd_numpy.experiments.reproduce import Reproduction
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run_files import save_log_alphas
 from svd_numpy.experiments.series import TrainResults, begun
+from svd_numpy.experiments.sweep.result import SweepResult
+from svd_numpy.experiments.sweep.sweeping import keep_plan
 from svd_numpy.experiments.uncertainty import UncertaintyReport, measure_uncertainty
 from svd_numpy.files import checkpoint
 from svd_numpy.files.run_log import read_log
@@ -97,6 +100,7 @@ def figure(words: Any) -> Any:
 def without_pictures() -> None:
     """Let the pictures of results be small ones: drawing takes a second, and writing is the same for all."""
     TrainResult.plot = lambda self: figure(self.model.seed)
+    SweepResult.plot = lambda self: figure(self.rows[0]["seed"])
     TrainResults.plot = lambda self: figure(self[0].model.seed)
     UncertaintyReport.plot = lambda self: figure(self.rows["pruned"].nll)
 
@@ -221,6 +225,16 @@ def result_writers() -> dict[str, Writer]:
         svd.train_text(dataset="reviews-text", units=4, lanes=32, epochs=1, seed=seed, backend="numpy", progress=False)
         for seed in range(2)
     ]
+    rows = [
+        {"lr": lr, "seed": seed, "valid_error": 0.1, "valid_nll": 1.0, "compression": 2.0, "seconds": 1.0}
+        for seed, lr in enumerate((1e-3, 2e-3))
+    ]
+
+    def write_sweep(folder: Path, i: int) -> None:
+        keep_plan(folder, {"experiment": "mnist"})
+        SweepResult([rows[i]], ["lr"], {}).save(folder)
+
+    papers = [Reproduction({"300-100 sparse-vd": one}, quick=True) for one in series]
     return {
         "text result": Writer(
             lambda folder, i: texts[i].save(folder), files, ("experiments/text_result.py",), together="result.json"
@@ -228,8 +242,14 @@ def result_writers() -> dict[str, Writer]:
         "result": Writer(
             lambda folder, i: results[i].save(folder), files, ("experiments/result.py",), together="result.json"
         ),
+        "sweep": Writer(
+            write_sweep, files, ("experiments/sweep/result.py", "experiments/sweep/sweeping.py"), together="sweep.md"
+        ),
         "series": Writer(
             lambda folder, i: series[i].save(folder), files, ("experiments/series.py",), together="results.txt"
+        ),
+        "reproduction": Writer(
+            lambda folder, i: papers[i].save(folder), files, ("experiments/reproduce.py",), together="reproduce.md"
         ),
         "uncertainty": Writer(
             lambda folder, i: reports[i].save(folder), files, ("experiments/uncertainty.py",),

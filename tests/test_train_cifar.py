@@ -20,6 +20,7 @@ import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.data import Dataset
 from svd_numpy.experiments import cifar, run
+from svd_numpy.experiments.methods import METHODS
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.result import TrainResult
@@ -72,6 +73,13 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, images: Dataset) -> tupl
     """A finished run. Not to be changed: tests share it."""
     folder = tmp_path_factory.mktemp("cifar") / "run"
     return folder, train(run_dir=folder)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "surgery"])
+def test_ordinary_convolutions_are_pruned_in_one_stage(method: str) -> None:
+    result = train(method=method, pretrain_epochs=None, epochs=5)
+    assert result.pretrained is None and len(result.history) == 5
+    assert result.compression > 1.2 and result.title.startswith(METHODS[method].title)
 
 
 # ------------------------------------------------------------ a run

@@ -21,6 +21,7 @@ from svd_numpy.cli.doctor import Doctor
 from svd_numpy.cli.exports import Demo, ExportC
 from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.output import release_stdout
+from svd_numpy.cli.reproduce import Reproduce
 from svd_numpy.cli.runs import PROGRAM
 from svd_numpy.cli.saved_runs import Animate, Evaluate, Report, Uncertainty
 from svd_numpy.cli.sweeps import Sweep
@@ -46,6 +47,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "train-cifar": TrainCifar,
+    "reproduce": Reproduce,
     "sweep": Sweep,
     "train-text": TrainText,
     "train-sentiment": TrainSentiment,

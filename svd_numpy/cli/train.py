@@ -21,8 +21,12 @@ class _Training(Runs):
     recipe : str
         Where all settings of the training come from: "default" is our own recipe, "paper" the authors' published
         script, "small" our own for a few thousand images (lenet-300-100 only).
+    method : str
+        How the network is made small: "sparse-vd"; "magnitude", "magnitude-rewind", "gradual-magnitude", "surgery" and
+        "weight-sharing" prune ordinary weights; and others of svd_numpy.experiments.methods.METHODS.
     kind : str
-        "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
+        "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" and "gaussian-dropout" add
+        dropout to them.
     epochs : int, optional
         Variational epochs; None takes the recipe's. Schedules and fine-tuning are scaled to match.
     batch_size : int, optional
@@ -49,6 +53,8 @@ class _Training(Runs):
     remove_above : float, optional
         Remove weights for good while training, once their log alpha is above it: training gets faster. None takes the
         recipe's, inf removes none.
+    sparsity : float, optional
+        Share of weights that are 0 at the end, for methods that prune by magnitude; None takes that of the method.
     held_out : float
         Share of the training images, 0 to 0.5, that is not trained on and whose error is logged: for choices.
     progress : bool
@@ -61,6 +67,7 @@ class _Training(Runs):
     dataset: str
     arch: str
     recipe: str = "default"
+    method: str = "sparse-vd"
     kind: str = "variational"
     epochs: int | None = None
     batch_size: int | None = None
@@ -74,6 +81,7 @@ class _Training(Runs):
     resume: bool = False
     extend: int = 0
     remove_above: float | None = None
+    sparsity: float | None = None
     held_out: float = 0.0
     progress: bool = True
     eval_every: int = 1
@@ -81,12 +89,17 @@ class _Training(Runs):
 
 def run_folder(network: str, dataset: str, options: _Training) -> Path:
     """Return the folder of a run in `runs`, named after what sets it apart from other runs."""
+    from svd_numpy.experiments.methods import DEFAULT, get_method
+
+    get_method(options.method, options.kind)
+    method = [] if options.method == DEFAULT else [options.method]
     kind = [] if options.kind == "variational" else [options.kind]
     labels = ["random-labels"] if options.random_labels else []
     kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
     removal = [] if options.remove_above is None else [f"remove{options.remove_above:g}"]
-    words = [network, *kind, dataset, *labels, options.recipe, *kl_weight, *removal, f"seed{options.seed}"]
-    return Path("runs") / "-".join(words)
+    sparsity = [] if options.sparsity is None else [f"sparsity{options.sparsity:g}"]
+    words = [network, *method, *kind, dataset, *labels, options.recipe, *kl_weight, *removal, *sparsity]
+    return Path("runs") / "-".join([*words, f"seed{options.seed}"])
 
 
 @dataclass(frozen=True, kw_only=True)

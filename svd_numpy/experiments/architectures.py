@@ -18,6 +18,7 @@ from svd_numpy.network.layers import (
     Dropout,
     Flatten,
     Gate,
+    GaussianDropout,
     Layer,
     MaxPool2d,
     ReLU,
@@ -29,7 +30,13 @@ from svd_numpy.network.model import Sequential
 
 # Kind of network -> its name in tables. Layers have the same names in all kinds, so that one kind can start from the
 # weights of another (`init_from`).
-KINDS = {"variational": "Sparse VD", "dense": "Dense network", "dropout": "Bernoulli dropout"}
+KINDS = {
+    "variational": "Sparse VD",
+    "dense": "Dense network",
+    "dropout": "Bernoulli dropout",
+    "gaussian-dropout": "Gaussian dropout",
+}
+_DROPOUT = {"dropout": Dropout, "gaussian-dropout": GaussianDropout}
 
 _HIDDEN = {"lenet-300-100": (300, 100), "lenet-500-300": (500, 300)}
 _FILTERS, _UNITS = (20, 50), 500  # of LeNet-5-Caffe
@@ -71,7 +78,7 @@ class _Maker:
 
     def dropout(self, p: float) -> list[Layer]:
         """Make a list of one dropout layer, or of none if this kind of network has no dropout."""
-        return [Dropout(p)] if self.kind == "dropout" else []
+        return [_DROPOUT[self.kind](p)] if self.kind in _DROPOUT else []
 
 
 def _lenet_fc(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
@@ -155,8 +162,9 @@ def build(
         Defines the architecture and the initial weights.
     seed : int
     backend : str
-    kind : "variational", "dense" or "dropout"
-        Variational weights (Sparse VD); ordinary weights; ordinary weights with Bernoulli dropout of activations.
+    kind : "variational", "dense", "dropout" or "gaussian-dropout"
+        Variational weights (Sparse VD); ordinary weights; ordinary weights with Bernoulli or Gaussian dropout of
+        activations.
     width : float
         Factor on the numbers of filters and hidden units, 0.01 to 16; they are rounded, to at least 1.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 from svd_numpy.checks import SvdValueError, check_choice, check_count
+from svd_numpy.experiments.methods import DEFAULT, METHODS, get_method
 from svd_numpy.experiments.options import Keywords, Options, Start
 from svd_numpy.experiments.recipes import Recipe, get_recipe
 from svd_numpy.experiments.result import TrainResult
@@ -42,6 +43,7 @@ def train_cifar(
     arch: str = "vgg-like",
     width: float = 1.0,
     recipe: str = "default",
+    method: str = DEFAULT,
     kind: str = "variational",
     epochs: int | None = None,
     pretrain_epochs: int | None = None,
@@ -57,6 +59,7 @@ def train_cifar(
     resume: bool = False,
     extend: int = 0,
     remove_above: float | None = None,
+    sparsity: float | None = None,
     held_out: float = 0.0,
     changes: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -77,9 +80,11 @@ def train_cifar(
         Factor on the numbers of filters and units, 0.01 to 16; at 1 the first layers have 64 and the last ones 512.
     recipe : "default" or "paper"
         Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
-    kind : "variational", "dense" or "dropout"
-        Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout,
-        trained like the first stage.
+    method : "sparse-vd", or another of `svd_numpy.experiments.methods.METHODS`
+        How the network is made small. Methods that prune ordinary weights have one stage.
+    kind : "variational", "dense", "dropout" or "gaussian-dropout"
+        Sparse VD; or, as a baseline, the same network with ordinary weights, without or with dropout, trained like the
+        first stage.
     epochs : int, optional
         Variational epochs, instead of the recipe's; its schedules and its fine-tuning are stretched to match. If `kind`
         is not "variational", the default is as many epochs as both stages would take together.
@@ -115,6 +120,8 @@ def train_cifar(
     remove_above : float, optional
         Weights whose log_alpha is above it leave for good at the end of an epoch, which makes training faster
         (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none before the fine-tuning.
+    sparsity : float, optional
+        Share of weights that are 0 at the end, for methods that prune by magnitude; None takes that of the method.
     held_out : float
         Share of the training images, 0 to 0.5, that the training does not see and whose error and NLL every record
         reports (`valid_error`, `valid_nll`): what choices should be made by.
@@ -139,12 +146,13 @@ def train_cifar(
     SvdValueError, SvdTypeError
         For arguments that make no sense, before anything is written; `DataError` if the data are not available.
     """
+    get_method(method, kind)
     plan = get_recipe(check_choice("arch", arch, _ARCHS), recipe)
     options = Options(
-        dataset=check_choice("dataset", dataset, _DATASETS), arch=arch, width=width, recipe=recipe, kind=kind,
-        epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels, init_from=init_from,
-        backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend,
-        remove_above=remove_above, held_out=held_out, changes=changes, progress=progress,
+        dataset=check_choice("dataset", dataset, _DATASETS), arch=arch, width=width, recipe=recipe,
+        method=method, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels,
+        init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend,
+        remove_above=remove_above, sparsity=sparsity, held_out=held_out, changes=changes, progress=progress,
         eval_every=eval_every, callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
@@ -194,14 +202,16 @@ def _pretraining(plan: Recipe) -> TrainConfig:
 def _first_stage(options: Options, epochs: int | None) -> Options:
     """Return the options of the first stage of a run."""
     folder = None if options.folder is None else options.folder / PRETRAINING
-    own = replace(options, kind="dropout", kl_weight=1.0, remove_above=None, changes=None)
+    own = replace(
+        options, method=DEFAULT, kind="dropout", kl_weight=1.0, remove_above=None, sparsity=None, changes=None
+    )
     return replace(own, epochs=epochs, extend=0, run_dir=folder)
 
 
 def _configure(plan: Recipe, options: Options) -> TrainConfig:
     """Return the settings of the second stage, or of the only one."""
-    if options.kind == "variational":
-        return configure(plan.config, options)
+    if options.kind == "variational" or options.method != DEFAULT:
+        return configure(METHODS[options.method].adapt(plan).config, options)
     both = _pretraining(plan).total_epochs + plan.config.total_epochs
     return configure(_pretraining(plan), options if options.epochs is not None else replace(options, epochs=both))
 

@@ -1,4 +1,4 @@
-"""The methods of `train_mnist`: Sparse VD, and what it is compared with."""
+"""The methods of `train_mnist` and `train_cifar`: Sparse VD, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from svd_numpy.checks import SvdValueError, check_choice
 from svd_numpy.data import Dataset
-from svd_numpy.experiments import gated
+from svd_numpy.experiments import baselines, gated
 from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import Recipe
 from svd_numpy.network.model import Sequential
@@ -63,6 +63,37 @@ class Method:
 DEFAULT = "sparse-vd"
 METHODS = {
     DEFAULT: Method(title="Sparse VD", source="Molchanov, Ashukha, Vetrov 2017"),
+    "dense": Method(
+        title="Dense network", source="ordinary weights, none pruned", adapt=baselines.ordinary, kind="dense"
+    ),
+    "dropout": Method(
+        title="Bernoulli dropout", source="Srivastava et al. 2014", adapt=baselines.ordinary, kind="dropout"
+    ),
+    "gaussian-dropout": Method(
+        title="Gaussian dropout",
+        source="Srivastava et al. 2014, section 10",
+        adapt=baselines.ordinary,
+        kind="gaussian-dropout",
+    ),
+    "magnitude": Method(title="Magnitude pruning", source="Han et al. 2015", adapt=baselines.magnitude, kind="dense"),
+    "magnitude-rewind": Method(
+        title="Magnitude pruning, learning rate rewound",
+        source="Renda, Frankle, Carbin 2020",
+        adapt=baselines.magnitude_rewind,
+        kind="dense",
+    ),
+    "gradual-magnitude": Method(
+        title="Gradual magnitude pruning", source="Zhu & Gupta 2017", adapt=baselines.gradual_magnitude, kind="dense"
+    ),
+    "surgery": Method(
+        title="Dynamic network surgery", source="Guo, Yao, Chen 2016", adapt=baselines.surgery, kind="dense"
+    ),
+    "weight-sharing": Method(
+        title="Soft weight-sharing",
+        source="Ullrich, Meeds, Welling 2017",
+        adapt=baselines.weight_sharing,
+        kind="dense",
+    ),
     "bc-gnj": Method(
         title="Bayesian compression, normal-Jeffreys",
         source="Louizos, Ullrich, Welling 2017; 200 epochs and a ramp of the KL of 100, gates at ten times the rate",

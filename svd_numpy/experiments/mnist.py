@@ -17,23 +17,17 @@ from svd_numpy.experiments.series import TrainResults, one_or_all, options_of_ea
 from svd_numpy.train.console import say
 from svd_numpy.train.loop import Callback
 
-_ARCHS = ("lenet-300-100", "lenet-500-300", "lenet-5")
-
-
-class MnistKeywords(Keywords, total=False):
-    """Keywords of `train_mnist`, see `Keywords`."""
-
-    method: str
+ARCHS = ("lenet-300-100", "lenet-500-300", "lenet-5")
 
 
 @overload
-def train_mnist(*, kl_weight: float = ..., seeds: None = ..., **options: Unpack[MnistKeywords]) -> TrainResult: ...
+def train_mnist(*, kl_weight: float = ..., seeds: None = ..., **options: Unpack[Keywords]) -> TrainResult: ...
 @overload
 def train_mnist(
-    *, kl_weight: Iterable[float], seeds: Iterable[int] | None = ..., **options: Unpack[MnistKeywords]
+    *, kl_weight: Iterable[float], seeds: Iterable[int] | None = ..., **options: Unpack[Keywords]
 ) -> TrainResults: ...
 @overload
-def train_mnist(*, kl_weight: float = ..., seeds: Iterable[int], **options: Unpack[MnistKeywords]) -> TrainResults: ...
+def train_mnist(*, kl_weight: float = ..., seeds: Iterable[int], **options: Unpack[Keywords]) -> TrainResults: ...
 def train_mnist(
     *,
     dataset: str = "auto",
@@ -54,6 +48,7 @@ def train_mnist(
     resume: bool = False,
     extend: int = 0,
     remove_above: float | None = None,
+    sparsity: float | None = None,
     held_out: float = 0.0,
     changes: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -74,9 +69,9 @@ def train_mnist(
         the digits; the last one for lenet-300-100 only.
     method : "sparse-vd", or another of `svd_numpy.experiments.methods.METHODS`
         How the network is made small; each method has its own network, and changes the recipe of Sparse VD.
-    kind : "variational", "dense" or "dropout"
-        Sparse VD; or, as a baseline, the same network with ordinary weights, without or with Bernoulli dropout of
-        1/2 before dense layers (not of pixels). The last two have no KL and no fine-tuning, and prune nothing.
+    kind : "variational", "dense", "dropout" or "gaussian-dropout"
+        Sparse VD; or, as a baseline, the same network with ordinary weights, without or with dropout of 1/2 before
+        dense layers (not of pixels). The last three have no KL and no fine-tuning, and prune nothing.
     epochs : int, optional
         Variational epochs, instead of the recipe's; its schedules and its fine-tuning are stretched to match.
     batch_size : int, optional
@@ -108,6 +103,8 @@ def train_mnist(
     remove_above : float, optional
         Weights whose log_alpha is above it leave for good at the end of an epoch, which makes training faster
         (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none before the fine-tuning.
+    sparsity : float, optional
+        Share of weights that are 0 at the end, for methods that prune by magnitude; None takes that of the method.
     held_out : float
         Share of the training images, 0 to 0.5, that the training does not see and whose error and NLL every record
         reports (`valid_error`, `valid_nll`): what choices should be made by.
@@ -132,12 +129,12 @@ def train_mnist(
         For arguments that make no sense, before anything is read or written; `DataError` if the data are not available.
     """
     chosen = get_method(method, kind)
-    plan = chosen.adapt(get_recipe(check_choice("arch", arch, _ARCHS), recipe))
+    plan = chosen.adapt(get_recipe(check_choice("arch", arch, ARCHS), recipe))
     options = Options(
         dataset=dataset, arch=arch, recipe=recipe, method=method, kind=kind, epochs=epochs, batch_size=batch_size,
         seed=seed, random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir,
-        run_dir=run_dir, resume=resume, extend=extend, remove_above=remove_above, held_out=held_out, changes=changes,
-        progress=progress, eval_every=eval_every, callbacks=callbacks,
+        run_dir=run_dir, resume=resume, extend=extend, remove_above=remove_above, sparsity=sparsity,
+        held_out=held_out, changes=changes, progress=progress, eval_every=eval_every, callbacks=callbacks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     config = plan.config

@@ -35,6 +35,7 @@ class Keywords(TypedDict, total=False):
     dataset: str
     arch: str
     recipe: str
+    method: str
     kind: str
     epochs: int | None
     batch_size: int | None
@@ -47,6 +48,7 @@ class Keywords(TypedDict, total=False):
     resume: bool
     extend: int
     remove_above: float | None
+    sparsity: float | None
     held_out: float
     changes: Mapping[str, Any] | None
     progress: bool
@@ -75,6 +77,7 @@ class Options:
     batch_size: int | None = None
     kl_weight: float = 1.0
     remove_above: float | None = None
+    sparsity: float | None = None
     held_out: float = 0.0
     changes: Mapping[str, Any] | None = None
     seed: int = 0

@@ -276,4 +276,5 @@ def stretch(config: TrainConfig, epochs: int) -> TrainConfig:
         kl_schedule=tuple((epoch * factor, value) for epoch, value in config.kl_schedule),
         finetune_epochs=max(1, round(config.finetune_epochs * factor)) if config.finetune_epochs else 0,
         remove_from=round(config.remove_from * factor),
+        pruning=None if config.pruning is None else config.pruning.stretched(factor),
     )

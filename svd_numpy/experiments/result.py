@@ -53,8 +53,8 @@ class TrainResult:
         log_alpha after the last variational epoch, before any fine-tuning overwrites it.
     method : str
         How the network was made small, a key of `methods.METHODS`.
-    kind : "variational", "dense" or "dropout"
-        Sparse VD, or one of the baseline networks, which prune nothing.
+    kind : str
+        Kind of its layers, a key of `architectures.KINDS`.
     width : float
         Factor on the numbers of units and filters of the architecture.
     pretrained : TrainResult or None
@@ -182,7 +182,7 @@ class TrainResult:
     def _remarks(self) -> list[str]:
         """What stands below the table."""
         lines = list[str]()
-        if self.kind == "variational" or METHODS[self.method].gated:
+        if self.kind == "variational" or METHODS[self.method].gated or self.compression > 1:
             live = " - ".join(f"{live}/{units}" for live, units in self.report.live.values())
             lines.append(f"{'live units':<12}{live}")
         if self.data.warning:
@@ -258,7 +258,8 @@ class TrainResult:
 
         title = f"{self.title}: {100 * self.test_error:.2f} % error"
         if not self.model.variational_layers:
-            return training_curves(self.history, title=title)
+            pruned = f", {self.compression:.0f}x" if self.compression > 1 else ""
+            return training_curves(self.history, title=title + pruned)
         first = self.model.variational_layers[0]
         theta, shape = first.fields(first.pruned_theta(self.model.threshold), self.data.image_shape or ())
         return summary_figure(

@@ -42,6 +42,13 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
     config = replace(config, **(options.changes or {}))
     if options.remove_above is not None:
         config = replace(config, remove_above=None if options.remove_above == math.inf else options.remove_above)
+    if options.sparsity is not None:
+        if config.pruning is None:
+            raise SvdValueError(
+                f"sparsity: got {options.sparsity}, but method {options.method!r} cannot be told one; leave it out, or "
+                "take a method such as 'gradual-magnitude'"
+            )
+        config = replace(config, pruning=config.pruning.ending_at(options.sparsity))
     return config.extended(options.extend)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number, check_threshold
+from svd_numpy.train.pruning import Pruning, check_pruning
 from svd_numpy.train.schedules import Knots, check_knots
 
 
@@ -59,6 +60,9 @@ class TrainConfig:
         of the best epoch that was watched, even if all epochs are done. Only the last stage is watched: the
         fine-tuning if there is any, else what comes after the last knot of `kl_schedule`, because while the KL weight
         rises every epoch is sparser, and usually worse, than the one before. Needs validation rows (`Dataset.split`).
+    pruning : Pruning, optional
+        How to prune ordinary weights while training (`MagnitudeRounds`, `GradualMagnitude`, `Surgery`,
+        `WeightSharing`); not with the settings that prune variational ones.
     """
 
     epochs: int = 60
@@ -82,6 +86,7 @@ class TrainConfig:
     mirror: bool = False
     clip_norm: float = 0.0
     patience: int = 0
+    pruning: Pruning | None = None
 
     def __post_init__(self) -> None:
         checked = {
@@ -106,6 +111,7 @@ class TrainConfig:
             "mirror": check_flag("mirror", self.mirror),
             "clip_norm": check_number("clip_norm", self.clip_norm, low=0, high=1e9),
             "patience": check_count("patience", self.patience, low=0),
+            "pruning": check_pruning("pruning", self.pruning),
         }
         for name, value in checked.items():  # plain Python numbers, which JSON can store
             object.__setattr__(self, name, value)
@@ -118,6 +124,13 @@ class TrainConfig:
                 f"patience: got {self.patience}, but kl_schedule changes until epoch {self.watched_from:g}, so none of "
                 f"{self.total_epochs} epochs is watched; let it end earlier, or leave patience out"
             )
+
+        if self.pruning is not None:
+            for name, none in (("finetune_epochs", 0), ("remove_above", None), ("patience", 0)):
+                if (value := getattr(self, name)) != none:
+                    raise SvdValueError(
+                        f"{name}: got {value} and pruning {self.pruning.kind!r}, which replaces it; leave one out"
+                    )
 
     @property
     def watched_from(self) -> float:
@@ -160,6 +173,6 @@ class TrainConfig:
         """The settings as JSON would return them (tuples become lists)."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            name: [list(knot) for knot in value] if isinstance(value, tuple) else value
-            for name, value in values.items()
+            **{name: [list(k) for k in value] if isinstance(value, tuple) else value for name, value in values.items()},
+            "pruning": None if self.pruning is None else self.pruning.to_json(),
         }

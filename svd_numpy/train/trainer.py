@@ -32,6 +32,7 @@ from svd_numpy.network.sparsity import freeze, measure_sparsity
 from svd_numpy.train.batches import Batches
 from svd_numpy.train.best import Best
 from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.pruning import Place, Pruner
 from svd_numpy.train.schedules import at_epoch
 
 DIVERGED = "lower lr, or scale inputs and targets to about 1"
@@ -72,6 +73,8 @@ class Trainer:
         The training examples in the form that steps read.
     best : Best
         Early stopping.
+    pruner : Pruner or None
+        What prunes ordinary weights (`TrainConfig.pruning`).
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -98,6 +101,8 @@ class Trainer:
         self._parts = ["test"] if data.x_valid is None else ["valid", "test"]  # what records report
         self.n_train = data.x_train.shape[0]
         self.steps_per_epoch = self.batches.per_epoch
+        place = Place(self.steps_per_epoch, self.n_train, config.seed)
+        self.pruner: Pruner | None = None if config.pruning is None else config.pruning.pruner(model, place)
         if (steps := self.steps_per_epoch * config.total_epochs) > checkpoint.MAX_STEP:
             raise SvdValueError(
                 f"config: {config.total_epochs:,} epochs are {steps:,} steps, expected at most "
@@ -124,7 +129,8 @@ class Trainer:
         arena, model = self.model.arena, self.model
         moments = {"params": arena.params, "m": arena.m, "v": arena.v, "mask": arena.mask}
         carried = {f"carried/{name}": state for name, state in self.carried.items()}
-        return {**moments, "input_mean": model.input_mean, **model.state, **carried, **self.best.arrays}
+        pruner = {} if self.pruner is None else self.pruner.arrays
+        return {**moments, "input_mean": model.input_mean, **model.state, **carried, **self.best.arrays, **pruner}
 
     # ------------------------------------------------------------ one step
     def finetunes(self, step: int) -> bool:
@@ -198,7 +204,12 @@ class Trainer:
         model.backward(d_outputs, run, kl_scale=settings.kl_scale)
         if self.config.clip_norm:
             backend.clip_gradients(model.arena, self.config.clip_norm)
-        backend.adam_step(model.arena, settings, held=finetune or self.removes)
+        if self.pruner is None:
+            backend.adam_step(model.arena, settings, held=finetune or self.removes)
+        else:
+            self.pruner.before_update(step)
+            backend.adam_step(model.arena, settings, held=self.pruner.holds(step))
+            self.pruner.after_update(step + 1)
         return found
 
     @np.errstate(over="ignore", invalid="ignore")  # the loss is checked below, the weights at the end of an epoch

@@ -103,7 +103,7 @@ def sweep(
             tasks.append(Task(experiment, str(folder / "-".join(words)), {**point, "seed": seed}, shared))
     for task in tasks:
         _check(task)
-    _keep_plan(folder, {"experiment": experiment, "varied": sorted(varied), "fixed": _plain(shared)})
+    keep_plan(folder, {"experiment": experiment, "varied": sorted(varied), "fixed": _plain(shared)})
     missing = [task for task in tasks if not task.finished]
     ended: Ended = on_this_machine(missing, jobs) if scheduler is None else on_a_cluster(missing, jobs, scheduler)
     failed = {}
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
         return json.loads(json.dumps(str(value)))
 
 
-def _keep_plan(folder: Path, plan: dict[str, Any]) -> None:
+def keep_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Write down what all runs of the folder share; refuse a folder in which they share something else."""
     path = folder / PLAN
     if path.is_file():
@@ -155,7 +155,7 @@ def _keep_plan(folder: Path, plan: dict[str, Any]) -> None:
                 "take another folder"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # those are leftovers
         raise SvdValueError(f"run_dir: {folder} holds something else already; take another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(plan, indent=1).encode())

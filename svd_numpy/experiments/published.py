@@ -1,0 +1,80 @@
+"""The rows of the papers' tables, for `reproduce`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+NONZEROS, BLOCKS = "non-zeros", "sub-matrices"  # what is counted as left
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One published result on MNIST.
+
+    Attributes
+    ----------
+    name : str
+        What `reproduce` calls it: network and method.
+    arch, method : str
+        Arguments of `train_mnist`; a method or network that this package lacks is only listed.
+    error : float
+        Test error, a fraction.
+    compression : float
+        All weights / those left.
+    measure : "non-zeros" or "sub-matrices"
+        What is left: single weights, or dense matrices of live inputs times live outputs. The two are not comparable.
+    source : str
+    left : str
+        Sparsity per layer in %, or live units.
+    sparsity : float, optional
+        Argument of `train_mnist`, where the method must be told.
+    """
+
+    name: str
+    arch: str
+    method: str
+    error: float
+    compression: float
+    measure: str
+    source: str
+    left: str = ""
+    sparsity: float | None = None
+
+
+def dense_ratio(*units: int, all_units: tuple[int, ...]) -> float:
+    """Ratio of the weights of two dense networks: all units / live units, layer by layer."""
+    whole, live = (sum(n_in * n_out for n_in, n_out in pairwise(sizes)) for sizes in (all_units, units))
+    return whole / live
+
+
+_FC, _CONV = "lenet-300-100", "lenet-5"
+_FULL = (784, 300, 100, 10)
+_SVD, _BC, _L0 = "Molchanov et al. 2017, table 1", "Louizos et al. 2017, table 1", "Louizos et al. 2018, table 1"
+_SBP = "Neklyudov et al. 2017, table 1"
+
+ROWS = {
+    row.name: row
+    for row in (
+        PaperRow("300-100 dense", _FC, "dense", 0.0164, 1, NONZEROS, _SVD),
+        PaperRow("300-100 magnitude", _FC, "magnitude", 0.0159, 12, NONZEROS, _SVD, "92.0-91.0-74.0", 1 - 1 / 12),
+        PaperRow("300-100 surgery", _FC, "surgery", 0.0199, 56, NONZEROS, _SVD, "98.2-98.2-94.5"),
+        PaperRow("300-100 weight-sharing", _FC, "weight-sharing", 0.0194, 23, NONZEROS, _SVD),
+        PaperRow("300-100 sparse-vd", _FC, "sparse-vd", 0.0192, 68, NONZEROS, _SVD, "98.9-97.2-62.0"),
+        PaperRow("300-100 bc-gnj", _FC, "bc-gnj", 0.018, 9.29, BLOCKS, _BC, "278-98-13"),
+        PaperRow("300-100 bc-ghs", _FC, "bc-ghs", 0.018, 9.48, BLOCKS, _BC, "311-86-14"),
+        PaperRow(
+            "300-100 l0", _FC, "l0", 0.018, dense_ratio(266, 88, 33, 10, all_units=_FULL), BLOCKS, _L0, "266-88-33"
+        ),
+        PaperRow("500-300 sbp", "lenet-500-300", "sbp", 0.0155, 11.23, BLOCKS, _SBP, "245-160-55"),
+        PaperRow("lenet-5 dense", _CONV, "dense", 0.0080, 1, NONZEROS, _SVD),
+        PaperRow("lenet-5 magnitude", _CONV, "magnitude", 0.0077, 12, NONZEROS, _SVD, "34-88-92.0-81", 1 - 1 / 12),
+        PaperRow("lenet-5 surgery", _CONV, "surgery", 0.0091, 111, NONZEROS, _SVD, "86-97-99.3-96"),
+        PaperRow("lenet-5 weight-sharing", _CONV, "weight-sharing", 0.0097, 200, NONZEROS, _SVD),
+        PaperRow("lenet-5 sparse-vd", _CONV, "sparse-vd", 0.0075, 280, NONZEROS, _SVD, "67-98-99.8-95"),
+        PaperRow("lenet-5 bc-gnj", _CONV, "bc-gnj", 0.010, 108, BLOCKS, _BC, "8-13-88-13"),
+        PaperRow("lenet-5 bc-ghs", _CONV, "bc-ghs", 0.010, 156, BLOCKS, _BC, "5-10-76-16"),
+        PaperRow("lenet-5 sbp", _CONV, "sbp", 0.0086, 5.09, BLOCKS, _SBP, "3-18-284-283"),
+        PaperRow("lenet-5 l0", _CONV, "l0", 0.010, 70.0, BLOCKS, _L0, "9-18-65-25"),
+    )
+}
