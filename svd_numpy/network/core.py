@@ -64,7 +64,7 @@ def _input_shape(first: Layer, given: Any) -> tuple[int, ...]:
         if features is None:
             raise SvdValueError(
                 f"Sequential: the first layer is {type(first).__name__}, which does not know the shape of its inputs; "
-                "give input_shape=(C, H, W), for example (1, 28, 28), or (T,) for T tokens"
+                "give input_shape=(C, H, W), for example (1, 28, 28), (I,) for rows of I numbers, or (T,) for T tokens"
             )
         return (features,)
     shape = tuple(given) if isinstance(given, tuple | list) else (given,)
