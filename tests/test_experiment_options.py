@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 import pytest
 
 import svd_numpy as svd
-from svd_numpy.experiments import cifar, mnist
-from svd_numpy.experiments.options import Options
+from svd_numpy.experiments import cifar
+from svd_numpy.experiments.options import Keywords, Options
 
 FUNCTIONS = (svd.train_mnist, svd.train_cifar, svd.train_regression)
 OWN = {"dataset", "arch"}  # whose defaults are each experiment's own
@@ -45,7 +45,7 @@ def test_the_options_have_the_same_defaults(function: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "keywords"), [(svd.train_mnist, mnist.MnistKeywords), (svd.train_cifar, cifar.CifarKeywords)]
+    ("function", "keywords"), [(svd.train_mnist, Keywords), (svd.train_cifar, cifar.CifarKeywords)]
 )
 def test_type_checkers_see_the_arguments_that_there_are(function: Any, keywords: Any) -> None:
     hints, known = get_type_hints(function), get_type_hints(keywords)

@@ -135,14 +135,11 @@ class Train(_Training):
     def default_run_dir(self) -> Path:
         """Name the run folder; "auto" data are looked up for it."""
         from svd_numpy.data import load
-        from svd_numpy.experiments.methods import DEFAULT, get_method
         from svd_numpy.experiments.recipes import get_recipe
 
         get_recipe(self.arch, self.recipe)
-        get_method(self.method, self.kind)
-        network = self.arch if self.method == DEFAULT else f"{self.arch}-{self.method}"
         dataset = load("auto", self.data_dir).name if self.dataset == "auto" else self.dataset
-        return run_folder(network, dataset, self)
+        return run_folder(self.arch, dataset, self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,7 @@ class Variational(Weighted):
 
     def _set_variance(self, log_sigma2: Any, sigma_max: Any) -> None:
         """Check and set the initial log_sigma2 and the bound of sigma."""
-        high = float(LOG_SIGMA2_MAX)
+        high: float = LOG_SIGMA2_MAX
         if sigma_max is not None:
             lowest, highest = (math.exp(bound / 2) for bound in (LOG_SIGMA2_MIN, LOG_SIGMA2_MAX))
             self.sigma_max = check_number("sigma_max", sigma_max, lowest, highest)
