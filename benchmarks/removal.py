@@ -74,7 +74,9 @@ def table(arch: str, rows: Sequence[dict[str, Any]]) -> str:
         f"* Machine: {one_line(describe())}",
         f"* Command: {command_line()}",
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
-        "* removed survivors: of the weights left at the end of the run without removal, those that this run lacks",
+        "* times: -, where other work went on at the same time (null in the JSON file)",
+        "* removed survivors: of the weights left at the end of the run without removal, those that this run lacks.",
+        "  From the first removal on, the two runs draw other noise: most of these are another choice among equals",
         "",
         f"| {' | '.join(_COLUMNS)} |",
         "|---" * len(_COLUMNS) + "|",
@@ -85,9 +87,13 @@ def table(arch: str, rows: Sequence[dict[str, Any]]) -> str:
         survivors = "-" if lost is None or row["variant"] == "off" else f"{lost} of {len(kept[row['seed']])}"
         lines.append(
             f"| {row['variant']} | {row['seed']} | {100 * row['error']:.2f} | {row['nll']:.4f} "
-            f"| {row['compression']:.1f} | {survivors} | {row['seconds']:.0f} | {row['ms']:.2f} |"
+            f"| {row['compression']:.1f} | {survivors} | {_time(row['seconds'], 0)} | {_time(row['ms'], 2)} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _time(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def main() -> None:
