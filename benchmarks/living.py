@@ -25,7 +25,7 @@ from workload import TASKS, load_workload
 
 from svd_numpy.data import load
 from svd_numpy.experiments.run_files import load_log_alphas, need
-from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.npz import write_npz
 from svd_numpy.network.living import LivingCopy, count_living
 from svd_numpy.network.living import forms as forms_of
 from svd_numpy.train.config import TrainConfig
@@ -60,10 +60,7 @@ def train(arch: str, epochs: int, path: Path) -> None:
     model = untrained_model(workload)
     config = TrainConfig(epochs=epochs, batch_size=100, kl_schedule=((epochs / 8, 0.0), (epochs / 2, 1.0)))
     fit(model, load(TASKS[arch].dataset), config)
-    with tempfile.TemporaryFile() as file:
-        np.savez(file, **model.arrays())  # type: ignore[arg-type]
-        file.seek(0)
-        write_atomic(path, file.read())
+    write_npz(path, model.arrays())
 
 
 def from_run(arch: str, run: Path, path: Path) -> None:
@@ -74,10 +71,7 @@ def from_run(arch: str, run: Path, path: Path) -> None:
         theta, log_sigma2 = (model.parameters[f"{name}.{part}"] for part in ("theta", "log_sigma2"))
         log_sigma2[:] = -6.0
         theta[:] = np.sign(theta) * np.exp(0.5 * (log_sigma2 - values.reshape(theta.shape)))
-    with tempfile.TemporaryFile() as file:
-        np.savez(file, **model.arrays())  # type: ignore[arg-type]
-        file.seek(0)
-        write_atomic(path, file.read())
+    write_npz(path, model.arrays())
 
 
 def rows_of(arch: str, batch: int, threads: int, timings: dict[str, Timing], shares: Sequence[float]) -> list[Any]:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from svd_numpy.checks import SvdValueError, check_choice
-from svd_numpy.data import Dataset
 from svd_numpy.experiments import baselines, gated
-from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.recipes import Recipe
-from svd_numpy.network.model import Sequential
-from svd_numpy.train.config import TrainConfig
-
-# (data, recipe, seed, backend, kind, width) -> the network with its initial weights
-Build = Callable[[Dataset, Recipe, int, str, str, float], Sequential]
 
 
 def as_it_is(plan: Recipe) -> Recipe:
     """Leave a recipe unchanged."""
     return plan
-
-
-def no_callbacks(config: TrainConfig) -> Sequence[Callable[..., None]]:
-    """Call nothing after an epoch."""
-    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +26,8 @@ class Method:
         Its name in tables.
     source : str
         Where the method and its numbers come from.
-    build : function (data, recipe, seed, backend, kind, width) -> Sequential
-        Makes the network.
     adapt : function Recipe -> Recipe
         Changes the recipe of Sparse VD for the same architecture.
-    callbacks : function TrainConfig -> callbacks
-        Called after every epoch, before the caller's own; they must be functions of the model and the epoch, so that a
-        run can resume.
     kind : str
         Kind of its layers, a key of `architectures.KINDS`: weights of another kind than "variational" have no KL.
     gated : bool
@@ -53,9 +36,7 @@ class Method:
 
     title: str
     source: str
-    build: Build = build
     adapt: Callable[[Recipe], Recipe] = as_it_is
-    callbacks: Callable[[TrainConfig], Sequence[Callable[..., None]]] = no_callbacks
     kind: str = "variational"
     gated: bool = False
 

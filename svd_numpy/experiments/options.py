@@ -109,14 +109,12 @@ class Options:
             "random_labels": check_flag("random_labels", self.random_labels),
             "backend": resolve_backend(self.backend),
             "run_dir": check_path("run_dir", self.run_dir),
-            "resume": check_flag("resume", self.resume),
+            "resume": check_resume(self.resume, self.run_dir),
             "extend": check_count("extend", self.extend, low=0),
             "progress": check_flag("progress", self.progress),
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "callbacks": check_callbacks(self.callbacks),
         }
-        if self.resume and self.run_dir is None:
-            raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -124,6 +122,13 @@ class Options:
     def folder(self) -> Path | None:
         """The run_dir as a Path."""
         return None if self.run_dir is None else Path(self.run_dir)
+
+
+def check_resume(value: Any, run_dir: Any) -> bool:
+    """Check whether to go on with a run; only one that has a folder can be gone on with."""
+    if check_flag("resume", value) and run_dir is None:
+        raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
+    return bool(value)
 
 
 def check_kl_weight(value: Any, kind: str) -> float:

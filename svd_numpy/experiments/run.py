@@ -14,11 +14,12 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset, load
+from svd_numpy.experiments.architectures import build
 from svd_numpy.experiments.methods import METHODS
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import FILES, TrainResult, pruning_threshold
-from svd_numpy.experiments.run_files import load_log_alphas, save_log_alphas
+from svd_numpy.experiments.run_files import has_result, load_log_alphas, save_log_alphas, save_or_say
 from svd_numpy.kernels import priors
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import log_alpha, measure_sparsity
@@ -95,9 +96,8 @@ def begin(options: Options, data: Dataset, pretrained: TrainResult | None = None
     pretrained : TrainResult, optional
         Result whose network provides the initial weights.
     """
-    method = METHODS[options.method]
-    plan = method.adapt(get_recipe(options.arch, options.recipe))
-    model = method.build(data, plan, options.seed, options.backend, options.kind, options.width)
+    plan = METHODS[options.method].adapt(get_recipe(options.arch, options.recipe))
+    model = build(data, plan, options.seed, options.backend, options.kind, options.width)
     start = options.init_from if pretrained is None else pretrained.model
     if start is not None:
         model.init_from(Sequential.load(start) if isinstance(start, str | Path) else start)
@@ -144,7 +144,7 @@ def _prepare(
 ) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
     """Make a run that records what its figures need, and the function that turns its history into its result."""
     model, data, folder = result.model, result.data, options.folder
-    hooks = [*METHODS[options.method].callbacks(config), *options.callbacks]
+    hooks = list(options.callbacks)
     if model.variational_layers:
         assert data.image_shape is not None
         if folder is not None:
@@ -154,16 +154,12 @@ def _prepare(
         result = replace(result, log_alphas=log_alphas)
 
     run = Run(model, data, config, hooks, folder, options.resume)
-    complete = run.trainer.done and folder is not None and all((folder / name).is_file() for name in FILES)
+    complete = has_result(run, FILES)
 
     def finish(history: list[Record]) -> TrainResult:
         finished = replace(result, history=history)
         if folder is not None and not complete:  # what is only read back may be in a folder that cannot be written to
-            try:
-                finished.save(folder)
-            except OSError:
-                say(finished)  # hours of training should at least show their result
-                raise
+            save_or_say(finished, folder)
         return finished
 
     return run, finish

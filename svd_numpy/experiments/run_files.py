@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import loads_strict
 from svd_numpy.files.npz import read_npz, write_npz
+from svd_numpy.train.console import say
 
 if TYPE_CHECKING:
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.frames import FrameRecorder
+    from svd_numpy.train.loop import Run
 
 _LAYER = "log_alpha."  # before the name of a layer, which may be any word
 
@@ -26,6 +28,21 @@ def need(path: Path) -> Path:
     if not path.is_file():
         raise SvdValueError(f"{path} is not there; expected the folder of a run made by `svd-numpy train`")
     return path
+
+
+def has_result(run: Run, files: Sequence[str]) -> bool:
+    """Whether a run was finished before, with all files of its result: then it is only read back."""
+    folder = run.folder
+    return run.trainer.done and folder is not None and all((Path(folder) / name).is_file() for name in files)
+
+
+def save_or_say(result: Any, folder: Path) -> None:
+    """Save a result; print it where that fails, since hours of training should at least show it."""
+    try:
+        result.save(folder)
+    except OSError:
+        say(result)
+        raise
 
 
 def load_frames(path: Path) -> FrameRecorder:

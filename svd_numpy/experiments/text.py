@@ -16,8 +16,9 @@ from svd_numpy.checks import SvdValueError, check_choice, check_count, check_fla
 from svd_numpy.data import Dataset, MissingDataError, load
 from svd_numpy.data.text import rearranged, text_dataset
 from svd_numpy.experiments.architectures import KINDS
-from svd_numpy.experiments.options import check_kl_weight
+from svd_numpy.experiments.options import check_kl_weight, check_resume
 from svd_numpy.experiments.recipes import stretch
+from svd_numpy.experiments.run_files import has_result, save_or_say
 from svd_numpy.experiments.text_result import FILES, TextResult
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.layers import (
@@ -35,7 +36,7 @@ from svd_numpy.network.layers import (
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.console import say
-from svd_numpy.train.loop import Callback, fit
+from svd_numpy.train.loop import Callback, Run, fit_together
 
 _LOG_SIGMA2 = -6.0  # the authors' start
 _DROPOUT = {"letters": 0.3, "sentences": 0.5}
@@ -76,8 +77,7 @@ class _Options:
         check_count("extend", self.extend, low=0)
         check_flag("progress", self.progress)
         check_path("run_dir", self.run_dir)
-        if check_flag("resume", self.resume) and self.run_dir is None:
-            raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
+        check_resume(self.resume, self.run_dir)
         object.__setattr__(self, "backend", resolve_backend(self.backend))
 
     def configure(self, config: TrainConfig, batch_size: int) -> TrainConfig:
@@ -255,22 +255,13 @@ def _load_text(dataset: str, lanes: int | None, steps: int, options: _Options) -
 def _run(model: Sequential, data: Dataset, config: TrainConfig, options: _Options) -> TextResult:
     if data.warning and options.progress:
         say(f"NOTE: {data.warning}")
-    folder = None if options.run_dir is None else Path(options.run_dir)
-    complete = folder is not None and options.resume and all((folder / name).is_file() for name in FILES)
-    before = (folder / "result.json").read_bytes() if complete and folder is not None else b""
-    history = fit(model, data, config, options.callbacks, folder, options.resume, options.progress)
-    result = TextResult(model, history, data, options.kind, config.kl_weight)
-    if folder is not None and not (before and history[-1]["epoch"] == _epochs(before)):
-        try:
-            result.save(folder)
-        except OSError:
-            say(result)  # hours of training should at least show their result
-            raise
-    return result
-
-
-def _epochs(result_json: bytes) -> Any:
-    """How many epochs a saved result had."""
-    from svd_numpy.files.atomic import loads_strict
-
-    return loads_strict(result_json).get("epochs")
+    run = Run(model, data, config, options.callbacks, options.run_dir, options.resume)
+    try:
+        complete = has_result(run, FILES)
+        (history,) = fit_together([run], options.progress)
+        result = TextResult(model, history, data, options.kind, config.kl_weight)
+        if run.folder is not None and not complete:
+            save_or_say(result, Path(run.folder))
+        return result
+    finally:
+        run.release()

@@ -60,5 +60,5 @@ def sweep_points(
                 bars.barh(at + number * height, lengths, height, color=colour, label=_NAMES[figure_name])
             bars.set(yticks=at + 0.4 - height / 2, yticklabels=names, xlabel="share of the variance %", xlim=(0, 100))
             bars.invert_yaxis()
-            bars.legend(loc="lower right")
+            bars.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(importance))
         return finish(figure, title)

@@ -159,11 +159,16 @@ class CarefulReporter(Reporter):
             self._inner.__exit__(kind, error, trace)
 
 
+def is_watched() -> bool:
+    """Whether somebody looks on, in a terminal or a notebook, for whom a bar can move."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None in services, and where it was closed
+    return terminal or "ipykernel" in sys.modules
+
+
 def make_reporter(trainer: Trainer, progress: bool) -> Reporter:
     """Choose a bar for a terminal or notebook, lines for a log; nothing without `progress`."""
 
     def make() -> Reporter:
-        terminal = sys.stderr is not None and sys.stderr.isatty()  # None in services, and where it was closed
-        return BarReporter(trainer) if terminal or "ipykernel" in sys.modules else LineReporter(trainer)
+        return BarReporter(trainer) if is_watched() else LineReporter(trainer)
 
     return CarefulReporter(make) if progress else Reporter()

@@ -11,8 +11,8 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, as_path
 from svd_numpy.experiments.series import mean_sd
+from svd_numpy.experiments.sweep.task import FIGURES
 
-FIGURES = ("valid_error", "valid_nll", "compression", "seconds")
 _GROUPS = 4  # into which the values of a number are divided, where there are more
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from svd_numpy.experiments.options import Options, check_changes
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.run import configure
 from svd_numpy.experiments.sweep.engines import Ended, on_a_cluster, on_this_machine
-from svd_numpy.experiments.sweep.points import Between, is_varied, points, word
+from svd_numpy.experiments.sweep.points import is_varied, points, word
 from svd_numpy.experiments.sweep.result import SweepResult
 from svd_numpy.experiments.sweep.task import EXPERIMENTS, Task, arguments, function_of
 from svd_numpy.experiments.sweep.watch import watching
@@ -130,8 +129,6 @@ def _check(task: Task) -> None:
 
 def _plain(value: Any) -> Any:
     """The value as it is read back from JSON."""
-    if isinstance(value, Between):
-        return asdict(value)
     try:
         return json.loads(json.dumps(value, default=str, allow_nan=False))
     except ValueError:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from svd_numpy.experiments.sweep.task import Task
-from svd_numpy.train.console import say
+from svd_numpy.train.console import is_watched, say
 
 SECONDS = 1.0  # between two looks
 _TAIL = 2**12  # bytes of a log that hold its last record
@@ -21,7 +21,7 @@ def watching(tasks: Sequence[Task], progress: bool) -> Iterator[Callable[[Task, 
     """Give the function that is told of every run that has ended."""
     if not progress:
         yield lambda task, said: None
-    elif (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules:
+    elif is_watched():
         with _bar(tasks) as report:
             yield report
     else:
@@ -66,8 +66,6 @@ def _bar(tasks: Sequence[Task]) -> Iterator[Callable[[Task, str], None]]:
 
 def _epoch(task: Task) -> str:
     """Where a run stands, from the end of its log; "" where it has no log yet."""
-    import json
-
     try:
         with (Path(task.folder) / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))

@@ -117,12 +117,14 @@ def times_packed(rows, k_all, a, a_row, packed, columns, c, c_row, add, work):
 
 # ---------------------------------------------------------------- cells, one sequence and one step at a time
 @kernel(inline=True)
-def _sigmoid(x):
+def sigmoid(x):
+    """1 / (1 + e**-x)."""
     return ONE / (ONE + exp32(-x))
 
 
 @kernel(inline=True)
-def _tanh(x):
+def tanh(x):
+    """Hyperbolic tangent, by one exponential."""
     return ONE - TWO / (ONE + exp32(TWO * x))
 
 
@@ -130,14 +132,14 @@ def _tanh(x):
 def _sigmoid_row(a):
     wide_vectors()
     for u in range(len(a)):
-        a[u] = _sigmoid(a[u])
+        a[u] = sigmoid(a[u])
 
 
 @kernel()
 def _tanh_row(a):
     wide_vectors()
     for u in range(len(a)):
-        a[u] = _tanh(a[u])
+        a[u] = tanh(a[u])
 
 
 @kernel()
@@ -148,7 +150,7 @@ def _lstm_state(gates, c, tanh_c, y):
     i, f, g, o = gates[:units], gates[units : 2 * units], gates[2 * units : 3 * units], gates[3 * units :]
     for u in range(units):
         new = f[u] * c[u] + i[u] * g[u]
-        squashed = _tanh(new)
+        squashed = tanh(new)
         c[u] = new
         tanh_c[u] = squashed
         y[u] = o[u] * squashed
@@ -263,12 +265,12 @@ def _gru_state(gates, q, inner, h, u_row, y):
     r, z, n = gates[:units], gates[units : 2 * units], gates[2 * units :]
     q_r, q_z, q_n = q[:units], q[units : 2 * units], q[2 * units :]
     for j in range(units):
-        reset, inside = _sigmoid(r[j] + q_r[j]), q_n[j] + inner[j]
+        reset, inside = sigmoid(r[j] + q_r[j]), q_n[j] + inner[j]
         r[j] = reset
         u_row[j] = inside
-        n[j] = _tanh(n[j] + reset * inside)
+        n[j] = tanh(n[j] + reset * inside)
     for j in range(units):
-        update = _sigmoid(z[j] + q_z[j])
+        update = sigmoid(z[j] + q_z[j])
         z[j] = update
         y[j] = n[j] + update * (h[j] - n[j])
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from svd_numpy.kernels.cpu.jit import kernel
-from svd_numpy.kernels.cpu.simd import ONE, TWO, ZERO, exp32
+from svd_numpy.kernels.cpu.recurrent import sigmoid, tanh
+from svd_numpy.kernels.cpu.simd import ONE, ZERO
 
 
 @kernel()
@@ -40,16 +41,6 @@ def dense_step(starts, columns, values, bias, relu, token, x, y):
             y[o] = max(y[o], ZERO)
 
 
-@kernel(inline=True)
-def _sigmoid(x):
-    return ONE / (ONE + exp32(-x))
-
-
-@kernel(inline=True)
-def _tanh(x):
-    return ONE - TWO / (ONE + exp32(TWO * x))
-
-
 @kernel()
 def lstm_step(starts, columns, values, r_starts, r_columns, r_values, bias, token, x, state, work):
     """One step of `Recurrence.lstm_forward`; state (2, H) is updated, work (4H,) is scratch."""
@@ -59,8 +50,8 @@ def lstm_step(starts, columns, values, r_starts, r_columns, r_values, bias, toke
     add_rows(starts, columns, values, token, x, work)
     add_rows(r_starts, r_columns, r_values, np.int64(-1), h, work)
     for u in range(units):
-        c[u] = _sigmoid(work[units + u]) * c[u] + _sigmoid(work[u]) * _tanh(work[2 * units + u])
-        h[u] = _sigmoid(work[3 * units + u]) * _tanh(c[u])
+        c[u] = sigmoid(work[units + u]) * c[u] + sigmoid(work[u]) * tanh(work[2 * units + u])
+        h[u] = sigmoid(work[3 * units + u]) * tanh(c[u])
 
 
 @kernel()
@@ -74,6 +65,6 @@ def gru_step(starts, columns, values, r_starts, r_columns, r_values, bias, token
     add_rows(starts, columns, values, token, x, p)
     add_rows(r_starts, r_columns, r_values, np.int64(-1), h, q)
     for u in range(units):
-        r, z = _sigmoid(p[u] + q[u]), _sigmoid(p[units + u] + q[units + u])
-        n = _tanh(p[2 * units + u] + r * (q[2 * units + u] + bias[3 * units + u]))
+        r, z = sigmoid(p[u] + q[u]), sigmoid(p[units + u] + q[units + u])
+        n = tanh(p[2 * units + u] + r * (q[2 * units + u] + bias[3 * units + u]))
         h[u] = n + z * (h[u] - n)
