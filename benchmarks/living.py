@@ -31,7 +31,7 @@ from svd_numpy.network.living import forms as forms_of
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.loop import fit
 
-EPOCHS = {"lenet-300-100": 30, "lenet-5": 12, "vgg-like": 1}
+EPOCHS = {"lenet-300-100": 30, "lenet-5": 12, "vgg-like": 1, "vgg-like-quarter": 4}
 OURS_WHOLE, SPARSE_VD = "svd_numpy, nothing removed", ("torch Sparse VD eager", "torch Sparse VD compile")
 DENSE, MASKS = "torch dense", "torch dense with masks"
 COLUMNS = ("living %", "weights", "on lists", "ms", "nothing removed / this", "torch Sparse VD / this",

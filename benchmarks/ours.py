@@ -70,8 +70,10 @@ def _lenet_300_100() -> Sequential:
 
 def _convolutional(arch: str, data: Dataset) -> Sequential:
     """Build the network as the recipe "paper" of LeNet-5 does, but theta starts as in the peers (He et al. 2015)."""
-    recipe = replace(get_recipe("lenet-5", "paper"), arch=arch, theta_std=None, log_sigma2=INITIAL_LOG_SIGMA2)
-    return architectures.build(data, recipe, SEED, "numba")
+    task = TASKS[arch]
+    of_paper = get_recipe("lenet-5", "paper")
+    recipe = replace(of_paper, arch=task.network or arch, theta_std=None, log_sigma2=INITIAL_LOG_SIGMA2)
+    return architectures.build(data, recipe, SEED, "numba", width=task.width)
 
 
 def our_kernels(batch: int, threads: int) -> list[Kernel]:

@@ -51,8 +51,9 @@ class SparseVDConv2d(nn.Module):
 Layer = Callable[..., nn.Module]
 
 
-def lenet_5(conv: Layer, linear: Layer) -> nn.Sequential:
-    """LeNet-5 as in Caffe."""
+def lenet_5(conv: Layer, linear: Layer, width: float) -> nn.Sequential:
+    """LeNet-5 as in Caffe, of which only the whole width is asked for."""
+    assert width == 1
     return nn.Sequential(
         *(conv(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2)),
         *(conv(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)),
@@ -60,20 +61,22 @@ def lenet_5(conv: Layer, linear: Layer) -> nn.Sequential:
     )
 
 
-def vgg_like(conv: Layer, linear: Layer) -> nn.Sequential:
+def vgg_like(conv: Layer, linear: Layer, width: float) -> nn.Sequential:
     """VGG-like: 13 convolutions of 3 x 3 and a linear layer, each normalised and rectified, then the classes.
 
     What is normalised has no bias, here and in the package.
     """
     layers: list[nn.Module] = []
     inputs = 3
-    for stage in VGG_STAGES:
+    for whole in VGG_STAGES:
+        stage = [round(width * filters) for filters in whole]
         for n_in, n_out in pairwise((inputs, *stage)):
             layers += [conv(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out, BATCH_NORM_EPS), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
         inputs = stage[-1]
-    layers += [nn.Flatten(), linear(inputs, 512, bias=False), nn.BatchNorm1d(512, BATCH_NORM_EPS)]
-    layers += [nn.ReLU(), linear(512, 10)]
+    hidden = round(width * 512)
+    layers += [nn.Flatten(), linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden, BATCH_NORM_EPS)]
+    layers += [nn.ReLU(), linear(hidden, 10)]
     return nn.Sequential(*layers)
 
 
@@ -90,7 +93,8 @@ class Objective(nn.Module):
         self.train_examples = TASKS[arch].train_examples
         self.memory_format = memory_format
         layers: tuple[Layer, Layer] = (SparseVDConv2d, SparseVDLinear) if sparse else (nn.Conv2d, nn.Linear)
-        self.network = NETWORKS[arch](*layers).to(memory_format=self.memory_format)  # type: ignore[call-overload, unused-ignore]
+        task = TASKS[arch]
+        self.network = NETWORKS[task.network or arch](*layers, task.width).to(memory_format=self.memory_format)  # type: ignore[call-overload, unused-ignore]
         self.sparse = [layer for layer in self.network if isinstance(layer, SparseVDConv2d | SparseVDLinear)]
 
     def forward(self, rows: Tensor, labels: Tensor) -> Tensor:

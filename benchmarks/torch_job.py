@@ -37,7 +37,7 @@ class Job(nn.Module):
             linear = torch_peers.SparseVDLinear
             network = nn.Sequential(linear(784, 300), nn.ReLU(), linear(300, 100), nn.ReLU(), linear(100, 10))
         else:
-            network = torch_conv_peers.NETWORKS[arch](torch_conv_peers.SparseVDConv2d, torch_peers.SparseVDLinear)
+            network = torch_conv_peers.NETWORKS[arch](torch_conv_peers.SparseVDConv2d, torch_peers.SparseVDLinear, 1.0)
         self.network, self.n_train = network, n_train
         self.sparse = [layer for layer in network.modules() if isinstance(layer, Variational)]
 

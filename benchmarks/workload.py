@@ -35,7 +35,7 @@ class Kernel:
 
 
 class Task(NamedTuple):
-    """A network's title, the data set it is trained on, its size, and the batch sizes it is timed at."""
+    """A network's title, the data set it is trained on, its size, the batch sizes it is timed at, and its width."""
 
     title: str
     dataset: str
@@ -43,12 +43,17 @@ class Task(NamedTuple):
     train_examples: int
     image_shape: tuple[int, int, int]  # (C, H, W)
     batches: tuple[int, ...]
+    network: str = ""  # its name in the package; "": the task's own
+    width: float = 1.0  # factor on the numbers of filters and hidden units
 
 
 TASKS = {
     "lenet-300-100": Task("LeNet-300-100", "mnist", "MNIST", TRAIN_EXAMPLES, (1, 28, 28), (100, 1000)),
     "lenet-5": Task("LeNet-5", "mnist", "MNIST", TRAIN_EXAMPLES, (1, 28, 28), (100,)),
     "vgg-like": Task("VGG-like", "cifar10", "CIFAR-10", 50_000, (3, 32, 32), (32,)),
+    "vgg-like-quarter": Task(
+        "VGG-like, k = 0.25", "cifar10", "CIFAR-10", 50_000, (3, 32, 32), (100,), "vgg-like", 0.25
+    ),
 }
 
 
