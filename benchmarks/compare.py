@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import isa
 from harness import HERE, Candidate, time_candidates
 from machine import one_line
 from step import facts_of, write
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15, help="timed blocks of each")
     parser.add_argument("--archs", nargs="+", choices=list(TASKS), default=list(TASKS))
+    isa.add_option(parser)
     options = parser.parse_args(arguments)
+    isa.hold(options.isa)
     head = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
     rows, lines = list[dict[str, Any]](), [head]
     print(head)
@@ -73,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "",
             f"* Machine: {one_line(facts['machine'])}",
             f"* Command: `{facts['command']}`, {facts['date']}",
+            *isa.lines(),
             f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, in turn. Times are medians; "
             "ratios are medians over the rounds, below 1 if this checkout is the faster.",
             "",
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "",
         ]
     )
-    write(HERE / "results", "compare", text, rows, facts)
+    write(HERE / "results", f"compare{isa.suffix()}", text, rows, facts)
 
 
 if __name__ == "__main__":

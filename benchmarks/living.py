@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import isa
 import numpy as np
 from harness import HERE, Candidate, Timing, time_candidates
 from living_steps import SHARES, trained_model
@@ -116,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shares", type=float, nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--epochs", type=int, help="epochs of the training whose masks are used")
     parser.add_argument("--run", type=Path, help="folder of a finished run, whose masks are used in the place of that")
+    isa.add_option(parser)
     options = parser.parse_args(arguments)
+    isa.hold(options.isa)
     arch, batch = options.arch, options.batch or TASKS[options.arch].batches[0]
     state = HERE.parent / "runs" / f"living-{arch}.npz"
     os.environ["LIVING_STATE"] = str(state)
@@ -151,13 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = [
         f"# Milliseconds per training step by living weights, {TASKS[arch].title}", "",
         f"* Machine: {one_line(facts['machine'])}", f"* Command: `{facts['command']}`, {facts['date']}",
-        f"* Data: {facts['data']}",
+        *isa.lines(), f"* Data: {facts['data']}",
         f"* Masks: {masks}; the weights with the lowest log alpha live",
         f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, candidates in turn; ratios are "
         "medians over the rounds, above 1 means that the living step is the faster. torch Sparse VD: the better of "
         "eager and compiled.", "",
     ]  # fmt: skip
-    write(HERE / "results", f"living-{arch}", "\n".join([*head, *text]), [*rows, *raw], facts)
+    write(HERE / "results", f"living-{arch}{isa.suffix()}", "\n".join([*head, *text]), [*rows, *raw], facts)
 
 
 if __name__ == "__main__":

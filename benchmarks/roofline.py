@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import isa
 import numpy as np
 from machine import allowed_cores, describe, one_line
 from workload import Kernel
@@ -125,7 +126,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100, help="batch size of the kernels")
     cores = len(allowed_cores())
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}), help="thread counts")
+    isa.add_option(parser)
     options = parser.parse_args()
+    isa.hold(options.isa)
     if not all(1 <= threads <= cores for threads in options.threads):
         parser.error(f"--threads {options.threads}: this process may use {cores} cores; give 1 to {cores}")
 
@@ -138,6 +141,7 @@ def main() -> None:
         "",
         f"* Machine: {one_line(describe())}",
         f"* Command: `python benchmarks/roofline.py {' '.join(sys.argv[1:])}`, {today}".replace(" `,", "`,"),
+        *isa.lines(),
         "* *roof us*: the time at the measured arithmetic or memory limit, whichever is longer. Data that stay in",
         "  a cache can beat the memory limit.",
     ]
@@ -155,7 +159,7 @@ def main() -> None:
     print("\n".join(text))
     out = Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
-    (out / "kernels.md").write_text("\n".join([*text, ""]))
+    (out / f"kernels{isa.suffix()}.md").write_text("\n".join([*text, ""]))
 
 
 if __name__ == "__main__":

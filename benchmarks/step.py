@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import isa
 from harness import BLOCK_SECONDS, Candidate, Timing, time_candidates
 from machine import allowed_cores, describe, one_line
 from workload import TASKS
@@ -116,6 +117,7 @@ def report(arch: str, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> 
             "",
             f"* Machine: {one_line(facts['machine'])}",
             f"* Command: `{facts['command']}`, {facts['date']}",
+            *isa.lines(),
             f"* Data: {facts['data']}",
             f"* Method: {facts['rounds']} blocks of {facts['block_seconds']} s each, 2 steps at least, candidates in"
             " turn; ratios are medians over the rounds, above 1 means that the row's candidate is the faster."
@@ -145,6 +147,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=Path(__file__).with_name("results"),
         help="folder of step.md and step.json, or conv-ARCH.md and conv-ARCH.json",
     )
+    isa.add_option(parser)
     options = parser.parse_args(arguments)
     task, known = TASKS[options.arch], list(candidates_of(options.arch))
     options.batches = options.batches or list(task.batches)
@@ -172,6 +175,7 @@ def facts_of(
         "command": f"python benchmarks/{script} " + " ".join(sys.argv[1:] if arguments is None else arguments),
         "date": datetime.date.today().isoformat(),
         "data": next((row["data"] for row in rows if row["data"]), "none: no candidate could be run"),
+        "isa": isa.held(),
         "rounds": options.rounds,
         "block_seconds": BLOCK_SECONDS,
     }
@@ -188,6 +192,7 @@ def write(out: Path, name: str, text: str, rows: list[dict[str, Any]], facts: di
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark; print the table and write it as Markdown and JSON."""
     options = parse_arguments(arguments)
+    isa.hold(options.isa)
     arch = options.arch
     candidates = [candidates_of(arch)[key] for key in options.candidates]
     rows: list[dict[str, Any]] = []
@@ -202,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     facts = facts_of("step.py", arguments, rows, options)
     name = "step" if arch == DEFAULT_ARCH else f"conv-{arch}"
-    write(options.out, name, report(arch, rows, facts), rows, facts)
+    write(options.out, name + isa.suffix(), report(arch, rows, facts), rows, facts)
 
 
 if __name__ == "__main__":
