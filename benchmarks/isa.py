@@ -21,7 +21,9 @@ AVX2 = {
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--isa`` to a command line."""
-    parser.add_argument("--isa", choices=["avx2"], default=held(), help="hold all candidates to these instructions (all there are)")
+    parser.add_argument(
+        "--isa", choices=["avx2"], default=held(), help="hold all candidates to these instructions (all there are)"
+    )
 
 
 def held() -> str:

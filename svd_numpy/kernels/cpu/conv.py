@@ -17,11 +17,11 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.cpu.gemm import KC, PACKED, TILE, pack_row, pack_weights_transposed, panels, weights_row
+from svd_numpy.kernels.cpu.gemm import PACKED, TILE, pack_row, pack_weights_transposed, panels, weights_row
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import NO_FLOOR, add, sample_row, scale, scratch_parts, square
 from svd_numpy.kernels.cpu.simd import ZERO, U, address, noise_row, own_function
-from svd_numpy.kernels.cpu.tiles import MR, PANEL
+from svd_numpy.kernels.cpu.tiles import KC, MR, PANEL
 from svd_numpy.kernels.window import Window
 
 _BLOCK = 2**16  # floats that fit the second-level cache together with as many squares or variances

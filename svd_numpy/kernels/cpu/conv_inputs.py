@@ -17,11 +17,11 @@ from numba import prange
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.cpu.conv import convolve, prepare_images, share, tables
-from svd_numpy.kernels.cpu.gemm import KC, NC, multiply, pack_weights_transposed
+from svd_numpy.kernels.cpu.gemm import NC, multiply, pack_weights_transposed
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import add, add_scaled, scratch_parts
 from svd_numpy.kernels.cpu.simd import ZERO, address, own_function
-from svd_numpy.kernels.cpu.tiles import LANES, MR
+from svd_numpy.kernels.cpu.tiles import KC, LANES, MR
 from svd_numpy.kernels.window import Window
 
 _ZERO, _ONE = np.int64(0), np.int64(1)

@@ -16,6 +16,7 @@ import numpy as np
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.simd import ZERO, address, exp32, own_function, prefetch, wide_vectors
 from svd_numpy.kernels.cpu.tiles import (
+    KC,
     LANES,
     MR,
     PANEL,
@@ -28,10 +29,9 @@ from svd_numpy.kernels.cpu.tiles import (
     transpose_tile,
 )
 
-KC = 1024  # k is cut into blocks of at most this, so that a packed panel stays in the second-level cache
-NC = 5 * PANEL  # and the columns into blocks of this
+NC = 320 // PANEL * PANEL  # columns are cut into blocks of this: a tile of A is prepared anew for each
 _AHEAD = 3  # rows of weights asked for before they are packed
-TILE = KC * LANES  # floats of a prepared tile of A
+TILE = 1024 * LANES  # floats of a prepared tile of A, of LANES rows of weights, or of one long row of them
 PACKED = KC * NC  # floats of a packed block of B
 MULTIPLY = 2 * TILE + 3 * KC + 64  # floats of `multiply`'s private memory
 
@@ -133,9 +133,15 @@ def multiply(m_count, k_count, a, a2, a_row, a_k, b, b2, columns, c, c2, c_row, 
 @kernel()
 def pack_row(source, columns, k, k_count, out):
     """Spread one row of B, `columns` floats at address `source`, over the panels at address `out`."""
-    for n in range(0, columns, LANES):
-        panel, lane = n // PANEL, n % PANEL
-        copy_vector(source + 4 * n, out + 4 * (PANEL * (panel * k_count + k) + lane), min(LANES, columns - n), True)
+    target = out + 4 * PANEL * k
+    for n in range(0, columns, PANEL):
+        width = min(PANEL, columns - n)
+        for lane in range(0, width - LANES + 1, LANES):
+            copy_vector(source + 4 * (n + lane), target + 4 * lane, LANES, False)
+        if width % LANES != 0:
+            lane = width // LANES * LANES
+            copy_vector(source + 4 * (n + lane), target + 4 * lane, width % LANES, False)
+        target += 4 * PANEL * k_count
 
 
 @kernel()

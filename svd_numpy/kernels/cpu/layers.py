@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from svd_numpy.kernels.cpu.gemm import KC, NC, PACKED, multiply, pack, pack_weights, pack_weights_transposed
+from svd_numpy.kernels.cpu.gemm import NC, PACKED, multiply, pack, pack_weights, pack_weights_transposed
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.simd import (
     HALF,
@@ -29,7 +29,7 @@ from svd_numpy.kernels.cpu.simd import (
     sqrt32,
     wide_vectors,
 )
-from svd_numpy.kernels.cpu.tiles import LANES
+from svd_numpy.kernels.cpu.tiles import KC, LANES
 
 _ZERO, _ONE = np.int64(0), np.int64(1)  # typed, since Numba would compile everything again for literals
 NO_FLOOR = F(-np.inf)

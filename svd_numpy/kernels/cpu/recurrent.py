@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from svd_numpy.kernels.cpu.gemm import KC, multiply, pack_row
+from svd_numpy.kernels.cpu.gemm import multiply, pack_row
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import scratch_parts
 from svd_numpy.kernels.cpu.simd import (
@@ -27,7 +27,7 @@ from svd_numpy.kernels.cpu.simd import (
     noise_row,
     wide_vectors,
 )
-from svd_numpy.kernels.cpu.tiles import LANES, PANEL
+from svd_numpy.kernels.cpu.tiles import KC, LANES, PANEL
 
 _ZERO, _ONE = np.int64(0), np.int64(1)
 _TINY = F(1e-18)  # smaller ones are no gradients any more, and their products would be subnormal

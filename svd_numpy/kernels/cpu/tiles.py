@@ -48,13 +48,15 @@ def _has(feature: str) -> bool:
 
 
 # Lanes of a vector, rows and vectors of the register tile: 6 x 4 accumulators and a row of B fill AVX-512's 32
-# registers, 6 x 2 AVX2's 16. Few rows and many columns, because a list is the shorter the fewer rows share it.
+# registers, 4 x 3 AVX2's 16. Few rows and many columns, because a list is the shorter the fewer rows share it.
+# k is cut into blocks of at most KC, so that packed weights stay in the second-level cache: 1 MB and more where there
+# is AVX-512, half or less elsewhere.
 if _has("avx512f"):
-    LANES, MR, VECTORS = 16, 6, 4
+    LANES, MR, VECTORS, KC = 16, 6, 4, 1024
 elif _has("avx2"):
-    LANES, MR, VECTORS = 8, 6, 2
+    LANES, MR, VECTORS, KC = 8, 4, 3, 256
 else:
-    LANES, MR, VECTORS = 4, 4, 2
+    LANES, MR, VECTORS, KC = 4, 4, 2, 256
 PANEL = VECTORS * LANES  # columns of a panel of B
 
 _EVERYWHERE, _NOWHERE = filled(bits(LANES), 1), filled(bits(LANES), 0)
@@ -64,8 +66,6 @@ _ZEROS = filled(floats(LANES), 0.0)
 def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> None:
     """Emit the code for a tile of `rows` x `vectors * LANES`; arguments as in `micro_kernel`."""
     count, a_list, b_list, a_rows, b, c, c_row, width, add_to_c = args
-    valid = first_lanes(builder, builder.sub(width, constant(LANES * (vectors - 1))), LANES)
-    masks = [_EVERYWHERE] * (vectors - 1) + [valid]
     a_at = [load(builder, a_rows, constant(8 * r), I64) for r in range(rows)]
 
     before = builder.block
@@ -78,7 +78,7 @@ def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> 
     entry = builder.mul(step, constant(4))
     in_a, in_b = (builder.sext(load(builder, at, entry, I32), I64) for at in (a_list, b_list))
     b_at = builder.add(b, in_b)
-    b_vectors = [load_lanes(builder, builder.add(b_at, constant(4 * LANES * v)), masks[v]) for v in range(vectors)]
+    b_vectors = [load(builder, b_at, constant(4 * LANES * v), floats(LANES)) for v in range(vectors)]
     sums = []
     for r in range(rows):
         a_vector = splat(builder, load(builder, a_at[r], in_a, F32), LANES)
@@ -92,12 +92,28 @@ def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> 
     builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
 
     builder.position_at_end(done)
-    adding = builder.select(add_to_c, _EVERYWHERE, _NOWHERE)
-    for r in range(rows):
-        for v in range(vectors):
+    with builder.if_else(builder.icmp_signed("==", width, constant(LANES * vectors))) as (whole, ragged):
+        with whole, builder.if_else(add_to_c) as (add, overwrite):
+            with add:
+                _to_c(builder, sums, c, c_row, _EVERYWHERE, _EVERYWHERE)
+            with overwrite:
+                _to_c(builder, sums, c, c_row, _EVERYWHERE, _NOWHERE)
+        with ragged:
+            valid = first_lanes(builder, builder.sub(width, constant(LANES * (vectors - 1))), LANES)
+            _to_c(builder, sums, c, c_row, valid, builder.select(add_to_c, _EVERYWHERE, _NOWHERE))
+
+
+def _to_c(builder: ir.IRBuilder, sums: list[list[Any]], c: Any, c_row: Any, valid: Any, adding: Any) -> None:
+    """Emit the code that adds a tile to C where the mask `adding` says so, and stores it; `valid` masks its last column.
+
+    Masked moves take AVX2 many times as long as whole ones, which is what masks that are constants become.
+    """
+    masks = [_EVERYWHERE] * (len(sums[0]) - 1) + [valid]
+    for row in sums:
+        for v, (mask, value) in enumerate(zip(masks, row, strict=True)):
             address = builder.add(c, constant(4 * LANES * v))
-            old = load_lanes(builder, address, builder.and_(masks[v], adding))
-            store_lanes(builder, builder.fadd(old, sums[r][v]), address, masks[v])
+            old = load_lanes(builder, address, builder.and_(mask, adding))
+            store_lanes(builder, builder.fadd(old, value), address, mask)
         c = builder.add(c, builder.mul(c_row, constant(4)))
 
 
@@ -171,9 +187,21 @@ def nonzero_lanes(typing_context, source, lanes):
 
 @intrinsic
 def append_lanes(typing_context, target, k, lanes):
-    """Write k + lane for every bit set in `lanes`, one behind the other, to an int32 list; return how many."""
+    """Write k + lane for every bit set in `lanes`, one behind the other, to an int32 list; return how many.
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+    The number behind the last one may be overwritten.
+    """
+
+    def one_by_one(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        target, k, lanes = args
+        count = constant(0)
+        for lane in range(LANES):  # without a branch: which k are 0 cannot be foreseen
+            number = builder.trunc(builder.add(k, constant(lane)), I32)
+            builder.store(number, pointer(builder, target, builder.mul(count, constant(4)), I32))
+            count = builder.add(count, builder.and_(builder.lshr(lanes, constant(lane)), constant(1)))
+        return count
+
+    def compressed(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         target, k, lanes = args
         mask = builder.bitcast(builder.trunc(lanes, ir.IntType(LANES)), bits(LANES))
         kind, name = integers(LANES), f"llvm.masked.compressstore.v{LANES}i32"
@@ -184,10 +212,23 @@ def append_lanes(typing_context, target, k, lanes):
         count = declare(builder, "llvm.ctpop.i64", I64, [I64])
         return builder.call(count, [lanes])
 
+    codegen = compressed if _has("avx512f") else one_by_one
     return types.int64(types.int64, types.int64, types.int64), codegen
 
 
 def _transpose(builder: ir.IRBuilder, exact: bool, args: Any) -> None:
+    """Emit the code of the two functions below, with a path of its own for a whole tile: see `_to_c`."""
+    source, source_row, rows, columns, target, target_row = args
+    full = constant(LANES)
+    whole = builder.icmp_signed("==", builder.add(rows, columns), constant(2 * LANES))
+    with builder.if_else(whole) as (moved_whole, moved_in_part):
+        with moved_whole:
+            _transpose_part(builder, exact, (source, source_row, full, full, target, target_row))
+        with moved_in_part:
+            _transpose_part(builder, exact, args)
+
+
+def _transpose_part(builder: ir.IRBuilder, exact: bool, args: Any) -> None:
     source, source_row, rows, columns, target, target_row = args
     four = constant(4)
     vectors = []
