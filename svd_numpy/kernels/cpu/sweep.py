@@ -25,6 +25,7 @@ from svd_numpy.kernels.cpu.simd import (
     ONE,
     ZERO,
     F,
+    I,
     abs32,
     bits_of,
     exp32,
@@ -194,9 +195,10 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
     Three passes with short dependency chains, in each of which the processor overlaps many weights.
     """
     wide_vectors()
-    n = len(theta)
+    n, far = len(theta), I(0)
     for i in range(n):
         sigma, inverse, s = _weight_state(theta[i], log_sigma2[i])
+        far = I(far | I(s >= S_MAX))
         out[i] = inverse
         out[BLOCK + i] = sigma
         out[2 * BLOCK + i] = s
@@ -221,10 +223,7 @@ def _block_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep,
         kl_theta = slope * (theta[i] * (inverse * UP)) * (inverse / UP)  # scaled up and down: no subnormals
         out[i] = data + kl_scale * kl_theta
         out[BLOCK + i] = sigma * sigma * d_sigma2[i] - kl_scale * (HALF * s * slope)
-    extreme = 0
-    for i in range(len(theta)):
-        extreme += 1 if abs32(theta[i]) > F(1e7) or log_sigma2[i] < F(-21) else 0
-    if extreme > 0:
+    if far != 0:
         _far_gradient(theta, log_sigma2, d_theta, kl_scale, out)
 
 
