@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,19 @@ def test_sweeps(n_weights: int, n_plain: int, prior: str, threads: int) -> None:
             np.testing.assert_array_equal(fast.params[held], start[held])
         elif n_weights and keep == 0:
             assert (fast.views["a.theta"][::5] != 0).all()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere subnormals cost little")
+def test_the_sweep_takes_subnormals_as_zero_and_nobody_else_does() -> None:
+    arena = arena_of(40, 5, FAST.dtype)
+    smallest, start = np.finfo(np.float32).tiny, arena.params.copy()
+    arena.m[:], arena.v[:], arena.grads[:] = smallest, smallest, smallest / 100
+    FAST.adam_step(arena, StepSettings(0.0, 0.0, AdamSettings(0.01, 0.9, 0.999, 1e-8, 1)), False)
+    for moments in (arena.m, arena.v):
+        assert np.isin(moments, (0, smallest)).all()  # what lies between two arrays stays as it was
+        assert np.mean(moments == 0) > 0.5
+    np.testing.assert_array_equal(arena.params, start)
+    assert smallest * np.float32(0.5) > 0
 
 
 @pytest.mark.parametrize("backend", [FAST, PLAIN])

@@ -104,7 +104,7 @@ def _micro_kernel(builder: ir.IRBuilder, rows: int, vectors: int, args: Any) -> 
 
 
 def _to_c(builder: ir.IRBuilder, sums: list[list[Any]], c: Any, c_row: Any, valid: Any, adding: Any) -> None:
-    """Emit the code that adds a tile to C where the mask `adding` says so, and stores it; `valid` masks its last vector.
+    """Add a tile to C where the mask `adding` says so, and store it; `valid` masks the last vector of a row.
 
     Masked moves take AVX2 many times as long as whole ones, which is what masks that are constants become.
     """
