@@ -30,6 +30,7 @@ from svd_numpy.files.run_log import read_log
 from svd_numpy.plots.frames import FrameRecorder
 from svd_numpy.plots.picture import save_figure
 from svd_numpy.train import loop
+from svd_numpy.train.trackers import keep_run_id
 
 State = dict[str, Any]
 OURS = (".tmp-", ".old-", ".lock")  # the beginnings of names that readers do not look at
@@ -150,6 +151,7 @@ def file_writers() -> dict[str, Writer]:
         "recurrent.npz": single("recurrent.npz", lambda path, i: recurrent[i].save(path), "files/npz.py"),
         "frames.npz": single("frames.npz", lambda path, i: frames[i].save(path), "files/npz.py"),
         "log_alpha.npz": single("log_alpha.npz", lambda path, i: save_log_alphas(path, alphas[i], 3.0), "files/npz.py"),
+        "run in MLflow": single("mlflow.txt", lambda path, i: keep_run_id(path, 32 * str(i)), "train/trackers.py"),
         "figure": single("figure.png", lambda path, i: save_figure(figure(i), path), "plots/picture.py"),
         "animation": single("sparsity.gif", gif, "plots/animate.py"),
         "CSR": Writer(

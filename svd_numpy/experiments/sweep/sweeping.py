@@ -123,7 +123,8 @@ def _check(task: Task) -> None:
     defaults = inspect.signature(function_of(task.experiment)).parameters
     given = {name: defaults[name].default for name in ("dataset", "arch")}
     given |= arguments({**task.options, **task.point}, set(defaults))
-    options = Options(**{name: value for name, value in given.items() if name in Options.__dataclass_fields__})
+    given = {name: value for name, value in given.items() if name in Options.__dataclass_fields__}
+    options = Options(**given, run_dir=task.folder)
     configure(get_method(options.method).adapt(get_recipe(options.arch, options.recipe)).config, options)
 
 
