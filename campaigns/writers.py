@@ -18,6 +18,7 @@ import svd_numpy as svd
 from svd_numpy.data import sources
 from svd_numpy.data.manage import import_folder
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
+from svd_numpy.experiments.card import write_card
 from svd_numpy.experiments.reproduce import Reproduction
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run_files import save_log_alphas
@@ -236,6 +237,9 @@ def result_writers() -> dict[str, Writer]:
         keep_plan(folder, {"experiment": "mnist"})
         SweepResult([rows[i]], ["lr"], {}).save(folder)
 
+    homes = [tempfile.TemporaryDirectory() for _ in range(2)]
+    for seed, home in enumerate(homes):
+        train(Path(home.name), seed=seed, epochs=1)
     papers = [Reproduction({"300-100 sparse-vd": one}, quick=True) for one in series]
     return {
         "text result": Writer(
@@ -246,6 +250,9 @@ def result_writers() -> dict[str, Writer]:
         ),
         "sweep": Writer(
             write_sweep, files, ("experiments/sweep/result.py", "experiments/sweep/sweeping.py"), together="sweep.md"
+        ),
+        "model card": Writer(
+            lambda folder, i: write_card(homes[i].name, path=folder / "README.md"), files, ("experiments/card.py",)
         ),
         "series": Writer(
             lambda folder, i: series[i].save(folder), files, ("experiments/series.py",), together="results.txt"
