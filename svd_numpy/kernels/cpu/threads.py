@@ -30,7 +30,8 @@ def load_openmp() -> None:
     It reads its variables only while it is loaded, and the environment is afterwards what it was: other libraries and
     child processes see nothing of this.
     """
-    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() or "numba.np.ufunc.omppool" in sys.modules:
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if chosen or "numba.np.ufunc.omppool" in sys.modules or sys.platform != "linux":  # elsewhere, OpenMP is not GNU's
         return
     os.environ["GOMP_SPINCOUNT"] = str(SPINS)
     try:
