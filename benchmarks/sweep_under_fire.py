@@ -138,7 +138,7 @@ def scheduler_killed(folder: Path, options: argparse.Namespace) -> list[float]:
 
 
 def stopped(folder: Path, options: argparse.Namespace) -> list[float]:
-    """Press Ctrl-C every so often, and start again."""
+    """Press Ctrl-C every so often, once another run has ended, and start again."""
     command = [sys.executable, __file__, "--sweep", str(folder)]
     for name in ("epochs", "points", "seeds"):
         command += [f"--{name}", str(getattr(options, name))]
@@ -146,13 +146,17 @@ def stopped(folder: Path, options: argparse.Namespace) -> list[float]:
     while True:
         process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
         try:
-            process.wait(options.kill_every)
-        except subprocess.TimeoutExpired:
+            ended, due = len(hashes(folder)), time.monotonic() + options.kill_every
+            while process.poll() is None and (time.monotonic() < due or len(hashes(folder)) == ended):
+                time.sleep(0.2)
+            if process.poll() is not None:
+                return moments
             moments.append(round(time.monotonic() - start, 1))
             os.killpg(process.pid, signal.SIGINT)
             process.wait()
-            continue
-        return moments
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 SCENES = {
