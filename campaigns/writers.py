@@ -18,6 +18,7 @@ import svd_numpy as svd
 from svd_numpy.data import sources
 from svd_numpy.data.manage import import_folder
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
+from svd_numpy.experiments.card import write_card
 from svd_numpy.experiments.reproduce import Reproduction
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run_files import save_log_alphas
@@ -30,6 +31,7 @@ from svd_numpy.files.run_log import read_log
 from svd_numpy.plots.frames import FrameRecorder
 from svd_numpy.plots.picture import save_figure
 from svd_numpy.train import loop
+from svd_numpy.train.trackers import keep_run_id
 
 State = dict[str, Any]
 OURS = (".tmp-", ".old-", ".lock")  # the beginnings of names that readers do not look at
@@ -150,6 +152,7 @@ def file_writers() -> dict[str, Writer]:
         "recurrent.npz": single("recurrent.npz", lambda path, i: recurrent[i].save(path), "files/npz.py"),
         "frames.npz": single("frames.npz", lambda path, i: frames[i].save(path), "files/npz.py"),
         "log_alpha.npz": single("log_alpha.npz", lambda path, i: save_log_alphas(path, alphas[i], 3.0), "files/npz.py"),
+        "run in MLflow": single("mlflow.txt", lambda path, i: keep_run_id(path, 32 * str(i)), "train/trackers.py"),
         "figure": single("figure.png", lambda path, i: save_figure(figure(i), path), "plots/picture.py"),
         "animation": single("sparsity.gif", gif, "plots/animate.py"),
         "CSR": Writer(
@@ -234,6 +237,9 @@ def result_writers() -> dict[str, Writer]:
         keep_plan(folder, {"experiment": "mnist"})
         SweepResult([rows[i]], ["lr"], {}).save(folder)
 
+    homes = [tempfile.TemporaryDirectory() for _ in range(2)]
+    for seed, home in enumerate(homes):
+        train(Path(home.name), seed=seed, epochs=1)
     papers = [Reproduction({"300-100 sparse-vd": one}, quick=True) for one in series]
     return {
         "text result": Writer(
@@ -244,6 +250,9 @@ def result_writers() -> dict[str, Writer]:
         ),
         "sweep": Writer(
             write_sweep, files, ("experiments/sweep/result.py", "experiments/sweep/sweeping.py"), together="sweep.md"
+        ),
+        "model card": Writer(
+            lambda folder, i: write_card(homes[i].name, path=folder / "README.md"), files, ("experiments/card.py",)
         ),
         "series": Writer(
             lambda folder, i: series[i].save(folder), files, ("experiments/series.py",), together="results.txt"

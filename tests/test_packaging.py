@@ -73,13 +73,15 @@ def test_every_outside_import_is_declared() -> None:
     assert isinstance(project["dependencies"], list)
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    requirements = [*project["dependencies"], *extras["cuda"], *extras["export"], *extras["cluster"]]
+    optional = ("cuda", "export", "cluster", "tensorboard", "mlflow")
+    requirements = [*project["dependencies"], *(line for extra in optional for line in extras[extra])]
     declared = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
     distribution = {
         "sklearn": "scikit-learn",
         "PIL": "matplotlib",
         "llvmlite": "numba",
         "cuda": "numba-cuda",
+        "mlflow": "mlflow-skinny",
     }  # the latter bring the former
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

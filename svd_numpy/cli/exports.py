@@ -1,4 +1,4 @@
-"""The commands that hand on a trained network: export-c, demo."""
+"""The commands that hand on a trained network: export-c, demo, card; the first two write a card, too."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ class ExportC:
                 print(f"  {what:<18}{100 * wrong.mean():6.2f} %")
         print(f"written: {written} and beside it main.c, Makefile, README.md")
         print(f"test it: make -C {written.parent}")
+        say_card(home, written, written.parent / "MODEL_CARD.md")
         return 0
 
 
@@ -104,7 +105,43 @@ class Demo:
             model, self.out or home / "demo.html", data.x_test, data.y_test, log_alphas=log_alphas, threshold=threshold
         )
         print(f"written: {page} ({page.stat().st_size:,} bytes); open it in a browser")
+        say_card(home, page, page.with_suffix(".card.md"))
         return 0
+
+
+@dataclass(frozen=True)
+class Card:
+    """Write a model card of a finished run: what it is, its figures, how it was trained, how to load it.
+
+    Attributes
+    ----------
+    path : path
+        A run folder of `train` or `train-cifar`.
+    exported : paths
+        Other files with the network, whose sizes the card gives, too.
+    out : path, optional
+        The card; None is README.md in the run folder, where model hubs look for it.
+    """
+
+    path: Path
+    exported: tuple[Path, ...] = ()
+    out: Path | None = None
+
+    def run(self) -> int:
+        """Write the card."""
+        from svd_numpy.experiments.card import write_card
+
+        print(f"written: {write_card(self.path, self.exported, self.out)}")
+        return 0
+
+
+def say_card(home: Path, exported: Path, path: Path) -> None:
+    """Write the card of an exported network, if it comes from a finished run, whose figures a card needs."""
+    from svd_numpy.experiments.card import write_card
+    from svd_numpy.experiments.run_files import read_result
+
+    if "arch" in read_result(home):
+        print(f"model card: {write_card(home, [exported], path)}")
 
 
 def open_fitting(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:

@@ -73,7 +73,7 @@ class Runs:
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
             else:
-                words += [f"--{option}", str(value)]
+                words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
         return shlex.join(words)
 
 

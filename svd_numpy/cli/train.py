@@ -62,6 +62,9 @@ class _Training(Runs):
     eval_every : int
         Measure the test error every so many epochs, for the curve only: nothing is chosen by it. 0 measures it at
         the end only.
+    log : words
+        Show the run in other tools, too: "tensorboard" writes event files to its folder, "mlflow" writes to
+        MLFLOW_TRACKING_URI, or else to mlruns beside the folder.
     """
 
     dataset: str
@@ -85,6 +88,7 @@ class _Training(Runs):
     held_out: float = 0.0
     progress: bool = True
     eval_every: int = 1
+    log: tuple[str, ...] = ()
 
 
 def run_folder(network: str, dataset: str, options: _Training) -> Path:

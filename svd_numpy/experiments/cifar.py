@@ -65,6 +65,7 @@ def train_cifar(
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
+    log: Sequence[str] = (),
 ) -> TrainResult | TrainResults:
     """Train a convolutional network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017, §5).
 
@@ -134,6 +135,8 @@ def train_cifar(
         nothing.
     callbacks : functions (trainer, record)
         Called after each epoch of both stages.
+    log : some of "tensorboard", "mlflow"
+        Show the run in these tools, too (`TensorBoardLog`, `MlflowLog`); needs a `run_dir`.
 
     Returns
     -------
@@ -153,7 +156,7 @@ def train_cifar(
         method=method, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels,
         init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend,
         remove_above=remove_above, sparsity=sparsity, held_out=held_out, changes=changes, progress=progress,
-        eval_every=eval_every, callbacks=callbacks,
+        eval_every=eval_every, callbacks=callbacks, log=log,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     pretrains = _pretrains(options, pretrain_epochs)

@@ -54,6 +54,7 @@ def train_mnist(
     progress: bool = True,
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
+    log: Sequence[str] = (),
 ) -> TrainResult | TrainResults:
     """Train a network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017).
 
@@ -116,6 +117,8 @@ def train_mnist(
         Measure the test error every so many epochs, for the curve (0: only at the end). It decides nothing.
     callbacks : functions (trainer, record)
         Called after each epoch.
+    log : some of "tensorboard", "mlflow"
+        Show the run in these tools, too (`TensorBoardLog`, `MlflowLog`); needs a `run_dir`.
 
     Returns
     -------
@@ -134,7 +137,7 @@ def train_mnist(
         dataset=dataset, arch=arch, recipe=recipe, method=method, kind=kind, epochs=epochs, batch_size=batch_size,
         seed=seed, random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir,
         run_dir=run_dir, resume=resume, extend=extend, remove_above=remove_above, sparsity=sparsity,
-        held_out=held_out, changes=changes, progress=progress, eval_every=eval_every, callbacks=callbacks,
+        held_out=held_out, changes=changes, progress=progress, eval_every=eval_every, callbacks=callbacks, log=log,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     config = plan.config

@@ -25,6 +25,7 @@ from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.loop import Callback
+from svd_numpy.train.trackers import trackers
 
 Start = Sequential | Mapping[str, Any] | str | Path | None
 
@@ -54,6 +55,7 @@ class Keywords(TypedDict, total=False):
     progress: bool
     eval_every: int
     callbacks: Sequence[Callback]
+    log: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ class Options:
     progress: bool = True
     eval_every: int = 1
     callbacks: Sequence[Callback] = ()
+    log: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         kind = check_choice("kind", self.kind, KINDS)
@@ -114,6 +117,7 @@ class Options:
             "progress": check_flag("progress", self.progress),
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "callbacks": check_callbacks(self.callbacks),
+            "log": [tracker.name for tracker in trackers(self.log, self.run_dir)],
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)

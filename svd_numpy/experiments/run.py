@@ -27,6 +27,7 @@ from svd_numpy.plots.animate import FrameRecorder
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.console import TrainingInterrupted, say
 from svd_numpy.train.loop import Callback, Run, fit_together, side_by_side
+from svd_numpy.train.trackers import trackers
 from svd_numpy.train.trainer import Record, Trainer
 
 Job = tuple[TrainResult, TrainConfig, Options]
@@ -144,7 +145,7 @@ def _prepare(
 ) -> tuple[Run, Callable[[list[Record]], TrainResult]]:
     """Make a run that records what its figures need, and the function that turns its history into its result."""
     model, data, folder = result.model, result.data, options.folder
-    hooks = list(options.callbacks)
+    hooks: list[Callback] = [*options.callbacks, *trackers(options.log, folder)]
     if model.variational_layers:
         assert data.image_shape is not None
         if folder is not None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from svd_numpy.checks import SvdError, SvdValueError
+from svd_numpy.checks import SvdError, SvdTypeError, SvdValueError
 from svd_numpy.experiments.sweep.task import Task, do
 
 Ended = Iterator[tuple[Task, str]]
@@ -66,17 +66,36 @@ def _one_more(deaths: int) -> int:
     return deaths + 1
 
 
+def check_scheduler(scheduler: Any) -> str | None:
+    """Check the address of a scheduler before anything is written; whether one is there shows later."""
+    if scheduler is None:
+        return None
+    try:
+        from distributed.comm import get_address_host_port
+    except ImportError:
+        raise SvdValueError(
+            "scheduler: needs the package distributed; install it with pip install 'svd-numpy[cluster]'"
+        ) from None
+    if not isinstance(scheduler, str):
+        raise SvdTypeError(f"scheduler: got {scheduler!r}, expected an address such as 'tcp://host:8786', or 'local'")
+    if scheduler != "local":
+        try:
+            get_address_host_port(scheduler)
+        except ValueError as error:
+            raise SvdValueError(
+                f"scheduler: got {scheduler!r} ({error}), expected an address such as 'tcp://host:8786', which `dask "
+                "scheduler` prints, or 'local'"
+            ) from None
+    return scheduler
+
+
 def on_a_cluster(tasks: Sequence[Task], jobs: int, scheduler: str) -> Ended:
     """Do tasks on a Dask cluster: the one with a scheduler at this address, or "local" for one of our own.
 
     All its machines must see the run folder under the same path.
     """
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise SvdValueError(
-            "scheduler: needs the package distributed; install it with pip install 'svd-numpy[cluster]'"
-        ) from None
+    from distributed import Client, LocalCluster
+
     left = list(tasks)
     if scheduler == "local":
         threads = {name: str(_threads(jobs)) for name in ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -110,7 +129,11 @@ def _with_client(client: Any, tasks: Sequence[Task]) -> Ended:
     from distributed.client import FutureCancelledError
 
     _require_this_version(client)
-    own = {client.submit(do, task, pure=False, retries=MOST_DEATHS): task for task in tasks}
+
+    def submit(task: Task) -> Any:
+        return client.submit(_do_with, _version(), task, pure=False, retries=MOST_DEATHS)
+
+    own = {submit(task): task for task in tasks}
     waiting, deaths = as_completed(own), 0
     for future in waiting:
         task = own[future]
@@ -118,7 +141,7 @@ def _with_client(client: Any, tasks: Sequence[Task]) -> Ended:
             said = future.result()
         except KilledWorker:
             deaths = _one_more(deaths)
-            again = client.submit(do, task, pure=False, retries=MOST_DEATHS)
+            again = submit(task)
             own[again] = task
             waiting.add(again)
             continue
@@ -126,6 +149,13 @@ def _with_client(client: Any, tasks: Sequence[Task]) -> Ended:
             raise TimeoutError(str(error)) from error
         deaths = 0
         yield task, said
+
+
+def _do_with(version: str, task: Task) -> str:
+    """Do a run on a worker, which may have come after all had been asked for their version."""
+    if version != _version():
+        return f"a worker has svd_numpy {_version()}, the sweep {version}; install the same version there"
+    return do(task)
 
 
 def _version() -> str:

@@ -13,7 +13,7 @@ from svd_numpy.experiments.methods import get_method
 from svd_numpy.experiments.options import Options, check_changes
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.run import configure
-from svd_numpy.experiments.sweep.engines import Ended, on_a_cluster, on_this_machine
+from svd_numpy.experiments.sweep.engines import Ended, check_scheduler, on_a_cluster, on_this_machine
 from svd_numpy.experiments.sweep.points import is_varied, points, word
 from svd_numpy.experiments.sweep.result import SweepResult
 from svd_numpy.experiments.sweep.task import EXPERIMENTS, Task, arguments, function_of
@@ -85,6 +85,7 @@ def sweep(
     >>> svd.sweep(run_dir="kl", dataset="digits", recipe="small", kl_weight=[0.3, 1.0, 3.0], seeds=3)  # doctest: +SKIP
     """
     folder, progress, jobs = as_path("run_dir", run_dir), check_flag("progress", progress), check_count("jobs", jobs)
+    scheduler = check_scheduler(scheduler)
     check_choice("experiment", experiment, tuple(EXPERIMENTS))
     own = set(inspect.signature(function_of(experiment)).parameters)
     if ours := [name for name in numbers if name in _OURS]:
@@ -110,6 +111,8 @@ def sweep(
         for task, said in ended:
             if said == "stopped":
                 raise KeyboardInterrupt("the sweep was stopped; the same call goes on with it")
+            if not said and not task.finished:
+                said = f"has ended, but not in this folder; all machines must see {folder.resolve()} under this path"
             if said:
                 failed[task.folder] = said
             report(task, said)
@@ -123,7 +126,8 @@ def _check(task: Task) -> None:
     defaults = inspect.signature(function_of(task.experiment)).parameters
     given = {name: defaults[name].default for name in ("dataset", "arch")}
     given |= arguments({**task.options, **task.point}, set(defaults))
-    options = Options(**{name: value for name, value in given.items() if name in Options.__dataclass_fields__})
+    given = {name: value for name, value in given.items() if name in Options.__dataclass_fields__}
+    options = Options(**given, run_dir=task.folder)
     configure(get_method(options.method).adapt(get_recipe(options.arch, options.recipe)).config, options)
 
 

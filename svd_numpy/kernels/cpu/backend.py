@@ -24,7 +24,7 @@ from svd_numpy.kernels.backend import (
     StepSettings,
     aligned_zeros,
 )
-from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep
+from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep, threads
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
@@ -47,7 +47,7 @@ _NO_CHOICE = np.zeros((0, 0, 0, 0), np.int32)
 class NumbaBackend(HostMemory):
     """Numba implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays.
 
-    It runs on `numba.get_num_threads()` threads; results are the same to the bit on any number of them.
+    It runs on up to `numba.get_num_threads()` threads; results are the same to the bit on any number of them.
     """
 
     name = "numba"
@@ -63,7 +63,7 @@ class NumbaBackend(HostMemory):
     def _run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Call a parallel kernel with the number of threads first and their private memory last."""
         with KERNEL_LOCK:  # guards the scratch memory, too
-            kernel(numba.get_num_threads(), *args, self._scratch)
+            threads.call(kernel, *args, self._scratch)
 
     def gather_rows(  # noqa: D102
         self, source: Array, index: Array, scale: float, mean: Array, out: Array, moves: Array | None = None
