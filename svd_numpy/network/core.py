@@ -33,6 +33,7 @@ from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.weighted import LocallySampled, Variational
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
+from svd_numpy.network.stacked import stacked
 
 F = TypeVar("F", bound=Callable[..., Any])
 EVAL_ROWS = 1000  # examples per pass outside training
@@ -179,6 +180,7 @@ class Network:
                 layer.relu = following.sampled = True
             layer.bind(self.arena.views, self.arena.grad_views)
             layer.built = True
+        self._passes = stacked(self.layers, self.backend)
 
     @property
     def variational_layers(self) -> list[Variational]:
@@ -207,7 +209,7 @@ class Network:
 
     def forward(self, x: Array, run: Pass) -> Array:
         """Run prepared inputs (B, *inner_shape) of `input_dtype` through all layers; x may be overwritten."""
-        for layer in self.layers:
+        for layer in self._passes:
             x = layer.forward(x, run)
         return x
 
@@ -217,9 +219,9 @@ class Network:
         Layers with a KL of their own add its gradients, times kl_scale.
         """
         d: Array | None = d_outputs
-        for layer in reversed(self.layers):
+        for layer in reversed(self._passes):
             assert d is not None
-            d = layer.backward(d, run, want_dx or layer is not self.layers[0])
+            d = layer.backward(d, run, want_dx or layer is not self._passes[0])
             layer.add_kl_gradients(run.backend, kl_scale)
         return d
 

@@ -1,0 +1,40 @@
+"""A `Stack` for backends without a faster one: the operations of `backend.py`, one layer after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from svd_numpy.kernels.backend import Array, Backend, Buffers, NoiseKey
+from svd_numpy.kernels.stack import StackLayer
+
+
+class LayerByLayer:
+    """A `Stack` that calls the operations of its backend, which says what a stack computes."""
+
+    def __init__(self, backend: Backend, layers: Sequence[StackLayer]) -> None:
+        self._backend, self._layers = backend, [(layer, Buffers()) for layer in layers]
+
+    def forward(self, x: Array, keep: float, key: NoiseKey) -> Array:
+        """See `Stack.forward`."""
+        self._keep, self._values = keep, [x]
+        for layer, memory in self._layers:
+            x, y = self._values[-1], memory.get("y", (len(x), layer.living.shape[1]), x.dtype)
+            self._backend.lrt_forward(
+                x, layer.theta, layer.log_sigma2, layer.bias, keep, key._replace(layer=layer.number), layer.relu, y,
+                memory, None, layer.living,
+            )  # fmt: skip
+            self._values.append(y)
+        return self._values[-1]
+
+    def backward(self, dy: Array, want_dx: bool) -> Array | None:
+        """See `Stack.backward`."""
+        for at in reversed(range(len(self._layers))):
+            (layer, memory), x, y = self._layers[at], self._values[at], self._values[at + 1]
+            dx = memory.get("dx", x.shape, x.dtype) if want_dx or at else None
+            self._backend.lrt_backward(
+                x, layer.theta, layer.log_sigma2, self._keep, dy, y if layer.relu else None, layer.d_theta,
+                layer.d_sigma2, layer.d_bias, dx, memory, None, layer.living,
+            )  # fmt: skip
+            if dx is not None:
+                dy = dx
+        return dy if want_dx else None
