@@ -13,7 +13,7 @@ import svd_numpy as svd
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.kernels.living import Living
-from svd_numpy.kernels.stack import StackLayer
+from svd_numpy.kernels.stack import Rows, StackLayer
 from svd_numpy.network import living as of_network
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.living import LivingCopy, remove
@@ -59,6 +59,17 @@ def test_numba_does_what_the_layers_do_one_by_one(sizes: Any, density: float, ba
 
 def test_stacks_give_the_same_bits_on_any_number_of_threads() -> None:
     assert_same_bits(lambda: passes(get_backend("numba"), (900, 200, 100, 70), 0.3, (300,)))  # no stage is too little
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_a_stack_gathers_its_examples_itself(name: str, dtype: Any) -> None:
+    backend, rng = get_backend(name), np.random.default_rng(0)
+    rows = Rows(rng.integers(0, 255, (50, 37)).astype(dtype), rng.integers(0, 50, 33), 1 / 255, np.full(37, 0.1, "f4"))
+    gathered = np.empty((33, 37), np.float32)
+    backend.gather_rows(*rows, gathered)
+    found, wanted = (stack_of(backend, (37, 20, 3), 0.3)[0].forward(x, 0.3, KEY) for x in (rows, gathered))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def net(backend: str = "numpy") -> svd.Sequential:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from svd_numpy.kernels.backend import Array, Backend, Buffers, NoiseKey
-from svd_numpy.kernels.stack import StackLayer
+from svd_numpy.kernels.stack import Rows, StackLayer
 
 
 class LayerByLayer:
@@ -14,8 +14,13 @@ class LayerByLayer:
     def __init__(self, backend: Backend, layers: Sequence[StackLayer]) -> None:
         self._backend, self._layers = backend, [(layer, Buffers()) for layer in layers]
 
-    def forward(self, x: Array, keep: float, key: NoiseKey) -> Array:
+    def forward(self, x: Array | Rows, keep: float, key: NoiseKey) -> Array:
         """See `Stack.forward`."""
+        if isinstance(x, Rows):
+            inputs, memory = self._layers[0][0].living.shape[0], self._layers[0][1]
+            gathered = memory.get("x", (len(x.order), inputs), self._backend.dtype)
+            self._backend.gather_rows(*x, gathered)
+            x = gathered
         self._keep, self._values = keep, [x]
         for layer, memory in self._layers:
             x, y = self._values[-1], memory.get("y", (len(x), layer.living.shape[1]), x.dtype)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from svd_numpy.kernels.living import Array, Living
 
 if TYPE_CHECKING:
@@ -43,13 +46,22 @@ class StackLayer(NamedTuple):
     d_bias: Array
 
 
+class Rows(NamedTuple):
+    """Examples that are still to be gathered: the first arguments of `Backend.gather_rows`."""
+
+    source: Array
+    order: NDArray[np.int64]
+    scale: float
+    mean: Array
+
+
 class Stack(Protocol):
     """Layers in a row, bound to their arrays. It owns what it returns, until its next pass."""
 
-    def forward(self, x: Array, keep: float, key: NoiseKey) -> Array:
+    def forward(self, x: Array | Rows, keep: float, key: NoiseKey) -> Array:
         """Sample: x (B, I) of the first layer -> y (B, O) of the last.
 
-        A layer draws the noise of `key` at its own number.
+        A layer draws the noise of `key` at its own number. Examples that are not gathered yet are so on the way.
         """
 
     def backward(self, dy: Array, want_dx: bool) -> Array | None:

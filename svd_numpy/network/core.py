@@ -26,6 +26,7 @@ from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.cpu.lock import ForkSafeLock
 from svd_numpy.kernels.priors import get_prior
+from svd_numpy.kernels.stack import Rows
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.closed import close
 from svd_numpy.network.layers.activations import ReLU
@@ -33,7 +34,7 @@ from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.weighted import LocallySampled, Variational
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
-from svd_numpy.network.stacked import stacked
+from svd_numpy.network.stacked import Stacked, stacked
 
 F = TypeVar("F", bound=Callable[..., Any])
 EVAL_ROWS = 1000  # examples per pass outside training
@@ -212,6 +213,17 @@ class Network:
         for layer in self._passes:
             x = layer.forward(x, run)
         return x
+
+    def forward_rows(self, rows: Rows, moves: Array | None, out: Array, run: Pass) -> Array:
+        """Gather a batch into `out` (`Backend.gather_rows`) and run it; a stack in front gathers by itself."""
+        first = self._passes[0]
+        if moves is None and run.mode == "sample" and isinstance(first, Stacked):
+            x = first.sample(rows, run)
+            for layer in self._passes[1:]:
+                x = layer.forward(x, run)
+            return x
+        run.backend.gather_rows(*rows, out, moves)
+        return self.forward(out, run)
 
     def backward(self, d_outputs: Array, run: Pass, want_dx: bool = False, kl_scale: float = 0.0) -> Array | None:
         """Write the data gradients of one batch into the arena (log_sigma2's part holds d/dsigma2).

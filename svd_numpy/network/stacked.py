@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from svd_numpy.kernels.backend import Array, Backend
-from svd_numpy.kernels.stack import StackLayer
+from svd_numpy.kernels.stack import Rows, StackLayer
 from svd_numpy.network.layers.base import Layer, Pass
 
 
@@ -15,10 +15,14 @@ class Stacked:
     def __init__(self, layers: Sequence[Layer], described: Sequence[StackLayer], backend: Backend) -> None:
         self._layers, self._stack = layers, backend.make_stack(described)
 
+    def sample(self, x: Array | Rows, run: Pass) -> Array:
+        """Run inputs (B, I), or examples that are still to be gathered, through the layers in "sample" mode."""
+        return self._stack.forward(x, run.keep, run.noise_key(0))
+
     def forward(self, x: Array, run: Pass) -> Array:
         """See `Layer.forward`."""
         if run.mode == "sample":
-            return self._stack.forward(x, run.keep, run.noise_key(0))
+            return self.sample(x, run)
         for layer in self._layers:
             x = layer.forward(x, run)
         return x

@@ -13,7 +13,7 @@ from svd_numpy.kernels.backend import Array, Buffers, NoiseKey, aligned_zeros
 from svd_numpy.kernels.cpu import stack_kernels as kernels
 from svd_numpy.kernels.cpu.lists import lists_of
 from svd_numpy.kernels.cpu.tiles import LANES
-from svd_numpy.kernels.stack import StackLayer
+from svd_numpy.kernels.stack import Rows, StackLayer
 
 F = np.float32
 _NOTHING = np.zeros((0, 0), F)
@@ -37,7 +37,8 @@ class NumbaStack:
         rows, inputs = layers[0].living.rows, layers[0].living.shape[0]
         self._tiles = np.unique(rows // LANES).astype(np.int32)
         self._in_costs = _added_up(_UNIT_COST + np.bincount(rows, minlength=inputs))
-        self._forward_costs[0] = _TILE_COST * len(self._tiles)
+        self._forward_costs[0] = inputs + _TILE_COST * len(self._tiles)
+        self._no_mean, self._in_order = np.zeros(inputs, F), np.arange(0)
         self._forward_costs[-1] = _TILE_COST * (layers[-1].living.shape[1] // LANES + 1)
         self._backward_costs[-1] = self._in_costs[-1]
 
@@ -82,15 +83,21 @@ class NumbaStack:
                 x = y
         return lanes
 
-    def forward(self, x: Array, keep: float, key: NoiseKey) -> Array:
+    def forward(self, x: Array | Rows, keep: float, key: NoiseKey) -> Array:
         """See `Stack.forward`."""
-        lanes = self._planes(len(x))
+        if not isinstance(x, Rows):
+            if len(x) > len(self._in_order):
+                self._in_order = np.arange(len(x))
+            x = Rows(x, self._in_order[: len(x)], 1.0, self._no_mean)
+        source, order, scale, mean = x
+        batch, threads = len(order), numba.get_num_threads()
+        lanes = self._planes(batch)
         step, _, *others = self._words(key)
-        y = self._memory.get("y", (len(x), self._layers[-1].living.shape[1]), F)
-        noise = self._memory.get("noise", (numba.get_num_threads(), 4, lanes), F)
-        self._run(
-            kernels.forward, self._forward_costs, self._table, self._tiles, x, y, lanes, F(keep), (step, *others), noise
-        )
+        y = self._memory.get("y", (batch, self._layers[-1].living.shape[1]), F)
+        rows = self._memory.get("rows", (threads, LANES, len(mean)), F)
+        noise = self._memory.get("noise", (threads, 4, lanes), F)
+        self._run(kernels.forward, self._forward_costs, self._table, self._tiles, (source, order, F(scale), mean), y,
+                  lanes, F(keep), (step, *others), rows, noise)  # fmt: skip
         return y
 
     def backward(self, dy: Array, want_dx: bool) -> Array | None:

@@ -18,7 +18,7 @@ from numba import carray, prange, types
 from numba.extending import intrinsic
 
 from svd_numpy.kernels.cpu.jit import kernel
-from svd_numpy.kernels.cpu.layers import NO_FLOOR, TINY_VAR
+from svd_numpy.kernels.cpu.layers import NO_FLOOR, TINY_VAR, gather_row
 from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, SQUARES, TOGETHER, dots, sums, total
 from svd_numpy.kernels.cpu.simd import (
     HALF,
@@ -30,6 +30,7 @@ from svd_numpy.kernels.cpu.simd import (
     fma32,
     own_function,
     philox4x32,
+    prefetch,
     sqrt32,
     wide_vectors,
 )
@@ -81,16 +82,26 @@ def _share(thread, threads, costs):
 
 
 @kernel()
-def _take_inputs(first, last, tiles, x, planes, lanes):
-    """Turn some tiles of inputs x (B, I), LANES columns each, into planes."""
+def _take_inputs(first, last, tiles, examples, rows, planes, lanes):
+    """Gather the examples first..last, and turn those of their inputs that are read into planes.
+
+    first : a multiple of LANES
+    tiles : numbers of the tiles of LANES inputs that are read at all
+    examples : see `forward`;  rows (LANES, I) : scratch
+    """
     own_function()
-    batch, columns = x.shape
-    for tile in tiles[first:last]:
-        at = np.int64(tile) * LANES
-        source, target = address(x) + 4 * at, planes + 4 * at * lanes
-        for b in range(0, batch, LANES):
-            transpose_tile(source + 4 * b * columns, columns, min(LANES, batch - b), min(LANES, columns - at),
-                           target + 4 * b, lanes)  # fmt: skip
+    source, order, scale, mean = examples
+    columns, row_bytes = source.shape[1], source.itemsize * source.shape[1]
+    for b in range(first, last, LANES):
+        few = min(LANES, last - b)
+        for row in range(few):
+            if b + row + 4 < len(order):  # they are scattered in memory: ask for one early
+                prefetch(address(source) + order[b + row + 4] * row_bytes, row_bytes)
+            gather_row(source[order[b + row]], scale, mean, rows[row])
+        for tile in tiles:
+            at = np.int64(tile) * LANES
+            transpose_tile(address(rows) + 4 * at, columns, few, min(LANES, columns - at),
+                           planes + 4 * (at * lanes + b), lanes)  # fmt: skip
 
 
 @kernel()
@@ -180,34 +191,34 @@ def _forward_units(thread, threads, row, lanes, batch, keep, key, noise):
 
 
 @kernel()
-def _forward(stage, thread, threads, table, tiles, x, y, lanes, keep, key, noise):
+def _forward(stage, thread, threads, table, tiles, examples, y, lanes, keep, key, rows, noise):
     """One thread's part of a stage of `forward`."""
-    layers = len(table)
+    layers, batch = len(table), len(y)
     if stage == 0:
-        first, last = thread * len(tiles) // threads, (thread + 1) * len(tiles) // threads
-        _take_inputs(first, last, tiles, x, table[0, X], lanes)
+        blocks = (batch + LANES - 1) // LANES
+        first, last = thread * blocks // threads * LANES, min((thread + 1) * blocks // threads * LANES, batch)
+        _take_inputs(first, last, tiles, examples, rows[thread], table[0, X], lanes)
     elif stage <= layers:
-        _forward_units(thread, threads, table[stage - 1], lanes, len(x), keep, key, noise[thread])
+        _forward_units(thread, threads, table[stage - 1], lanes, batch, keep, key, noise[thread])
     else:
         first, last = thread * y.shape[1] // threads, (thread + 1) * y.shape[1] // threads
         _give_rows(first, last, table[layers - 1, Y], lanes, y)
 
 
 @kernel(parallel=True)
-def forward(threads, costs, table, tiles, x, y, lanes, keep, key, noise, scratch):
-    """Inputs x (B, I) -> a sample of the outputs y (B, O).
+def forward(threads, costs, table, tiles, examples, y, lanes, keep, key, rows, noise, scratch):
+    """Examples, gathered from `examples` = (source, order, scale, mean) -> a sample of the outputs y (B, O).
 
-    costs : of each stage
-    tiles : numbers of the tiles of LANES inputs that are read at all
+    costs : of each stage;  tiles : see `_take_inputs`
     key : step, first_sample and two words of the seed
-    noise (threads, 4, at least lanes)
+    rows (threads, LANES, I), noise (threads, 4, at least lanes) : scratch
     """
     for stage in range(len(costs)):
         if threads == 1 or costs[stage] * lanes < LITTLE:
-            _forward(stage, 0, 1, table, tiles, x, y, lanes, keep, key, noise)
+            _forward(stage, 0, 1, table, tiles, examples, y, lanes, keep, key, rows, noise)
         else:
             for thread in prange(threads):
-                _forward(stage, thread, threads, table, tiles, x, y, lanes, keep, key, noise)
+                _forward(stage, thread, threads, table, tiles, examples, y, lanes, keep, key, rows, noise)
 
 
 @kernel()
