@@ -1,8 +1,9 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
 This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `conv.py` and `conv_inputs.py`
-(convolutions), `images.py` (pooling, batch normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the
-pass over all parameters). They build on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
+(convolutions), `living.py` and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch
+normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the pass over all parameters). They build on
+`gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ from svd_numpy.kernels.cpu.tiles import LANES, transpose_exact, transpose_tile
 ) = range(25)  # fmt: skip
 COLUMNS = 25
 BLOCK = 16  # units u, u + 16, u + 32 and u + 48 take the four words of one block of noise (`NoiseKey`)
-LITTLE = 3e5  # costs times lanes of a stage that one thread does before a second would be awake
+LITTLE = 4e4  # costs times lanes of a stage that one thread does before a second would be awake
 
 
 @intrinsic
