@@ -37,28 +37,31 @@ def stack_of(backend: Any, sizes: tuple[int, ...], density: float) -> tuple[Any,
     return backend.make_stack(layers), layers
 
 
-def passes(backend: Any, sizes: tuple[int, ...], density: float, batches: tuple[int, ...]) -> list[Any]:
+def passes(backend: Any, sizes: Any, density: float, batches: tuple[int, ...], key: NoiseKey | None = KEY) -> list[Any]:
     """Outputs and all gradients of passes with batches of these sizes, the first of which is the largest."""
     stack, layers = stack_of(backend, sizes, density)
     rng, found = np.random.default_rng(1), list[Any]()
     for batch in batches:
         x, dy = (rng.standard_normal((batch, size)).astype(backend.dtype) for size in (sizes[0], sizes[-1]))
-        found.append(stack.forward(x, 0.3, KEY).copy())
+        found.append(stack.forward(x, 0.3, key).copy())
         found.append(stack.backward(dy, want_dx=True).copy())
         found += [gradient.copy() for layer in layers for gradient in (layer.d_theta, layer.d_sigma2, layer.d_bias)]
     return found
 
 
+@pytest.mark.parametrize("key", [KEY, None], ids=["sample", "means"])
 @pytest.mark.parametrize(("sizes", "density", "batch"), SIZES)
-def test_numba_does_what_the_layers_do_one_by_one(sizes: Any, density: float, batch: int) -> None:
+def test_numba_does_what_the_layers_do_one_by_one(sizes: Any, density: float, batch: int, key: Any) -> None:
     batches = (batch, max(1, batch - 40), batch)
-    expected = passes(get_backend("numpy", "float64"), sizes, density, batches)
-    for found, wanted in zip(passes(get_backend("numba"), sizes, density, batches), expected, strict=True):
+    expected = passes(get_backend("numpy", "float64"), sizes, density, batches, key)
+    for found, wanted in zip(passes(get_backend("numba"), sizes, density, batches, key), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * max(1, np.abs(wanted).max(initial=0)))
 
 
-def test_stacks_give_the_same_bits_on_any_number_of_threads() -> None:
-    assert_same_bits(lambda: passes(get_backend("numba"), (900, 200, 100, 70), 0.3, (300,)))  # no stage is too little
+@pytest.mark.parametrize("key", [KEY, None], ids=["sample", "means"])
+def test_stacks_give_the_same_bits_on_any_number_of_threads(key: Any) -> None:
+    sizes = (900, 200, 100, 70)  # no stage is too little for threads
+    assert_same_bits(lambda: passes(get_backend("numba"), sizes, 0.3, (300,), key))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -58,11 +58,15 @@ class Rows(NamedTuple):
 class Stack(Protocol):
     """Layers in a row, bound to their arrays. It owns what it returns, until its next pass."""
 
-    def forward(self, x: Array | Rows, keep: float, key: NoiseKey) -> Array:
-        """Sample: x (B, I) of the first layer -> y (B, O) of the last.
+    def forward(self, x: Array | Rows, keep: float, key: NoiseKey | None) -> Array:
+        """Inputs x (B, I) of the first layer -> y (B, O) of the last: a sample, or the means if there is no key.
 
         A layer draws the noise of `key` at its own number. Examples that are not gathered yet are so on the way.
+        Without a key no mean is masked, whatever `keep` is (`Backend.dense_forward`).
         """
 
     def backward(self, dy: Array, want_dx: bool) -> Array | None:
-        """Gradients of the last `forward`, once; return dx (B, I) if wanted. May overwrite dy."""
+        """Gradients of the last `forward`, once; return dx (B, I) if wanted. May overwrite dy.
+
+        Those of the variances are 0 if it had no key.
+        """

@@ -217,8 +217,8 @@ class Network:
     def forward_rows(self, rows: Rows, moves: Array | None, out: Array, run: Pass) -> Array:
         """Gather a batch into `out` (`Backend.gather_rows`) and run it; a stack in front gathers by itself."""
         first = self._passes[0]
-        if moves is None and run.mode == "sample" and isinstance(first, Stacked):
-            x = first.sample(rows, run)
+        if moves is None and not run.masks and isinstance(first, Stacked):
+            x = first.forward(rows, run)
             for layer in self._passes[1:]:
                 x = layer.forward(x, run)
             return x

@@ -1,4 +1,4 @@
-"""Layers that pass through the network as one: those that a backend computes in a single operation when they sample."""
+"""Layers that pass through the network as one: those that a backend computes in a single operation."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from svd_numpy.network.layers.base import Layer, Pass
 
 
 class Stacked:
-    """Layers in a row, with the ReLUs between them, as one operation in "sample" mode (`kernels.stack.Stack`)."""
+    """Layers in a row, with the ReLUs between them, as one operation (`kernels.stack.Stack`)."""
 
     def __init__(self, layers: Sequence[Layer], described: Sequence[StackLayer], backend: Backend) -> None:
-        self._layers, self._stack = layers, backend.make_stack(described)
+        self._layers, self._stack, self._alone = layers, backend.make_stack(described), False
 
-    def sample(self, x: Array | Rows, run: Pass) -> Array:
-        """Run inputs (B, I), or examples that are still to be gathered, through the layers in "sample" mode."""
-        return self._stack.forward(x, run.keep, run.noise_key(0))
-
-    def forward(self, x: Array, run: Pass) -> Array:
-        """See `Layer.forward`."""
-        if run.mode == "sample":
-            return self.sample(x, run)
+    def forward(self, x: Array | Rows, run: Pass) -> Array:
+        """See `Layer.forward`; x may be examples that are still to be gathered, unless the pass has masks."""
+        self._alone = bool(run.masks)
+        if not self._alone:
+            return self._stack.forward(x, run.keep, run.noise_key(0) if run.mode == "sample" else None)
+        assert not isinstance(x, Rows)
         for layer in self._layers:
             x = layer.forward(x, run)
         return x
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """See `Layer.backward`."""
-        if run.mode == "sample":
+        if not self._alone:
             return self._stack.backward(dy, want_dx)
         d: Array | None = dy
         for layer in reversed(self._layers):

@@ -16,7 +16,7 @@ from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.kernels.stack import Rows, StackLayer
 
 F = np.float32
-_NOTHING = np.zeros((0, 0), F)
+_NOTHING, _NO_NOISE = np.zeros((0, 0), F), NoiseKey(0, 0, 0)
 # What takes as long as so many weights: a unit, a block of noise for four units, a tile of inputs turned into planes.
 _UNIT_COST, _NOISE_COST, _TILE_COST = 4, 30, 30
 
@@ -83,7 +83,7 @@ class NumbaStack:
                 x = y
         return lanes
 
-    def forward(self, x: Array | Rows, keep: float, key: NoiseKey) -> Array:
+    def forward(self, x: Array | Rows, keep: float, key: NoiseKey | None) -> Array:
         """See `Stack.forward`."""
         if not isinstance(x, Rows):
             if len(x) > len(self._in_order):
@@ -92,12 +92,13 @@ class NumbaStack:
         source, order, scale, mean = x
         batch, threads = len(order), numba.get_num_threads()
         lanes = self._planes(batch)
-        step, _, *others = self._words(key)
+        self._noisy = int(key is not None)
+        step, _, *others = self._words(key or _NO_NOISE)
         y = self._memory.get("y", (batch, self._layers[-1].living.shape[1]), F)
         rows = self._memory.get("rows", (threads, LANES, len(mean)), F)
         noise = self._memory.get("noise", (threads, 4, lanes), F)
         self._run(kernels.forward, self._forward_costs, self._table, self._tiles, (source, order, F(scale), mean), y,
-                  lanes, F(keep), (step, *others), rows, noise)  # fmt: skip
+                  lanes, self._noisy, F(keep), (step, *others), rows, noise)  # fmt: skip
         return y
 
     def backward(self, dy: Array, want_dx: bool) -> Array | None:
@@ -107,7 +108,10 @@ class NumbaStack:
             inputs = self._layers[0].living.shape[0]
             dx = self._memory.get("dx", (len(dy), inputs), F)
             at = self._memory.get("d_planes", (inputs, lanes), F).ctypes.data
-        self._run(kernels.backward, self._backward_costs, self._table, self._in_costs, dy, at, dx, lanes)
+        self._run(kernels.backward, self._backward_costs, self._table, self._in_costs, dy, at, dx, lanes, self._noisy)
+        if not self._noisy:
+            for layer in self._layers:
+                layer.d_sigma2[:] = 0
         return dx if want_dx else None
 
 

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import NO_FLOOR, TINY_VAR, gather_row
-from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, SQUARES, TOGETHER, dots, sums, total
+from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, PLAIN, SQUARES, TOGETHER, dots, sums, total
 from svd_numpy.kernels.cpu.simd import (
     HALF,
     ZERO,
@@ -157,6 +157,16 @@ def _sample(y, r, bias, noise, floor, batch):
 
 
 @kernel()
+def _shift(y, bias, floor, batch):
+    """y <- max(y + bias, floor) of one unit."""
+    wide_vectors()
+    for b in range(len(y)):
+        value = y[b] + bias
+        y[b] = value if value > floor else floor
+    y[batch:] = ZERO
+
+
+@kernel()
 def _sum_planes(kind, count, places, weights, weights2, x, x2, lanes, y, y2, scale):
     """`sums` over whole planes."""
     lane = np.int64(0)
@@ -168,7 +178,7 @@ def _sum_planes(kind, count, places, weights, weights2, x, x2, lanes, y, y2, sca
 
 
 @kernel()
-def _forward_units(thread, threads, row, lanes, batch, keep, key, noise):
+def _forward_units(thread, threads, row, lanes, batch, noisy, keep, key, noise):
     """One thread's part of the outputs of a layer."""
     own_function()
     outputs, layer = row[OUTPUTS], U(row[INDEX])
@@ -179,11 +189,18 @@ def _forward_units(thread, threads, row, lanes, batch, keep, key, noise):
     for block in range(first, last):
         begin = block // BLOCK * 4 * BLOCK + block % BLOCK
         words = min(4, (outputs - begin + BLOCK - 1) // BLOCK)
-        _noise(block, key, layer, noise[0, :lanes], noise[1, :lanes], noise[2, :lanes], noise[3, :lanes], words)
+        if noisy == 1:
+            _noise(block, key, layer, noise[0, :lanes], noise[1, :lanes], noise[2, :lanes], noise[3, :lanes], words)
         for word in range(words):
             unit = begin + word * BLOCK
             at, n = 4 * starts[unit], starts[unit + 1] - starts[unit]
             y, r = row[Y] + 4 * unit * lanes, row[R] + 4 * unit * lanes
+            if noisy == 0:
+                _sum_planes(
+                    PLAIN, n, row[PLACES] + at, row[THETA] + at, row[THETA] + at, row[X], row[X], lanes, y, y, y
+                )
+                _shift(_floats(y, lanes), bias[unit], floor, batch)
+                continue
             _use(_floats(row[THETA] + at, n), _floats(row[LOG_SIGMA2] + at, n), keep,
                  _floats(row[USED] + at, n), _floats(row[SIGMA2] + at, n))  # fmt: skip
             _sum_planes(SQUARES, n, row[PLACES] + at, row[USED] + at, row[SIGMA2] + at, row[X], row[X], lanes, y, r, y)
@@ -191,7 +208,7 @@ def _forward_units(thread, threads, row, lanes, batch, keep, key, noise):
 
 
 @kernel()
-def _forward(stage, thread, threads, table, tiles, examples, y, lanes, keep, key, rows, noise):
+def _forward(stage, thread, threads, table, tiles, examples, y, lanes, noisy, keep, key, rows, noise):
     """One thread's part of a stage of `forward`."""
     layers, batch = len(table), len(y)
     if stage == 0:
@@ -199,30 +216,31 @@ def _forward(stage, thread, threads, table, tiles, examples, y, lanes, keep, key
         first, last = thread * blocks // threads * LANES, min((thread + 1) * blocks // threads * LANES, batch)
         _take_inputs(first, last, tiles, examples, rows[thread], table[0, X], lanes)
     elif stage <= layers:
-        _forward_units(thread, threads, table[stage - 1], lanes, batch, keep, key, noise[thread])
+        _forward_units(thread, threads, table[stage - 1], lanes, batch, noisy, keep, key, noise[thread])
     else:
         first, last = thread * y.shape[1] // threads, (thread + 1) * y.shape[1] // threads
         _give_rows(first, last, table[layers - 1, Y], lanes, y)
 
 
 @kernel(parallel=True)
-def forward(threads, costs, table, tiles, examples, y, lanes, keep, key, rows, noise, scratch):
+def forward(threads, costs, table, tiles, examples, y, lanes, noisy, keep, key, rows, noise, scratch):
     """Examples, gathered from `examples` = (source, order, scale, mean) -> a sample of the outputs y (B, O).
 
     costs : of each stage;  tiles : see `_take_inputs`
+    noisy : 1 for a sample, 0 for the means
     key : step, first_sample and two words of the seed
     rows (threads, LANES, I), noise (threads, 4, at least lanes) : scratch
     """
     for stage in range(len(costs)):
         if threads == 1 or costs[stage] * lanes < LITTLE:
-            _forward(stage, 0, 1, table, tiles, examples, y, lanes, keep, key, rows, noise)
+            _forward(stage, 0, 1, table, tiles, examples, y, lanes, noisy, keep, key, rows, noise)
         else:
             for thread in prange(threads):
-                _forward(stage, thread, threads, table, tiles, examples, y, lanes, keep, key, rows, noise)
+                _forward(stage, thread, threads, table, tiles, examples, y, lanes, noisy, keep, key, rows, noise)
 
 
 @kernel()
-def _pull(row, unit, lanes, out):
+def _pull(row, unit, lanes, noisy, out):
     """Gradient of one input of a layer, from the planes of its dy and d_var."""
     in_starts = _wholes(row[IN_STARTS], row[INPUTS] + 1)
     first, last = in_starts[unit], in_starts[unit + 1]
@@ -231,36 +249,38 @@ def _pull(row, unit, lanes, out):
         return
     weights = in_starts[row[INPUTS]]
     order = carray(_pointer(np.int32, row[ORDER]), (weights,))
-    used, sigma2 = _floats(row[USED], weights), _floats(row[SIGMA2], weights)
+    used, sigma2 = _floats(row[USED] if noisy == 1 else row[THETA], weights), _floats(row[SIGMA2], weights)
     in_used, in_sigma2 = _floats(row[IN_USED], weights), _floats(row[IN_SIGMA2], weights)
     for e in range(first, last):
         in_used[e] = used[order[e]]
         in_sigma2[e] = sigma2[order[e]]
-    at = 4 * first
-    _sum_planes(PAIRS, last - first, row[IN_PLACES] + at, row[IN_USED] + at, row[IN_SIGMA2] + at, row[SLOPES], row[R],
+    kind, at = PAIRS if noisy == 1 else PLAIN, 4 * first
+    _sum_planes(kind, last - first, row[IN_PLACES] + at, row[IN_USED] + at, row[IN_SIGMA2] + at, row[SLOPES], row[R],
                 lanes, out, out, row[X] + 4 * unit * lanes)  # fmt: skip
 
 
 @kernel()
-def _rectify(dy, y, r, relu):
-    """dy <- dy where y > 0, else 0 (with relu); then r <- dy * r, of one unit."""
+def _rectify(dy, y, r, relu, noisy):
+    """dy <- dy where y > 0, else 0 (with relu); then (if noisy) r <- dy * r, of one unit."""
     wide_vectors()
     if relu == 1:
         for b in range(len(dy)):
             dy[b] = dy[b] if y[b] > ZERO else ZERO
-    for b in range(len(dy)):
-        r[b] = dy[b] * r[b]
+    if noisy == 1:
+        for b in range(len(dy)):
+            r[b] = dy[b] * r[b]
 
 
 @kernel()
-def _weight_gradients(row, first, last, unit, lanes):
+def _weight_gradients(row, first, last, unit, lanes, noisy):
     """Gradients of the weights first..last, which belong to one unit."""
+    kind = SQUARES if noisy == 1 else PLAIN
     e, slopes, slopes2 = first, row[SLOPES] + 4 * unit * lanes, row[R] + 4 * unit * lanes
     while e < last:
         weights, lane = np.int64(TOGETHER) if e + TOGETHER <= last else np.int64(1), np.int64(0)
         while lane < lanes:
             vectors, here = min(np.int64(MOST), (lanes - lane) // LANES), 4 * lane
-            dots(SQUARES, weights, vectors, np.int64(1), row[PLACES] + 4 * e, row[X] + here, 4 * lanes, np.int64(0),
+            dots(kind, weights, vectors, np.int64(1), row[PLACES] + 4 * e, row[X] + here, 4 * lanes, np.int64(0),
                  slopes + here, slopes2 + here, np.int64(0), lane > 0,
                  row[D_THETA] + 4 * e, row[D_SIGMA2] + 4 * e)  # fmt: skip
             lane += vectors * LANES
@@ -268,7 +288,7 @@ def _weight_gradients(row, first, last, unit, lanes):
 
 
 @kernel()
-def _backward_units(thread, threads, table, number, dy, lanes):
+def _backward_units(thread, threads, table, number, dy, lanes, noisy):
     """One thread's part of the units of a layer: their slopes, and the gradients of their weights."""
     own_function()
     row, outputs = table[number], table[number, OUTPUTS]
@@ -284,27 +304,28 @@ def _backward_units(thread, threads, table, number, dy, lanes):
         here = 4 * unit * lanes
         slopes = row[SLOPES] + here
         if number < len(table) - 1:
-            _pull(table[number + 1], unit, lanes, slopes)
-        _rectify(_floats(slopes, lanes), _floats(row[Y] + here, lanes), _floats(row[R] + here, lanes), row[RELU])
+            _pull(table[number + 1], unit, lanes, noisy, slopes)
+        _rectify(_floats(slopes, lanes), _floats(row[Y] + here, lanes), _floats(row[R] + here, lanes), row[RELU],
+                 noisy)  # fmt: skip
         d_bias[unit] = total(slopes, lanes // LANES)
-        _weight_gradients(row, starts[unit], starts[unit + 1], unit, lanes)
+        _weight_gradients(row, starts[unit], starts[unit + 1], unit, lanes, noisy)
 
 
 @kernel()
-def _backward(stage, thread, threads, table, in_costs, dy, d_planes, dx, lanes):
+def _backward(stage, thread, threads, table, in_costs, dy, d_planes, dx, lanes, noisy):
     """One thread's part of a stage of `backward`."""
     layers = len(table)
     if stage < layers:
-        _backward_units(thread, threads, table, layers - 1 - stage, dy, lanes)
+        _backward_units(thread, threads, table, layers - 1 - stage, dy, lanes, noisy)
     else:
         first, last = _share(thread, threads, in_costs)
         for unit in range(first, last):
-            _pull(table[0], unit, lanes, d_planes + 4 * unit * lanes)
+            _pull(table[0], unit, lanes, noisy, d_planes + 4 * unit * lanes)
         _give_rows(first, last, d_planes, lanes, dx)
 
 
 @kernel(parallel=True)
-def backward(threads, costs, table, in_costs, dy, d_planes, dx, lanes, scratch):
+def backward(threads, costs, table, in_costs, dy, d_planes, dx, lanes, noisy, scratch):
     """Gradients of `forward` for dy (B, O), and dx (B, I) unless it is empty.
 
     costs : of each stage; the last one is for dx
@@ -312,7 +333,7 @@ def backward(threads, costs, table, in_costs, dy, d_planes, dx, lanes, scratch):
     """
     for stage in range(len(costs) if dx.size > 0 else len(table)):
         if threads == 1 or costs[stage] * lanes < LITTLE:
-            _backward(stage, 0, 1, table, in_costs, dy, d_planes, dx, lanes)
+            _backward(stage, 0, 1, table, in_costs, dy, d_planes, dx, lanes, noisy)
         else:
             for thread in prange(threads):
-                _backward(stage, thread, threads, table, in_costs, dy, d_planes, dx, lanes)
+                _backward(stage, thread, threads, table, in_costs, dy, d_planes, dx, lanes, noisy)

@@ -157,7 +157,7 @@ class Layer:
         raise NotImplementedError
 
     def stack_layer(self) -> StackLayer | None:
-        """Describe what it does when it samples, if that may be a part of a `Stack` with its neighbours."""
+        """Describe what it does, if that may be a part of a `Stack` with its neighbours."""
         return None
 
     def alive(self, threshold: float) -> Array | None:
