@@ -24,6 +24,7 @@ The operations of recurrent networks have a file of their own, `recurrence.py`; 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
+from svd_numpy.kernels.stack import Stack, StackLayer
 from svd_numpy.kernels.window import Window
 
 if TYPE_CHECKING:
@@ -288,6 +290,9 @@ class Backend(Protocol):
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
         """d_theta = x.T @ dy;  d_bias = sum_b dy;  dx = dy @ theta.T."""
+
+    def make_stack(self, layers: Sequence[StackLayer]) -> Stack:
+        """Bind dense layers on lists that follow each other, to compute them in one operation (`stack.py`)."""
 
     def relu_forward(self, y: Array) -> None:
         """y = max(y, 0), in place."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from svd_numpy.kernels.backend import Arena, Array, Buffers, HostMemory, NoiseKey, Segment, StepSettings
+from svd_numpy.kernels.layer_by_layer import LayerByLayer
 from svd_numpy.kernels.living import Living, listed, spread
 from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.philox import gaussian, philox4x32
 from svd_numpy.kernels.priors import kl_grad, kl_value
 from svd_numpy.kernels.recurrence import Recurrence
 from svd_numpy.kernels.reference_recurrence import ReferenceRecurrence
+from svd_numpy.kernels.stack import Stack, StackLayer
 from svd_numpy.kernels.window import Window, channels_last, col2im, im2col
 
 TINY_VAR = 1e-30
@@ -114,6 +117,9 @@ class ReferenceBackend(HostMemory):
         d_bias[:] = dy.sum(axis=0)
         if dx is not None:
             dx[:] = col2im(dy @ spread(living, theta).T, window)
+
+    def make_stack(self, layers: Sequence[StackLayer]) -> Stack:  # noqa: D102
+        return LayerByLayer(self, layers)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         np.maximum(y, 0, out=y)

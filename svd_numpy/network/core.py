@@ -26,6 +26,7 @@ from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.cpu.lock import ForkSafeLock
 from svd_numpy.kernels.priors import get_prior
+from svd_numpy.kernels.stack import Rows
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.closed import close
 from svd_numpy.network.layers.activations import ReLU
@@ -33,6 +34,7 @@ from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.weighted import LocallySampled, Variational
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
+from svd_numpy.network.stacked import Stacked, stacked
 
 F = TypeVar("F", bound=Callable[..., Any])
 EVAL_ROWS = 1000  # examples per pass outside training
@@ -179,6 +181,7 @@ class Network:
                 layer.relu = following.sampled = True
             layer.bind(self.arena.views, self.arena.grad_views)
             layer.built = True
+        self._passes = stacked(self.layers, self.backend)
 
     @property
     def variational_layers(self) -> list[Variational]:
@@ -207,9 +210,20 @@ class Network:
 
     def forward(self, x: Array, run: Pass) -> Array:
         """Run prepared inputs (B, *inner_shape) of `input_dtype` through all layers; x may be overwritten."""
-        for layer in self.layers:
+        for layer in self._passes:
             x = layer.forward(x, run)
         return x
+
+    def forward_rows(self, rows: Rows, moves: Array | None, out: Array, run: Pass) -> Array:
+        """Gather a batch into `out` (`Backend.gather_rows`) and run it; a stack in front gathers by itself."""
+        first = self._passes[0]
+        if moves is None and not run.masks and isinstance(first, Stacked):
+            x = first.forward(rows, run)
+            for layer in self._passes[1:]:
+                x = layer.forward(x, run)
+            return x
+        run.backend.gather_rows(*rows, out, moves)
+        return self.forward(out, run)
 
     def backward(self, d_outputs: Array, run: Pass, want_dx: bool = False, kl_scale: float = 0.0) -> Array | None:
         """Write the data gradients of one batch into the arena (log_sigma2's part holds d/dsigma2).
@@ -217,9 +231,9 @@ class Network:
         Layers with a KL of their own add its gradients, times kl_scale.
         """
         d: Array | None = d_outputs
-        for layer in reversed(self.layers):
+        for layer in reversed(self._passes):
             assert d is not None
-            d = layer.backward(d, run, want_dx or layer is not self.layers[0])
+            d = layer.backward(d, run, want_dx or layer is not self._passes[0])
             layer.add_kl_gradients(run.backend, kl_scale)
         return d
 

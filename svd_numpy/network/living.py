@@ -23,7 +23,8 @@ from svd_numpy.network.take import arrays_of, take
 
 # On lists, a living weight takes as long as this many weights of a matrix, dead or alive: of a dense layer, and of a
 # convolution, whose gradients run through all positions of an image (benchmarks/living.py).
-LIST_COST, CONV_LIST_COST = 3.0, 5.0
+LIST_COST, CONV_LIST_COST = 2.2, 5.0
+MATRIX_COST = 5000  # so many weights take as long as the kernels of one more dense layer, of which a stack needs none
 
 
 def living(model: Sequential) -> dict[str, Array]:
@@ -94,7 +95,9 @@ class LivingCopy:
             elif not read.any():
                 read[0] = True  # a layer keeps at least one output
             outputs[layer.name] = np.flatnonzero(read)
-        self.model, self._places = take(model, outputs, listed=_is_listed if model.backend.knows_lists else None)
+        emptied = not all(weights.all() for weights in alive.values())
+        listed = _is_listed if model.backend.knows_lists and emptied else None
+        self.model, self._places = take(model, outputs, listed=listed)
 
     @property
     def fits(self) -> bool:
@@ -124,8 +127,10 @@ def _is_listed(layer: Layer, mask: Array) -> bool:
     """Whether a layer is faster on a list of the weights that are left than with a matrix."""
     if not isinstance(layer, Weighted) or (layer.window is not None and layer.window.stride != (1, 1)):
         return False
-    cost = LIST_COST if layer.window is None else CONV_LIST_COST
-    return cost * int(np.count_nonzero(mask)) < mask.size
+    count = int(np.count_nonzero(mask))
+    if layer.window is None:
+        return LIST_COST * count < mask.size + MATRIX_COST
+    return CONV_LIST_COST * count < mask.size
 
 
 def _weighted(model: Sequential) -> list[Layer]:

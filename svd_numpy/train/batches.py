@@ -11,6 +11,7 @@ from svd_numpy.checks import SvdValueError, as_native, check_some
 from svd_numpy.data import Dataset
 from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.kernels.backend import Array, Backend
+from svd_numpy.kernels.stack import Rows
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 
@@ -75,13 +76,12 @@ class Batches:
             self._factors = np.empty((min(config.batch_size, n), *model.out_shape), model.dtype)
             self._no_mean = np.zeros(self._weights.shape[1], model.dtype)
 
-    def gather(self, backend: Backend, rows: slice, mean: Array, out: Array) -> None:
-        """Write the inputs of a batch into `out`, scaled, moved and centred; sparse ones become dense here."""
+    def examples(self, rows: slice, mean: Array) -> tuple[Rows, Array | None]:
+        """Inputs of a batch, still to be gathered, and their moves, if there are any; sparse ones become dense here."""
         index, moves = self.order[rows], None if self.moves is None else self.moves[rows]
         if self._sparse:
-            backend.gather_rows(dense(self.inputs[index]), np.arange(len(index)), self.scale, mean, out, moves)
-        else:
-            backend.gather_rows(self.inputs, index, self.scale, mean, out, moves)
+            return Rows(dense(self.inputs[index]), np.arange(len(index)), self.scale, mean), moves
+        return Rows(self.inputs, index, self.scale, mean), moves
 
     def weigh(self, backend: Backend, rows: slice, d_outputs: Array) -> None:
         """Multiply the gradients of a batch's outputs, (B, ...), by the weights of its examples, if there are any."""

@@ -195,8 +195,7 @@ class Trainer:
         mode: Mode = "mean" if finetune else "sample"
         run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True, carried=self.carried)
         x, d_outputs = self._inputs[:count], self._d_outputs[:count]
-        batches.gather(backend, rows, model.input_mean, x)
-        outputs = model.forward(x, run)
+        outputs = model.forward_rows(*batches.examples(rows, model.input_mean), x, run)
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
             return found  # no parameter or running average has changed yet

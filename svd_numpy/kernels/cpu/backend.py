@@ -1,8 +1,9 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
 This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `conv.py` and `conv_inputs.py`
-(convolutions), `images.py` (pooling, batch normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the
-pass over all parameters). They build on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
+(convolutions), `living.py` and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch
+normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the pass over all parameters). They build on
+`gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lis
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
+from svd_numpy.kernels.cpu.stack import NumbaStack
 from svd_numpy.kernels.cpu.tiles import PANEL
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
@@ -35,6 +37,7 @@ from svd_numpy.kernels.prior_fits import CODES
 from svd_numpy.kernels.priors import kl_value
 from svd_numpy.kernels.recurrence import Recurrence
 from svd_numpy.kernels.reference import finish_segment
+from svd_numpy.kernels.stack import Stack, StackLayer
 from svd_numpy.kernels.window import Window
 
 _F, _U = np.float32, np.uint32
@@ -203,6 +206,9 @@ class NumbaBackend(HostMemory):
         self._run(conv_inputs.gathered, x, theta, log_sigma2, _F(keep), dy, d_var,
                   conv_inputs.mirrored_tables(mirror), mirror.padding, _by_columns(x, theta, window.channels),
                   padded, padded_var, dx, dx_sq)  # fmt: skip
+
+    def make_stack(self, layers: Sequence[StackLayer]) -> Stack:  # noqa: D102
+        return NumbaStack(self._run, _words, layers)
 
     def relu_forward(self, y: Array) -> None:  # noqa: D102
         layers.relu_forward(y.reshape(-1))

@@ -58,11 +58,12 @@ def gather_rows(threads, source, index, scale, mean, out, scratch):
         for b in range(thread * rows // threads, (thread + 1) * rows // threads):
             if b + 4 < rows:  # rows are scattered in memory: prefetch them
                 prefetch(address(source) + index[b + 4] * row_bytes, row_bytes)
-            _gather_row(source[index[b]], scale, mean, out[b])
+            gather_row(source[index[b]], scale, mean, out[b])
 
 
 @kernel()
-def _gather_row(source, scale, mean, out):
+def gather_row(source, scale, mean, out):
+    """out = source * scale - mean."""
     wide_vectors()
     for i in range(len(out)):
         out[i] = F(source[i]) * scale - mean[i]

@@ -158,3 +158,19 @@ def dots(
 
     i64 = types.int64
     return types.void(*[i64] * 11, types.boolean, i64, i64), codegen
+
+
+@intrinsic
+def total(typing_context: Any, x: Any, vectors: Any) -> Any:
+    """Add up the floats of a plane of `vectors` vectors, by lanes first."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        x, vectors = args
+
+        def vector(number: Any, sums: list[Any]) -> list[Any]:
+            return [builder.fadd(sums[0], load(builder, x, builder.mul(number, constant(_BYTES)), _VEC))]
+
+        found = totals(builder, looped(builder, vectors, [filled(_VEC, 0.0)], vector))
+        return builder.extract_element(found, ir.Constant(I32, 0))
+
+    return types.float32(types.int64, types.int64), codegen

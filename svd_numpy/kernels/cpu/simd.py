@@ -251,13 +251,14 @@ def log32(x):
 _PHILOX_M0, _PHILOX_M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0 = tuple(U(i * 0x9E3779B9 % 2**32) for i in range(10))  # the key of round i is key + _W[i]
 _W1 = tuple(U(i * 0xBB67AE85 % 2**32) for i in range(10))
-_U32 = np.uint64(32)
+_U32, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 
 @kernel(inline=True)
 def _philox_round(c0, c1, c2, c3, k0, k1):
-    p0, p1 = np.uint64(c0) * _PHILOX_M0, np.uint64(c2) * _PHILOX_M1
-    return U(U(p1 >> _U32) ^ c1 ^ k0), U(p1), U(U(p0 >> _U32) ^ c3 ^ k1), U(p0)
+    # The words stay in 64 bits, whatever their upper halves hold: to narrow them would cost more than to multiply.
+    p0, p1 = (c0 & _LOW) * _PHILOX_M0, (c2 & _LOW) * _PHILOX_M1
+    return (p1 >> _U32) ^ c1 ^ np.uint64(k0), p1, (p0 >> _U32) ^ c3 ^ np.uint64(k1), p0
 
 
 @kernel(inline=True)
@@ -266,6 +267,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
     The ten rounds are written out: with a loop inside, the loop around it would not become vector code.
     """
+    c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
     c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, k0, k1)
     c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, U(k0 + _W0[1]), U(k1 + _W1[1]))
     c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, U(k0 + _W0[2]), U(k1 + _W1[2]))
@@ -275,7 +277,8 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
     c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, U(k0 + _W0[6]), U(k1 + _W1[6]))
     c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, U(k0 + _W0[7]), U(k1 + _W1[7]))
     c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, U(k0 + _W0[8]), U(k1 + _W1[8]))
-    return _philox_round(c0, c1, c2, c3, U(k0 + _W0[9]), U(k1 + _W1[9]))
+    c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, U(k0 + _W0[9]), U(k1 + _W1[9]))
+    return U(c0), U(c1), U(c2), U(c3)
 
 
 _TWO_M24 = F(2.0**-24)

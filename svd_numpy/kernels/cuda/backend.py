@@ -26,9 +26,11 @@ from svd_numpy.kernels.cuda.product import PRODUCTS
 from svd_numpy.kernels.cuda.recording import Launch, Recording
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
+from svd_numpy.kernels.layer_by_layer import LayerByLayer
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.recurrence import Recurrence
+from svd_numpy.kernels.stack import Stack, StackLayer
 from svd_numpy.kernels.window import Window
 
 _NO_NOISE = NoiseKey(0, 0, 0)
@@ -228,6 +230,9 @@ class CudaBackend:
         self._weight_gradients(x, dy, None, d_theta, None, d_bias, memory, window)
         if dx is not None:
             self._input_gradients(x, theta, None, dy, None, dx, memory, window)
+
+    def make_stack(self, layers: Sequence[StackLayer]) -> Stack:  # noqa: D102
+        return LayerByLayer(self, layers)
 
     def _weight_gradients(
         self, x: Array, dy: Array, d_var: Array | None, d_theta: Array, d_sigma2: Array | None, d_bias: Array,

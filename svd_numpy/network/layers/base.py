@@ -11,6 +11,7 @@ import numpy as np
 from svd_numpy.checks import SvdTypeError, SvdValueError
 from svd_numpy.kernels.backend import Array, Backend, Buffers, NoiseKey
 from svd_numpy.kernels.living import Living
+from svd_numpy.kernels.stack import StackLayer
 from svd_numpy.network.params import ParamSpec
 
 Mode = Literal["sample", "mean"]
@@ -154,6 +155,10 @@ class Layer:
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """Write the data gradients of the parameters; return d(loss)/dx if wanted. May overwrite dy."""
         raise NotImplementedError
+
+    def stack_layer(self) -> StackLayer | None:
+        """Describe what it does, if that may be a part of a `Stack` with its neighbours."""
+        return None
 
     def alive(self, threshold: float) -> Array | None:
         """Which weights (I, O) survive at a threshold on log_alpha, bool; None for a layer without weights."""

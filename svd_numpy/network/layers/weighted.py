@@ -11,6 +11,7 @@ import numpy as np
 from svd_numpy.checks import check_flag, check_number
 from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN, log_alpha
+from svd_numpy.kernels.stack import StackLayer
 from svd_numpy.kernels.window import Window
 from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.grouped import Grouped
@@ -207,6 +208,16 @@ class LocallySampled(Variational):
             self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window, self.living,
         )  # fmt: skip
         return None if dx is None else self._shaped(dx, self.in_shape)
+
+    def stack_layer(self) -> StackLayer | None:
+        """See `Layer.stack_layer`: it may, on a list of weights, with rows as inputs."""
+        as_written = type(self).forward is LocallySampled.forward and type(self).backward is LocallySampled.backward
+        if self.living is None or self.window is not None or len(self.out_shape) > 1 or not as_written:
+            return None
+        return StackLayer(
+            self.index, self.living, self.relu, self.theta, self.log_sigma2, self.bias, self.d_theta,
+            self.d_log_sigma2, self.d_bias,
+        )  # fmt: skip
 
 
 class SampledWeights(Variational):
