@@ -73,7 +73,7 @@ def test_every_outside_import_is_declared() -> None:
     assert isinstance(project["dependencies"], list)
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    requirements = [*project["dependencies"], *extras["cuda"], *extras["export"], *extras["cluster"]]
+    requirements = [*project["dependencies"], *extras["cuda"], *extras["export"], *extras["cluster"], *extras["mpi"]]
     declared = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
     distribution = {
         "sklearn": "scikit-learn",
