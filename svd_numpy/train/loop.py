@@ -58,8 +58,7 @@ def fit(
     Returns
     -------
     list of dict
-        One record per epoch, as in `metrics.jsonl`. Where a run is resumed on several ranks, only rank 0 has those of
-        before.
+        One record per epoch, as in `metrics.jsonl`.
 
     Raises
     ------
@@ -131,6 +130,7 @@ class Run:
             self._own(self.folder)
         log = None if self.folder is None else self.folder / "metrics.jsonl"
         self.log = RunLog(log, self.trainer.epoch if self.resume else None)
+        self.log.records[:] = self.ranks.tell(self.log.records)
         self.started = time.perf_counter() - self.trainer.progress.seconds
         if self.folder is not None and not self.resume:
             self.trainer.save(self.folder, 0.0)  # even a run that is killed early can then be resumed
