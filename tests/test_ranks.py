@@ -86,19 +86,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_saves_it(tmp_pat
 
 @needs_mpi
 def test_the_command_line_trains_on_ranks_as_in_one_process(tmp_path: Path) -> None:
-    words = [
-        "train",
-        "--dataset",
-        "digits",
-        "--recipe",
-        "small",
-        "--epochs",
-        "2",
-        "--backend",
-        "numpy",
-        "--shards",
-        "2",
-    ]
+    words = ["train", "--dataset", "digits", "--recipe", "small", "--epochs", "2", "--shards", "2"]
+    words += ["--backend", "numpy"]
     folders = [tmp_path / "one", tmp_path / "two"]
     one = start(1, "-m", "svd_numpy", *words, "--run-dir", str(folders[0]), launcher=())
     two = start(2, "-m", "svd_numpy", *words, "--ranks", "--run-dir", str(folders[1]))
@@ -128,8 +117,9 @@ def test_shards_of_a_network_with_batch_norm_and_gates_change_nothing_but_the_or
     def net() -> svd.Sequential:
         return svd.Sequential(
             svd.BatchNorm(N_IN, affine=False), svd.VariationalDense(N_IN, 8, bias=False),
-            svd.BatchNorm(8, momentum=None), svd.ReLU(), svd.Gate(8, "hard-concrete"), svd.GaussianDropout(0.2), svd.Dense(8, 6, bias=False),
-            svd.BatchNorm(6), svd.Gate(6), svd.Dense(6, 3), input_shape=(N_IN,), backend="numpy", dtype="float64",
+            svd.BatchNorm(8, momentum=None), svd.ReLU(), svd.Gate(8, "hard-concrete"), svd.GaussianDropout(0.2),
+            svd.Dense(8, 6, bias=False), svd.BatchNorm(6), svd.Gate(6), svd.Dense(6, 3),
+            input_shape=(N_IN,), backend="numpy", dtype="float64",
         )  # fmt: skip
 
     assert_same_up_to_rounding(net, make_config(), make_config(shards=8))
