@@ -176,7 +176,7 @@ def table(results: dict[str, Any]) -> str:
     if "speed" in results:
         lines += ["## A second rank against a second thread", ""]
         lines += [
-            "Milliseconds per step, medians over the rounds; the ratio is that of the round's plain run to it.",
+            "Milliseconds per step, medians over the rounds; ratios are those within a round.",
             "",
         ]
         lines += ["| network | setting | ms | of it communication | plain / this |", "|--|--|--:|--:|--:|"]
