@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from machine import command_line, describe, one_line
+from machine import allowed_cores, command_line, describe, one_line
 
 from svd_numpy.data import Dataset, load
 from svd_numpy.experiments.architectures import build
@@ -40,7 +40,7 @@ from svd_numpy.train.trainer import Trainer
 
 OUT = Path(__file__).parent / "results"
 BATCH = 100
-BITS = {"lenet-300-100": (1.0, 20_000), "lenet-5": (1.0, 4_000), "vgg-like": (0.125, 1_000)}  # width, training images
+BITS = {"lenet-300-100": (1.0, 5_000), "lenet-5": (1.0, 1_000), "vgg-like": (0.125, 500)}  # width, training images
 SPEED = {"vgg-like": 0.5, "lenet-5": 1.0, "lenet-300-100": 1.0}  # width
 SETTINGS = {  # shards, ranks, threads of each
     "plain, 1 process x 2 threads": (1, 1, 2),
@@ -132,6 +132,7 @@ def ask(ranks: int, threads: int, *words: str) -> dict[str, Any]:
     """Do a job on so many ranks, or without MPI on one."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("RANKS_MPI", None)
+    environment["MPIR_CVAR_POLLS_BEFORE_YIELD"] = "0" if ranks * threads > len(allowed_cores()) else "1000"  # of MPICH
     command = [sys.executable, __file__, "work", *words]
     if ranks > 1:
         environment["RANKS_MPI"] = "1"
@@ -143,7 +144,13 @@ def ask(ranks: int, threads: int, *words: str) -> dict[str, Any]:
 
 def measure_bits(archs: list[str]) -> dict[str, Any]:
     """Hashes of every network by number of ranks."""
-    return {arch: {str(ranks): ask(ranks, 1, "bits", arch, "4", "0") for ranks in RANKS} for arch in archs}
+    found: dict[str, Any] = {}
+    for arch in archs:
+        found[arch] = {}
+        for ranks in RANKS:
+            found[arch][str(ranks)] = ask(ranks, 1, "bits", arch, "4", "0")
+            print(arch, ranks, found[arch][str(ranks)], flush=True)
+    return found
 
 
 def measure_speed(archs: list[str], rounds: int, seconds: float) -> dict[str, Any]:
