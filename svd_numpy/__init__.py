@@ -85,6 +85,7 @@ _HOME = {
     "generate": "experiments.generating",
     "get_backend": "kernels",
     "gradcheck": "network.grad_check",
+    "join_ranks": "train.ranks",
     "kl_divergence": "kernels.priors",
     "l0_regularisation": "experiments.gated",
     "load": "data",

@@ -73,7 +73,7 @@ def test_every_outside_import_is_declared() -> None:
     assert isinstance(project["dependencies"], list)
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    optional = ("cuda", "export", "cluster", "tensorboard", "mlflow")
+    optional = ("cuda", "export", "cluster", "tensorboard", "mlflow", "mpi")
     requirements = [*project["dependencies"], *(line for extra in optional for line in extras[extra])]
     declared = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
     distribution = {

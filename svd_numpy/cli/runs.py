@@ -36,17 +36,29 @@ class Runs:
     def run(self) -> int:
         """Train; 0 when finished, 1 when finished but not printed, 128 + signal number when stopped."""
         from svd_numpy.train.console import TrainingInterrupted
+        from svd_numpy.train.ranks import ALONE, join_ranks
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
+        ranks, program = ALONE, [PROGRAM]
+        if options.get("ranks"):
+            ranks = join_ranks()
+            program = ["mpiexec", "-n", str(ranks.size), "python", "-m", "mpi4py", "-m", "svd_numpy"]
+        if "ranks" in options:
+            options["ranks"] = ranks
         folder = as_path("run_dir", options["run_dir"] or self.default_run_dir())
-        check_run_dir(folder, options["resume"])
+        if ranks.rank == 0:
+            check_run_dir(folder, options["resume"])
         finished = (folder / "result.json").is_file() and not self.extend
         try:
             result = self.train(**{**options, "run_dir": folder})
         except TrainingInterrupted as stop:
-            again = replace(self, run_dir=folder, resume=True).command_line()
+            if ranks.rank:
+                return 0  # rank 0 has the last word, and its status ends all
+            again = replace(self, run_dir=folder, resume=True).command_line(*program)
             print(f"\n{stop}\nor on the command line: {again}", file=sys.stderr)
             return 128 + stop.number
+        if ranks.rank:
+            return 0
         try:
             print(f"The run in {folder} had already finished:\n{result}" if finished else result)
             print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -63,9 +75,9 @@ class Runs:
             return 1
         return 0
 
-    def command_line(self) -> str:
+    def command_line(self, *program: str) -> str:
         """Write this command as one would type it, without the options that have their default."""
-        words = [PROGRAM, self.word]
+        words = [*(program or (PROGRAM,)), self.word]
         for field in fields(self):
             value, option = getattr(self, field.name), field.name.replace("_", "-")
             if value == field.default:

@@ -65,6 +65,12 @@ class _Training(Runs):
     log : words
         Show the run in other tools, too: "tensorboard" writes event files to its folder, "mlflow" writes to
         MLFLOW_TRACKING_URI, or else to mlruns beside the folder.
+    shards : int
+        Cut every batch into so many parts, a power of two, whose gradients are added in a fixed order. It changes the
+        last bits of the result; the number of processes that share the parts does not.
+    ranks : bool
+        Share the parts with the other processes that MPI started: mpiexec -n 4 python -m mpi4py -m svd_numpy train
+        --ranks --shards 4
     """
 
     dataset: str
@@ -89,6 +95,8 @@ class _Training(Runs):
     progress: bool = True
     eval_every: int = 1
     log: tuple[str, ...] = ()
+    shards: int = 1
+    ranks: bool = False
 
 
 def run_folder(network: str, dataset: str, options: _Training) -> Path:
@@ -102,7 +110,8 @@ def run_folder(network: str, dataset: str, options: _Training) -> Path:
     kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
     removal = [] if options.remove_above is None else [f"remove{options.remove_above:g}"]
     sparsity = [] if options.sparsity is None else [f"sparsity{options.sparsity:g}"]
-    words = [network, *method, *kind, dataset, *labels, options.recipe, *kl_weight, *removal, *sparsity]
+    shards = [f"shards{options.shards}"] if options.shards != 1 else []
+    words = [network, *method, *kind, dataset, *labels, options.recipe, *kl_weight, *removal, *sparsity, *shards]
     return Path("runs") / "-".join([*words, f"seed{options.seed}"])
 
 

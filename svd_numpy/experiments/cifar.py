@@ -17,6 +17,7 @@ from svd_numpy.experiments.series import PRETRAINING, TrainResults, begun, one_o
 from svd_numpy.files import checkpoint
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.loop import Callback
+from svd_numpy.train.ranks import ALONE, Ranks
 
 _ARCHS = ("vgg-like",)
 _DATASETS = ("cifar10", "cifar100")
@@ -66,6 +67,8 @@ def train_cifar(
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
+    shards: int = 1,
+    ranks: Ranks = ALONE,
 ) -> TrainResult | TrainResults:
     """Train a convolutional network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017, §5).
 
@@ -137,6 +140,12 @@ def train_cifar(
         Called after each epoch of both stages.
     log : some of "tensorboard", "mlflow"
         Show the run in these tools, too (`TensorBoardLog`, `MlflowLog`); needs a `run_dir`.
+    shards : int
+        Cut every batch into so many parts, a power of two, whose gradients are added in a fixed order
+        (`TrainConfig.shards`).
+    ranks : Ranks
+        The processes that share the shards (`svd_numpy.join_ranks`); each has to make the same call, with one seed and
+        one KL weight. Their number does not change a bit.
 
     Returns
     -------
@@ -156,12 +165,12 @@ def train_cifar(
         method=method, kind=kind, epochs=epochs, batch_size=batch_size, seed=seed, random_labels=random_labels,
         init_from=init_from, backend=backend, data_dir=data_dir, run_dir=run_dir, resume=resume, extend=extend,
         remove_above=remove_above, sparsity=sparsity, held_out=held_out, changes=changes, progress=progress,
-        eval_every=eval_every, callbacks=callbacks, log=log,
+        eval_every=eval_every, callbacks=callbacks, log=log, shards=shards, ranks=ranks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     pretrains = _pretrains(options, pretrain_epochs)
     configs = [_configure(plan, own) for own in each]
-    started = [_second_stage_begun(own, pretrains) for own in each]
+    started = ranks.tell([_second_stage_begun(own, pretrains) for own in each])
     images = load_for_each(each)
     if (n := len(images[0].x_train)) % (batch := configs[0].batch_size) == 1:
         raise SvdValueError(
@@ -204,7 +213,7 @@ def _pretraining(plan: Recipe) -> TrainConfig:
 
 def _first_stage(options: Options, epochs: int | None) -> Options:
     """Return the options of the first stage of a run."""
-    folder = None if options.folder is None else options.folder / PRETRAINING
+    folder = None if options.run_dir is None else Path(options.run_dir) / PRETRAINING
     own = replace(
         options, method=DEFAULT, kind="dropout", kl_weight=1.0, remove_above=None, sparsity=None, changes=None
     )

@@ -16,6 +16,7 @@ from svd_numpy.experiments.run import begin, configure, load_for_each, run_all
 from svd_numpy.experiments.series import TrainResults, one_or_all, options_of_each
 from svd_numpy.train.console import say
 from svd_numpy.train.loop import Callback
+from svd_numpy.train.ranks import ALONE, Ranks
 
 ARCHS = ("lenet-300-100", "lenet-500-300", "lenet-5")
 
@@ -55,6 +56,8 @@ def train_mnist(
     eval_every: int = 1,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
+    shards: int = 1,
+    ranks: Ranks = ALONE,
 ) -> TrainResult | TrainResults:
     """Train a network that sparsifies itself (Molchanov, Ashukha, Vetrov, ICML 2017).
 
@@ -119,6 +122,12 @@ def train_mnist(
         Called after each epoch.
     log : some of "tensorboard", "mlflow"
         Show the run in these tools, too (`TensorBoardLog`, `MlflowLog`); needs a `run_dir`.
+    shards : int
+        Cut every batch into so many parts, a power of two, whose gradients are added in a fixed order
+        (`TrainConfig.shards`).
+    ranks : Ranks
+        The processes that share the shards (`svd_numpy.join_ranks`); each has to make the same call, with one seed and
+        one KL weight. Their number does not change a bit.
 
     Returns
     -------
@@ -138,6 +147,7 @@ def train_mnist(
         seed=seed, random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir,
         run_dir=run_dir, resume=resume, extend=extend, remove_above=remove_above, sparsity=sparsity,
         held_out=held_out, changes=changes, progress=progress, eval_every=eval_every, callbacks=callbacks, log=log,
+        shards=shards, ranks=ranks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     config = plan.config

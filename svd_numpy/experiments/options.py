@@ -18,13 +18,15 @@ from svd_numpy.checks import (
     check_number,
     check_path,
     check_threshold,
+    check_type,
 )
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.experiments.methods import DEFAULT, get_method
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.network.model import Sequential
-from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.config import TrainConfig, check_shards
 from svd_numpy.train.loop import Callback
+from svd_numpy.train.ranks import ALONE, Ranks
 from svd_numpy.train.trackers import trackers
 
 Start = Sequential | Mapping[str, Any] | str | Path | None
@@ -56,6 +58,8 @@ class Keywords(TypedDict, total=False):
     eval_every: int
     callbacks: Sequence[Callback]
     log: Sequence[str]
+    shards: int
+    ranks: Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +98,11 @@ class Options:
     eval_every: int = 1
     callbacks: Sequence[Callback] = ()
     log: Sequence[str] = ()
+    shards: int = 1
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
+        check_type("ranks", self.ranks, Ranks)
         kind = check_choice("kind", self.kind, KINDS)
         method = get_method(self.method)
         if self.method != DEFAULT:
@@ -114,18 +121,19 @@ class Options:
             "run_dir": check_path("run_dir", self.run_dir),
             "resume": check_resume(self.resume, self.run_dir),
             "extend": check_count("extend", self.extend, low=0),
-            "progress": check_flag("progress", self.progress),
+            "progress": check_flag("progress", self.progress) and self.ranks.rank == 0,
             "eval_every": check_count("eval_every", self.eval_every, low=0),
             "callbacks": check_callbacks(self.callbacks),
             "log": [tracker.name for tracker in trackers(self.log, self.run_dir)],
+            "shards": check_shards("shards", self.shards),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     @property
     def folder(self) -> Path | None:
-        """The run_dir as a Path."""
-        return None if self.run_dir is None else Path(self.run_dir)
+        """The run_dir as a Path on the rank that writes; None on others."""
+        return None if self.run_dir is None or self.ranks.rank else Path(self.run_dir)
 
 
 def check_resume(value: Any, run_dir: Any) -> bool:

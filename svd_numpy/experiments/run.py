@@ -39,8 +39,9 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
     config = config if options.epochs is None else stretch(config, options.epochs)
     batch_size = config.batch_size if options.batch_size is None else check_count("batch_size", options.batch_size)
     config = replace(
-        config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight
-    )
+        config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight,
+        shards=options.shards,
+    )  # fmt: skip
     config = replace(config, **(options.changes or {}))
     if options.remove_above is not None:
         config = replace(config, remove_above=None if options.remove_above == math.inf else options.remove_above)
@@ -154,7 +155,7 @@ def _prepare(
         hooks.append(keep_them)
         result = replace(result, log_alphas=log_alphas)
 
-    run = Run(model, data, config, hooks, folder, options.resume)
+    run = Run(model, data, config, hooks, folder, options.resume, options.ranks)
     complete = has_result(run, FILES)
 
     def finish(history: list[Record]) -> TrainResult:

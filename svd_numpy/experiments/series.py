@@ -43,6 +43,10 @@ def options_of_each(options: Options, seeds: Any, kl_weights: Any) -> list[Optio
     """
     if not _several(seeds, kl_weights):
         return [replace(options, kl_weight=kl_weights)]
+    if options.ranks.size > 1:
+        raise SvdValueError(
+            f"ranks: got {options.ranks.size} and several seeds or KL weights, expected one run; make a call for each"
+        )
     if seeds is not None and options.seed:
         raise SvdValueError(f"seed: got {options.seed} and seeds, which replaces it; leave one of them out")
     one_weight = isinstance(kl_weights, numbers.Real)

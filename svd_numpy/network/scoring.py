@@ -9,11 +9,13 @@ import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_some, check_type
 from svd_numpy.data.csr import dense, is_sparse
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.core import EVAL_ROWS, require_finite
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.model import Sequential
 
 Score = dict[str, float]
+_ALL = slice(None)
 
 
 def evaluate(model: Sequential, x: Any, y: Any, lanes: int = 0) -> Score:
@@ -62,11 +64,11 @@ class Examples:
         self._inputs = np.empty((most, *model.inner_shape), model.input_dtype)
         self._d_outputs = np.empty((most, *model.out_shape), model.dtype)
 
-    def batches(self, model: Sequential, run: Pass) -> Iterator[tuple[float, float]]:
-        """Yield the summed NLL and error of each batch, on the backend and with the masks of the pass."""
+    def batches(self, model: Sequential, run: Pass, part: slice = _ALL) -> Iterator[tuple[float, float]]:
+        """Yield the summed NLL and error of all batches or some, on the backend and with the masks of the pass."""
         if self._lanes:
             run.carried = model.first_states(self._lanes)
-        for start in range(0, len(self._index), self._rows):
+        for start in range(0, len(self._index), self._rows)[part]:
             batch = slice(start, start + self._rows)
             index, y = self._index[batch], self.targets[batch]
             inputs, d_outputs = self._inputs[: len(index)], self._d_outputs[: len(index)]
@@ -81,14 +83,20 @@ class Examples:
             require_finite("the outputs", outputs, *found)
             yield found
 
-    @np.errstate(over="ignore", invalid="ignore")  # an overflow raises
     def score(self, model: Sequential) -> Score:
         """Score the network pruned at its threshold."""
+        return self.score_of(self.sums(model))
+
+    @np.errstate(over="ignore", invalid="ignore")  # an overflow raises
+    def sums(self, model: Sequential, first: int = 0, every: int = 1) -> Array:
+        """Return the summed NLL and error of each batch, (batches, 2); of some batches only, and 0 for the others."""
+        part, found = slice(first, None, every), np.zeros((-(-len(self._index) // self._rows), 2))
         with model.exclusive:
             model.to_device()
-            sums = np.sum([*self.batches(model, model.pruned_pass(model.backend))], axis=0)
-        return self.score_of(*sums)
+            found[part] = np.reshape([*self.batches(model, model.pruned_pass(model.backend), part)], (-1, 2))
+        return found
 
-    def score_of(self, nll: float, error: float) -> Score:
-        """Turn sums over all batches into a score."""
-        return {"error": float(error) / self.count, "nll": float(nll) / self.count}
+    def score_of(self, sums: Array) -> Score:
+        """Turn the sums of all batches, (batches, 2), into a score."""
+        nll, error = sums.sum(axis=0).tolist()
+        return {"error": error / self.count, "nll": nll / self.count}

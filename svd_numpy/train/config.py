@@ -63,6 +63,10 @@ class TrainConfig:
     pruning : Pruning, optional
         How to prune ordinary weights while training (`MagnitudeRounds`, `GradualMagnitude`, `Surgery`,
         `WeightSharing`); not with the settings that prune variational ones.
+    shards : int
+        Cut every batch into so many parts, a power of two, whose gradients are computed apart and then added in a fixed
+        order. Several processes can share them (`fit`: ranks), and their number does not change a bit; that of the
+        shards does.
     """
 
     epochs: int = 60
@@ -87,6 +91,7 @@ class TrainConfig:
     clip_norm: float = 0.0
     patience: int = 0
     pruning: Pruning | None = None
+    shards: int = 1
 
     def __post_init__(self) -> None:
         checked = {
@@ -112,6 +117,7 @@ class TrainConfig:
             "clip_norm": check_number("clip_norm", self.clip_norm, low=0, high=1e9),
             "patience": check_count("patience", self.patience, low=0),
             "pruning": check_pruning("pruning", self.pruning),
+            "shards": check_shards("shards", self.shards),
         }
         for name, value in checked.items():  # plain Python numbers, which JSON can store
             object.__setattr__(self, name, value)
@@ -176,3 +182,11 @@ class TrainConfig:
             **{name: [list(k) for k in value] if isinstance(value, tuple) else value for name, value in values.items()},
             "pruning": None if self.pruning is None else self.pruning.to_json(),
         }
+
+
+def check_shards(name: str, value: Any) -> int:
+    """Return a number of shards, a power of two."""
+    shards = check_count(name, value, high=2**16)
+    if shards & (shards - 1):
+        raise SvdValueError(f"{name}: got {shards}, expected a power of two: 1, 2, 4, 8, ...")
+    return shards

@@ -165,7 +165,7 @@ class CudaRunner:
                 sums = np.sum([backend.totals()[0] for _ in batches], axis=0)  # (runs, 2)
                 require_finite("the outputs", sums)
                 for score, of_run in zip(found, sums, strict=True):
-                    score[name] = examples.score_of(*of_run)
+                    score[name] = examples.score_of(of_run[None])
             return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path
+from svd_numpy.checks import SvdValueError, check_callbacks, check_flag, check_path, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.files import checkpoint
 from svd_numpy.files.atomic import make_folder, sweep
@@ -16,7 +16,9 @@ from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.ranks import ALONE, Ranks
 from svd_numpy.train.runner import groups, make_runner
+from svd_numpy.train.shards import agree, check_shards
 from svd_numpy.train.trainer import Record, Trainer
 
 SAVE_SECONDS = 20.0  # a crash loses at most this much work plus one epoch
@@ -31,6 +33,7 @@ def fit(
     run_dir: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    ranks: Ranks = ALONE,
 ) -> list[Record]:
     """Train `model` in place.
 
@@ -48,6 +51,9 @@ def fit(
         `config` extends it (`TrainConfig.extended`).
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
+    ranks : Ranks
+        The processes that share the run (`join_ranks`); each has to make the same call. Needs `TrainConfig.shards`, a
+        multiple of their number. Rank 0 writes and shows progress; callbacks are called on every rank.
 
     Returns
     -------
@@ -63,7 +69,7 @@ def fit(
         After Ctrl-C or SIGTERM; the current step is finished first and, with a run_dir, saved.
     """
     progress = check_flag("progress", progress)
-    run = Run(model, data, config, callbacks, run_dir, resume)
+    run = Run(model, data, config, callbacks, run_dir, resume, ranks)
     try:
         return fit_together([run], progress)[0]
     finally:
@@ -78,17 +84,23 @@ class Run:
 
     def __init__(
         self, model: Sequential, data: Dataset, config: TrainConfig | None, callbacks: Sequence[Callback],
-        run_dir: str | Path | None, resume: bool,
+        run_dir: str | Path | None, resume: bool, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self.trainer = Trainer(model, data, TrainConfig() if config is None else config)
+        check_type("ranks", ranks, Ranks)
+        check_shards(self.trainer, ranks)
         _require_free(model)
-        self.callbacks, self.folder = check_callbacks(callbacks), check_path("run_dir", run_dir)
+        self.callbacks, self.folder, self.ranks = check_callbacks(callbacks), check_path("run_dir", run_dir), ranks
         self.resume = check_flag("resume", resume)
-        if self.resume and self.folder is None:
+        if ranks.rank:
+            self.folder = None
+        elif self.resume and self.folder is None:
             raise SvdValueError("resume=True needs run_dir, the folder of the run to continue")
         self.lock: FolderLock | None = None
         if self.folder is not None and (self.resume or self.folder.exists()):
             self._own(self.folder)
+        if ranks.size > 1:
+            agree(self.trainer, ranks)
 
     def _own(self, folder: Path) -> None:
         """Lock the folder; then restore the run that is resumed, or refuse to begin another one beside it."""
@@ -118,6 +130,7 @@ class Run:
             self._own(self.folder)
         log = None if self.folder is None else self.folder / "metrics.jsonl"
         self.log = RunLog(log, self.trainer.epoch if self.resume else None)
+        self.log.records[:] = self.ranks.tell(self.log.records)
         self.started = time.perf_counter() - self.trainer.progress.seconds
         if self.folder is not None and not self.resume:
             self.trainer.save(self.folder, 0.0)  # even a run that is killed early can then be resumed
@@ -201,11 +214,12 @@ def _fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
     from svd_numpy.train.console import StopSignal, TrainingInterrupted, make_reporter
 
     trainers = [run.trainer for run in runs]
-    trainer, runner = trainers[0], make_runner(trainers)
+    trainer, ranks = trainers[0], runs[0].ranks
+    runner = make_runner(trainers, ranks)
     for run in runs:
         run.begin()
     saved, steps = time.perf_counter(), _Clock()
-    with StopSignal() as stop, make_reporter(trainer, progress) as report:
+    with StopSignal() as stop, make_reporter(trainer, progress and ranks.rank == 0) as report:
         while not trainer.done:
             before = trainer.progress.step
             with steps:
@@ -224,12 +238,14 @@ def _fit_together(runs: Sequence[Run], progress: bool) -> list[list[Record]]:
                 records = [run.end_epoch(mean, forms, score) for run, score in zip(runs, scores, strict=True)]
                 report.epoch(records[0])
             report.step(trainer.progress.step - before)
-            due = stop.requested or trainer.done or (epoch_ended and time.perf_counter() - saved > SAVE_SECONDS)
+            stopped_by = ranks.highest(stop.number if stop.requested else 0)
+            due = stopped_by or trainer.done or (epoch_ended and time.perf_counter() - saved > SAVE_SECONDS)
             if due:
                 runner.sync()
                 for run in runs:
                     run.save()
                 saved = time.perf_counter()
-            if stop.requested and not trainer.done:
-                raise TrainingInterrupted(stop.number, runs[0].folder)
+            if stopped_by and not trainer.done:
+                ranks.wait()  # a rank that ends with an error ends all, even one that is still writing
+                raise TrainingInterrupted(stopped_by, runs[0].folder)
     return [run.log.records for run in runs]

@@ -2,7 +2,8 @@
 
 On a CPU it is a loop. On a GPU it owns everything that only a device needs: copies of the arrays, recorded steps,
 tables of what changes from step to step, several runs in each launch (`cuda_runner.py`). Where weights are removed, it
-works on a small copy of the network, with another runner inside. `Trainer` knows about none of them.
+works on a small copy of the network, with another runner inside; where batches are cut into shards, several processes
+share them (`shards.py`). `Trainer` knows about none of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Protocol
 from svd_numpy.network.living import LivingCopy, forms
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
+from svd_numpy.train.ranks import ALONE, Ranks
+from svd_numpy.train.shards import ShardRunner
 from svd_numpy.train.trainer import Trainer
 
 
@@ -71,8 +74,8 @@ class LivingRunner:
     After `sync` the network is the truth, as with `CudaRunner`; the next step copies what is left of it then.
     """
 
-    def __init__(self, trainers: Sequence[Trainer]) -> None:
-        (self._trainer,) = trainers
+    def __init__(self, trainers: Sequence[Trainer], ranks: Ranks) -> None:
+        (self._trainer,), self._ranks = trainers, ranks
         self._copy: LivingCopy | None = None
         self._inner: Runner
         self._ahead = False  # whether the copy is newer than the network
@@ -85,7 +88,7 @@ class LivingRunner:
                     self._copy.gather()
                 else:
                     self._copy = LivingCopy(self._trainer.model)
-                    self._inner = _make_whole([_OnCopy(self._trainer, self._copy.model)])
+                    self._inner = _make_whole([_OnCopy(self._trainer, self._copy.model)], self._ranks)
             self._ahead = True
         return self._inner
 
@@ -138,13 +141,15 @@ def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     return found
 
 
-def make_runner(trainers: Sequence[Trainer]) -> Runner:
-    """Make the runner of a group."""
-    return LivingRunner(trainers) if trainers[0].removes else _make_whole(trainers)
+def make_runner(trainers: Sequence[Trainer], ranks: Ranks = ALONE) -> Runner:
+    """Make the runner of a group, on this rank."""
+    return LivingRunner(trainers, ranks) if trainers[0].removes else _make_whole(trainers, ranks)
 
 
-def _make_whole(trainers: Sequence[Trainer]) -> Runner:
+def _make_whole(trainers: Sequence[Trainer], ranks: Ranks) -> Runner:
     """Make a runner that works on whole networks."""
+    if trainers[0].config.shards > 1:
+        return ShardRunner(trainers, ranks)
     if trainers[0].model.backend.name == "cuda":
         from svd_numpy.train.cuda_runner import CudaRunner
 

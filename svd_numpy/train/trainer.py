@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ from svd_numpy.train.schedules import at_epoch
 DIVERGED = "lower lr, or scale inputs and targets to about 1"
 
 Record = dict[str, Any]
+Operations = Callable[[Backend, int, slice, int, int], tuple[float, float]]
 
 
 @dataclass
@@ -190,30 +192,38 @@ class Trainer:
         noise : int
             Step in the noise keys.
         """
-        model, batches, settings = self.model, self.batches, self.settings(step)
-        finetune = self.finetunes(step)
-        mode: Mode = "mean" if finetune else "sample"
-        run = Pass(backend, mode, settings.keep, model.seed, noise, training=True, learn=True, carried=self.carried)
+        model, batches, run = self.model, self.batches, self.pass_of(backend, step, noise)
         x, d_outputs = self._inputs[:count], self._d_outputs[:count]
         outputs = model.forward_rows(*batches.examples(rows, model.input_mean), x, run)
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
             return found  # no parameter or running average has changed yet
         batches.weigh(backend, rows, d_outputs)
-        model.backward(d_outputs, run, kl_scale=settings.kl_scale)
+        model.backward(d_outputs, run, kl_scale=self.settings(step).kl_scale)
+        self.update(backend, step)
+        return found
+
+    def pass_of(self, backend: Backend, step: int, noise: int, first_sample: int = 0) -> Pass:
+        """Make the pass of a step through the network, for the part of the batch that begins with this example."""
+        mode: Mode = "mean" if self.finetunes(step) else "sample"
+        keep, seed = self.settings(step).keep, self.model.seed
+        return Pass(backend, mode, keep, seed, noise, first_sample, training=True, learn=True, carried=self.carried)
+
+    def update(self, backend: Backend, step: int) -> None:
+        """Do what comes after the gradients of a step: clip, prune, Adam."""
+        model, settings = self.model, self.settings(step)
         if self.config.clip_norm:
             backend.clip_gradients(model.arena, self.config.clip_norm)
         if self.pruner is None:
-            backend.adam_step(model.arena, settings, held=finetune or self.removes)
+            backend.adam_step(model.arena, settings, held=self.finetunes(step) or self.removes)
         else:
             self.pruner.before_update(step)
             backend.adam_step(model.arena, settings, held=self.pruner.holds(step))
             self.pruner.after_update(step + 1)
-        return found
 
     @np.errstate(over="ignore", invalid="ignore")  # the loss is checked below, the weights at the end of an epoch
-    def step(self) -> None:
-        """Do one optimisation step on the model's own backend."""
+    def step(self, operations: Operations | None = None) -> None:
+        """Do one optimisation step on the model's own backend, by the trainer's `operations` or by these."""
         step, model = self.progress.step, self.model
         with model.exclusive:
             if self.prunes_now:
@@ -225,7 +235,7 @@ class Trainer:
                     state[:] = 0
             rows = self.batches.rows(step)
             count = rows.stop - rows.start
-            self.enter(*self.operations(model.backend, step, rows, count, step))
+            self.enter(*(operations or self.operations)(model.backend, step, rows, count, step))
 
     def enter(self, nll: float, error: float) -> None:
         """Add a step to the progress; raise if its loss is not finite."""

@@ -46,6 +46,9 @@ class Pass:
         layers not named they begin at 0.
     present : uint8 array (B, T) or None
         Which steps are not just padding; written by the first layer for those behind it. None: all.
+    surveyed : array (S, n) or None
+        What the last survey of a layer (`Layer.survey`) found in each shard, if this pass has one of the S shards of a
+        batch. None: it has the whole batch.
     seed, step, first_sample : int
         Position of the noise of this pass (`NoiseKey`).
     training : bool
@@ -65,6 +68,7 @@ class Pass:
     masks: Mapping[str, Array] = field(default_factory=dict)
     carried: Mapping[str, Array] = field(default_factory=dict)
     present: Array | None = None
+    surveyed: Array | None = None
 
     def noise_key(self, layer: int) -> NoiseKey:
         """Noise key of the layer with this index."""
@@ -158,6 +162,16 @@ class Layer:
 
     def stack_layer(self) -> StackLayer | None:
         """Describe what it does, if that may be a part of a `Stack` with its neighbours."""
+
+    def survey(self, x: Array, run: Pass) -> Array | None:
+        """Return what `forward` must know of every shard of a batch, (n,) in float64; called before it.
+
+        Only where batches are cut into shards (`TrainConfig.shards`). None: the examples are independent.
+        """
+        return None
+
+    def survey_back(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
+        """Return what `backward` must know of every shard, (n,) in float64; called before it, as `survey` is."""
         return None
 
     def alive(self, threshold: float) -> Array | None:

@@ -113,14 +113,18 @@ class BatchNorm(Layer):
         """x (B, ..., C) -> y of the same shape."""
         mean, var = self.running_mean, self.running_var
         if run.training:
-            if math.prod(x.shape[:-1]) < 2:
+            mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
+            if run.surveyed is None:
+                self._count = math.prod(x.shape[:-1])
+                run.backend.batch_moments(x, mean, var, self.memory)
+            else:
+                self._count = _merge(run.surveyed, mean, var)
+            if self._count < 2:
                 raise SvdValueError(
                     f"layer {self.name!r}: got a batch of shape {public_shape(x.shape[1:]).replace('B', '1', 1)}, one "
                     "number per channel, whose variance is 0; expected more examples: choose a batch_size that leaves "
                     "no single example over"
                 )
-            mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
-            run.backend.batch_moments(x, mean, var, self.memory)
         if not self.affine and self.gamma.dtype != x.dtype:  # without parameters, only the inputs tell the dtype
             self._make_constants(x.dtype)
         y = self.memory.get("y", x.shape, x.dtype)
@@ -130,15 +134,14 @@ class BatchNorm(Layer):
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy -> dx. With `run.learn`, update the running averages: the loss is known to be finite by now."""
-        x = self._x
-        dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
-        run.backend.batch_norm_backward(
-            x, self._mean, self._var, self.eps, self.gamma, run.training, dy,
-            self.d_gamma, self.d_beta, dx, self.memory,
-        )  # fmt: skip
+        if run.surveyed is None:
+            dx = self._differentiate(dy, run, run.training, want_dx)
+        else:
+            dx = self._dx
+            if dx is not None:
+                self._pull(dx, run)
         if run.learn:
-            count = math.prod(x.shape[:-1])
-            unbiased = count / (count - 1)
+            unbiased = self._count / (self._count - 1)
             if self.momentum is None:
                 run.backend.average(self.running_mean, self._mean, self.batches, 1)
                 run.backend.average(self.running_var, self._var, self.batches, 0, unbiased)
@@ -146,3 +149,42 @@ class BatchNorm(Layer):
                 run.backend.blend(self.running_mean, self._mean, self.momentum)
                 run.backend.blend(self.running_var, self._var, self.momentum, unbiased)
         return dx
+
+    def _differentiate(self, dy: Array, run: Pass, of_batch: bool, want_dx: bool) -> Array | None:
+        """Write d_gamma and d_beta; return dx if wanted."""
+        dx = self.memory.get("dx", self._x.shape, self._x.dtype) if want_dx else None
+        run.backend.batch_norm_backward(
+            self._x, self._mean, self._var, self.eps, self.gamma, of_batch, dy,
+            self.d_gamma, self.d_beta, dx, self.memory,
+        )  # fmt: skip
+        return dx
+
+    def survey(self, x: Array, run: Pass) -> Array:
+        """See `Layer.survey`: how many numbers each channel has, their means and their variances."""
+        mean, var = (self.memory.get(name, (self.num_features,), np.float64) for name in ("mean", "var"))
+        run.backend.batch_moments(x, mean, var, self.memory)
+        return np.concatenate([[math.prod(x.shape[:-1])], mean, var])
+
+    def survey_back(self, dy: Array, run: Pass, want_dx: bool) -> Array:
+        """See `Layer.survey_back`: d_gamma and d_beta; and dx as if mean and var were constants."""
+        self._dx = self._differentiate(dy, run, False, want_dx)
+        return np.concatenate([self.d_gamma, self.d_beta]).astype(np.float64)
+
+    def _pull(self, dx: Array, run: Pass) -> None:
+        """Subtract gamma / std * (d_beta + n d_gamma) / R from dx, with the sums and the R of all shards."""
+        assert run.surveyed is not None
+        d_gamma, d_beta = run.surveyed.sum(axis=0).reshape(2, -1)
+        share = self.gamma / np.sqrt(self._var + self.eps) / self._count
+        pull = self.memory.get("pull", dx.shape, dx.dtype)
+        scale, shift = ((share * each).astype(dx.dtype) for each in (d_gamma, d_beta))
+        run.backend.batch_norm_forward(self._x, self._mean, self._var, self.eps, scale, shift, pull)
+        np.subtract(dx, pull, out=dx)
+
+
+def _merge(surveyed: Array, mean: Array, var: Array) -> int:
+    """Write mean and variance of a batch, given those of its shards (`BatchNorm.survey`); return its count."""
+    counts, (means, variances) = surveyed[:, :1], np.split(surveyed[:, 1:], 2, axis=1)
+    total = counts.sum()
+    mean[:] = (counts * means).sum(axis=0) / total
+    var[:] = (counts * (variances + (means - mean) ** 2)).sum(axis=0) / total
+    return int(total)
