@@ -1,4 +1,4 @@
-"""Write docs/play.html, a page that teaches Sparse VD by play: the style and scripts of docs/play/ around recorded runs.
+"""Write docs/play.html, a page that teaches Sparse VD by play: the sources in docs/play/ around recorded runs.
 
     python docs/make_play.py             today's style and scripts around the data that the page already holds
     python docs/make_play.py --train     train the small runs anew (half a minute), and write the page from them
@@ -73,8 +73,7 @@ def warm_up(epoch: int) -> float:
 
 def trained(x: Array, labels: Array, kl_weight: Callable[[int], float], epochs: int = EPOCHS) -> micro.Net:
     """Return the network after its last epoch."""
-    for net in train(x, labels, kl_weight, epochs):
-        pass
+    *_, net = train(x, labels, kl_weight, epochs)
     return net
 
 
@@ -122,12 +121,12 @@ def clinic(x: Array, labels: Array, x_test: Array, test_labels: Array) -> list[d
     blank, blank_test = x.copy(), x_test.copy()
     blank[:, BLANK] = blank_test[:, BLANK] = 0
     cases = {
-        "light": (x, lambda epoch: warm_up(epoch) / n, EPOCHS, x_test),
         "over": (x, lambda epoch: 10 * warm_up(epoch), EPOCHS, x_test),
+        "light": (x, lambda epoch: warm_up(epoch) / n, EPOCHS, x_test),
+        "dead": (blank, warm_up, EPOCHS, blank_test),
+        "healthy": (x, warm_up, EPOCHS, x_test),
         "unfinished": (x, warm_up, UNFINISHED, x_test),
         "heavy": (x, lambda epoch: n * warm_up(epoch), EPOCHS, x_test),
-        "healthy": (x, warm_up, EPOCHS, x_test),
-        "dead": (blank, warm_up, EPOCHS, blank_test),
     }
     found = []
     for name, (inputs, kl_weight, epochs, test) in cases.items():

@@ -13,7 +13,7 @@ const DIAGNOSES = {
   },
   over: {
     name: "Over-pruned: the KL weighs 10 times too much",
-    sign: "A handful of weights is left, and the error is high.",
+    sign: "Few weights are left of the line, and too few: see the error.",
     remedy: "Lower the final KL weight to 1; if that is still too sparse, warm up more slowly.",
   },
   heavy: {
@@ -23,13 +23,13 @@ const DIAGNOSES = {
   },
   light: {
     name: "KL divided by N twice",
-    sign: "Most weights sit left of the line, as precise as they began. Nearly nothing was charged for them.",
+    sign: "Most weights sit left of the line, and the highest bar is the first. Precision cost next to nothing.",
     remedy: "Divide by N once. Compare the KL with the loss that you print: it should be a visible part of it.",
   },
   dead: {
     name: "Dead inputs",
     sign: "A heap stands apart at the far right: weights that the data never touch. Their means have gone to 0 on their own.",
-    remedy: "Leave out inputs that never vary, or do not count their weights as pruned: they make sparsity look better than it is.",
+    remedy: "Leave out inputs that never vary, or do not count their weights as pruned: they make sparsity look better than it is. (The small heap there in other cases has the same cause: three of the 64 pixels are blank in every image.)",
   },
 };
 

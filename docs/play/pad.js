@@ -68,6 +68,7 @@ function startPad(data) {
     context.clearRect(0, 0, width, width);
     [context.strokeStyle, context.fillStyle, context.lineCap, context.lineJoin] = [colour("ink"), colour("glow"), "round", "round"];
     context.lineWidth = width / 12;
+    if (state.shown >= 0) drawSquares(context, Array.from(state.pixels, (value) => value / 16), 8, 0, 0, width, colour("faint"));
     for (const stroke of state.strokes) {
       context.beginPath();
       stroke.forEach(([x, y], n) => context[n ? "lineTo" : "moveTo"](x * width, y * width));

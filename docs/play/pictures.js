@@ -8,7 +8,7 @@ const FONT = "12px system-ui, sans-serif";
  */
 function chart(canvas, height, x, y) {
   const [context, width] = sharp(canvas, height);
-  const [left, right, top, bottom] = [44, width - 10, 24, height - 36];
+  const [left, right, top, bottom] = [50, width - 10, 24, height - 36];
   const across = (value) => left + ((value - x.from) / (x.to - x.from)) * (right - left);
   const up = (value) => bottom - ((value - y.from) / (y.to - y.from)) * (bottom - top);
   context.clearRect(0, 0, width, height);
