@@ -158,7 +158,7 @@ def test_the_clinic_answers_and_counts(browser: Browser, described: dict[str, An
         and says(browser, "clinic-score") == "1 of 1 right"
     )
     browser.run("element('clinic-next').click(); element('say-healthy').click()")
-    assert says(browser, "clinic-words").startswith("No: KL divided by N twice")
+    assert says(browser, "clinic-words").startswith("No. The answer: KL divided by N twice")
     assert f"{described['clinic'][1]['kept']:,} of 7,400" in says(browser, "clinic-words")
     assert says(browser, "clinic-score") == "1 of 2 right"
 

@@ -56,9 +56,9 @@ function startClinic(data) {
 
   function explanation(found, answer) {
     const { name, sign, remedy } = DIAGNOSES[found.name];
-    return (
-      `${answer === found.name ? "Right" : "No"}: ${name}. ${sign} ${thousands(found.kept)} of 7,400 weights are left after ` +
-      `${found.epochs} epochs, and the error is ${percent(found.error, 1)} on 360 test images. ${remedy}`
+    return unbroken(
+      `${answer === found.name ? "Right" : "No. The answer"}: ${name}. ${sign} ${thousands(found.kept)} of 7,400 weights are left after ` +
+      `${found.epochs} epochs, and the error is ${percent(found.error, 1)} on 360 test images. ${remedy}`,
     );
   }
 

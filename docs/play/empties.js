@@ -31,12 +31,16 @@ function masksByAlpha(net, threshold, steps) {
   return net.map((layer) => Uint8Array.from(layer.eighths, (value) => value <= threshold * steps));
 }
 
-/** The `count` largest weights of all layers; the first of equal ones. */
-function masksBySize(net, count) {
-  const masks = net.map((layer) => new Uint8Array(layer.theta.length));
+/** All weights as [layer, number, size], the largest first; of equal ones that which comes first. */
+function bySize(net) {
   const all = net.flatMap((layer, l) => Array.from(layer.theta, (value, n) => [l, n, Math.abs(value)]));
-  all.sort((a, b) => b[2] - a[2] || a[0] - b[0] || a[1] - b[1]);
-  for (const [l, n] of all.slice(0, count)) masks[l][n] = 1;
+  return all.sort((a, b) => b[2] - a[2] || a[0] - b[0] || a[1] - b[1]);
+}
+
+/** The `count` largest weights of all layers. */
+function masksBySize(net, order, count) {
+  const masks = net.map((layer) => new Uint8Array(layer.theta.length));
+  for (const [l, n] of order.slice(0, count)) masks[l][n] = 1;
   return masks;
 }
 
@@ -136,13 +140,15 @@ function startEmpties(data) {
   }
 
   function drawNow() {
-    if (state.epoch !== epoch.value) [state.epoch, state.net] = [epoch.value, netAt(data, epoch.value - 1)];
+    if (state.epoch !== epoch.value) {
+      [state.epoch, state.net] = [epoch.value, netAt(data, epoch.value - 1)];
+      state.order = bySize(state.net);
+      show("all", state.net.map((layer) => new Uint8Array(layer.theta.length).fill(1)));
+    }
     state.masks = masksByAlpha(state.net, threshold.value, data.steps);
-    const all = state.net.map((layer) => new Uint8Array(layer.theta.length).fill(1));
     state.byAlpha = show("alpha", state.masks);
-    state.sizeMasks = masksBySize(state.net, state.byAlpha.weights);
+    state.sizeMasks = masksBySize(state.net, state.order, state.byAlpha.weights);
     state.bySize = show("size", state.sizeMasks);
-    show("all", all);
     const { units } = sizeOf(state.net, state.masks);
     const living = units.reduce((sum, one) => sum + one, 0);
     element("units").textContent = `${living} of ${units.length} hidden units have a way in and a way out.`;

@@ -96,7 +96,7 @@ function startPad(data) {
     const blank = !state.pixels.some((pixel) => pixel);
     const words = series.map(({ name, shares }) => `${name}: ${best(shares)} (${percent(shares[best(shares)], 0)})`);
     const truth = state.shown >= 0 ? ` It is ${data.testLabels[state.shown]}.` : "";
-    element("opinion").textContent = blank ? "Nothing is drawn yet." : `${words.join("; ")}.${truth}`;
+    element("opinion").textContent = blank ? "Nothing is drawn yet." : unbroken(`${words.join("; ")}.${truth}`);
     element("opinions").setAttribute("aria-label", element("opinion").textContent);
     state.series = series;
   }

@@ -172,4 +172,7 @@ function slider(name, show, changed) {
   return { input, write, get value() { return Number(input.value); } };
 }
 
+/** A sentence whose numbers stay beside their percent signs. */
+const unbroken = (text) => text.replace(/(\d) %/g, "$1\u00a0%");
+
 const signed = (number, digits = 2) => number.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");

@@ -89,7 +89,7 @@ function startPredictions(data) {
     element("question").textContent = `Question ${state.at + 1} of ${questions.length}`;
     const score = shown ? Math.round(100 * (1 - gap())) : null;
     element("answer").textContent = shown
-      ? `Score ${score} of 100: your curve is off by ${percent(gap(), 0)} of the axis on average. ${shows}`
+      ? unbroken(`Score ${score} of 100: your curve is off by ${percent(gap(), 0)} of the axis on average. ${shows}`)
       : points.length < 2
         ? "Draw from left to right, then ask for the truth."
         : "";

@@ -62,10 +62,11 @@ function startTrain(data) {
     const last = state.course[state.course.length - 1];
     if (!state.run) element("train-words").textContent = "Nothing is trained yet.";
     else {
-      element("train-words").textContent =
+      element("train-words").textContent = unbroken(
         `Epoch ${state.run.epoch} of ${TRAIN.epochs}: ${thousands(last.count)} of 7,400 weights live; error ` +
         `${percent(last.test, 1)} on test images, ${percent(last.train, 1)} on those it learns.` +
-        (done() ? ` ${(state.spent / 1000).toFixed(1)} seconds of work for ${thousands(state.run.step)} steps.` : "");
+        (done() ? ` ${(state.spent / 1000).toFixed(1)} seconds of work for ${thousands(state.run.step)} steps.` : ""),
+      );
     }
     draw();
   }
