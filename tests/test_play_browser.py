@@ -30,11 +30,12 @@ def arrays() -> dict[str, np.ndarray]:
 def browser(tmp_path: Path) -> Iterator[Browser]:
     """The page, open, without motion; at the end nothing was thrown, printed or asked for."""
     with Browser(tmp_path / "profile", prefers_reduced_motion="reduce") as opened:
+        opened.send("Log.enable")
         opened.open(PAGE)
         opened.until("document.body.dataset.ready")
         yield opened
         events = {event.get("method") for event in opened.events}
-        assert not events & {"Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
+        assert not events & {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"}
         asked = [e["params"]["request"]["url"] for e in opened.events if e.get("method") == "Network.requestWillBeSent"]
         assert all(url.startswith(("file:", "data:", "about:")) for url in asked), asked
 

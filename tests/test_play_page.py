@@ -40,7 +40,7 @@ def node(script: str, *sources: str) -> Any:
     assert NODE is not None
     text = '"use strict";\n' + "\n".join(make_play.source(name) for name in sources)
     done = subprocess.run(
-        [NODE, "-"], input=f"{text}\nconsole.log(JSON.stringify({script}))", capture_output=True, text=True, timeout=120
+        [NODE, "-"], input=f"{text}\nconsole.log(JSON.stringify({script}))", capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -145,6 +145,25 @@ def test_losses_of_the_first_steps_are_those_of_micro() -> None:
     np.testing.assert_allclose(found["theta"], net[0]["theta"].ravel(), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(found["logSigma2"], net[1]["log_sigma2"].ravel(), rtol=1e-6)
     np.testing.assert_allclose(found["bias"], net[1]["bias"], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+@in_node
+def test_random_labels_are_learned_by_heart_only_without_a_price() -> None:
+    """What the page says of its switch: over half of them with beta 0; with beta 1 the network empties."""
+    x, labels, _, _ = make_play.digits()
+    script = f"""[0, 1].map((beta) => {{
+      const x = Float64Array.from({x.ravel().tolist()}, (value) => value / 16);
+      const dealt = shuffled(x.length / 64, 0, -1 >>> 0).map((from) => {labels.tolist()}[from]);
+      const options = {{ beta, warmUp: 20, lr: 10 ** -2.3, epochs: 60, batch: 50, seed: 0 }};
+      const run = makeTrainer(x, dealt, [64, 100, 10], options);
+      while (run.epoch < 60) trainStep(run);
+      const masks = run.net.map(kept);
+      const left = masks.reduce((sum, mask) => sum + mask.reduce((a, b) => a + b, 0), 0);
+      return [left, 1 - errorOf(predict(run.net, masks, x, dealt.length), dealt)];
+    }})"""
+    (_, by_heart), (left, right) = node(script, "micro.js")
+    assert by_heart > 0.5 and right < 0.25 and left < 74
 
 
 @in_node

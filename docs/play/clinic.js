@@ -29,7 +29,10 @@ const DIAGNOSES = {
   dead: {
     name: "Dead inputs",
     sign: "A heap stands apart at the far right: weights that the data never touch. Their means have gone to 0 on their own.",
-    remedy: "Leave out inputs that never vary, or do not count their weights as pruned: they make sparsity look better than it is. (The small heap there in other cases has the same cause: three of the 64 pixels are blank in every image.)",
+    remedy:
+      "Leave out inputs that never vary, or do not count their weights as pruned: they make sparsity look better than it " +
+      "is. (The small heap there in other cases has the same cause: three of the 64 pixels are blank in every " +
+      "image.)",
   },
 };
 

@@ -63,12 +63,13 @@ function startPad(data) {
   function drawPad() {
     const [small, side] = sharp(element("seen"));
     small.clearRect(0, 0, side, side);
-    drawSquares(small, Array.from(state.pixels, (value) => value / 16), 8, 0, 0, side, colour("ink"));
+    const grey = Array.from(state.pixels, (value) => value / 16);
+    drawSquares(small, grey, 8, 0, 0, side, colour("ink"));
     const [context, width] = sharp(element("digit"));
     context.clearRect(0, 0, width, width);
-    [context.strokeStyle, context.fillStyle, context.lineCap, context.lineJoin] = [colour("ink"), colour("glow"), "round", "round"];
-    context.lineWidth = width / 12;
-    if (state.shown >= 0) drawSquares(context, Array.from(state.pixels, (value) => value / 16), 8, 0, 0, width, colour("faint"));
+    if (state.shown >= 0) drawSquares(context, grey, 8, 0, 0, width, colour("faint"));
+    [context.strokeStyle, context.fillStyle, context.lineWidth] = [colour("ink"), colour("glow"), width / 12];
+    [context.lineCap, context.lineJoin] = ["round", "round"];
     for (const stroke of state.strokes) {
       context.beginPath();
       stroke.forEach(([x, y], n) => context[n ? "lineTo" : "moveTo"](x * width, y * width));

@@ -74,8 +74,9 @@ function drawHistogram(canvas, counts, edges, threshold) {
   const most = 10 ** Math.ceil(Math.log10(Math.max(10, ...counts)));
   const height = (count) => Math.log10(Math.max(count, 0.5));
   const ticks = range(0, Math.log10(most), 1);
+  const [from, to] = [edges[0], edges[edges.length - 1]];
   const axes = [
-    { from: edges[0], to: edges[edges.length - 1], ticks: range(edges[0], edges[edges.length - 1], edges.length > 60 ? 16 : 4), label: "log α" },
+    { from, to, ticks: range(from, to, to - from > 40 ? 16 : 4), label: "log α" },
     { from: height(0), to: Math.log10(most), ticks, label: "weights", show: (tick) => thousands(10 ** tick) },
   ];
   const box = chart(canvas, 220, ...axes);
@@ -84,7 +85,8 @@ function drawHistogram(canvas, counts, edges, threshold) {
     const middle = (edges[n] + edges[n + 1]) / 2;
     box.context.fillStyle = colour(middle < threshold ? "glow" : "faint");
     const [start, end] = [box.across(edges[n]), box.across(edges[n + 1])];
-    box.context.fillRect(start, box.up(height(count)), Math.max(1, end - start - 0.5), box.bottom - box.up(height(count)));
+    const top = box.up(height(count));
+    box.context.fillRect(start, top, Math.max(1, end - start - 0.5), box.bottom - top);
   });
   box.upright(threshold, "plus");
   return box;

@@ -8,11 +8,12 @@ function questionsOf(data) {
   const { shared, local } = data.variance;
   const logAlphas = range(-8, 8, 1);
   const total = data.sizes[0] * data.sizes[1] + data.sizes[1] * data.sizes[2];
-  const least = Math.min(...shared, ...local);
+  const least = Math.floor(Math.min(...shared, ...local));
   const gap = 10 ** (shared[12] - local[12]);
   const half = kept.findIndex((count) => count < total / 2); // epochs count from 0 here
   const shares = kept.map((count, n) => [n + 1, count / total]);
-  const settled = kept.findIndex((_, n) => kept.slice(n).every((count) => Math.abs(count - kept[kept.length - 1]) < 0.01 * total));
+  const isNear = (count) => Math.abs(count - kept[kept.length - 1]) < 0.01 * total;
+  const settled = kept.findIndex((_, n) => kept.slice(n).every(isNear));
   return [
     {
       ask: "What does a weight cost, in nats, at each log α? Noise grows to the right.",
@@ -26,7 +27,7 @@ function questionsOf(data) {
         "The dashed curve is the variance of the gradient of θ when a batch of 100 images shares one noise per weight. " +
         "Draw it for local reparametrisation: one noise per image and output.",
       x: { from: -8, to: 8, ticks: range(-8, 8, 4), label: "log α" },
-      y: { from: Math.floor(least), to: -2, ticks: range(Math.floor(least), -2, 1), label: "variance", show: (n) => `10${superscript(n)}` },
+      y: { from: least, to: -2, ticks: range(least, -2, 1), label: "variance", show: (n) => `10${superscript(n)}` },
       given: logAlphas.map((value, n) => [value, shared[n]]),
       truth: logAlphas.map((value, n) => [value, local[n]]),
       shows: `Noise of their own averages out over the images: at log α = 4 the variance is ${gap.toFixed(0)} times smaller.`,
@@ -60,7 +61,8 @@ function heightAt(points, x) {
 
 function startPredictions(data) {
   const questions = questionsOf(data);
-  const state = { at: 0, drawn: questions.map(() => new Array(COLUMNS).fill(null)), shown: questions.map(() => false), pen: 0, last: null };
+  const drawn = questions.map(() => new Array(COLUMNS).fill(null));
+  const state = { at: 0, drawn, shown: questions.map(() => false), pen: 0, last: null };
   const draw = oncePerFrame(drawNow);
   const question = () => questions[state.at];
   const place = (column) => question().x.from + (column / (COLUMNS - 1)) * (question().x.to - question().x.from);
@@ -103,7 +105,9 @@ function startPredictions(data) {
     const own = state.drawn[state.at];
     const [from, start] = state.last ?? [column, height];
     const steps = Math.max(1, Math.abs(column - from));
-    for (let n = 0; n <= steps; n++) own[from + Math.round(((column - from) * n) / steps)] = start + ((height - start) * n) / steps;
+    for (let n = 0; n <= steps; n++) {
+      own[from + Math.round(((column - from) * n) / steps)] = start + ((height - start) * n) / steps;
+    }
     [state.last, state.pen] = [[column, height], column];
     draw();
   }

@@ -200,9 +200,10 @@ function startWeight() {
     element("rule").className = dies ? "rule lit" : "rule";
     const limit = neededZ(AT_THRESHOLD, 1).toFixed(2);
     const ends = s ? `log α = ${signed(-Math.log(s))}` : "log α growing without end";
-    element("rule").textContent =
+    const words =
       `A weight dies where |z| < ${limit} √β. Here |z| = ${Math.abs(z.value).toFixed(2)} and the bar is ${bar.toFixed(2)}: ` +
       `it ${dies ? "dies" : "lives"}, with ${ends}.`;
+    if (element("rule").textContent !== words) element("rule").textContent = words; // it is read aloud when it changes
     const place = `θ = ${signed(ball.theta)}, log σ² = ${signed(ball.logSigma2)}`;
     element("place").textContent = place;
     element("plane").setAttribute("aria-label", `The weight at ${place}, log alpha ${signed(logAlpha())}`);
