@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wor
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-only test-slow test-oldest test-newest check-package bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo site site-lite clean
+.PHONY: help train test test-only test-slow test-oldest test-newest check-package bench bench-conv bench-inference gpu-check results finite fuzz kill memory notebooks demo play site site-lite clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -83,8 +83,12 @@ demo: $(VENV)/.base  ## train the default network on MNIST and write docs/demo.h
 	$(BIN)/python -m svd_numpy train --dataset mnist --run-dir runs/demo --eval-every 0 $(ARGS)
 	$(BIN)/python -m svd_numpy demo runs/demo --out docs/demo.html
 
+play: $(VENV)/.base  ## train the small runs of docs/play.html, a page that teaches by play, and write it
+	$(BIN)/python docs/make_play.py --train
+
 site: $(VENV)/.site  ## guide, tutorials and API reference as pages that open from disk: site/index.html
 	$(BIN)/python docs/make_demo.py
+	$(BIN)/python docs/make_play.py
 	$(BIN)/python docs/make_site.py $(ARGS)
 
 site-lite: $(VENV)/.lite  ## the tutorials with the package in a browser (JupyterLite): site-lite/, for a server of files

@@ -9,7 +9,7 @@
 # odd constants of the paper come from and how good they are, and why this prior lets unneeded weights drown in noise.
 #
 # **What you'll need.** NumPy, the normal distribution, and the idea of a Kullback-Leibler divergence. About 30 minutes; no
-# data, no earlier notebook.
+# data, no earlier notebook. To drag a weight first, without a kernel, open [the page to play with](../docs/play.html).
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 # On Binder and Colab this installs the package; anywhere else it does nothing.

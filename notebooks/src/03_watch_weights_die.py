@@ -8,6 +8,7 @@
 # depends on the famous threshold of 3.
 #
 # **What you'll need.** NumPy, and what $\alpha$ and the KL of a weight are ([notebook 1](01_price_a_weight.ipynb)). About 30 minutes.
+# To watch this run without a kernel, open [the page to play with](../docs/play.html).
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 # On Binder and Colab this installs the package; anywhere else it does nothing.

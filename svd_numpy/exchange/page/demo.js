@@ -1,11 +1,6 @@
 /* The page: drawing, the slider, and what follows from them. */
 
-const element = (id) => document.getElementById(id);
 const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
-const thousands = (number) => number.toLocaleString("en-GB");
-const percent = (share, digits) => `${(100 * share).toFixed(digits)} %`;
-const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-const pause = () => new Promise((resume) => setTimeout(resume));
 
 const SAMPLES = 20; // networks drawn from the posterior
 const DOUBTS = 6; // test digits that are shown as the least sure

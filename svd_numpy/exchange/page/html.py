@@ -125,8 +125,8 @@ def _filled(title: str, described: Mapping[str, Any], numbers: bytes, x: Array, 
 
 def fill(**data: str) -> str:
     """Put style and scripts around a page's TITLE, DESCRIPTION and NUMBERS, all three as they stand in the file."""
-    files = {"STYLE": "page.css", "NETWORK": "network.js", "PICTURES": "pictures.js", "DEMO": "demo.js"}
-    parts = {**data, **{part: _read(name) for part, name in files.items()}}
+    scripts = {name.upper(): f"{name}.js" for name in ("helpers", "network", "pictures", "demo")}
+    parts = {**data, **{part: _read(name) for part, name in {"STYLE": "page.css", **scripts}.items()}}
     return re.sub("@([A-Z]+)@", lambda word: parts[word[1]], _read("page.html"))
 
 

@@ -1,14 +1,5 @@
-"use strict";
-
 /* A sparse network in plain JavaScript: reading it, cutting it, running it, sampling it, and turning strokes into the
    pixels that it was trained on. Nothing here touches the page. Images are row by row, channels last. */
-
-/** Bytes from base64 text of zlib-compressed data. */
-async function unpack(text) {
-  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
 
 /** Layers with their weights, and the test digits, from the description and the bytes that Python wrote. */
 function readNetwork(description, bytes) {
