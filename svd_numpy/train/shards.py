@@ -91,7 +91,8 @@ class ShardRunner:
             for arrays in (self._inputs, self._d_outputs)
         )
         for shard, x in zip(shards, inputs, strict=True):
-            batches.gather(backend, shard, model.input_mean, x)
+            examples, moves = batches.examples(shard, model.input_mean)
+            backend.gather_rows(*examples, x, moves)
         outputs = self._forward(inputs, runs)
         found = []
         for shard, y, d in zip(shards, outputs, d_outputs, strict=True):
