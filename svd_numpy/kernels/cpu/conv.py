@@ -20,11 +20,12 @@ from numba import prange
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import Array, Buffers
+from svd_numpy.kernels.cpu.conv_tiles import NARROW, both_kernel
 from svd_numpy.kernels.cpu.gemm import PACKED, TILE, pack_row, pack_weights_transposed, panels, weights_row
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import NO_FLOOR, add, sample_row, scale, scratch_parts, square
 from svd_numpy.kernels.cpu.simd import ZERO, U, address, noise_row, own_function
-from svd_numpy.kernels.cpu.tiles import KC, MR, PANEL
+from svd_numpy.kernels.cpu.tiles import KC, LANES, MR, PANEL
 from svd_numpy.kernels.window import Window
 
 _BLOCK = 2**16  # floats that fit the second-level cache together with as many squares or variances
@@ -116,6 +117,17 @@ def _multiply(first, last, padded, squares, places, mean, var, k0, k1, n0, n1, y
             if p == n_positions:  # a tile of rows may reach into the next image
                 b, p = b + 1, 0
         at = 4 * (m * y_row + n0)
+        if r.size > 0 and n1 - n0 <= NARROW:
+            for n in range(0, n1 - n0, LANES):
+                done, width = np.int64(0), min(LANES, n1 - n0 - n)
+                while done < rows:  # an incomplete tile goes in twos and ones, as in `panels`
+                    some = rows if rows == MR else min(np.int64(2), rows - done)
+                    there = at + 4 * (done * y_row + n)
+                    both_kernel(some, k1 - k0, *lists, address(rows1) + 8 * done, address(rows2) + 8 * done,
+                                address(mean) + 4 * n, address(var) + 4 * n, address(y) + there, address(r) + there,
+                                y_row, width, k0 > 0)  # fmt: skip
+                    done += some
+            continue
         panels(rows, k1 - k0, *lists, address(rows1), address(mean), panel, n1 - n0, address(y) + at, y_row, k0 > 0)
         if r.size > 0:
             panels(rows, k1 - k0, *lists, address(rows2), address(var), panel, n1 - n0, address(r) + at, y_row, k0 > 0)
