@@ -1,9 +1,9 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
-This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `conv.py` and `conv_inputs.py`
-(convolutions), `living.py` and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch
-normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the pass over all parameters). They build on
-`gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
+This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `conv.py`, `conv_inputs.py`
+and `conv_few.py` (convolutions), `living.py` and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling,
+batch normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the pass over all parameters). They build
+on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from svd_numpy.kernels.backend import (
     StepSettings,
     aligned_zeros,
 )
-from svd_numpy.kernels.cpu import conv, conv_inputs, gather, images, layers, lists, sweep, threads
+from svd_numpy.kernels.cpu import conv, conv_few, conv_inputs, gather, images, layers, lists, sweep, threads
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
@@ -107,13 +107,13 @@ class NumbaBackend(HostMemory):
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
-        if living is not None:
-            lists.backward(self._run, theta, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window, living)
-            return
         if window is not None:
             self._convolve_back(
-                x, theta, log_sigma2, keep, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window
+                x, theta, log_sigma2, keep, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window, living
             )
+            return
+        if living is not None:
+            lists.backward(self._run, theta, dy, rectified, d_theta, d_sigma2, d_bias, dx, memory, window, living)
             return
         r = memory.get("r", dy.shape, dy.dtype)
         dx_sq = _EMPTY if dx is None else memory.get("dx_sq", dx.shape, dx.dtype)
@@ -137,11 +137,11 @@ class NumbaBackend(HostMemory):
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
+        if window is not None:
+            self._convolve_back(x, theta, _EMPTY, 0.0, dy, None, d_theta, _EMPTY, d_bias, dx, memory, window, living)
+            return
         if living is not None:
             lists.backward(self._run, theta, dy, None, d_theta, None, d_bias, dx, memory, window, living)
-            return
-        if window is not None:
-            self._convolve_back(x, theta, _EMPTY, 0.0, dy, None, d_theta, _EMPTY, d_bias, dx, memory, window)
             return
         theta_t = _EMPTY if dx is None else np.ascontiguousarray(theta.T)
         self._run(layers.dense_backward, x, theta_t, dy, d_theta, d_bias, _EMPTY if dx is None else dx)
@@ -164,21 +164,32 @@ class NumbaBackend(HostMemory):
     @staticmethod
     def _images(x: Array, squares: bool, memory: Buffers, window: Window) -> tuple[Array, Array]:
         """Buffers for the padded images and their squares, which forward keeps for backward."""
-        padded = _with_padding(x, "padded", memory, window)
+        padded = conv.padded_room(x, "padded", memory, window)
         return padded, memory.get("squares", padded.shape, x.dtype) if squares else _EMPTY
 
     def _convolve_back(
         self, x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, rectified: Array | None,
         d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers, window: Window,
+        living: Living | None,
     ) -> None:  # fmt: skip
         """Backward pass of a convolution, a plain one if log_sigma2 is empty."""
         rows, variational = (len(x), dy.size // len(dy)), log_sigma2.size > 0
+        dy, counts = dy.reshape(rows), memory.get("counts", (len(x),), np.int64)
+        self._run(conv_few.rectify, dy, _EMPTY if rectified is None else rectified.reshape(rows), counts)
+        if conv_few.is_few(int(counts.sum()), dy.size) and conv_few.sizes(window, len(x)).slices > 1:
+            conv_few.backward(
+                self._run, x, theta, log_sigma2, keep, dy, d_theta, d_sigma2, d_bias, dx, memory, window, living
+            )
+            return
+        if living is not None:
+            of_variance = d_sigma2 if variational else None
+            lists.backward(self._run, theta, dy, None, d_theta, of_variance, d_bias, dx, memory, window, living)
+            return
         padded, squares = self._images(x, variational, memory, window)
         r = memory.get("r", rows, x.dtype) if variational else _EMPTY
         # With more positions than rows of weights, threads split the batch into halves; otherwise only those rows.
         halved = dy.size // theta.shape[1] > len(theta)
-        self._run(conv.conv_backward, dy.reshape(rows), _EMPTY if rectified is None else rectified.reshape(rows), r,
-                  conv.tables(window), padded, squares, d_theta, d_sigma2, d_bias,
+        self._run(conv.conv_backward, dy, r, conv.tables(window), padded, squares, d_theta, d_sigma2, d_bias,
                   memory.get("second", theta.shape, x.dtype) if halved else _EMPTY,
                   memory.get("second_sq", theta.shape, x.dtype) if halved and variational else _EMPTY,
                   memory.get("bias_sums", (2, rows[1]), x.dtype))  # fmt: skip
@@ -200,8 +211,8 @@ class NumbaBackend(HostMemory):
             return
         size = len(x), *window.out, theta.shape[1]
         dy, d_var = dy.reshape(size), d_var.reshape(size) if variational else _NO_IMAGES
-        padded = _with_padding(dy, "sums", memory, mirror)
-        padded_var = _with_padding(d_var, "sums_sq", memory, mirror) if variational else _EMPTY
+        padded = conv.padded_room(dy, "sums", memory, mirror)
+        padded_var = conv.padded_room(d_var, "sums_sq", memory, mirror) if variational else _EMPTY
         dx_sq = memory.get("dx_sq", dx.shape, x.dtype) if variational else _NO_IMAGES
         self._run(conv_inputs.gathered, x, theta, log_sigma2, _F(keep), dy, d_var,
                   conv_inputs.mirrored_tables(mirror), mirror.padding, _by_columns(x, theta, window.channels),
@@ -341,12 +352,6 @@ class NumbaBackend(HostMemory):
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
         x, dy, dx = (array.reshape(len(z), -1) for array in (x, dy, dx))
         self._run(images.gate_backward, x, z, dy, d_z, dx)
-
-
-def _with_padding(images: Array, name: str, memory: Buffers, window: Window) -> Array:
-    """Rows (B, pixels) to hold images with their padding; without padding, the images themselves."""
-    shape = len(images), math.prod(window.padded) * window.channels
-    return memory.get(name, shape, images.dtype) if any(window.padding) else images.reshape(shape)
 
 
 def _by_columns(x: Array, theta: Array, columns: int) -> bool:

@@ -2,7 +2,8 @@
 
 The micro-kernel takes its rows and its steps from tables (`tiles.py`), so a convolution is a product like any other:
 a row of A is an output position, a step is a tap, and the sum of their offsets is the address of a pixel. For the
-weight gradient it is the other way round. Input gradients: `conv_inputs.py`.
+weight gradient it is the other way round. Input gradients: `conv_inputs.py`; all gradients where few outputs have one:
+`conv_few.py`.
 
 Plain and variational convolutions share these functions; a plain one passes empty arrays for everything that belongs to
 the variance. Bits do not depend on the number of threads: one thread sums each output, and whether weight gradients are
@@ -11,17 +12,20 @@ summed in two halves of the batch depends on shapes alone.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from svd_numpy.kernels.backend import Array, Buffers
+from svd_numpy.kernels.cpu.conv_tiles import NARROW, both_kernel
 from svd_numpy.kernels.cpu.gemm import PACKED, TILE, pack_row, pack_weights_transposed, panels, weights_row
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import NO_FLOOR, add, sample_row, scale, scratch_parts, square
 from svd_numpy.kernels.cpu.simd import ZERO, U, address, noise_row, own_function
-from svd_numpy.kernels.cpu.tiles import KC, MR, PANEL
+from svd_numpy.kernels.cpu.tiles import KC, LANES, MR, PANEL
 from svd_numpy.kernels.window import Window
 
 _BLOCK = 2**16  # floats that fit the second-level cache together with as many squares or variances
@@ -37,6 +41,12 @@ def tables(window: Window) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArra
     down, across = np.indices(window.out).reshape(2, -1)
     positions = 4 * (down * window.stride[0] * row + across * window.stride[1] * window.channels)
     return taps.astype(np.int32), positions.astype(np.int32), (4 * PANEL * np.arange(len(taps))).astype(np.int32)
+
+
+def padded_room(images: Array, name: str, memory: Buffers, window: Window) -> Array:
+    """Room (B, pixels) for images with their padding; without padding, the images themselves."""
+    shape = len(images), math.prod(window.padded) * window.channels
+    return memory.get(name, shape, images.dtype) if any(window.padding) else images.reshape(shape)
 
 
 @kernel()
@@ -86,7 +96,8 @@ def block_sizes(n_in, columns):
     """Rows and columns of a block of weights that stays in the second-level cache while the images stream past."""
     blocks = (n_in + KC - 1) // KC
     rows = (n_in + blocks - 1) // blocks
-    return rows, min(columns, PANEL * max(1, _BLOCK // (rows * PANEL)))
+    most = min(_BLOCK // rows, TILE)  # `_pack` prepares a row of them in a tile
+    return rows, min(columns, PANEL * max(1, most // PANEL))
 
 
 @kernel()
@@ -107,6 +118,17 @@ def _multiply(first, last, padded, squares, places, mean, var, k0, k1, n0, n1, y
             if p == n_positions:  # a tile of rows may reach into the next image
                 b, p = b + 1, 0
         at = 4 * (m * y_row + n0)
+        if r.size > 0 and n1 - n0 <= NARROW:
+            for n in range(0, n1 - n0, LANES):
+                done, width = np.int64(0), min(LANES, n1 - n0 - n)
+                while done < rows:  # an incomplete tile goes in twos and ones, as in `panels`
+                    some = rows if rows == MR else min(np.int64(2), rows - done)
+                    there = at + 4 * (done * y_row + n)
+                    both_kernel(some, k1 - k0, *lists, address(rows1) + 8 * done, address(rows2) + 8 * done,
+                                address(mean) + 4 * n, address(var) + 4 * n, address(y) + there, address(r) + there,
+                                y_row, width, k0 > 0)  # fmt: skip
+                    done += some
+            continue
         panels(rows, k1 - k0, *lists, address(rows1), address(mean), panel, n1 - n0, address(y) + at, y_row, k0 > 0)
         if r.size > 0:
             panels(rows, k1 - k0, *lists, address(rows2), address(var), panel, n1 - n0, address(r) + at, y_row, k0 > 0)
@@ -237,9 +259,9 @@ def _bias_gradient(dy, first, last, begin, end, total):
 
 
 @kernel(parallel=True)
-def conv_backward(threads, dy, rectified, r, places, padded, squares, d_theta, d_sigma2, d_bias, second, second_sq,
+def conv_backward(threads, dy, r, places, padded, squares, d_theta, d_sigma2, d_bias, second, second_sq,
                   bias_sums, scratch):  # fmt: skip
-    """Gradients of `conv_forward` for the weights; dy (in place), rectified, r (becomes d/dvar) : (B, P * O).
+    """Gradients of `conv_forward` for the weights; dy, r (becomes d/dvar) : (B, P * O).
 
     second, second_sq : scratch of d_theta's shape for the second half of the batch; if empty, it is not halved
     bias_sums : (2, P * O)
@@ -249,8 +271,7 @@ def conv_backward(threads, dy, rectified, r, places, padded, squares, d_theta, d
     parts = (threads + halves - 1) // halves
     for thread in prange(threads):
         for b in range(thread * batch // threads, (thread + 1) * batch // threads):
-            scale(dy[b], rectified[b] if rectified.size > 0 else rectified[:0].reshape(-1),
-                  r[b] if r.size > 0 else r[:0].reshape(-1))  # fmt: skip
+            scale(dy[b], dy[b, :0], r[b] if r.size > 0 else r[:0].reshape(-1))
     for thread in prange(threads):
         for task in range(thread * halves * parts // threads, (thread + 1) * halves * parts // threads):
             half, part = task // parts, task % parts

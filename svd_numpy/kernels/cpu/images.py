@@ -31,7 +31,20 @@ from svd_numpy.kernels.cpu.simd import (
     philox4x32,
     wide_vectors,
 )
-from svd_numpy.kernels.cpu.vectors import I32, I64, constant, filled, floats, integers, load, splat, store
+from svd_numpy.kernels.cpu.vectors import (
+    I32,
+    I64,
+    bits,
+    constant,
+    filled,
+    first_lanes,
+    floats,
+    integers,
+    load,
+    load_lanes,
+    splat,
+    store_lanes,
+)
 from svd_numpy.kernels.padding import Padding, sources
 from svd_numpy.kernels.window import Window
 
@@ -39,13 +52,18 @@ CHUNKS = 32  # pieces of a batch that are summed on their own
 TILE = 256  # channels are repeated to about this many neighbours in memory, so that even three of them fill vectors
 _D = np.float64
 _NOTHING = np.int64(0)  # the address of no array
-_LANES = (16, 4, 1)  # channels of a pixel are taken so many at a time: few loops are long enough for LLVM to bother
+_LANES = 16  # channels of a pixel are taken so many at a time: few loops are long enough for LLVM to bother
 
 
 # ---------------------------------------------------------------- pooling: the channels of one pixel
-def _number(builder: Any, base: Any, number: Any, kind: Any) -> Any:
-    """Load the number of this kind at index `number` of an array, or a vector that begins there."""
-    return load(builder, base, builder.mul(number, constant(4)), kind)
+def _number(builder: Any, base: Any, number: Any, mask: Any) -> Any:
+    """Load the floats of the lanes in a mask, of an array from index `number` on."""
+    return load_lanes(builder, builder.add(base, builder.mul(number, constant(4))), mask)
+
+
+def _tap(builder: Any, base: Any, number: Any) -> Any:
+    """Load the int32 at index `number` of an array into every lane."""
+    return splat(builder, load(builder, base, builder.mul(number, constant(4)), I32), _LANES)
 
 
 def _offset(builder: Any, base: Any, number: Any) -> Any:
@@ -54,14 +72,15 @@ def _offset(builder: Any, base: Any, number: Any) -> Any:
 
 
 def _vectors(builder: Any, channels: Any, emit: Any) -> None:
-    """Loop over the channels of a pixel, 16 lanes at a time, then 4, then 1."""
-    done = constant(0)
-    for lanes in _LANES:
-        width = constant(lanes)
-        count = builder.udiv(builder.sub(channels, done), width)
-        with cgutils.for_range(builder, count) as loop:
-            emit(builder.add(done, builder.mul(loop.index, width)), lanes)
-        done = builder.add(done, builder.mul(count, width))
+    """Loop over the channels of a pixel, a vector at a time; a mask says which lanes of the last one count."""
+    width = constant(_LANES)
+    count = builder.udiv(channels, width)
+    with cgutils.for_range(builder, count) as loop:
+        emit(builder.mul(loop.index, width), filled(bits(_LANES), 1))
+    done = builder.mul(count, width)
+    left = builder.sub(channels, done)
+    with builder.if_then(builder.icmp_signed(">", left, constant(0))):
+        emit(done, first_lanes(builder, left, _LANES))
 
 
 _ADDRESS, _COUNT = types.int64, types.int64
@@ -77,23 +96,24 @@ def _first_maximum(context: Any, x: Any, at: Any, tap: Any, n: Any, y: Any, chos
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, at, tap, n, y, chosen, channels = args
 
-        def emit(c: Any, lanes: int) -> None:
-            best = cgutils.alloca_once(builder, floats(lanes))
-            first = cgutils.alloca_once(builder, integers(lanes))
-            builder.store(filled(floats(lanes), -math.inf), best)
-            builder.store(splat(builder, _number(builder, tap, constant(0), I32), lanes), first)
+        def emit(c: Any, mask: Any) -> None:
+            best = cgutils.alloca_once(builder, floats(_LANES))
+            first = cgutils.alloca_once(builder, integers(_LANES))
+            builder.store(filled(floats(_LANES), -math.inf), best)
+            builder.store(_tap(builder, tap, constant(0)), first)
             with cgutils.for_range(builder, n) as loop:
                 offset = _offset(builder, at, loop.index)
-                value = _number(builder, x, builder.add(offset, c), floats(lanes))
+                value = _number(builder, x, builder.add(offset, c), mask)
                 have = builder.load(best)
                 # unordered: true also where the value is NaN; but what is NaN already stays
                 above = builder.and_(builder.fcmp_unordered(">", value, have), builder.fcmp_ordered("==", have, have))
-                number = splat(builder, _number(builder, tap, loop.index, I32), lanes)
+                number = _tap(builder, tap, loop.index)
                 builder.store(builder.select(above, value, have), best)
                 builder.store(builder.select(above, number, builder.load(first)), first)
             place = builder.mul(c, constant(4))
-            store(builder, builder.load(best), y, place)
-            store(builder, builder.load(first), chosen, place)
+            store_lanes(builder, builder.load(best), builder.add(y, place), mask)
+            taps = builder.bitcast(builder.load(first), floats(_LANES))
+            store_lanes(builder, taps, builder.add(chosen, place), mask)
 
         _vectors(builder, channels, emit)
         return context.get_dummy_value()
@@ -109,21 +129,21 @@ def _sum(context: Any, x: Any, at: Any, tap: Any, n: Any, chosen: Any, scale: An
         x, at, tap, n, chosen, scale, y, channels = args
 
         def emit_of(masked: bool) -> Any:
-            def emit(c: Any, lanes: int) -> None:
-                total = cgutils.alloca_once(builder, floats(lanes))
-                zeros = filled(floats(lanes), 0.0)
+            def emit(c: Any, mask: Any) -> None:
+                total = cgutils.alloca_once(builder, floats(_LANES))
+                zeros = filled(floats(_LANES), 0.0)
                 builder.store(zeros, total)
                 with cgutils.for_range(builder, n) as loop:
                     offset = _offset(builder, at, loop.index)
                     offset = builder.add(offset, c)
-                    value = _number(builder, x, offset, floats(lanes))
+                    value = _number(builder, x, offset, mask)
                     if masked:
-                        number = splat(builder, _number(builder, tap, loop.index, I32), lanes)
-                        won = _number(builder, chosen, offset, integers(lanes))
-                        value = builder.select(builder.icmp_signed("==", won, number), value, zeros)
+                        won = builder.bitcast(_number(builder, chosen, offset, mask), integers(_LANES))
+                        here = builder.icmp_signed("==", won, _tap(builder, tap, loop.index))
+                        value = builder.select(here, value, zeros)
                     builder.store(builder.fadd(builder.load(total), value), total)
-                scaled = builder.fmul(builder.load(total), splat(builder, scale, lanes))
-                store(builder, scaled, y, builder.mul(c, constant(4)))
+                scaled = builder.fmul(builder.load(total), splat(builder, scale, _LANES))
+                store_lanes(builder, scaled, builder.add(y, builder.mul(c, constant(4))), mask)
 
             return emit
 
