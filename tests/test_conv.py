@@ -121,6 +121,14 @@ def test_flatten_puts_the_channels_of_a_pixel_side_by_side() -> None:
     np.testing.assert_array_equal(model.predict(images()), rows_of(images()))
 
 
+def test_more_filters_than_a_tile_holds_on_few_inputs() -> None:
+    layers = svd.VariationalConv2d(1, 17_000, 1), svd.Flatten()
+    model, x = scatter(svd.Sequential(*layers, backend="numba", input_shape=(1, 2, 2))), images(3, (1, 2, 2))
+    nets = model, model.copy(backend="numpy")
+    found, expected = (net.forward(net.prepare(x), Pass(net.backend, "sample", 0.0, 1, 1)) for net in nets)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 # --- Gradients ---
 
 
