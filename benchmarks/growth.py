@@ -170,7 +170,8 @@ def table(results: dict[str, Any]) -> str:
         "# Growth: what ranks would give on more machines", "",
         f"* Machine: {one_line(results['machine'])}",
         f"* Command: `{results['command']}`", "",
-        "The model, for P ranks and a batch of B: `t = fixed + each B / P + log2(P) (bytes / bandwidth + latency + add)`", "",
+        "The model, for P ranks and a batch of B:", "",
+        "    t = fixed + each B / P + log2(P) (bytes / bandwidth + latency + add)", "",
         "## Measured here, one thread", "",
         "| network | weights | fixed, ms | each example, ms | exchanged, MB | add, ms | exchanged here in, ms |",
         "|--|--:|--:|--:|--:|--:|--:|",
@@ -185,7 +186,8 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         "## VGG-like at k = 1.5 on more machines: a forecast, not a measurement", "",
         f"{ratio * results['networks']['vgg-like']['weights']:,.0f} weights, {wide.bytes / 1e6:.0f} MB in each "
-        f"exchange; nodes of {CORES} cores, each worth {100 * SPREAD:.0f} % of the core here; {1e6 * LATENCY:.0f} us latency. "
+        f"exchange; nodes of {CORES} cores, each worth {100 * SPREAD:.0f} % of the core here; "
+        f"{1e6 * LATENCY:.0f} us latency. "
         "How many times as many examples in the same time as one node, and that by node.", "",
         *forecast(wide, lambda nodes: BATCH), "", *forecast(wide, lambda nodes: BATCH * nodes),
     ]  # fmt: skip

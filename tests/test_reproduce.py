@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,3 +83,19 @@ def test_the_picture_joins_ours_and_theirs() -> None:
     stars = [np.asarray(line.get_xydata()) for line in ax.lines if line.get_marker() == "*"]
     assert [star.tolist() for star in stars if star.size] == [[[2.0, 20.0]]]
     assert [text.get_text() for text in ax.texts] == ["a", "b"]
+
+
+def test_several_at_once_give_the_bits_of_one_after_the_other(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seeds": (0, 1), "quick": True, "epochs": 2, "backend": "numpy", "progress": False}
+    for name, jobs in (("one", 1), ("two", 2)):
+        module.reproduce(ROW_NAMES[:1], folder=tmp_path / name, jobs=jobs, **options)
+    for seed in (0, 1):
+        one, two = (tmp_path / name / "300-100-dense-quick" / f"seed-{seed}" for name in ("one", "two"))
+        assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert (tmp_path / "one" / "reproduce.png").stat().st_size > 0
+
+
+def test_a_run_that_fails_elsewhere_is_named(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"quick": True, "epochs": 2, "backend": "numpy", "progress": False}
+    with pytest.raises(svd.SvdError, match=r"1 of 1 runs failed: .*seed-0.*epochs: got -1"):
+        module.reproduce(ROW_NAMES[:1], folder=tmp_path, jobs=2, **{**options, "epochs": -1})

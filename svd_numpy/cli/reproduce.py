@@ -28,6 +28,11 @@ class Reproduce:
         "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
     data_dir : path, optional
         Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    jobs : int
+        Runs at the same time; they share the processor cores.
+    scheduler : str, optional
+        Address of a Dask scheduler that does the runs, such as tcp://host:8786, or "local" for a cluster on this
+        machine; None takes processes of this machine.
     progress : bool
         Show a progress bar (in a terminal) or a line per epoch (in a log).
     """
@@ -39,6 +44,8 @@ class Reproduce:
     epochs: int | None = None
     backend: str = "auto"
     data_dir: Path | None = None
+    jobs: int = 1
+    scheduler: str | None = None
     progress: bool = True
 
     def run(self) -> int:
@@ -50,7 +57,8 @@ class Reproduce:
             return 0
         found = reproduce(
             () if self.rows == ("all",) else self.rows, seeds=self.seeds, quick=self.quick, folder=self.folder,
-            epochs=self.epochs, backend=self.backend, data_dir=self.data_dir, progress=self.progress,
+            epochs=self.epochs, backend=self.backend, data_dir=self.data_dir, jobs=self.jobs,
+            scheduler=self.scheduler, progress=self.progress,
         )  # fmt: skip
         print(found)
         print(f"written: {self.folder / 'reproduce.md'}, {self.folder / 'reproduce.png'}")

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.checks import SvdValueError, as_path, check_flag
+from svd_numpy.checks import SvdValueError, as_path, check_count, check_flag
 from svd_numpy.experiments.methods import METHODS
 from svd_numpy.experiments.mnist import ARCHS, train_mnist
 from svd_numpy.experiments.published import BLOCKS, ROWS, PaperRow
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.series import TrainResults, begun, mean_sd
+from svd_numpy.experiments.sweep.doing import do_all
+from svd_numpy.experiments.sweep.engines import check_scheduler
+from svd_numpy.experiments.sweep.task import Task
 from svd_numpy.files.atomic import replacing, write_atomic
 from svd_numpy.plots.picture import try_to_draw
 from svd_numpy.train.console import say
@@ -104,6 +107,8 @@ def reproduce(
     epochs: int | None = None,
     backend: str = "auto",
     data_dir: str | Path | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
     progress: bool = True,
 ) -> Reproduction:
     """Train the rows of the papers' tables and compare.
@@ -123,6 +128,8 @@ def reproduce(
         Instead of the recipes'.
     backend, data_dir, progress
         See `train_mnist`.
+    jobs, scheduler
+        See `sweep`: runs at the same time, and where.
 
     Returns
     -------
@@ -131,19 +138,32 @@ def reproduce(
     Raises
     ------
     SvdValueError, SvdTypeError
-        For rows that do not exist or cannot run, and as `train_mnist`.
+        For rows that do not exist or cannot run, as `train_mnist`, and for runs that failed on other processes.
     """
     quick, chosen, seeds = check_flag("quick", quick), _chosen(list(rows), quick), list(seeds)
-    folder = as_path("folder", folder)
+    folder, jobs, scheduler = as_path("folder", folder), check_count("jobs", jobs), check_scheduler(scheduler)
+    shared: dict[str, Any] = {
+        "dataset": "digits" if quick else "mnist", "recipe": "small" if quick else "default", "epochs": epochs,
+        "backend": backend, "data_dir": data_dir,
+    }  # fmt: skip
+    own = {row: folder / f"{row.name.replace(' ', '-')}{'-quick' if quick else ''}" for row in chosen}
+    points: dict[PaperRow, dict[str, Any]] = {
+        row: {"arch": row.arch, "method": row.method, "sparsity": row.sparsity} for row in chosen
+    }
+    if jobs > 1 or scheduler is not None:
+        tasks = [
+            Task("mnist", str(own[row] / f"seed-{seed}"), {**points[row], "seed": seed}, shared)
+            for row in chosen for seed in seeds
+        ]  # fmt: skip
+        if failed := do_all(tasks, jobs, scheduler, progress):
+            raise SvdValueError(f"{len(failed)} of {len(tasks)} runs failed: {failed}; mend that, and start again")
     results = dict[str, TrainResults]()
     for row in chosen:
-        own = folder / f"{row.name.replace(' ', '-')}{'-quick' if quick else ''}"
         if progress:
-            say(f"{row.name}: in {own}")
+            say(f"{row.name}: in {own[row]}")
         results[row.name] = train_mnist(
-            dataset="digits" if quick else "mnist", recipe="small" if quick else "default", arch=row.arch,
-            method=row.method, sparsity=row.sparsity, epochs=epochs, seeds=seeds, backend=backend, data_dir=data_dir,
-            run_dir=own, resume=any(begun(own / f"seed-{seed}") for seed in seeds), progress=progress,
+            **shared, **points[row], seeds=seeds, run_dir=own[row],
+            resume=any(begun(own[row] / f"seed-{seed}") for seed in seeds), progress=progress,
         )  # fmt: skip
         Reproduction(results, quick).save(folder)
     return Reproduction(results, quick)

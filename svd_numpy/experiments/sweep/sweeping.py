@@ -13,11 +13,11 @@ from svd_numpy.experiments.methods import get_method
 from svd_numpy.experiments.options import Options, check_changes
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.run import configure
-from svd_numpy.experiments.sweep.engines import Ended, check_scheduler, on_a_cluster, on_this_machine
+from svd_numpy.experiments.sweep.doing import do_all
+from svd_numpy.experiments.sweep.engines import check_scheduler
 from svd_numpy.experiments.sweep.points import is_varied, points, word
 from svd_numpy.experiments.sweep.result import SweepResult
 from svd_numpy.experiments.sweep.task import EXPERIMENTS, Task, arguments, function_of
-from svd_numpy.experiments.sweep.watch import watching
 from svd_numpy.files.atomic import loads_strict, write_atomic
 
 PLAN = "sweep.json"
@@ -104,18 +104,7 @@ def sweep(
     for task in tasks:
         _check(task)
     keep_plan(folder, {"experiment": experiment, "varied": sorted(varied), "fixed": _plain(shared)})
-    missing = [task for task in tasks if not task.finished]
-    ended: Ended = on_this_machine(missing, jobs) if scheduler is None else on_a_cluster(missing, jobs, scheduler)
-    failed = {}
-    with watching(tasks, progress) as report:
-        for task, said in ended:
-            if said == "stopped":
-                raise KeyboardInterrupt("the sweep was stopped; the same call goes on with it")
-            if not said and not task.finished:
-                said = f"has ended, but not in this folder; all machines must see {folder.resolve()} under this path"
-            if said:
-                failed[task.folder] = said
-            report(task, said)
+    failed = do_all(tasks, jobs, scheduler, progress)
     result = SweepResult([task.row() for task in tasks if task.finished], sorted(varied), failed)
     result.save(folder)
     return result

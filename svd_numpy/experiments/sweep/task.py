@@ -43,9 +43,9 @@ class Task(NamedTuple):
         return (Path(self.folder) / "result.json").is_file()
 
     def row(self) -> dict[str, Any]:
-        """The point and the figures of the finished run."""
+        """The point and the figures of the finished run; those of held-out images are None if there are none."""
         last = read_log(Path(self.folder) / "metrics.jsonl")[-1]
-        return {**self.point, **{name: last[name] for name in FIGURES}}
+        return {**self.point, **{name: last.get(name) for name in FIGURES}}
 
 
 def function_of(experiment: str) -> Callable[..., Any]:

@@ -77,4 +77,5 @@ def _epoch(task: Task) -> str:
 
 def _figures(task: Task) -> str:
     row = task.row()
-    return f"error {100 * row['valid_error']:.2f} %  compression {row['compression']:.1f}x  {row['seconds']:.0f} s"
+    error = "" if row["valid_error"] is None else f"error {100 * row['valid_error']:.2f} %  "
+    return f"{error}compression {row['compression']:.1f}x  {row['seconds']:.0f} s"
