@@ -86,7 +86,7 @@ class StopsSoon(console.StopSignal):
     @property
     def requested(self) -> bool:
         self.looks += 1
-        return self.looks > 2
+        return self.looks > 1
 
     @requested.setter
     def requested(self, value: bool) -> None:

@@ -252,7 +252,8 @@ def test_export_c_writes_a_network_that_make_tests(
     for numbers in ("integers", "floats"):
         folder = tmp_path / numbers / "digits"
         assert cli.main(["export-c", str(run_dir), "--folder", str(folder), "--numbers", numbers]) == 0
-        assert {path.name for path in folder.iterdir()} == {"digits.c", "digits.h", "main.c", "Makefile", "README.md"}
+        written = {"digits.c", "digits.h", "main.c", "Makefile", "README.md", "MODEL_CARD.md"}
+        assert {path.name for path in folder.iterdir()} == written
         out = capsys.readouterr().out
         assert "in floats" in out and ("in whole numbers" in out) == (numbers == "integers")
     assert cli.main(["export-c", str(run_dir), "--folder", str(tmp_path / "no-name")]) == 2
