@@ -93,6 +93,8 @@ def seconds(trainings: list[Training], steps: int) -> float:
 
 def measure(first: Training, second: Training, steps: int) -> list[float]:
     """Seconds of one round, in the order of `COLUMNS`."""
+    for training in (first, second):  # it may still have fewer threads, from the round before
+        seconds([training], steps // 2)
     alone, other = seconds([first], steps), seconds([second], steps)
     together = seconds([first, second], steps)
     busy = subprocess.Popen(
