@@ -197,11 +197,11 @@ def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str
 def record_frames(
     run_dir: Path, model: Sequential, image_shape: tuple[int, ...], config: TrainConfig, resume: bool
 ) -> Callback:
-    """Make a callback that writes pictures of the first layer, about 60 over the run, to `frames.npz`."""
+    """Make a callback that writes pictures of the first layer, at most 60 or so in a run, to `frames.npz`."""
     path = run_dir / "frames.npz"
     frames: list[FrameRecorder] = []  # filled in the first epoch, which tells where a resumed run continues
     lost: list[Path] = []  # the file, once it has failed: it is said once, and no frame is recorded any more
-    every = max(1, config.total_epochs // 60)
+    every = math.ceil(config.total_epochs / 60)  # each picture writes all those before it again
     first = model.variational_layers[0]
     shape = first.fields(first.theta, image_shape)[1]
 
