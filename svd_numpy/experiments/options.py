@@ -107,12 +107,12 @@ class Options:
         method = get_method(self.method)
         if self.method != DEFAULT:
             kind = method.kind
-        has_kl = kind == "variational" or method.gated
+        penalised = "variational" if method.gated else kind  # gates have a KL even where weights have none
         checked = {
             "kind": kind,
             "width": check_number("width", self.width, low=0.01, high=16),
-            "kl_weight": check_kl_weight(self.kl_weight, "variational" if has_kl else kind),
-            "remove_above": check_removal(self.remove_above, kind),
+            "kl_weight": check_kl_weight(self.kl_weight, penalised),
+            "remove_above": check_removal(self.remove_above, penalised),
             "held_out": check_number("held_out", self.held_out, low=0, high=0.5),
             "changes": check_changes(self.changes),
             "seed": check_count("seed", self.seed, low=0),
