@@ -346,3 +346,12 @@ def test_estimators_and_experiments_pass_the_rule_on() -> None:
 def test_rules_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=words):
         svd.TrainConfig(**changes)
+
+
+def test_units_closed_by_gates_leave_whatever_their_weights_are() -> None:
+    changes = {"lr": 0.1, "lr_schedule": ((0.0, 1.0),), "kl_schedule": ((0.0, 3.0),), "finetune_epochs": 0}
+    options: dict[str, Any] = {"dataset": "digits", "backend": "numba", "progress": False, "method": "l0", "epochs": 4}
+    result = svd.train_mnist(remove_above=5.0, changes=changes, **options)
+    living = [record["living"] for record in result.history]
+    assert living == sorted(living, reverse=True) and living[-1] < 200_000
+    assert living[-1] == count_living(result.model)

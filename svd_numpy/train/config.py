@@ -40,7 +40,8 @@ class TrainConfig:
         Weights whose log_alpha is above it are removed before the fine-tuning.
     remove_above : float, optional
         At the end of every variational epoch, weights whose log_alpha is above it are removed for good, with their
-        noise; training goes on without them, and gets faster. None removes nothing before the fine-tuning.
+        noise, and so are those that feed or read nothing but units closed by a `Gate`; training goes on without
+        them, and gets faster. None removes nothing before the fine-tuning.
     remove_from : int
         Number of epochs before the first removal.
     seed : int
