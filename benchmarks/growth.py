@@ -93,12 +93,12 @@ def step_seconds(arch: str, batch: int) -> tuple[float, int]:
 
     model, data = prepare(arch, SPEED[arch], None)
     runner = make_runner([Trainer(model, data, TrainConfig(epochs=1000, batch_size=batch))])
-    runner.advance(3)
     times = []
-    for _ in range(9):
+    for step in range(12):
         began = time.perf_counter()
-        runner.advance(3)
-        times.append((time.perf_counter() - began) / 3)
+        runner.advance(1)
+        if step >= 3:
+            times.append(time.perf_counter() - began)
     return statistics.median(times), sum(layer.theta.size for layer in model.variational_layers)
 
 
@@ -169,7 +169,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Growth: what ranks would give on more machines", "",
         f"* Machine: {one_line(results['machine'])}",
-        f"* Command: `{results['command']}`", "",
+        f"* Command: {results['command']}", "",
         "The model, for P ranks and a batch of B:", "",
         "    t = fixed + each B / P + log2(P) (bytes / bandwidth + latency + add)", "",
         "## Measured here, one thread", "",
