@@ -23,7 +23,7 @@ from svd_numpy.network.take import arrays_of, take
 
 # On lists, a living weight takes as long as this many weights of a matrix, dead or alive: of a dense layer, and of a
 # convolution, whose gradients run through all positions of an image (benchmarks/living.py).
-LIST_COST, CONV_LIST_COST = 2.2, 5.0
+LIST_COST, CONV_LIST_COST = 2.5, 5.0
 MATRIX_COST = 5000  # so many weights take as long as the kernels of one more dense layer, of which a stack needs none
 
 
