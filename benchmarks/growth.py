@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from machine import command_line, describe, one_line
-from ranks import BATCH, SPEED
+from ranks import BATCH, SPEED, on_ranks, prepare
 
 from svd_numpy.files.atomic import write_atomic
 
@@ -77,16 +76,12 @@ def exchange(size: int) -> tuple[float, int]:
 
 def measure_exchange(size: int) -> float:
     """The same, started from here."""
-    mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
-    command = [mpiexec, "-n", "2", sys.executable, "-m", "mpi4py", __file__, "exchange", str(size)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(on_ranks(2, __file__, "exchange", str(size)), stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[0])
 
 
 def step_seconds(arch: str, batch: int) -> tuple[float, int]:
     """Seconds of a step on this process's threads, and the number of the network's weights."""
-    from ranks import prepare
-
     from svd_numpy.train.config import TrainConfig
     from svd_numpy.train.runner import make_runner
     from svd_numpy.train.trainer import Trainer

@@ -128,6 +128,12 @@ def work(arguments: list[str]) -> None:
 # ------------------------------------------------------------ what starts them
 
 
+def on_ranks(ranks: int, *words: str) -> list[str]:
+    """Return the command that runs a script with its arguments on so many ranks."""
+    here = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
+    return [here, "-n", str(ranks), sys.executable, "-m", "mpi4py", *words]
+
+
 def ask(ranks: int, threads: int, *words: str) -> dict[str, Any]:
     """Do a job on so many ranks, or without MPI on one."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
@@ -136,8 +142,7 @@ def ask(ranks: int, threads: int, *words: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "work", *words]
     if ranks > 1:
         environment["RANKS_MPI"] = "1"
-        here = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
-        command = [here, "-n", str(ranks), sys.executable, "-m", "mpi4py", *command[1:]]
+        command = on_ranks(ranks, *command[1:])
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

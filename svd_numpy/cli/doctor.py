@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -101,11 +100,12 @@ def processor() -> Iterator[Finding]:
     """Name the processor, its vector instructions, and the cores that this process may use."""
     import llvmlite.binding as llvm
 
+    from svd_numpy.train.ranks import usable_cores
+
     features = llvm.get_host_cpu_features()
     vectors = " ".join(name for name in FEATURES if features.get(name)) or "none that matter here"
     yield Finding("processor", f"{cpu_name()} ({llvm.get_host_cpu_name()}); vector instructions: {vectors}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cores", str(cores))
+    yield Finding("cores", str(len(usable_cores())))
 
 
 def cpu_name() -> str:

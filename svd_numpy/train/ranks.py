@@ -139,12 +139,16 @@ def join_ranks() -> Ranks:
     return MpiRanks(comm)
 
 
+def usable_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
+
+
 def _share_cores(comm: MPI.Comm) -> None:
     """Let this rank compute on its share of the cores: those that it may use, divided among all who may use them."""
     from mpi4py import MPI
 
-    own = np.zeros(1024, np.uint8)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    own, cores = np.zeros(1024, np.uint8), usable_cores()
     own[[core % len(own) for core in cores]] = 1
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     everyone = np.empty((local.Get_size(), len(own)), np.uint8)

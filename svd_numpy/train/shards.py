@@ -83,7 +83,7 @@ class ShardRunner:
         batches, settings, total = trainer.batches, trainer.settings(step), trainer.batches.count(rows)
         cuts = [count * shard // self._shards for shard in range(self._shards + 1)]
         shards = [slice(rows.start + cuts[shard], rows.start + cuts[shard + 1]) for shard in self._own]
-        runs = [trainer.pass_of(backend, step, noise, cuts[shard]) for shard in self._own]
+        runs = [trainer.pass_of(backend, step, settings, noise, cuts[shard]) for shard in self._own]
         for run in runs[1:]:
             run.learn = False  # running averages belong to the model, which has the first one
         inputs, d_outputs = (
@@ -107,7 +107,7 @@ class ShardRunner:
         self._add_up()
         for layer in model.layers:
             layer.add_kl_gradients(backend, settings.kl_scale)
-        trainer.update(backend, step)
+        trainer.update(backend, step, settings)
         return nll, error
 
     def _forward(self, xs: Sequence[Array], runs: Sequence[Pass]) -> Sequence[Array]:

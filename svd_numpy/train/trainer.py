@@ -192,26 +192,29 @@ class Trainer:
         noise : int
             Step in the noise keys.
         """
-        model, batches, run = self.model, self.batches, self.pass_of(backend, step, noise)
+        model, batches, settings = self.model, self.batches, self.settings(step)
+        run = self.pass_of(backend, step, settings, noise)
         x, d_outputs = self._inputs[:count], self._d_outputs[:count]
         outputs = model.forward_rows(*batches.examples(rows, model.input_mean), x, run)
         found = model.likelihood.loss(backend, outputs, batches.targets[rows], d_outputs)
         if not math.isfinite(found[0]):
             return found  # no parameter or running average has changed yet
         batches.weigh(backend, rows, d_outputs)
-        model.backward(d_outputs, run, kl_scale=self.settings(step).kl_scale)
-        self.update(backend, step)
+        model.backward(d_outputs, run, kl_scale=settings.kl_scale)
+        self.update(backend, step, settings)
         return found
 
-    def pass_of(self, backend: Backend, step: int, noise: int, first_sample: int = 0) -> Pass:
+    def pass_of(
+        self, backend: Backend, step: int, settings: StepSettings, noise: int, first_sample: int = 0
+    ) -> Pass:  # fmt: skip
         """Make the pass of a step through the network, for the part of the batch that begins with this example."""
         mode: Mode = "mean" if self.finetunes(step) else "sample"
-        keep, seed = self.settings(step).keep, self.model.seed
+        keep, seed = settings.keep, self.model.seed
         return Pass(backend, mode, keep, seed, noise, first_sample, training=True, learn=True, carried=self.carried)
 
-    def update(self, backend: Backend, step: int) -> None:
+    def update(self, backend: Backend, step: int, settings: StepSettings) -> None:
         """Do what comes after the gradients of a step: clip, prune, Adam."""
-        model, settings = self.model, self.settings(step)
+        model = self.model
         if self.config.clip_norm:
             backend.clip_gradients(model.arena, self.config.clip_norm)
         if self.pruner is None:

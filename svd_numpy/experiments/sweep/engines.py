@@ -6,13 +6,13 @@ replaced, and its run, which is in its folder, goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from svd_numpy.checks import SvdError, SvdTypeError, SvdValueError
 from svd_numpy.experiments.sweep.task import Task, do
+from svd_numpy.train.ranks import usable_cores
 
 Ended = Iterator[tuple[Task, str]]
 MOST_DEATHS = 5  # of workers in a row, without a run that ends between them
@@ -52,8 +52,7 @@ def _numbered(number: int, task: Task) -> tuple[int, str]:
 
 def _threads(jobs: int) -> int:
     """Threads of each process, so that all of them together are as many as there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+    return max(1, len(usable_cores()) // jobs)
 
 
 def _one_more(deaths: int) -> int:

@@ -162,6 +162,7 @@ class Layer:
 
     def stack_layer(self) -> StackLayer | None:
         """Describe what it does, if that may be a part of a `Stack` with its neighbours."""
+        return None
 
     def survey(self, x: Array, run: Pass) -> Array | None:
         """Return what `forward` must know of every shard of a batch, (n,) in float64; called before it.
