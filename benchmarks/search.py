@@ -90,6 +90,9 @@ LENET_5 = {
     "shift1-90-remove5-15": Candidate(
         90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15, remove=(5.0, 15)
     ),
+    "shift1-90-remove5-25": Candidate(
+        90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15, remove=(5.0, 25)
+    ),
     "plain-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), finetune=15),
 }
 CANDIDATES = {"lenet-300-100": LENET_300_100, "lenet-5": LENET_5}
