@@ -304,7 +304,7 @@ def check_moves(shift: int, mirror: bool, in_shape: tuple[int, ...]) -> None:
     if (shift or mirror) and len(in_shape) != 3:
         raise SvdValueError(
             f"shift={shift}, mirror={mirror} move images, but the model's inputs have shape {in_shape}; "
-            "give Sequential input_shape=(C, H, W), or leave out shift and mirror"
+            "give Sequential input_shape=(C, H, W), or data with image_shape=(1, H, W), or leave out shift and mirror"
         )
     if shift and shift >= min(in_shape[1:]):
         raise SvdValueError(f"shift: got {shift}, expected less than height and width of the images, {in_shape[1:]}")

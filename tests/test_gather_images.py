@@ -173,13 +173,31 @@ def test_resuming_with_moved_images_gives_the_same_bits(
     assert still.arena.params.tobytes() != whole.arena.params.tobytes()
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("more", [{}, {"remove_above": 3.0}, {"shards": 2}], ids=str)
+def test_images_of_one_channel_are_moved_before_they_are_flat(backend: str, more: dict[str, Any]) -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.integers(0, 256, (60, 5 * 6), dtype=np.uint8), np.arange(60) % 3
+    data = Dataset("squares", x[:45], y[:45], x[45:], y[45:], (1, 5, 6), 3, "made here")
+    found = []
+    for shape in ((30,), (1, 5, 6)):
+        layers = svd.Flatten(), svd.VariationalDense(30, 20), svd.ReLU(), svd.VariationalDense(20, 3)
+        net = svd.Sequential(*layers, input_shape=shape, backend=backend)
+        config = svd.TrainConfig(epochs=3, finetune_epochs=1, batch_size=20, shift=2, mirror=True, lr=0.05, **more)
+        svd.fit(net, data, config, progress=False)
+        found.append(net.arena.params.copy())
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_only_images_can_be_moved() -> None:
     x, y = np.zeros((6, 12), np.float32), np.arange(6) % 3
     data = Dataset("rows", x, y, x, y, None, 3, "made here")
     net = svd.Sequential(svd.VariationalDense(12, 3), backend="numpy")
+    colours = Dataset("colours", x, y, x, y, (3, 2, 2), 3, "made here")
     for settings in ({"shift": 1}, {"mirror": True}):
-        with pytest.raises(ValueError, match=r"inputs have shape \(12,\); give Sequential input_shape"):
-            Trainer(net, data, svd.TrainConfig(**settings))
+        for images in (data, colours):
+            with pytest.raises(ValueError, match=r"inputs have shape \(12,\); give Sequential input_shape"):
+                Trainer(net, images, svd.TrainConfig(**settings))
     with pytest.raises(ValueError, match=r"shift: got 6, expected less than height and width of the images, \(6, 6\)"):
         trainer(shift=6)
 

@@ -215,7 +215,10 @@ class Network:
         return x
 
     def forward_rows(self, rows: Rows, moves: Array | None, out: Array, run: Pass) -> Array:
-        """Gather a batch into `out` (`Backend.gather_rows`) and run it; a stack in front gathers by itself."""
+        """Gather a batch into `out` (`Backend.gather_rows`) and run it; a stack in front gathers by itself.
+
+        `out` holds the examples in the shape in which they are moved, which may be images of flat inputs.
+        """
         first = self._passes[0]
         if moves is None and not run.masks and isinstance(first, Stacked):
             x = first.forward(rows, run)
@@ -223,7 +226,7 @@ class Network:
                 x = layer.forward(x, run)
             return x
         run.backend.gather_rows(*rows, out, moves)
-        return self.forward(out, run)
+        return self.forward(out.reshape(len(out), *self.inner_shape), run)
 
     def backward(self, d_outputs: Array, run: Pass, want_dx: bool = False, kl_scale: float = 0.0) -> Array | None:
         """Write the data gradients of one batch into the arena (log_sigma2's part holds d/dsigma2).

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError, as_native, check_some
+from svd_numpy.checks import SvdValueError, as_native, check_moves, check_some
 from svd_numpy.data import Dataset
 from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.kernels.backend import Array, Backend
@@ -36,6 +36,9 @@ class Batches:
         Labels or targets in that order.
     moves : int32 array (N, 3) or None
         (down, right, mirror) in that order (`Backend.gather_rows`).
+    frame : tuple of int
+        Shape of one gathered example: the model's `inner_shape`, or (H, W, C) if images are moved before they are
+        flattened for it.
     n_counted : int
         Number of targets of examples whose weight is not 0: the N that the KL is divided by. Of sequences with an
         output at every step, each step with a label counts.
@@ -65,6 +68,7 @@ class Batches:
         self.inputs = rows if self._sparse else as_native(rows)
         self.scale = 1 / 255 if rows.dtype == np.uint8 else 1.0
         self.order, self.targets = np.empty(n, np.int64), np.empty_like(self._targets)
+        self.frame = _frame(model, data, config)
         self.moves = np.zeros((n, 3), np.int32) if config.shift or config.mirror else None
         self.per_epoch = -(-n // config.batch_size)
         counted = self._targets if data.weights is None else self._targets[data.weights != 0]
@@ -124,3 +128,15 @@ class Batches:
         drawn[:, :2] = rng.integers(-shift, shift, (len(drawn), 2), np.int32, endpoint=True)
         drawn[:, 2] = rng.integers(0, 2 if self._config.mirror else 1, len(drawn), np.int32)
         return drawn
+
+
+def _frame(model: Sequential, data: Dataset, config: TrainConfig) -> tuple[int, ...]:
+    """Shape of one gathered example (`Batches.frame`); raise if its moves make no sense."""
+    if not (config.shift or config.mirror):
+        return model.inner_shape
+    shape, one_channel = model.in_shape, data.image_shape is not None and data.image_shape[0] == 1
+    if len(shape) == 1 and one_channel:  # flat in either order of axes; more channels would have to be turned around
+        assert data.image_shape is not None
+        shape = data.image_shape
+    check_moves(config.shift, config.mirror, shape)
+    return (*shape[1:], shape[0])

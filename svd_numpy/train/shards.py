@@ -41,7 +41,7 @@ class ShardRunner:
         self._own = range(ranks.rank * own, (ranks.rank + 1) * own)
         self._models = [model, *(replica(model) for _ in self._own[1:])]
         most = -(-min(config.batch_size, self._trainer.n_train) // config.shards)
-        self._inputs = [np.empty((most, *model.inner_shape), model.input_dtype) for _ in self._own]
+        self._inputs = [np.empty((most, *self._trainer.batches.frame), model.input_dtype) for _ in self._own]
         self._d_outputs = [np.empty((most, *model.out_shape), model.dtype) for _ in self._own]
 
     def advance(self, limit: int) -> None:
@@ -93,7 +93,7 @@ class ShardRunner:
         for shard, x in zip(shards, inputs, strict=True):
             examples, moves = batches.examples(shard, model.input_mean)
             backend.gather_rows(*examples, x, moves)
-        outputs = self._forward(inputs, runs)
+        outputs = self._forward([x.reshape(len(x), *model.inner_shape) for x in inputs], runs)
         found = []
         for shard, y, d in zip(shards, outputs, d_outputs, strict=True):
             found.append(model.likelihood.loss(backend, y, targets[shard], d))

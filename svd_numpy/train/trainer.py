@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count, check_moves, check_number, check_type
+from svd_numpy.checks import SvdValueError, check_count, check_number, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.data.csr import parts
 from svd_numpy.files import checkpoint
@@ -84,7 +84,6 @@ class Trainer:
         check_type("data", data, Dataset)
         check_type("config", config, TrainConfig)
         _check_fit(model, data)
-        check_moves(config.shift, config.mirror, model.in_shape)
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
         if config.remove_above is not None and any(layer.needs_recurrence for layer in model.layers):
@@ -113,7 +112,7 @@ class Trainer:
         self.progress = Progress()
         self._model_at_start = {**model.config(), "backend": model.backend.name}
         rows = min(config.batch_size, self.n_train)
-        self._inputs = np.empty((rows, *model.inner_shape), model.input_dtype)
+        self._inputs = np.empty((rows, *self.batches.frame), model.input_dtype)
         self._d_outputs = np.empty((rows, *model.out_shape), model.dtype)
 
     @property
