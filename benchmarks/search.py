@@ -75,6 +75,14 @@ LENET_300_100 |= {
     "kl1.6-200-remove5-10": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 1.6)), remove=(5.0, 10)),
     "kl2-200-remove5": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 2.2)), remove=(5.0, 3)),
 }
+SHIFTED: dict[str, Any] = {"shift": 1, "remove": (5.0, 10)}
+LENET_300_100 |= {
+    "shift1-kl1.6-140": Candidate(140, 0.6, ((5.0, 0.0), (70.0, 1.0), (115.0, 1.6)), **SHIFTED),
+    "shift1-kl2.5-140": Candidate(140, 0.6, ((5.0, 0.0), (70.0, 1.0), (115.0, 2.5)), **SHIFTED),
+    "shift1-kl4-140": Candidate(140, 0.6, ((5.0, 0.0), (70.0, 1.0), (115.0, 4.0)), **SHIFTED),
+    "shift1-kl2.5-200": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 2.5)), **SHIFTED),
+    "shift1-kl4-200": Candidate(200, 0.6, ((5.0, 0.0), (100.0, 1.0), (165.0, 4.0)), **SHIFTED),
+}
 LENET_5 = {
     "plain": Candidate(50, 0.6, SLOW),
     "shift1": Candidate(50, 0.6, SLOW, shift=1),
