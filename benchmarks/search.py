@@ -98,8 +98,11 @@ LENET_5 = {
     "shift1-90-remove5-15": Candidate(
         90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15, remove=(5.0, 15)
     ),
-    "shift1-90-remove5-25": Candidate(
-        90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=15, remove=(5.0, 25)
+    "shift1-90-remove8-15": Candidate(
+        90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), shift=1, finetune=30, remove=(8.0, 15)
+    ),
+    "shift1-120-remove8-15": Candidate(
+        120, 0.67, ((4.0, 0.0), (53.0, 1.0), (100.0, 2.2)), shift=1, finetune=30, remove=(8.0, 15)
     ),
     "plain-90": Candidate(90, 0.67, ((3.0, 0.0), (40.0, 1.0), (75.0, 2.2)), finetune=15),
 }
