@@ -18,7 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,21 +32,48 @@ from svd_numpy.experiments.mnist import train_mnist
 from svd_numpy.experiments.recipes import PUBLISHED, get_recipe, stretch
 from svd_numpy.experiments.series import begun, mean_sd
 
-Case = tuple[str, str]  # data set, and recipe or kind of network
+Case = tuple[str, str]  # data set, and name of a variant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a row of the table trains: a recipe with changes, or another kind of network by it."""
+
+    recipe: str = "default"
+    kind: str = "variational"
+    kl_weight: float = 1.0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of an experiment."""
+        weight = {"kl_weight": self.kl_weight} if self.kind == "variational" else {}
+        return {"recipe": self.recipe, "kind": self.kind, "changes": dict(self.changes) or None, **weight}
+
+    def difference(self) -> str:
+        """Say how it differs from its recipe, or from the network of its kind; "" if it does not."""
+        numbers = dict(self.changes) | ({"kl_weight": self.kl_weight} if self.kl_weight != 1 else {})
+        return ", ".join(f"{name}={value}" for name, value in numbers.items())
+
+
+_BEFORE_SHIFTS = {"shift": 0, "kl_schedule": ((5.0, 0.0), (70.0, 1.0), (115.0, 1.6)), "finetune_threshold": 1.3}
+VARIANTS = {
+    "paper": Variant(recipe="paper"),
+    "default": Variant(),
+    "unshifted": Variant(changes=_BEFORE_SHIFTS),
+    "lighter": Variant(kl_weight=0.3),
+    "dropout": Variant(kind="dropout"),
+    "dense": Variant(kind="dense"),
+    "dense-unshifted": Variant(kind="dense", changes={"shift": 0}),
+}
+_OF_MNIST = ("default", "unshifted", "dense", "dense-unshifted")
 CASES: dict[str, tuple[Case, ...]] = {
     "lenet-300-100": (
-        ("mnist", "paper"),
-        ("mnist", "default"),
-        ("mnist", "dense"),
-        ("fashion-mnist", "default"),
-        ("fashion-mnist", "dense"),
+        ("mnist", "paper"), *(("mnist", name) for name in _OF_MNIST), *(("fashion-mnist", name) for name in _OF_MNIST),
     ),
     "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "dense")),
     "vgg-like": (("cifar10", "default"), ("cifar10", "lighter"), ("cifar10", "dropout"), ("cifar10", "dense")),
-}
+}  # fmt: skip
 TITLES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5-Caffe", "vgg-like": "VGG-like"}
-KINDS = ("dense", "dropout")  # every other case is a recipe of Sparse VD, or one of these, by its changes to "default"
-CHANGED: dict[str, dict[str, Any]] = {"lighter": {"kl_weight": 0.3}}
 ROOT = Path("runs/results")
 OUT = Path(__file__).parent / "results"
 
@@ -61,10 +90,8 @@ def run_one(options: argparse.Namespace, case: Case, seed: int) -> None:
     run_dir = folder(options, case, seed)
     if (run_dir / "result.json").exists():
         return
-    kind = name if name in KINDS else "variational"
     shared: dict[str, Any] = {
-        "recipe": "default" if name in (*KINDS, *CHANGED) else name,
-        "kind": kind,
+        **VARIANTS[name].arguments(),
         "seed": seed,
         "dataset": dataset,
         "run_dir": run_dir,
@@ -74,9 +101,9 @@ def run_one(options: argparse.Namespace, case: Case, seed: int) -> None:
     }
     if options.arch != "vgg-like":
         train_mnist(arch=options.arch, epochs=options.epochs, **shared)
-    elif kind == "variational":
+    elif VARIANTS[name].kind == "variational":
         stages = {"epochs": options.epochs, "pretrain_epochs": options.pretrain_epochs}
-        train_cifar(arch=options.arch, width=options.width, **stages, **shared, **CHANGED.get(name, {}))
+        train_cifar(arch=options.arch, width=options.width, **stages, **shared)
     else:
         train_cifar(arch=options.arch, width=options.width, epochs=total_epochs(options), **shared)
 
@@ -136,7 +163,7 @@ def means(rows: list[list[float]], digits: int) -> str:
 def row(case: str, runs: list[dict[str, Any]]) -> str:
     """One line of the table."""
     dataset, name = case.split()
-    sparse = name not in KINDS
+    sparse = VARIANTS[name].kind == "variational"
     per_epoch = [run["seconds_per_epoch"] for run in runs if "seconds_per_epoch" in run]
     cells = [
         dataset,
@@ -169,7 +196,8 @@ def out_path(options: argparse.Namespace) -> Path:
 def write_table(options: argparse.Namespace) -> None:
     """Write results/ARCH.md and .json from the finished runs."""
     facts, lines, runs = describe(), list[str](), load_runs(options)
-    kept = {case: [found[seed] for seed in sorted(found, key=int)] for case, found in runs.items() if found}
+    ordered = {" ".join(case): runs[" ".join(case)] for case in CASES[options.arch]}
+    kept = {case: [found[seed] for seed in sorted(found, key=int)] for case, found in ordered.items() if found}
     for case, rows in kept.items():
         lines.append(row(case, rows))
         if rows[0].get("pretrained_test_error") is not None:
@@ -189,9 +217,9 @@ def write_table(options: argparse.Namespace) -> None:
         "the last epoch.",
         "* Recipes: `svd_numpy/experiments/recipes.py`. Threshold 3. Mean ± standard deviation over the seeds.",
         *(
-            f"* {name}: `default` with " + ", ".join(f"{key}={value}" for key, value in changes.items())
-            for name, changes in CHANGED.items()
-            if any(case.endswith(f" {name}") for case in kept)
+            f"* {name}: {'`default`' if variant.kind == 'variational' else 'the dense network'} with {difference}"
+            for name, variant in VARIANTS.items()
+            if (difference := variant.difference()) and any(case.endswith(f" {name}") for case in kept)
         ),
         "* Compression: all weights / weights kept, without biases or index bytes. NLL in nats per image. Live units: "
         "outputs of each layer with at least one weight left.",

@@ -82,14 +82,18 @@ class _Maker:
 
 
 def _lenet_fc(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:
-    """Input - hidden - hidden - classes with ReLU in between (LeCun et al. 1998); dropout of hidden units only."""
+    """Input - hidden - hidden - classes with ReLU in between (LeCun et al. 1998); dropout of hidden units only.
+
+    Images of several channels are flattened by a layer, because training cannot move them once they are flat.
+    """
     hidden = _HIDDEN[make.recipe.arch]
     sizes = [prod(image_shape), *(_scaled(units, width) for units in hidden), n_classes]
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes):
         before = make.dropout(0.5) if layers else []
         layers += [*before, *make.gate(n_in, n_out), make.dense(n_in, n_out), ReLU()]
-    return (sizes[0],), layers[:-1]
+    layers.pop()
+    return ((sizes[0],), layers) if image_shape[0] == 1 else (image_shape, [Flatten(), *layers])
 
 
 def _lenet_5(image_shape: Shape, n_classes: int, make: _Maker, width: float) -> Plan:

@@ -107,7 +107,8 @@ def train_cifar(
         in it: `seed-N`, `kl-W`, or `kl-W-seed-N`.
     random_labels : bool
         Replace the training labels with random ones, drawn from the seed, in both stages (Molchanov et al. 2017, §5). A
-        network that still reaches a low training error (`history[-1]["train_error"]`) has memorised the images.
+        network that still reaches a low training error (`history[-1]["train_error"]`) has memorised the images, which
+        are not shifted or mirrored then.
     init_from : Sequential, mapping of arrays, or path of a saved model, optional
         Start from these weights, without pre-training.
     backend : "auto", "cuda", "numba" or "numpy"

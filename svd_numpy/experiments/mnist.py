@@ -91,7 +91,8 @@ def train_mnist(
         in it: `seed-N`, `kl-W`, or `kl-W-seed-N`.
     random_labels : bool
         Replace the training labels with random ones, drawn from the seed (Molchanov et al. 2017, §5). A network that
-        still reaches a low training error (`history[-1]["train_error"]`) has memorised the images.
+        still reaches a low training error (`history[-1]["train_error"]`) has memorised the images, which are not
+        shifted then.
     init_from : Sequential, mapping of arrays, or path of a saved model, optional
         Start from these weights.
     backend : "auto", "cuda", "numba" or "numpy"

@@ -42,6 +42,8 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
         config, batch_size=batch_size, seed=options.seed, eval_every=options.eval_every, kl_weight=options.kl_weight,
         shards=options.shards,
     )  # fmt: skip
+    if options.random_labels:
+        config = replace(config, shift=0, mirror=False)  # an image that never comes back cannot be learned by heart
     config = replace(config, **(options.changes or {}))
     if options.remove_above is not None:
         config = replace(config, remove_above=None if options.remove_above == math.inf else options.remove_above)
