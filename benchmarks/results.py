@@ -60,6 +60,7 @@ VARIANTS = {
     "paper": Variant(recipe="paper"),
     "default": Variant(),
     "unshifted": Variant(changes=_BEFORE_SHIFTS),
+    "without-removal": Variant(changes={"remove_above": None, "finetune_epochs": 20}),
     "lighter": Variant(kl_weight=0.3),
     "dropout": Variant(kind="dropout"),
     "dense": Variant(kind="dense"),
@@ -70,7 +71,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "lenet-300-100": (
         ("mnist", "paper"), *(("mnist", name) for name in _OF_MNIST), *(("fashion-mnist", name) for name in _OF_MNIST),
     ),
-    "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "dense")),
+    "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "without-removal"), ("mnist", "dense")),
     "vgg-like": (("cifar10", "default"), ("cifar10", "lighter"), ("cifar10", "dropout"), ("cifar10", "dense")),
 }  # fmt: skip
 TITLES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5-Caffe", "vgg-like": "VGG-like"}
