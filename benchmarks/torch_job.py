@@ -35,7 +35,9 @@ class Job(nn.Module):
         network: nn.Module
         if arch == "lenet-300-100":
             linear = torch_peers.SparseVDLinear
-            network = nn.Sequential(linear(784, 300), nn.ReLU(), linear(300, 100), nn.ReLU(), linear(100, 10))
+            network = nn.Sequential(
+                nn.Flatten(), linear(784, 300), nn.ReLU(), linear(300, 100), nn.ReLU(), linear(100, 10)
+            )
         else:
             network = torch_conv_peers.NETWORKS[arch](torch_conv_peers.SparseVDConv2d, torch_peers.SparseVDLinear, 1.0)
         self.network, self.n_train = network, n_train
@@ -108,7 +110,8 @@ def train(arch: str, data: Dataset, config: TrainConfig, threads: int, epochs: i
     `seconds` holds the time to compile, as it holds the kernels' in this package's runs.
     """
     torch_peers._prepare(threads)
-    shape = (-1, *data.image_shape) if arch != "lenet-300-100" else (-1, data.x_train.shape[1])
+    assert data.image_shape is not None
+    shape = (-1, *data.image_shape)
     to_float = lambda x: torch.from_numpy(np.ascontiguousarray(x)).reshape(shape).float().div_(255)  # noqa: E731
     images, test = to_float(data.x_train), to_float(data.x_test)
     labels, test_labels = (torch.from_numpy(y.astype(np.int64)) for y in (data.y_train, data.y_test))
