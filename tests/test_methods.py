@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import svd_numpy as svd
 from svd_numpy.cli.train import Train
 from svd_numpy.experiments.methods import METHODS, get_method
+from svd_numpy.experiments.recipes import get_recipe
+from svd_numpy.train.schedules import at_epoch
 
 
 def test_methods_are_found_by_name() -> None:
@@ -50,6 +54,35 @@ def test_structured_methods_run_and_resume_to_the_bit(name: str, tmp_path: Path)
     assert whole.to_dict()["method"] == name and whole.history[-1]["stage"] == "finetune"
     assert str(whole).startswith(METHODS[name].title) and "live units" in str(whole)
     assert whole.published is None
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_removal_begins_when_the_kl_has_acted(name: str) -> None:
+    plan = get_method(name).adapt(get_recipe("lenet-300-100", "default"))
+    config = plan.config
+    assert config.remove_above is None and 0 < config.remove_from <= config.epochs / 4
+    assert at_epoch(config.kl_schedule, config.remove_from) >= 0.5
+
+
+def test_a_search_with_and_without_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/search_gates.py: two candidates of a method; started again, it has nothing to do."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.setenv("SVD_NUMPY_BACKEND", "numpy")
+    script = importlib.import_module("search_gates")
+    monkeypatch.setattr(script, "OUT", tmp_path / "results")
+    words = ["--methods", "l0", "--dataset", "digits", "--epochs", "2", "--folder", str(tmp_path / "runs")]
+    script.main(words)
+    found = json.loads((tmp_path / "results" / "search-gates-lenet-300-100.json").read_text())
+    assert list(found) == ["l0", "l0-remove5"]
+    for name, above in (("l0", None), ("l0-remove5", 5.0)):
+        manifest = next((tmp_path / "runs" / f"lenet-300-100-{name}-seed0").glob("checkpoints/*/manifest.json"))
+        config = json.loads(manifest.read_text())["state"]["config"]
+        assert (config["remove_above"], config["epochs"]) == (above, 2)
+    page = (tmp_path / "results" / "search-gates-lenet-300-100.md").read_text()
+    assert "| l0-remove5 | 1 |" in page and page.endswith("Removal from epoch: l0 20.\n")
+    before = (tmp_path / "runs" / "lenet-300-100-l0-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    script.main(words)
+    assert (tmp_path / "runs" / "lenet-300-100-l0-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("arch", ["lenet-300-100", "lenet-500-300", "lenet-5", "vgg-like"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.experiments import reproduce as module
-from svd_numpy.experiments.published import BLOCKS, ROWS, dense_ratio
+from svd_numpy.experiments.counts import count
+from svd_numpy.experiments.hours import Cost, estimate
+from svd_numpy.experiments.published import BLOCKS, ROWS
 from svd_numpy.experiments.recipes import PUBLISHED
 
 ROW_NAMES = ["300-100 dense", "300-100 magnitude"]
@@ -23,13 +26,16 @@ WORDS = ["--quick", "--epochs", "3", "--backend", "numpy", "--no-progress"]
 def test_compressions_of_dense_matrices_follow_from_the_live_units(name: str) -> None:
     row = ROWS[name]
     live = [int(units) for units in row.left.split("-")]
+    if row.arch == "vgg-like":
+        return  # with its bits, in test_sizes.py
     if row.arch == "lenet-5":
         first, second, flat, units = live
         weights = 25 * first + 25 * first * second + flat * units + 10 * units
         assert row.compression == pytest.approx(430_500 / weights, rel=0.03)  # printed: 108 for 105.7
     else:
-        full = (784, 300, 100, 10) if row.arch == "lenet-300-100" else (784, 500, 300, 10)
-        assert row.compression == pytest.approx(dense_ratio(*live, 10, all_units=full), rel=1e-3)
+        hidden = (300, 100) if row.arch == "lenet-300-100" else (500, 300)
+        whole, left = (sum(i * o for i, o in pairwise(units)) for units in ((784, *hidden, 10), (*live, 10)))
+        assert row.compression == pytest.approx(whole / left, rel=1e-3)
 
 
 def test_sparse_vd_has_the_same_row_as_in_its_results() -> None:
@@ -56,9 +62,16 @@ def test_a_quick_run_leaves_a_table_and_a_picture_and_goes_on(
     assert cli.main(words) == 0
     second = capsys.readouterr().out
     assert (tmp_path / "300-100-dense-quick" / "seed-0" / "metrics.jsonl").read_bytes() == kept
-    rows = [line for line in second.splitlines() if line.startswith("| 300")]
-    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in ROW_NAMES] and rows[0] in first
-    assert "| 1.64 | 1x | non-zeros |" in rows[0] and "±" in rows[0] and "| 12.0 ± 0.0 |" in rows[1]
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in second.splitlines() if line[:1] == "|"
+    ]
+    assert [row[0] for row in rows] == [ROW_NAMES[0], "", ROW_NAMES[1], ""]
+    assert {len(row) for row in rows} == {len(head)}
+    paper, ours, _, pruned = (dict(zip(head[1:], row[1:], strict=True)) for row in rows)
+    assert (paper["error %"], paper["non-zeros"], paper["sub-matrices"]) == ("1.64", "1x", "")
+    assert ours[""] == "ours, 2 seeds" and "±" in ours["error %"] and ours["few bits"] == ours["bits per layer"] == ""
+    assert pruned["non-zeros"] == "12.0 ± 0.0x" and ours["live units"].endswith("-300-100")
+    assert ours["sub-matrices"] == ours["multiplications"] and " | ".join(rows[1][1:]) in first
     assert "not on MNIST" in second
     table = (tmp_path / "reproduce.md").read_text()
     assert table.splitlines() == second.splitlines()[: len(table.splitlines())]
@@ -77,12 +90,60 @@ def test_rows_that_cannot_run_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_picture_joins_ours_and_theirs() -> None:
-    from svd_numpy.plots.evaluation import beside_published
+    from svd_numpy.plots.published import Place, beside_published
 
-    ax = beside_published({"a": [(0.02, 10.0), (0.03, 12.0)], "b": [(0.01, 1.0)]}, {"a": (0.02, 20.0)}).axes[0]
-    stars = [np.asarray(line.get_xydata()) for line in ax.lines if line.get_marker() == "*"]
-    assert [star.tolist() for star in stars if star.size] == [[[2.0, 20.0]]]
-    assert [text.get_text() for text in ax.texts] == ["a", "b"]
+    places = {"a": Place("One", "x", "weights"), "b": Place("One", "y", "units"), "c": Place("Two", "x", "weights")}
+    ours = {"a": [(0.02, 10.0), (0.04, 14.0)], "b": [(0.01, 1.0)]}
+    left, right = beside_published(places, ours, {"a": (0.02, 20.0), "c": (0.01, 5.0)}).axes
+    assert (left.get_title("left"), right.get_title("left")) == ("One", "Two")
+    for ax, point in ((left, [2.0, 20.0]), (right, [1.0, 5.0])):
+        hollow = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
+        np.testing.assert_array_equal(hollow[0].get_xydata(), [point])
+    bars: Any = left.containers[0]
+    np.testing.assert_array_equal(bars.lines[0].get_xydata(), [[3.0, 12.0]])
+    (low, _), (high, _) = bars.lines[2][0].get_segments()[0]
+    assert (high - low) / 2 == pytest.approx(np.std([2, 4], ddof=1))
+    joined = [np.asarray(line.get_xydata()).tolist() for line in left.lines if line.get_linestyle() == "-"]
+    assert [[3.0, 12.0], [2.0, 20.0]] in joined
+
+
+def test_bits_are_those_of_the_posterior_before_the_fine_tuning() -> None:
+    """Fine-tuning removes the noise; what was kept is what `posterior_bits` says of the network without it."""
+    options: dict[str, Any] = {
+        "dataset": "digits", "recipe": "small", "method": "bc-gnj", "backend": "numpy", "progress": False,
+    }  # fmt: skip
+    tuned = svd.train_mnist(epochs=6, **options)
+    plain = svd.train_mnist(epochs=6, changes={"finetune_epochs": 0}, **options)
+    assert tuned.history[-1]["stage"] == "finetune" and plain.history[-1]["stage"] == "variational"
+    assert tuned.bits == svd.posterior_bits(plain.model, tuned.recipe.config.finetune_threshold)
+    row = ROWS["300-100 bc-gnj"]
+    counts = count(tuned, row)
+    report = svd.sizes(tuned.model, bits=tuned.bits)
+    assert counts.bits == tuple(layer.bits for layer in report.layers)
+    assert counts.few_bits == report["few bits, live sub-matrices"].ratio > counts.blocks
+    assert counts.compression(row) == counts.blocks == svd.sizes(tuned.model)["few bits, live sub-matrices"].ratio
+    assert counts.live == tuple(layer.live[0] for layer in report.layers)
+    of_weights = count(tuned, ROWS["300-100 sparse-vd"])
+    assert of_weights.few_bits == report["few bits, an index as wide"].ratio
+
+
+def test_rows_that_take_too_long_say_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"folder": tmp_path, "progress": False}
+    monkeypatch.setattr(module, "estimate", lambda row, *_: Cost(1.9, 150_000))
+    found = module.reproduce(["vgg-like bc-gnj"], **options)
+    assert "not run: about 79 hours for each seed here, 1900 ms a step, and hours=12" in str(found)
+    assert "| 8.60 |  | 14x | 56x | 10-10-10-10-8-8-8-5-5-5-5-5-6-7-11 |" in str(found)
+    assert (tmp_path / "reproduce.md").read_text() == f"{found}\n"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    with pytest.raises(svd.SvdValueError, match="hours: got -1"):
+        module.reproduce(["vgg-like bc-gnj"], hours=-1, **options)
+
+
+@pytest.mark.parametrize("name", ["300-100 surgery", "lenet-5 sbp"])
+def test_a_cost_is_steps_times_their_time(name: str) -> None:
+    cost = estimate(ROWS[name], 2, "numpy")
+    assert cost.steps == 600 * {"300-100 surgery": 2, "lenet-5 sbp": 3}[name]  # an epoch of fine-tuning, too
+    assert 0 < cost.hours == cost.step * cost.steps / 3600
 
 
 def test_several_at_once_give_the_bits_of_one_after_the_other(tmp_path: Path) -> None:

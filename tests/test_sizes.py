@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from matplotlib.figure import Figure
 from sparse_tools import NETWORKS, kill, lenet_5, vgg_like
 
 import svd_numpy as svd
+from svd_numpy.experiments.published import ROWS
 from svd_numpy.network.sparsity import freeze
 from svd_numpy.plots import compression_accounts
 from svd_numpy.sparse import ConvOp, DenseOp
-from svd_numpy.sparse.storage.accounts import csr_bytes, gap_bits, zipped
+from svd_numpy.sparse.storage.accounts import LayerSize, by_layers, csr_bytes, gap_bits, layer_sizes, zipped
 
 
 def lenet_300_100_with(kept: tuple[int, ...]) -> svd.Sequential:
@@ -49,6 +52,71 @@ def test_the_published_lenet_300_100_counted_in_many_ways() -> None:
     assert 8 * 4 * 266_200 / sum(gap_bits(m, 5, 32) for m in matrices) == pytest.approx(22.0, rel=0.02)
     assert 8 * 4 * 266_200 / sum(gap_bits(m, 5, 5) for m in matrices) == pytest.approx(81.4, rel=0.02)
     assert 53.6 < report["gaps, best gap width per layer"].ratio < 60
+
+
+MATRICES = {  # weights of every layer; a kernel has the inputs and outputs of its last two axes
+    "lenet-300-100": ((784, 300), (300, 100), (100, 10)),
+    "lenet-5": ((5, 5, 1, 20), (5, 5, 20, 50), (800, 500), (500, 10)),
+    "vgg-like": (
+        *((3, 3, i, o) for i, o in pairwise((3, 64, 64, 128, 128, *(256,) * 3, *(512,) * 6))), (512, 512), (512, 10)
+    ),
+}  # fmt: skip
+
+
+def pruned_to(arch: str, left: str, bits: tuple[int, ...]) -> list[LayerSize]:
+    """The layers of a published network: live filters and flattened inputs, as the papers list them, and bits."""
+    shapes, live = MATRICES[arch], [int(units) for units in left.split("-")]
+    convolutions = sum(len(shape) == 4 for shape in shapes)
+    first = [shapes[0][-2], *live[:convolutions]] if convolutions else live[:1]
+    ends = [*pairwise(first), *pairwise([*live[convolutions:], 10])]
+    return [
+        LayerSize(f"layer{n}", shape, math.prod(shape[:-2]) * i * o, (i, o), (0, 0), 1, width)
+        for n, (shape, (i, o), width) in enumerate(zip(shapes, ends, bits, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "ratios"),
+    [
+        ("300-100 bc-gnj", None, (9.29, 36.8)),
+        ("300-100 bc-ghs", None, (9.48, 23.5)),
+        ("lenet-5 bc-gnj", "8-13-88-12", (108.3, 361.8)),  # they print 13 units, but count 12
+        ("lenet-5 bc-gnj", None, (105.7, 355.3)),
+        ("lenet-5 bc-ghs", None, (156.5, 419.3)),
+        ("vgg-like bc-gnj", None, (14.96, 56.8)),
+        ("vgg-like bc-ghs", None, (18.2, 59.9)),
+    ],
+)
+def test_the_figures_of_bayesian_compression(name: str, left: str | None, ratios: tuple[float, float]) -> None:
+    """Louizos et al. 2017, table 1, prints those of sub-matrices and of bits without their fraction."""
+    row = ROWS[name]
+    layers = pruned_to(row.arch, left or row.left, row.bits)
+    alone = by_layers([replace(layer, bits=32) for layer in layers])["few bits, live sub-matrices"].ratio
+    few = by_layers(layers)["few bits, live sub-matrices"].ratio
+    assert (alone, few) == (pytest.approx(ratios[0], abs=0.05), pytest.approx(ratios[1], abs=0.05))
+    if left or name != "lenet-5 bc-gnj":
+        assert (int(alone), int(few)) == (int(row.compression), row.few_bits)
+
+
+@pytest.mark.parametrize(("all_to_kept", "printed"), [(12, 6), (111, 55), (200, 100)])
+def test_their_rows_of_single_weights_have_an_index_as_wide_as_a_value(all_to_kept: int, printed: int) -> None:
+    """Deep compression, network surgery and soft weight-sharing on LeNet-5, in the same table."""
+    layers = pruned_to("lenet-5", "20-50-800-500", (32,) * 4)
+    kept = [replace(layer, kept=layer.weights / all_to_kept) for layer in layers]  # type: ignore[arg-type]
+    assert int(by_layers(kept)["few bits, an index as wide"].ratio) == printed
+
+
+def test_the_layers_are_those_of_the_network() -> None:
+    """A network of that architecture, counted by `sizes`, gives the published figures, too."""
+    row, layers = ROWS["300-100 bc-gnj"], [svd.Dense(i, o) for i, o in MATRICES["lenet-300-100"]]
+    model = svd.Sequential(layers[0], svd.ReLU(), layers[1], svd.ReLU(), layers[2])
+    bits = {f"{layer.name}.theta": width for layer, width in zip(layers, row.bits, strict=True)}
+    for layer, size in zip(layers, pruned_to(row.arch, row.left, row.bits), strict=True):
+        layer.theta[size.live[0] :] = 0
+        layer.theta[:, size.live[1] :] = 0
+    found = layer_sizes(model, bits=bits)
+    assert [(size.live, size.bits) for size in found] == [((278, 98), 8), ((98, 13), 9), ((13, 10), 14)]
+    assert int(by_layers(found)["few bits, live sub-matrices"].ratio) == row.few_bits == 36
 
 
 def test_multiplications_of_structured_bayesian_pruning() -> None:

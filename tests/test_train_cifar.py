@@ -82,6 +82,46 @@ def test_ordinary_convolutions_are_pruned_in_one_stage(method: str) -> None:
     assert result.compression > 1.2 and result.title.startswith(METHODS[method].title)
 
 
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gated])
+def test_methods_with_gates_train_convolutions(method: str, tmp_path: Path) -> None:
+    """Gaussian weights start from those of a network with dropout, ordinary ones from the beginning."""
+    pretrains = METHODS[method].kind == "variational"
+    result = train(method=method, pretrain_epochs=1 if pretrains else None, run_dir=tmp_path)
+    assert (result.pretrained is not None) == pretrains
+    assert [record["stage"] for record in result.history] == ["variational", "finetune"]
+    gates = [layer for layer in result.model.layers if isinstance(layer, svd.Gate)]
+    assert len(gates) == len(result.model.alive()) - 1 and result.history[0]["kl"] > 0
+    assert result.recipe.config.shift == 4 and result.recipe.config.mirror
+    assert result.title.startswith(METHODS[method].title) and "live units" in str(result)
+    if result.pretrained is not None:
+        gateless = result.pretrained.model
+        assert not any(isinstance(layer, svd.Gate) for layer in gateless.layers)
+        start = begin(
+            Options(dataset="cifar10", arch="vgg-like", method=method, width=0.05, backend="numpy"), result.data,
+            result.pretrained,
+        ).model  # fmt: skip
+        for name, array in gateless.parameters.items():
+            np.testing.assert_array_equal(start.parameters[name], array)
+        for gate in (layer for layer in start.layers if isinstance(layer, svd.Gate)):
+            np.testing.assert_allclose(gate.factors(), 1, rtol=1e-3)
+
+
+def test_what_does_not_apply_to_a_method_is_refused() -> None:
+    for wrong, words in (
+        ({"method": "sbp", "pretrain_epochs": 1}, "pretrain_epochs: got 1, but method 'sbp' has one stage"),
+        ({"method": "surgery", "pretrain_epochs": 2}, "pretrain_epochs: got 2, but method 'surgery' has one stage"),
+        ({"kind": "dense", "pretrain_epochs": 2}, "pretrain_epochs: got 2, but kind 'dense' has one stage"),
+        ({"method": "surgery", "kl_weight": 2}, "kl_weight: got 2, but method 'surgery' has no KL"),
+        (
+            {"method": "magnitude", "remove_above": 3.0},
+            "remove_above: got 3.0, but method 'magnitude' has no log alpha",
+        ),
+        ({"method": "l0", "sparsity": 0.9}, "sparsity: got 0.9, but method 'l0' cannot be told one"),
+    ):
+        with pytest.raises(svd.SvdValueError, match=words):
+            train(**{"pretrain_epochs": None, **wrong})
+
+
 # ------------------------------------------------------------ a run
 
 

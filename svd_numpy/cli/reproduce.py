@@ -24,6 +24,8 @@ class Reproduce:
         Where runs, table (reproduce.md) and picture (reproduce.png) go.
     epochs : int, optional
         Epochs of each run; None takes the recipe's.
+    hours : float
+        Leave out rows of which a run would take longer here, and say how long; steps are measured first.
     backend : str
         "cuda" (a GPU), "numba" (fast), "numpy" (plain), or "auto": SVD_NUMPY_BACKEND if set, else the fastest usable.
     data_dir : path, optional
@@ -42,6 +44,7 @@ class Reproduce:
     quick: bool = False
     folder: Path = Path("reproduced")
     epochs: int | None = None
+    hours: float = 12.0
     backend: str = "auto"
     data_dir: Path | None = None
     jobs: int = 1
@@ -57,7 +60,7 @@ class Reproduce:
             return 0
         found = reproduce(
             () if self.rows == ("all",) else self.rows, seeds=self.seeds, quick=self.quick, folder=self.folder,
-            epochs=self.epochs, backend=self.backend, data_dir=self.data_dir, jobs=self.jobs,
+            epochs=self.epochs, hours=self.hours, backend=self.backend, data_dir=self.data_dir, jobs=self.jobs,
             scheduler=self.scheduler, progress=self.progress,
         )  # fmt: skip
         print(found)

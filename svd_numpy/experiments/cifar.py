@@ -85,7 +85,7 @@ def train_cifar(
     recipe : "default" or "paper"
         Our own numbers or the authors' (`svd_numpy.experiments.recipes`).
     method : "sparse-vd", or another of `svd_numpy.experiments.methods.METHODS`
-        How the network is made small. Methods that prune ordinary weights have one stage.
+        How the network is made small. Methods with ordinary weights have one stage, with or without gates.
     kind : "variational", "dense", "dropout" or "gaussian-dropout"
         Sparse VD; or, as a baseline, the same network with ordinary weights, without or with dropout, trained like the
         first stage.
@@ -198,9 +198,7 @@ def _pretrains(options: Options, epochs: int | None) -> bool:
     """Whether there is a first stage; raise if arguments contradict one another."""
     if options.kind != "variational":
         if epochs:
-            raise SvdValueError(
-                f"pretrain_epochs: got {epochs}, but kind {options.kind!r} has one stage; give only epochs"
-            )
+            raise SvdValueError(f"pretrain_epochs: got {epochs}, but {options.network} has one stage; give only epochs")
         return False
     if epochs is not None and check_count("pretrain_epochs", epochs, low=0) and options.init_from is not None:
         raise SvdValueError(f"pretrain_epochs: got {epochs} and init_from, which replaces it; leave one of them out")

@@ -22,10 +22,14 @@ _SIGMA_MAX = {"lenet-300-100": (0.2,), "lenet-500-300": (0.2,), "lenet-5": (0.5,
 
 
 def _config(plan: Recipe, **changes: Any) -> TrainConfig:
-    """What all structured methods share: 200 epochs, from half of which on the learning rate falls to 0."""
+    """What all structured methods share: 200 epochs, from half of which on the learning rate falls to 0.
+
+    Nothing is removed while training unless `remove_above` is given. Then the first epoch is `remove_from`: by that
+    time the KL has had at least half of its weight, because a unit that is removed too early does not come back.
+    """
     common: dict[str, Any] = {
         "epochs": 200, "batch_size": 100, "lr": 1e-3, "lr_schedule": ((100.0, 1.0), (200.0, 0.0)), "train_mask": False,
-        "remove_above": None, "finetune_epochs": 10, "finetune_lr": 1e-4, "finetune_threshold": 3.0,
+        "remove_above": None, "remove_from": 50, "finetune_epochs": 10, "finetune_lr": 1e-4, "finetune_threshold": 3.0,
     }  # fmt: skip
     return replace(plan.config, **(common | changes))
 
@@ -46,20 +50,22 @@ def half_cauchy(plan: Recipe) -> Recipe:
 def structured(plan: Recipe, score: str = "snr") -> Recipe:
     """Structured Bayesian pruning: 50 epochs without KL, in which weights learn, then 200 with it."""
     config = _config(
-        plan, epochs=250, lr_schedule=((150.0, 1.0), (250.0, 0.0)), kl_schedule=((50.0, 0.0), (51.0, 1.0)), beta1=0.95
-    )
+        plan, epochs=250, lr_schedule=((150.0, 1.0), (250.0, 0.0)), kl_schedule=((50.0, 0.0), (51.0, 1.0)), beta1=0.95,
+        remove_from=60,
+    )  # fmt: skip
     return replace(plan, config=config, gates=Gates("truncated-log-normal", {"score": score}))
 
 
 def l0(plan: Recipe, penalty: float = 0.1) -> Recipe:
     """L0: a fifth of the inputs is closed at the start, and half of the hidden units."""
     gates = Gates("hard-concrete", {"penalty": penalty, "keep": 0.5}, {"keep": 0.8}, by_weights="size")
-    return replace(plan, config=_config(plan, kl_schedule=((0.0, 1.0),)), gates=gates)
+    return replace(plan, config=_config(plan, kl_schedule=((0.0, 1.0),), remove_from=20), gates=gates)
 
 
 def bottleneck(plan: Recipe) -> Recipe:
     """Variational information bottleneck (VIBNet)."""
-    return replace(plan, config=_config(plan, kl_schedule=((0.0, 0.0), (50.0, 1.0))), gates=Gates("ard"))
+    config = _config(plan, kl_schedule=((0.0, 0.0), (50.0, 1.0)), remove_from=25)
+    return replace(plan, config=config, gates=Gates("ard"))
 
 
 def bayesian_compression(

@@ -111,8 +111,8 @@ class Options:
         checked = {
             "kind": kind,
             "width": check_number("width", self.width, low=0.01, high=16),
-            "kl_weight": check_kl_weight(self.kl_weight, penalised),
-            "remove_above": check_removal(self.remove_above, penalised),
+            "kl_weight": check_kl_weight(self.kl_weight, penalised, self.network),
+            "remove_above": check_removal(self.remove_above, penalised, self.network),
             "held_out": check_number("held_out", self.held_out, low=0, high=0.5),
             "changes": check_changes(self.changes),
             "seed": check_count("seed", self.seed, low=0),
@@ -131,6 +131,11 @@ class Options:
             object.__setattr__(self, name, value)
 
     @property
+    def network(self) -> str:
+        """What the user has asked for, in words: a method, or a kind of network."""
+        return f"kind {self.kind!r}" if self.method == DEFAULT else f"method {self.method!r}"
+
+    @property
     def folder(self) -> Path | None:
         """The run_dir as a Path on the rank that writes; None on others."""
         return None if self.run_dir is None or self.ranks.rank else Path(self.run_dir)
@@ -143,20 +148,20 @@ def check_resume(value: Any, run_dir: Any) -> bool:
     return bool(value)
 
 
-def check_kl_weight(value: Any, kind: str) -> float:
-    """Check the factor on the KL; only a network with a KL can have one other than 1."""
+def check_kl_weight(value: Any, kind: str, network: str = "") -> float:
+    """Check the factor on the KL; only a network with a KL can have one other than 1. Errors call it `network`."""
     kl_weight = check_number("kl_weight", value, low=0, high=1000)
     if kind != "variational" and kl_weight != 1:
-        raise SvdValueError(f"kl_weight: got {kl_weight:g}, but kind {kind!r} has no KL; leave it out")
+        raise SvdValueError(f"kl_weight: got {kl_weight:g}, but {network or f'kind {kind!r}'} has no KL; leave it out")
     return kl_weight
 
 
-def check_removal(value: Any, kind: str) -> float | None:
+def check_removal(value: Any, kind: str, network: str) -> float | None:
     """Check the log alpha above which weights are removed: None takes the recipe's, infinity removes none."""
     if value is None or (isinstance(value, float) and value == math.inf):
         return value
     if kind != "variational":
-        raise SvdValueError(f"remove_above: got {value!r}, but kind {kind!r} has no log alpha; leave it out")
+        raise SvdValueError(f"remove_above: got {value!r}, but {network} has no log alpha; leave it out")
     return check_threshold("remove_above", value)
 
 

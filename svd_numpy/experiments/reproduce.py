@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.checks import SvdValueError, as_path, check_count, check_flag
+from svd_numpy.checks import SvdValueError, as_path, check_count, check_flag, check_number
+from svd_numpy.experiments.architectures import ARCHITECTURES
+from svd_numpy.experiments.counts import Counts, count
+from svd_numpy.experiments.hours import estimate
 from svd_numpy.experiments.methods import METHODS
-from svd_numpy.experiments.mnist import ARCHS, train_mnist
 from svd_numpy.experiments.published import BLOCKS, ROWS, PaperRow
-from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.series import TrainResults, begun, mean_sd
 from svd_numpy.experiments.sweep.doing import do_all
 from svd_numpy.experiments.sweep.engines import check_scheduler
-from svd_numpy.experiments.sweep.task import Task
+from svd_numpy.experiments.sweep.task import Task, function_of
 from svd_numpy.files.atomic import replacing, write_atomic
 from svd_numpy.plots.picture import try_to_draw
 from svd_numpy.train.console import say
 
 FILES = ("reproduce.png", "reproduce.md")
+_PANELS = {
+    "lenet-300-100": "LeNet, dense",
+    "lenet-500-300": "LeNet, dense",
+    "lenet-5": "LeNet-5",
+    "vgg-like": "VGG-like",
+}
 
 
 def can_run(row: PaperRow) -> bool:
     """Whether this package has the method and the network of a row."""
-    return row.method in METHODS and row.arch in ARCHS
-
-
-def block_ratio(result: TrainResult) -> float:
-    """All weights / those of dense matrices of the rows and columns that still have a weight."""
-    blocks = [int(alive.any(axis=1).sum() * alive.any(axis=0).sum()) for alive in result.model.alive().values()]
-    return sum(result.report.total.values()) / max(1, sum(blocks))
+    return row.method in METHODS and row.arch in ARCHITECTURES
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,41 +43,46 @@ class Reproduction:
     Attributes
     ----------
     results : dict of name of a row -> TrainResults
+    counts : dict of name of a row -> list of Counts
+        What is counted of each result.
     quick : bool
         Whether they were trained on the digits, which compares methods, but not with the papers.
+    left_out : dict of name of a row -> str
+        Why a row was not trained.
     """
 
     results: dict[str, TrainResults]
+    counts: dict[str, list[Counts]]
     quick: bool
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def ours(self, name: str) -> list[tuple[float, float]]:
-        """(error, compression as the paper counts it) of each run of a row."""
-        blocks = ROWS[name].measure == BLOCKS
-        return [(one.test_error, block_ratio(one) if blocks else one.compression) for one in self.results[name]]
+    @property
+    def rows(self) -> list[PaperRow]:
+        """The rows, trained or left out, in the order of the papers' tables."""
+        return [row for name, row in ROWS.items() if name in self.results or name in self.left_out]
 
     def __str__(self) -> str:
-        lines = [_HEAD, _RULE]
-        for name, runs in self.results.items():
-            row = ROWS[name]
-            cells = [name, f"{100 * row.error:.2f}", f"{row.compression:.4g}x", row.measure]
-            cells.append(mean_sd([100 * error for error, _ in self.ours(name)], 2))
-            cells += [mean_sd([one.compression for one in runs], 1), mean_sd([block_ratio(one) for one in runs], 1)]
-            cells.append(f"{statistics.mean(one.seconds for one in runs):.0f}")
-            lines.append(f"| {' | '.join(cells)} |")
+        lines = ["| " + " | ".join(_HEAD) + " |", "|---" * len(_HEAD) + "|"]
+        for row in self.rows:
+            lines.append(_line([row.name, "published", *_published(row)]))
+            ours = self.counts.get(row.name)
+            what = "ours" if ours is None or len(ours) == 1 else f"ours, {len(ours)} seeds"
+            lines.append(_line(["", what, *([self.left_out[row.name]] if ours is None else _ours(ours))]))
+        notes = [_NOTE]
         if self.quick:
-            lines += [
-                "",
-                "Ours were trained on the small digits, not on MNIST: compare them with one another only.",
-            ]
-        return "\n".join(lines)
+            notes.append("Ours were trained on the small digits, not on MNIST: compare them with one another only.")
+        return "\n\n".join(["\n".join(lines), *notes])
 
     def plot(self) -> Any:
         """Draw error against compression, ours and theirs; returns a Figure."""
-        from svd_numpy.plots.evaluation import beside_published
+        from svd_numpy.plots.published import Place, beside_published
 
-        ours = {name: self.ours(name) for name in self.results}
-        theirs = {name: (ROWS[name].error, ROWS[name].compression) for name in self.results}
-        return beside_published(ours, {} if self.quick else theirs, title="The papers' rows")
+        places = {row.name: Place(_PANELS[row.arch], row.method, row.measure) for row in self.rows}
+        ours = {
+            name: [(one.error, one.compression(ROWS[name])) for one in counts] for name, counts in self.counts.items()
+        }
+        theirs = {} if self.quick else {row.name: (row.error, row.compression) for row in self.rows}
+        return beside_published(places, ours, theirs, title="The papers' rows")
 
     def save(self, folder: str | Path) -> None:
         """Write reproduce.md and reproduce.png into `folder`."""
@@ -85,8 +91,48 @@ class Reproduction:
             try_to_draw(self.plot, beside / "reproduce.png")
 
 
-_HEAD = "| row | published error % | published | of | our error % | our non-zeros | our sub-matrices | seconds |"
-_RULE = "|---|---|---|---|---|---|---|---|"
+_HEAD = (
+    "row", "", "error %", "non-zeros", "sub-matrices", "few bits", "bits per layer", "multiplications", "live units",
+    "seconds",
+)  # fmt: skip
+_NOTE = (
+    "Ratios are whole network / what is left. *non-zeros*: weights. *sub-matrices*: matrices of live inputs times "
+    "live outputs. *few bits*: 32 bits for every weight / the bits of what is left; like the paper, we count live "
+    "matrices where it does, and otherwise non-zeros with an index as wide as a value. Bits are those of the posterior "
+    "before the fine-tuning; ordinary weights have none. *multiplications*: of live matrices. *live units*: filters "
+    "of convolutions, inputs of dense layers."
+)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join([*cells, *[''] * (len(_HEAD) - len(cells))])} |"
+
+
+def _published(row: PaperRow) -> list[str]:
+    """Cells of what was published."""
+    ratio = f"{row.compression:.4g}x"
+    few, macs = (f"{value:.4g}x" if value else "" for value in (row.few_bits, row.macs))
+    ratios = ["", ratio] if row.measure == BLOCKS else [ratio, ""]
+    live = row.left if row.measure == BLOCKS else ""  # else it is the sparsity of each layer
+    return [f"{100 * row.error:.2f}", *ratios, few, "-".join(map(str, row.bits)), macs, live, ""]
+
+
+def _ours(counts: list[Counts]) -> list[str]:
+    """Cells of our runs; numbers of each layer are means."""
+
+    def ratio(values: Iterable[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{mean_sd(known, 1)}x" if known else ""
+
+    def layers(values: Iterable[tuple[int, ...]]) -> str:
+        return "-".join(f"{statistics.mean(layer):.0f}" for layer in zip(*values, strict=True))
+
+    return [
+        mean_sd([100 * one.error for one in counts], 2), ratio(one.nonzeros for one in counts),
+        ratio(one.blocks for one in counts), ratio(one.few_bits for one in counts),
+        layers(one.bits for one in counts if one.bits), ratio(one.macs for one in counts),
+        layers(one.live for one in counts), mean_sd([one.seconds for one in counts], 0),
+    ]  # fmt: skip
 
 
 def rows_table() -> str:
@@ -105,6 +151,7 @@ def reproduce(
     quick: bool = False,
     folder: str | Path = "reproduced",
     epochs: int | None = None,
+    hours: float = 12.0,
     backend: str = "auto",
     data_dir: str | Path | None = None,
     jobs: int = 1,
@@ -126,6 +173,8 @@ def reproduce(
         table and the picture are written there after each row.
     epochs : int, optional
         Instead of the recipes'.
+    hours : float
+        Rows of which a run would take longer here are left out; the table says how long, by steps that are measured.
     backend, data_dir, progress
         See `train_mnist`.
     jobs, scheduler
@@ -142,31 +191,45 @@ def reproduce(
     """
     quick, chosen, seeds = check_flag("quick", quick), _chosen(list(rows), quick), list(seeds)
     folder, jobs, scheduler = as_path("folder", folder), check_count("jobs", jobs), check_scheduler(scheduler)
-    shared: dict[str, Any] = {
-        "dataset": "digits" if quick else "mnist", "recipe": "small" if quick else "default", "epochs": epochs,
-        "backend": backend, "data_dir": data_dir,
-    }  # fmt: skip
+    hours = check_number("hours", hours, low=0, high=1e6)
+    shared: dict[str, Any] = {"epochs": epochs, "backend": backend, "data_dir": data_dir}
     own = {row: folder / f"{row.name.replace(' ', '-')}{'-quick' if quick else ''}" for row in chosen}
+    data = {"mnist": "digits" if quick else "mnist", "cifar": "cifar10"}
     points: dict[PaperRow, dict[str, Any]] = {
-        row: {"arch": row.arch, "method": row.method, "sparsity": row.sparsity} for row in chosen
-    }
+        row: {
+            "dataset": data[row.experiment], "recipe": "small" if quick else "default", "arch": row.arch,
+            "method": row.method, "sparsity": row.sparsity,
+        }
+        for row in chosen
+    }  # fmt: skip
+    done = Reproduction({}, {}, quick)
+    for row in () if quick else chosen:
+        finished = all((own[row] / f"seed-{seed}" / "result.json").is_file() for seed in seeds)
+        if not finished and (cost := estimate(row, epochs, backend)).hours > hours:
+            done.left_out[row.name] = (
+                f"not run: about {cost.hours:.0f} hours for each seed here, {1e3 * cost.step:.0f} ms a step, and "
+                f"hours={hours:g}"
+            )
+    chosen = [row for row in chosen if row.name not in done.left_out]
     if jobs > 1 or scheduler is not None:
         tasks = [
-            Task("mnist", str(own[row] / f"seed-{seed}"), {**points[row], "seed": seed}, shared)
+            Task(row.experiment, str(own[row] / f"seed-{seed}"), {**points[row], "seed": seed}, shared)
             for row in chosen for seed in seeds
         ]  # fmt: skip
         if failed := do_all(tasks, jobs, scheduler, progress):
             raise SvdValueError(f"{len(failed)} of {len(tasks)} runs failed: {failed}; mend that, and start again")
-    results = dict[str, TrainResults]()
     for row in chosen:
         if progress:
             say(f"{row.name}: in {own[row]}")
-        results[row.name] = train_mnist(
+        done.results[row.name] = function_of(row.experiment)(
             **shared, **points[row], seeds=seeds, run_dir=own[row],
             resume=any(begun(own[row] / f"seed-{seed}") for seed in seeds), progress=progress,
         )  # fmt: skip
-        Reproduction(results, quick).save(folder)
-    return Reproduction(results, quick)
+        done.counts[row.name] = [count(one, row) for one in done.results[row.name]]
+        done.save(folder)
+    if not chosen:
+        done.save(folder)
+    return done
 
 
 def _chosen(names: list[str], quick: bool) -> list[PaperRow]:

@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class TrainResult:
     data : Dataset
     log_alphas : dict of layer name -> array
         log_alpha after the last variational epoch, before any fine-tuning overwrites it.
+    bits : dict of array name -> int
+        Bits per weight that the posterior asked for then (`posterior_bits`); empty if there was none.
     method : str
         How the network was made small, a key of `methods.METHODS`.
     kind : str
@@ -70,6 +72,7 @@ class TrainResult:
     recipe: Recipe
     data: Dataset
     log_alphas: dict[str, NDArray[Any]]
+    bits: dict[str, int] = field(default_factory=dict)
     method: str = DEFAULT
     kind: str = "variational"
     width: float = 1.0
@@ -146,6 +149,7 @@ class TrainResult:
             "layer_sparsity": report.by_layer,
             "live_units": {name: list(counts) for name, counts in report.live.items()},
             "compression": report.compression,
+            "bits": self.bits,
             "finetuned": self.history[-1]["stage"] == "finetune",
             "epochs": self.history[-1]["epoch"],
             "seconds": self.seconds,

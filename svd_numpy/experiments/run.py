@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdValueError, check_count
 from svd_numpy.data import Dataset, load
@@ -19,11 +20,12 @@ from svd_numpy.experiments.methods import METHODS
 from svd_numpy.experiments.options import Options
 from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.experiments.result import FILES, TrainResult, pruning_threshold
-from svd_numpy.experiments.run_files import has_result, load_log_alphas, save_log_alphas, save_or_say
+from svd_numpy.experiments.run_files import has_result, load_bits, load_log_alphas, save_log_alphas, save_or_say
 from svd_numpy.kernels import priors
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import log_alpha, measure_sparsity
 from svd_numpy.plots.animate import FrameRecorder
+from svd_numpy.sparse.storage.precision import posterior_bits
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.console import TrainingInterrupted, say
 from svd_numpy.train.loop import Callback, Run, fit_together, side_by_side
@@ -153,9 +155,9 @@ def _prepare(
         assert data.image_shape is not None
         if folder is not None:
             hooks.append(record_frames(folder, model, data.image_shape, config, options.resume))
-        log_alphas, keep_them = keep_log_alphas(config, folder)
+        log_alphas, bits, keep_them = keep_posterior(config, folder)
         hooks.append(keep_them)
-        result = replace(result, log_alphas=log_alphas)
+        result = replace(result, log_alphas=log_alphas, bits=bits)
 
     run = Run(model, data, config, hooks, folder, options.resume, options.ranks)
     complete = has_result(run, FILES)
@@ -178,22 +180,28 @@ def pictures_may_fail(path: Path) -> Iterator[None]:
         warnings.warn(f"{path.name}: pictures of this run will lack something: {error}", stacklevel=3)
 
 
-def keep_log_alphas(config: TrainConfig, run_dir: Path | None) -> tuple[dict[str, Any], Callback]:
-    """Make a callback that records log_alpha after the last variational epoch, before fine-tuning overwrites it."""
-    kept: dict[str, Any] = {}
+def keep_posterior(
+    config: TrainConfig, run_dir: Path | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, int], Callback]:
+    """Make a callback for the last variational epoch: fine-tuning would overwrite log_alpha and the bits of weights."""
+    kept, bits = dict[str, NDArray[Any]](), dict[str, int]()
     path = None if run_dir is None else run_dir / "log_alpha.npz"
     if path is not None and path.is_file():  # a resumed run may already be past that epoch
         with pictures_may_fail(path):
             kept.update(load_log_alphas(path)[0])
+            bits.update(load_bits(path))
 
     def keep(trainer: Trainer, entry: Record) -> None:
         if entry["epoch"] == config.epochs:
+            threshold = pruning_threshold(trainer.model, config)
             kept.update(log_alpha(trainer.model))
+            with contextlib.suppress(SvdValueError):  # weights without any noise: nothing says how precise they are
+                bits.update(posterior_bits(trainer.model, threshold))
             if path is not None:
                 with pictures_may_fail(path):
-                    save_log_alphas(path, kept, pruning_threshold(trainer.model, config))
+                    save_log_alphas(path, kept, threshold, bits)
 
-    return kept, keep
+    return kept, bits, keep
 
 
 def record_frames(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from svd_numpy.checks import SvdValueError
 from svd_numpy.files.atomic import loads_strict
 from svd_numpy.files.npz import read_npz, write_npz
+from svd_numpy.sparse.storage.precision import MOST_BITS
 from svd_numpy.train.console import say
 
 if TYPE_CHECKING:
@@ -93,24 +94,38 @@ def epoch_table(history: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def save_log_alphas(path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float) -> None:
-    """Save log_alpha of every layer and the threshold that prunes by it, which fine-tuning overwrites."""
+def save_log_alphas(
+    path: Path, log_alphas: Mapping[str, NDArray[Any]], threshold: float, bits: Mapping[str, int] | None = None
+) -> None:
+    """Save what fine-tuning overwrites: log_alpha of every layer, the threshold that prunes by it, and bits."""
     halves = {f"{_LAYER}{name}": values.astype(np.float16) for name, values in log_alphas.items()}
-    write_npz(path, {"threshold": np.array(threshold, np.float64), "layers": np.array(len(halves)), **halves})
+    widths = [(bits or {}).get(f"{name}.theta", 0) for name in log_alphas]
+    numbers = {"threshold": np.array(threshold, np.float64), "bits": np.array(widths, np.uint8)}
+    write_npz(path, {**numbers, **halves})
 
 
 def load_log_alphas(path: Path) -> tuple[dict[str, NDArray[Any]], float]:
     """Read what `save_log_alphas` wrote: {layer name: array}, threshold."""
-    arrays = read_npz(need(path), ["threshold", "layers"])
-    threshold, count = arrays.pop("threshold"), arrays.pop("layers")
-    sound = threshold.dtype == np.float64 and threshold.shape == count.shape == () and count.dtype.kind in "iu"
+    return _load_posterior(path)[:2]
+
+
+def load_bits(path: Path) -> dict[str, int]:
+    """Read the bits that `save_log_alphas` wrote, by array name; layers that have none are left out."""
+    log_alphas, _, widths = _load_posterior(path)
+    return {f"{name}.theta": int(width) for name, width in zip(log_alphas, widths, strict=True) if width}
+
+
+def _load_posterior(path: Path) -> tuple[dict[str, NDArray[Any]], float, NDArray[Any]]:
+    arrays = read_npz(need(path), ["threshold", "bits"])
+    threshold, widths = arrays.pop("threshold"), arrays.pop("bits")
+    sound = threshold.dtype == np.float64 and threshold.shape == () and widths.dtype == np.uint8
     layers = (name.startswith(_LAYER) and values.dtype == np.float16 for name, values in arrays.items())
     sound = sound and all(layers) and not any(np.isnan(values).any() for values in (threshold, *arrays.values()))
-    if not sound or int(count) != len(arrays) or abs(threshold) > 60:
+    if not sound or widths.shape != (len(arrays),) or (widths > MOST_BITS).any() or abs(threshold) > 60:
         raise SvdValueError(
             f"{path} lacks layers, or holds what no run wrote; restore it from a copy, or delete it and do without it"
         )
-    return {name.removeprefix(_LAYER): values for name, values in arrays.items()}, float(threshold)
+    return {name.removeprefix(_LAYER): values for name, values in arrays.items()}, float(threshold), widths
 
 
 def run_figures(

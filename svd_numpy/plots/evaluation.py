@@ -5,7 +5,7 @@ As in `svd_numpy.plots`, every function takes plain data and returns a figure of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,46 +127,3 @@ def uncertainty_figure(
         axes[0, 0].legend(loc="upper left")
         axes[1, -1].legend(loc="upper right")
         return finish(figure, "")
-
-
-def beside_published(
-    ours: Mapping[str, Sequence[tuple[float, float]]], published: Mapping[str, tuple[float, float]], title: str = ""
-) -> Figure:
-    """Draw error against compression: the runs of each row, and what was published, joined with their mean.
-
-    Parameters
-    ----------
-    ours : mapping of row -> (error, compression) of each of its runs
-        Errors are fractions.
-    published : mapping of row -> (error, compression)
-        Rows may be missing.
-    title : str
-        Printed above.
-
-    Returns
-    -------
-    Figure
-        Up and to the left is better.
-    """
-    with style():
-        figure = new_figure(WIDTH, 5.5)
-        ax, seen = figure.subplots(), list[float]()
-        for number, (row, runs) in enumerate(ours.items()):
-            points, colour = np.asarray(runs, np.float64), f"C{number % 10}"
-            mean = points.mean(axis=0)
-            ax.plot(100 * points[:, 0], points[:, 1], "o", color=colour, alpha=0.4, ms=5)
-            ax.annotate(row, (100 * mean[0], mean[1]), xytext=(6, 4), textcoords="offset points", fontsize=8)
-            seen += list(points[:, 1])
-            if row in published:
-                error, compression = published[row]
-                ax.plot([100 * mean[0], 100 * error], [mean[1], compression], "-", color=colour, lw=0.8)
-                ax.plot(100 * error, compression, "*", color=colour, ms=12)
-                seen.append(compression)
-        ax.plot([], [], "o", color=COLOURS["ink"], label="ours")
-        if published:
-            ax.plot([], [], "*", color=COLOURS["ink"], ms=12, label="published")
-        log_scale(ax, np.array(seen))
-        ax.margins(x=0.15)
-        ax.set(xlabel="test error %", ylabel="all weights / weights left")
-        ax.legend(loc="lower right")
-        return finish(figure, title)

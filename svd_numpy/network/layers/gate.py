@@ -25,8 +25,8 @@ class Gate(Layer):
     num_features : int
         Units of rows (or of every step of sequences), channels of images.
     family : str
-        A name in `svd_numpy.network.gates.FAMILIES`: "normal-jeffreys", "ard", "half-cauchy", "truncated-log-normal",
-        "hard-concrete", or one given to `add_family`.
+        A name in `svd_numpy.network.gates.FAMILIES`: "normal-jeffreys", "ard", "half-cauchy",
+        "half-cauchy-bound", "truncated-log-normal", "hard-concrete", or one given to `add_family`.
     score : str, optional
         By which of the family's scores units are closed; default: its first.
     threshold : float, optional

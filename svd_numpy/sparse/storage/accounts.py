@@ -8,8 +8,8 @@ that counts this way.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +69,11 @@ class LayerSize:
     def weights(self) -> int:
         """Weights before pruning."""
         return math.prod(self.before)
+
+    @property
+    def area(self) -> int:
+        """Weights, 0 or not, of the matrix of live inputs and live outputs."""
+        return math.prod(self.before[:-2]) * math.prod(self.live)
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,21 @@ def sizes(
     TypeError, ValueError
         For another kind of network, a network that `compress` or `pack` refuses, or bits for layers that do not exist.
     """
+    layers, matrices, small = _counted(network, threshold, bits)
+    return Sizes(tuple(layers), tuple(_accounts(layers, matrices, small)))
+
+
+def layer_sizes(
+    network: Sequential | SparseModel, threshold: float | None = None, bits: Mapping[str, int] | None = None
+) -> list[LayerSize]:
+    """Count the layers of a network as `sizes` does, without the files that it writes to measure them."""
+    return _counted(network, threshold, bits)[0]
+
+
+def _counted(
+    network: Sequential | SparseModel, threshold: float | None, bits: Mapping[str, int] | None
+) -> tuple[list[LayerSize], list[Array], SparseModel]:
+    """Return the layers with weights, their pruned matrices (I, O), and the compact network."""
     if isinstance(network, Sequential):
         threshold = network.threshold if threshold is None else check_threshold("threshold", threshold)
         network = fold_gates(network)
@@ -178,11 +198,10 @@ def sizes(
         counted = [_of_op(op) for op in network.ops if isinstance(op, DenseOp | ConvOp)]
     else:
         raise SvdTypeError(f"network: got a {type(network).__name__}, expected a Sequential or a SparseModel")
-    layers, matrices = [layer for layer, _ in counted], [matrix for _, matrix in counted]
     given = {name: value for name, value in (bits or {}).items() if name.endswith(".theta")}
-    given = check_bits(given, [f"{layer.name}.theta" for layer in layers])
-    width = [given.get(f"{layer.name}.theta", layer.bits) for layer in layers]
-    return Sizes(tuple(layers), tuple(_accounts(layers, matrices, width, small)))
+    given = check_bits(given, [f"{layer.name}.theta" for layer, _ in counted])
+    layers = [replace(layer, bits=given.get(f"{layer.name}.theta", layer.bits)) for layer, _ in counted]
+    return layers, [matrix for _, matrix in counted], small
 
 
 def _of_layer(layer: Weighted, threshold: float, small: SparseModel) -> tuple[LayerSize, Array]:
@@ -215,17 +234,33 @@ def _bits(matrix: Array) -> int:
     return min(code_bits(float(np.abs(matrix).max()), 2.0**step), _FLOAT)
 
 
-def _accounts(layers: list[LayerSize], matrices: list[Array], width: list[int], small: SparseModel) -> list[Account]:
+def by_layers(layers: Sequence[LayerSize]) -> dict[str, Account]:
+    """The accounts that follow from the layers alone, by `what`: no matrix is looked at."""
     weights, kept = sum(layer.weights for layer in layers), sum(layer.kept for layer in layers)
     biases, left = (sum(layer.biases[n] for layer in layers) for n in range(2))
-    plain, dense = 4 * weights, 4 * (weights + biases)
-    both = list(zip(layers, width, strict=True))
-    widths = "best gap width per layer"
-    area = sum(bits * _area(layer) for layer, bits in both)
     macs = sum(layer.weights * layer.positions for layer in layers)
-    return [
+    accounts = (
         Account("weights", MOLCHANOV, "weights", weights, kept),
         Account("weights and biases", "the same, with biases", "numbers", weights + biases, kept + left),
+        Account("few bits, an index as wide", f"{LOUIZOS}, sparse rows", "bytes", 4 * weights,
+                sum(2 * layer.bits * layer.kept for layer in layers) / 8),
+        Account("few bits, live sub-matrices", f"{LOUIZOS}, own rows", "bytes", 4 * weights,
+                sum(layer.bits * layer.area for layer in layers) / 8),
+        Account("multiplications, live sub-matrices", NEKLYUDOV, "MACs", macs,
+                sum(layer.area * layer.positions for layer in layers)),
+        Account("multiplications, kept weights", "sparse kernels", "MACs", macs,
+                sum(layer.kept * layer.positions for layer in layers)),
+    )  # fmt: skip
+    return {account.what: account for account in accounts}
+
+
+def _accounts(layers: list[LayerSize], matrices: list[Array], small: SparseModel) -> list[Account]:
+    weights, both, wide, area, *macs = by_layers(layers).values()
+    plain, dense = weights.before * 4, both.before * 4
+    widths = "best gap width per layer"
+    return [
+        weights,
+        both,
         Account("CSR, 32-bit indices", "SciPy", "bytes", plain, sum(csr_bytes(m, 4) for m in matrices)),
         Account("CSR, 16-bit indices", "SciPy's layout, half the index", "bytes", plain,
                 sum(csr_bytes(m, 2 if len(m) <= 2**16 else 4) for m in matrices)),
@@ -235,22 +270,14 @@ def _accounts(layers: list[LayerSize], matrices: list[Array], width: list[int], 
                 sum(gap_bits(m, 5 if len(layer.before) == 2 else 8, _FLOAT)
                     for layer, m in zip(layers, matrices, strict=True)) / 8),
         Account(f"few bits, {widths}", f"{HAN}, without its codebook", "bytes", plain,
-                sum(min(gap_bits(m, gap, bits) for gap in range(2, 17))
-                    for m, bits in zip(matrices, width, strict=True)) / 8),
-        Account("few bits, an index as wide", f"{LOUIZOS}, sparse rows", "bytes", plain,
-                sum(2 * bits * layer.kept for layer, bits in both) / 8),
-        Account("few bits, live sub-matrices", f"{LOUIZOS}, own rows", "bytes", plain, area / 8),
+                sum(min(gap_bits(m, gap, layer.bits) for gap in range(2, 17))
+                    for layer, m in zip(layers, matrices, strict=True)) / 8),
+        wide,
+        area,
         Account("zipped CSR arrays", OWN, "bytes", dense, len(zipped(small))),
         Account("packed file", OWN, "bytes", dense, len(pack(small))),
-        Account("multiplications, live sub-matrices", NEKLYUDOV, "MACs", macs,
-                sum(_area(layer) * layer.positions for layer in layers)),
-        Account("multiplications, kept weights", "sparse kernels", "MACs", macs,
-                sum(layer.kept * layer.positions for layer in layers)),
+        *macs,
     ]  # fmt: skip
-
-
-def _area(layer: LayerSize) -> int:
-    return math.prod(layer.before[:-2]) * layer.live[0] * layer.live[1]
 
 
 def csr_bytes(matrix: Array, index_bytes: int) -> int:
