@@ -21,7 +21,7 @@ from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers import LSTM, Dense, Dropout, Embedding, GaussianDropout, ReLU
-from svd_numpy.network.layers.recurrent import GRU
+from svd_numpy.network.layers.recurrent import GRU, also_read
 from svd_numpy.network.model import Sequential
 from svd_numpy.sparse.recurrent_steps import FastSteps, PlainSteps
 
@@ -83,11 +83,7 @@ def _columns(units: Array, part: _Part) -> Array:
 
 def _live_units(part: _Part, read: Array) -> Array:
     """Which units of a recurrent layer are alive, given those that the layer behind reads."""
-    while True:
-        more = read | part.recurrent[:, _columns(np.flatnonzero(read), part)].any(axis=1)
-        if (more == read).all():
-            return np.asarray(read)
-        read = more
+    return also_read(part.recurrent != 0, read)
 
 
 def _strike_dead(parts: list[_Part]) -> None:
