@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,8 @@ def torch_step(units: int, x: Any, y: Any, compiled: bool) -> Step:
 
 def our_letter(model: svd.Sequential) -> Step:
     """One letter through the compact network."""
-    small, letters = svd.compress(model), [*np.random.default_rng(0).integers(0, LETTERS, 997).tolist()]
+    small, place = svd.compress(model), cycle(np.random.default_rng(0).integers(0, LETTERS, 997).tolist())
     small.reset()
-    place = iter(letters * 10**6)
     return lambda: float(small.step(next(place))[0])
 
 
@@ -120,8 +120,8 @@ def torch_letter(model: svd.Sequential, scripted: bool) -> Step:
     state = {name: torch.as_tensor(array) for name, array in svd.torch_state_dict(model).items()}
     lstm.load_state_dict({name[2:]: array for name, array in state.items() if name.startswith("0.")})
     dense.load_state_dict({name[2:]: array for name, array in state.items() if name.startswith("1.")})
-    inputs, letters = torch.eye(LETTERS).reshape(LETTERS, 1, 1, LETTERS), np.random.default_rng(0)
-    place = iter(letters.integers(0, LETTERS, 997).tolist() * 10**6)
+    inputs = torch.eye(LETTERS).reshape(LETTERS, 1, 1, LETTERS)
+    place = cycle(np.random.default_rng(0).integers(0, LETTERS, 997).tolist())
     carried = torch.zeros(1, 1, units), torch.zeros(1, 1, units)
     run = torch.jit.trace(lstm, (inputs[0], carried)) if scripted else lstm
 

@@ -141,7 +141,7 @@ def test_relu(size: tuple[int, int], threads: int) -> None:
     np.testing.assert_array_equal(d, np.where(x > 0, dy, 0))
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (7, 10), (100, 10), (13, 33), (1030, 3)])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (7, 10), (100, 10), (13, 33), (5, 1000), (1030, 3)])
 @pytest.mark.parametrize("scale", [1.0, 60.0])
 def test_softmax_cross_entropy(rows: int, classes: int, scale: float) -> None:
     rng = np.random.default_rng(rows)
@@ -164,6 +164,15 @@ def test_softmax_of_extreme_logits_is_finite(backend: Any) -> None:
     assert wrong == 2
     expected = np.array([[1, -1, 0], [1 / 3 - 1, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, 1 / 3, 1 / 3 - 1]]) / 4
     np.testing.assert_allclose(d_logits, expected, atol=1e-6)
+
+
+def test_of_many_equal_logits_the_first_is_predicted() -> None:
+    logits, labels = np.zeros((3, 64), np.float32), np.array([0, 3, 63])
+    logits[1, [3, 40]] = 1e30
+    nll, wrong = FAST.softmax_cross_entropy(logits, labels, unwritten(FAST, 3, 64))
+    assert wrong == 1 and nll == pytest.approx(2 * np.log(64) + np.log(2), rel=1e-5)
+    logits[0] = np.nan
+    assert not np.isfinite(FAST.softmax_cross_entropy(logits, labels, unwritten(FAST, 3, 64))[0])
 
 
 def test_gaussian_nll() -> None:

@@ -25,7 +25,6 @@ from svd_numpy.network.layers import (
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.loop import fit
-from svd_numpy.train.trainer import Trainer
 
 needs_numba = pytest.mark.skipif(get_backend("auto").name != "numba", reason="Numba is not installed")
 BACKENDS = ["numpy", pytest.param("numba", marks=needs_numba)]
@@ -131,16 +130,6 @@ def test_cuda_refuses_recurrent_layers_in_words(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("svd_numpy.network.core.get_backend", lambda name, dtype: Without())
     with pytest.raises(SvdValueError, match="has no LSTM yet; take backend='numba' or 'numpy'"):
         Sequential(LSTM(4, 5), input_shape=(3, 4))
-
-
-def test_weights_of_recurrent_layers_cannot_be_removed_while_training() -> None:
-    layers = VariationalLSTM(5, 4, tokens=True), VariationalDense(4, 5)
-    model, x = Sequential(*layers, backend="numpy", input_shape=(6,)), np.zeros((8, 6), np.int64)
-    data = Dataset("zeros", x, x, x, x, None, 5, "here")
-    with pytest.raises(SvdValueError, match="cannot be removed while training yet"):
-        Trainer(model, data, TrainConfig(1, 4, remove_above=3.0))
-    with pytest.raises(SvdValueError, match="cannot be made smaller"):
-        model.take({"lstm1": [0, 1]})
 
 
 def test_a_pruned_network_is_fine_tuned_with_its_zeros() -> None:

@@ -185,6 +185,28 @@ def test_a_compact_network_does_what_the_pruned_one_does(cell: Any, backend: str
         svd.sizes(model)
 
 
+@pytest.mark.parametrize("list_cost", [0.0, 1e9], ids=["lists", "matrices"])
+@pytest.mark.parametrize("cell", [svd.VariationalLSTM, svd.VariationalGRU])
+def test_a_step_is_the_same_on_lists_and_on_matrices(
+    cell: Any, list_cost: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from svd_numpy.sparse import recurrent_steps
+
+    model = pruned_net(cell, "numpy")
+    plain = svd.compress(model, backend="numpy")
+    monkeypatch.setattr(recurrent_steps, "_LIST_COST", list_cost)
+    fast = svd.compress(model, backend="auto")
+    for token in (0, 3, 0, 6, 2, 1, 1, 0, 5):  # 0 is padding, 2 a dead word
+        y = fast.step(token)
+        np.testing.assert_allclose(y, plain.step(token), rtol=1e-4, atol=1e-5)
+    before = y.copy()
+    fast.step(1)
+    np.testing.assert_array_equal(y, before)  # it is the caller's
+    fast.reset()
+    plain.reset()
+    np.testing.assert_allclose(fast.step(4), plain.step(4), rtol=1e-4, atol=1e-5)
+
+
 def test_units_that_only_read_each_other_are_dead() -> None:
     layers = svd.LSTM(3, 4, tokens=True), svd.Dense(4, 2)
     model = svd.Sequential(*layers, backend="numpy", input_shape=(6,))

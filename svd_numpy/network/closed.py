@@ -27,8 +27,9 @@ def close(layers: Sequence[Layer], alive: dict[str, Array]) -> None:
         for following in layers[at + 1 :]:
             if following.name in alive:
                 reads = alive[following.name]
-                if "in" in following.axes.get("theta", ()) and len(reads) % len(closed) == 0:
-                    reads[np.tile(closed, len(reads) // len(closed))] = False
+                rows = len(reads) - following.inner_rows
+                if "in" in following.axes.get("theta", ()) and rows % len(closed) == 0:
+                    reads[:rows][np.tile(closed, rows // len(closed))] = False
                 break
             if following.homogeneous is None:  # it makes something else of a 0
                 break

@@ -17,6 +17,7 @@ from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.closed import close
 from svd_numpy.network.layers.base import Layer, Pass
+from svd_numpy.network.layers.recurrent import also_read
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.take import arrays_of, take
@@ -66,7 +67,8 @@ def remove(model: Sequential, threshold: float) -> int:
     for layer, following in pairwise(weighted):
         _fold_constants(model, layer, following, alive)
     for layer, following in reversed([*pairwise(weighted)]):
-        alive[layer.name][:, ~_read(model, layer, following, alive)] = False
+        own, unread = alive[layer.name], ~_read(model, layer, following, alive)
+        own[:, np.tile(unread, own.shape[1] // len(unread))] = False
     for name, left in alive.items():
         if (left != before[name]).any():
             model.arena.hold(f"{name}.theta", left)
@@ -76,28 +78,30 @@ def remove(model: Sequential, threshold: float) -> int:
 class LivingCopy:
     """A small copy of a network, with those of its units and weights that are left.
 
-    A layer of which little is left has a list of weights (`Layer.living`), another one a smaller matrix, in which
-    removed weights are held. Both are functions of the mask alone.
+    All tokens stay, since they are numbered. A layer of which little is left has a list of weights (`Layer.living`),
+    another one a smaller matrix, in which removed weights are held. Both are functions of the mask alone.
 
     Attributes
     ----------
     model : Sequential
+    outputs : dict of layer name -> int array
+        Which outputs of the layers with weights it has; of the last layer, all.
     """
 
     def __init__(self, model: Sequential) -> None:
         self._large = model
         self._mask = model.arena.mask.copy()
-        outputs, alive = dict[str, Array](), living(model)
+        self.outputs, alive = dict[str, Array](), living(model)
         for layer, following in pairwise(_weighted(model)):
             read = _read(model, layer, following, alive)
             if _is_grouped(layer):
                 read[:] = True
             elif not read.any():
                 read[0] = True  # a layer keeps at least one output
-            outputs[layer.name] = np.flatnonzero(read)
+            self.outputs[layer.name] = np.flatnonzero(read)
         emptied = not all(weights.all() for weights in alive.values())
         listed = _is_listed if model.backend.knows_lists and emptied else None
-        self.model, self._places = take(model, outputs, listed=listed)
+        self.model, self._places = take(model, self.outputs, listed=listed)
 
     @property
     def fits(self) -> bool:
@@ -125,7 +129,11 @@ class LivingCopy:
 
 def _is_listed(layer: Layer, mask: Array) -> bool:
     """Whether a layer is faster on a list of the weights that are left than with a matrix."""
-    if not isinstance(layer, Weighted) or (layer.window is not None and layer.window.stride != (1, 1)):
+    if (
+        not isinstance(layer, Weighted)
+        or layer.needs_recurrence
+        or (layer.window is not None and layer.window.stride != (1, 1))
+    ):
         return False
     count = int(np.count_nonzero(mask))
     if layer.window is None:
@@ -148,7 +156,10 @@ def _between(model: Sequential, layer: Layer, following: Layer) -> Sequence[Laye
 
 
 def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
-    """For each row of the weights (I, O) of the next layer, the output of this one that it reads; all -1 if unknown."""
+    """For each row of the next layer's weights, the output of this one that it reads; all -1 if unknown.
+
+    Of a recurrent layer, only rows that read its inputs count.
+    """
     rows = _rows(model, following)
     if _is_grouped(following):
         return np.full(rows, -1)
@@ -167,31 +178,39 @@ def _sources(model: Sequential, layer: Layer, following: Layer) -> Array:
 
 
 def _rows(model: Sequential, layer: Layer) -> int:
-    """Rows of a layer's weights (I, O)."""
-    return math.prod(model.parameters[f"{layer.name}.theta"].shape[:-1])
+    """Rows of a layer's weights (I, O) that read its inputs."""
+    return math.prod(model.parameters[f"{layer.name}.theta"].shape[:-1]) - layer.inner_rows
 
 
 def _read(model: Sequential, layer: Layer, following: Layer, alive: dict[str, Array]) -> NDArray[np.bool_]:
-    """Which outputs of a layer the living weights of the next one read, (O,); all of them if that is unknown."""
+    """Which outputs of a layer living weights read, (O,); all of them if that is unknown.
+
+    Those of the next layer, or, in a recurrent layer, of its own units that are read.
+    """
     sources = _sources(model, layer, following)
     read = np.zeros(layer.out_shape[-1], bool)
-    read[sources[alive[following.name].any(axis=1)] if (sources >= 0).all() else slice(None)] = True
-    return read
+    reads = alive[following.name][: len(sources)].any(axis=1)
+    read[sources[reads] if (sources >= 0).all() else slice(None)] = True
+    return also_read(alive[layer.name][-layer.inner_rows :], read) if layer.inner_rows else read
 
 
 def _fold_constants(model: Sequential, layer: Layer, following: Layer, alive: dict[str, Array]) -> None:
     """Add what constant outputs of a layer contribute to the next one's bias; mark the weights that read them dead."""
-    sources, reads = _sources(model, layer, following), alive[following.name]
+    if layer.inner_rows:  # even without inputs, its units change from step to step
+        return
+    sources = _sources(model, layer, following)
+    reads = alive[following.name][: len(sources)]
     constant = np.logical_not(alive[layer.name].any(axis=0)).reshape(-1)
     rows = np.flatnonzero((sources >= 0) & constant[sources] & reads.any(axis=1))
     if not len(rows):
         return
     values, same_everywhere = _seen(model, layer, following)
     bias = model.parameters.get(f"{following.name}.bias")
-    theta = model.parameters[f"{following.name}.theta"].reshape(reads.shape)
+    theta = model.parameters[f"{following.name}.theta"].reshape(-1, reads.shape[1])[: len(reads)]
     foldable = rows[same_everywhere[rows]] if bias is not None else rows[(values[rows] == 0) & same_everywhere[rows]]
     if bias is not None:
-        bias += (values[foldable, None] * np.where(reads[foldable], theta[foldable], 0)).sum(axis=0).astype(bias.dtype)
+        added = (values[foldable, None] * np.where(reads[foldable], theta[foldable], 0)).sum(axis=0)
+        bias[: len(added)] += added.astype(bias.dtype)
     reads[foldable] = False
 
 

@@ -43,10 +43,6 @@ def take(
     of its weights that are not held, instead of a matrix; by default no layer has one.
     """
     check_type("outputs", outputs, Mapping)
-    if any(layer.needs_recurrence for layer in model.layers):
-        raise SvdValueError(
-            "take: got recurrent layers or embeddings, which cannot be made smaller yet; `compress` can ship them"
-        )
     kept = _kept(model, outputs, inputs)
     config = model.config()
     config["layers"] = [layer.resized(*map(len, kept[layer.name])) for layer in model.layers]
@@ -83,12 +79,12 @@ def arrays_of(model: Network, name: str) -> list[Array]:
 
 def _places(model: Network, layer: Layer, kept: _Kept) -> dict[str, Array]:
     """Where the kept part of a layer's parameters and states is, in the flat arrays."""
-    sides, found = dict(zip(("in", "out"), kept, strict=True)), dict[str, Array]()
+    found = dict[str, Array]()
     for own, axes in layer.axes.items():
         name = f"{layer.name}.{own}"
         if name in model.parameters or name in model.state:
             shape = (model.parameters if name in model.parameters else model.state)[name].shape
-            chosen = (sides.get(axis or "") for axis in axes)
+            chosen = (layer.along(axis, *kept) for axis in axes)
             grid = (np.arange(size) if at is None else at for at, size in zip(chosen, shape, strict=True))
             found[name] = np.arange(math.prod(shape)).reshape(shape)[np.ix_(*grid)]
     return found
@@ -103,7 +99,10 @@ def _kept(model: Network, outputs: Mapping[str, Any], inputs: Any) -> dict[str, 
         )
     if inputs is not None and len(model.inner_shape) != 1:
         raise SvdValueError(f"take: got inputs, but the model reads arrays of shape {model.in_shape}; omit inputs")
-    left = np.arange(model.inner_shape[-1])
+    tokens = model.layers[0].takes_tokens
+    if inputs is not None and tokens is not None:
+        raise SvdValueError("take: got inputs, but the model reads tokens, which are numbered; omit inputs")
+    left = np.arange(model.inner_shape[-1] if tokens is None else tokens)
     if inputs is not None:
         left = check_indices("inputs", inputs, len(left))
     found = dict[str, _Kept]()

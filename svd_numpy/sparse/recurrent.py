@@ -21,9 +21,9 @@ from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.layers import LSTM, Dense, Dropout, Embedding, GaussianDropout, ReLU
-from svd_numpy.network.layers.recurrent import GRU
+from svd_numpy.network.layers.recurrent import GRU, also_read
 from svd_numpy.network.model import Sequential
-from svd_numpy.sparse.recurrent_steps import FastLayer, PlainLayer
+from svd_numpy.sparse.recurrent_steps import FastSteps, PlainSteps
 
 _CELLS = {"lstm": 4, "gru": 3}  # gates of a unit
 MOST_PLACES = 2**26  # of a matrix in a file, zeros included
@@ -83,11 +83,7 @@ def _columns(units: Array, part: _Part) -> Array:
 
 def _live_units(part: _Part, read: Array) -> Array:
     """Which units of a recurrent layer are alive, given those that the layer behind reads."""
-    while True:
-        more = read | part.recurrent[:, _columns(np.flatnonzero(read), part)].any(axis=1)
-        if (more == read).all():
-            return np.asarray(read)
-        read = more
+    return also_read(part.recurrent != 0, read)
 
 
 def _strike_dead(parts: list[_Part]) -> None:
@@ -226,16 +222,14 @@ class RecurrentModel:
     ) -> None:
         self.ops, self.vocabulary, self.padding = list(ops), vocabulary, padding
         self.backend = resolve_backend(backend)
-        layer = FastLayer if self.backend == "numba" else PlainLayer
-        self._step = [layer(op) for op in self.ops]
+        self._step = FastSteps(self.ops) if self.backend == "numba" else PlainSteps(self.ops)
         self.n_weights = sum(len(op.inputs.values) + len(op.recurrent.values) for op in self.ops)
         self.n_tokens = len(self.ops[0].inputs.starts) - 1
         self.reset()
 
     def reset(self) -> None:
         """Go back to the state in which a sequence begins."""
-        for layer in self._step:
-            layer.reset()
+        self._step.reset()
 
     def step(self, token: int) -> Array:
         """Read one token; return the outputs (O,), such as logits of the next one. The state stays for the next call.
@@ -244,11 +238,7 @@ class RecurrentModel:
         """
         if not 0 <= token < self.n_tokens:
             raise SvdValueError(f"token: got {token}, expected 0..{self.n_tokens - 1}")
-        x: Any = None if token == self.padding else int(token)
-        for layer in self._step:
-            y = layer(x)
-            x = None if x is None else y
-        return y.copy()
+        return self._step(None if token == self.padding else int(token))
 
     def predict(self, x: Any) -> Array:
         """Outputs of every step of tokens x (B, T), array (B, T, O), each row from a fresh state."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from svd_numpy.network.living import LivingCopy, forms
-from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.ranks import ALONE, Ranks
 from svd_numpy.train.shards import ShardRunner
@@ -63,9 +62,20 @@ class _OnCopy(Trainer):
 
     prunes_now = False
 
-    def __init__(self, trainer: Trainer, model: Sequential) -> None:
+    def __init__(self, trainer: Trainer, copy: LivingCopy) -> None:
         vars(self).update(vars(trainer))  # data, progress and all else are shared
-        self.model = model
+        self.model, self._large = copy.model, trainer
+        self._units = {name: copy.outputs.get(name, slice(None)) for name in trainer.carried}
+        self.gather()
+
+    def gather(self) -> None:
+        """Take over the states of those units that are left."""
+        self.carried = {name: state[..., self._units[name]].copy() for name, state in self._large.carried.items()}
+
+    def scatter(self) -> None:
+        """Put them back."""
+        for name, state in self.carried.items():
+            self._large.carried[name][..., self._units[name]] = state
 
 
 class LivingRunner:
@@ -77,6 +87,7 @@ class LivingRunner:
     def __init__(self, trainers: Sequence[Trainer], ranks: Ranks) -> None:
         (self._trainer,), self._ranks = trainers, ranks
         self._copy: LivingCopy | None = None
+        self._on: _OnCopy
         self._inner: Runner
         self._ahead = False  # whether the copy is newer than the network
 
@@ -86,9 +97,11 @@ class LivingRunner:
             with self._trainer.model.exclusive:
                 if self._copy is not None and self._copy.fits:
                     self._copy.gather()
+                    self._on.gather()
                 else:
                     self._copy = LivingCopy(self._trainer.model)
-                    self._inner = _make_whole([_OnCopy(self._trainer, self._copy.model)], self._ranks)
+                    self._on = _OnCopy(self._trainer, self._copy)
+                    self._inner = _make_whole([self._on], self._ranks)
             self._ahead = True
         return self._inner
 
@@ -106,6 +119,7 @@ class LivingRunner:
             self._inner.sync()
             with self._trainer.model.exclusive:
                 self._copy.scatter()
+                self._on.scatter()
             self._ahead = False
 
     def scores(self) -> list[dict[str, Score]]:

@@ -86,11 +86,6 @@ class Trainer:
         _check_fit(model, data)
         self.model, self.data, self.config = model, data, config
         self.batches = Batches(model, data, config)
-        if config.remove_above is not None and any(layer.needs_recurrence for layer in model.layers):
-            raise SvdValueError(
-                f"remove_above: got {config.remove_above:g}, but weights of recurrent layers and embeddings cannot be "
-                "removed while training yet; leave it out"
-            )
         self.carried = model.first_states(data.lanes) if data.lanes else {}
         self.best = Best(model, data, config)
         scored = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}

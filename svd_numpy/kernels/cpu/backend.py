@@ -1,9 +1,10 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
-This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `conv.py`, `conv_inputs.py`
-and `conv_few.py` (convolutions), `living.py` and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling,
-batch normalisation, dropout), `gather.py` (batches of images) and `sweep.py` (the pass over all parameters). They build
-on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
+This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `vocabulary.py` (losses of
+many classes), `conv.py`, `conv_inputs.py` and `conv_few.py` (convolutions), `recurrent.py` (LSTM and GRU), `living.py`
+and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch normalisation, dropout), `gather.py`
+(batches of images) and `sweep.py` (the pass over all parameters). They build on `gemm.py` and `tiles.py` (matrix
+products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from svd_numpy.kernels.backend import (
     StepSettings,
     aligned_zeros,
 )
-from svd_numpy.kernels.cpu import conv, conv_few, conv_inputs, gather, images, layers, lists, sweep, threads
+from svd_numpy.kernels.cpu import conv, conv_few, conv_inputs, gather, images, layers, lists, sweep, threads, vocabulary
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
@@ -228,7 +229,21 @@ class NumbaBackend(HostMemory):
         layers.relu_backward(y.reshape(-1), dy.reshape(-1))
 
     def softmax_cross_entropy(self, logits: Array, labels: Array, d_logits: Array) -> tuple[float, float]:  # noqa: D102
-        return layers.softmax_cross_entropy(logits, labels, d_logits)
+        if logits.shape[1] < vocabulary.MANY:
+            return layers.softmax_cross_entropy(logits, labels, d_logits)
+        nll, wrong = np.empty(len(logits)), np.empty(len(logits))
+        self._run(vocabulary.softmax_cross_entropy, logits, labels, d_logits, nll, wrong)
+        return float(nll.sum()), float(wrong.sum())
+
+    def clip_gradients(self, arena: Arena, most: float) -> None:  # noqa: D102
+        total, nothing = 0.0, arena.params[:0]
+        for segment in arena.segments:
+            total += vocabulary.sum_of_squares(arena.grads[segment.start : segment.stop], nothing)
+            if segment.prior:
+                behind = slice(segment.log_sigma2, segment.log_sigma2 + segment.stop - segment.start)
+                total += vocabulary.sum_of_squares(arena.grads[behind], arena.params[behind])
+        if total > most**2:
+            arena.grads *= _F(most / math.sqrt(total))
 
     def gaussian_nll(  # noqa: D102
         self, prediction: Array, target: Array, std: float, d_prediction: Array

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from svd_numpy.kernels.backend import Array, Buffers, NoiseKey
-from svd_numpy.kernels.cpu import layers, recurrent
+from svd_numpy.kernels.cpu import recurrent
 from svd_numpy.kernels.cpu.tiles import PANEL
 
-_NO_MASK, _EMPTY = np.zeros((0, 0), np.uint8), np.zeros((0, 0), np.float32)
+_NO_MASK = np.zeros((0, 0), np.uint8)
 
 
 def _packed(w: Array, memory: Buffers) -> Array:
@@ -66,11 +66,9 @@ class NumbaRecurrence:
     ) -> None:
         h_before, c_before, tanh_c = (memory.get(name, dy.shape, dy.dtype) for name in ("before", "c", "tanh_c"))
         dh, dc, kept = (memory.get(name, dy[:, 0].shape, dy.dtype) for name in ("dh", "dc", "kept"))
-        w_t, present = np.ascontiguousarray(w.T), _NO_MASK if present is None else present
-        self._run(
-            recurrent.lstm_backward, gates, w_t, present, dy, dh, dc, kept, c_before, tanh_c, _packed(w_t, memory)
-        )
-        self._run(layers.dense_backward, _rows(h_before), _EMPTY, _rows(gates), d_w, d_bias, _EMPTY)
+        present = _NO_MASK if present is None else present
+        self._run(recurrent.lstm_backward, gates, w, present, dy, dh, dc, kept, c_before, tanh_c, _packed(w.T, memory))
+        self._run(recurrent.weight_gradients, _rows(h_before), _rows(gates), d_w, d_bias)
 
     def gru_forward(  # noqa: D102
         self, gates: Array, w: Array, inner: Array, state: Array, present: Array | None, y: Array, memory: Buffers
@@ -86,10 +84,10 @@ class NumbaRecurrence:
     ) -> None:  # fmt: skip
         h_before, u = memory.get("before", dy.shape, dy.dtype), memory.get("u", dy.shape, dy.dtype)
         dh, dq = memory.get("dh", dy[:, 0].shape, dy.dtype), memory.get("dq", gates.shape, gates.dtype)
-        w_t, present = np.ascontiguousarray(w.T), _NO_MASK if present is None else present
-        self._run(recurrent.gru_backward, gates, w_t, present, dy, dh, h_before, u, dq, _packed(w_t, memory))
+        present = _NO_MASK if present is None else present
+        self._run(recurrent.gru_backward, gates, w, present, dy, dh, h_before, u, dq, _packed(w.T, memory))
         inside = np.empty_like(d_bias)
-        self._run(layers.dense_backward, _rows(h_before), _EMPTY, _rows(dq), d_w, inside, _EMPTY)
+        self._run(recurrent.weight_gradients, _rows(h_before), _rows(dq), d_w, inside)
         units = len(d_inner)
         d_inner[:] = inside[2 * units :]
         d_bias[:] = inside

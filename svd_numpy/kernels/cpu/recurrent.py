@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from svd_numpy.kernels.cpu.gemm import multiply, pack_row
+from svd_numpy.kernels.cpu.gemm import PACKED, multiply, pack_row, pack_weights_transposed
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import scratch_parts
 from svd_numpy.kernels.cpu.simd import (
@@ -30,6 +30,8 @@ from svd_numpy.kernels.cpu.simd import (
 from svd_numpy.kernels.cpu.tiles import KC, LANES, PANEL
 
 _ZERO, _ONE = np.int64(0), np.int64(1)
+_BLOCK = 512 // PANEL * PANEL  # columns of da that are packed together, of so many steps that they fill half a cache
+_STEPS = PACKED // (2 * _BLOCK)
 _TINY = F(1e-18)  # smaller ones are no gradients any more, and their products would be subnormal
 
 
@@ -72,6 +74,13 @@ def take_rows(threads, table, tokens, bias, y, scratch):
 
 
 @kernel()
+def _share(thread, threads, columns):
+    """Bounds of one thread's columns, at multiples of a vector."""
+    vectors = (columns + LANES - 1) // LANES
+    return min(thread * vectors // threads * LANES, columns), min((thread + 1) * vectors // threads * LANES, columns)
+
+
+@kernel()
 def _add_row(dy, d_row):
     wide_vectors()
     for o in range(len(dy)):
@@ -81,10 +90,8 @@ def _add_row(dy, d_row):
 @kernel(parallel=True)
 def take_rows_backward(threads, tokens, dy, d_table, scratch):
     """d_table[tokens[n]] += dy[n], after clearing; a thread owns columns, so that sums keep their order."""
-    vectors = (dy.shape[1] + LANES - 1) // LANES
     for thread in prange(threads):
-        begin = min(thread * vectors // threads * LANES, dy.shape[1])
-        end = min((thread + 1) * vectors // threads * LANES, dy.shape[1])
+        begin, end = _share(np.int64(thread), threads, dy.shape[1])
         d_table[:, begin:end] = ZERO
         for n in range(len(tokens)):
             _add_row(dy[n, begin:end], d_table[tokens[n], begin:end])
@@ -103,6 +110,19 @@ def pack_panels(w, first, last, packed):
             at = address(packed) + 4 * PANEL * (k0 * panels + panel * (k1 - k0))
             for k in range(k0, k1):
                 pack_row(address(w) + 4 * (k * n_all + n0), min(PANEL, n_all - n0), k - k0, k1 - k0, at)
+
+
+@kernel()
+def pack_transposed(w, first, last, packed, work):
+    """Pack panels first..last of w.T as `pack_panels` would."""
+    n_all, k_all = w.shape
+    panels = (n_all + PANEL - 1) // PANEL
+    for k0 in range(0, k_all, KC):
+        k1 = min(k0 + KC, k_all)
+        for panel in range(first, last):
+            n0 = panel * PANEL
+            target = packed[PANEL * (k0 * panels + panel * (k1 - k0)) :]
+            pack_weights_transposed(w, w[:0], ZERO, k0, k1, n0, min(n0 + PANEL, n_all), k1 - k0, target, target, work)
 
 
 @kernel()
@@ -129,31 +149,18 @@ def tanh(x):
 
 
 @kernel()
-def _sigmoid_row(a):
-    wide_vectors()
-    for u in range(len(a)):
-        a[u] = sigmoid(a[u])
-
-
-@kernel()
-def _tanh_row(a):
-    wide_vectors()
-    for u in range(len(a)):
-        a[u] = tanh(a[u])
-
-
-@kernel()
-def _lstm_state(gates, c, tanh_c, y):
-    """Gates (4H,) -> c in place, tanh(c) and h."""
+def _lstm_cell(gates, c, c_before, tanh_c, y):
+    """Pre-activations (4H,) -> gates, in place; c -> c_before and the next c, tanh(c) and h."""
     wide_vectors()
     units = len(c)
     i, f, g, o = gates[:units], gates[units : 2 * units], gates[2 * units : 3 * units], gates[3 * units :]
     for u in range(units):
-        new = f[u] * c[u] + i[u] * g[u]
+        i_u, f_u, g_u, o_u, old = sigmoid(i[u]), sigmoid(f[u]), tanh(g[u]), sigmoid(o[u]), c[u]
+        new = f_u * old + i_u * g_u
         squashed = tanh(new)
-        c[u] = new
-        tanh_c[u] = squashed
-        y[u] = o[u] * squashed
+        i[u], f[u], g[u], o[u] = i_u, f_u, g_u, o_u
+        c_before[u], c[u], tanh_c[u] = old, new, squashed
+        y[u] = o_u * squashed
 
 
 @kernel()
@@ -180,14 +187,9 @@ def lstm_forward(threads, gates, w, state, present, y, h_before, c_before, tanh_
                              address(packed), 4 * units, address(gates) + 16 * (first * steps + t) * units,
                              4 * steps * units, True, work)  # fmt: skip
             for b in range(first, last):
-                a, c = gates[b, t], state[1, b]
-                _sigmoid_row(a[: 2 * units])
-                _tanh_row(a[2 * units : 3 * units])
-                _sigmoid_row(a[3 * units :])
-                _copy(c, c_before[b, t])
-                _lstm_state(a, c, tanh_c[b, t], y[b, t])
+                _lstm_cell(gates[b, t], state[1, b], c_before[b, t], tanh_c[b, t], y[b, t])
                 if present.size > 0 and present[b, t] == 0:
-                    _copy(c_before[b, t], c)
+                    _copy(c_before[b, t], state[1, b])
                     _copy(h_before[b, t], y[b, t])
                 _copy(y[b, t], state[0, b])
 
@@ -199,39 +201,27 @@ def _flush(x):
 
 
 @kernel()
-def _lstm_outer(gates, dy, dh, dc, tanh_c):
-    """dh += dy;  dc += dh o (1 - tanh(c)^2);  o becomes its da."""
+def _lstm_back(gates, dy, dh, dc, tanh_c, c_before):
+    """Gates (4H,) become their da;  dc = (dc + (dh + dy) o (1 - tanh(c)^2)) f."""
     wide_vectors()
     units = len(dc)
-    o = gates[3 * units :]
+    i, f, g, o = gates[:units], gates[units : 2 * units], gates[2 * units : 3 * units], gates[3 * units :]
     for u in range(units):
-        pull = dh[u] + dy[u]
-        squashed = tanh_c[u]
-        dh[u] = pull
-        dc[u] += pull * o[u] * (ONE - squashed * squashed)
-        o[u] = _flush(pull * squashed * o[u] * (ONE - o[u]))
-
-
-@kernel()
-def _lstm_inner(gates, dc, c_before):
-    """The gates i, f, g become their da;  dc = dc f."""
-    wide_vectors()
-    units = len(dc)
-    i, f, g = gates[:units], gates[units : 2 * units], gates[2 * units : 3 * units]
-    for u in range(units):
-        pull, i_u, f_u, g_u = dc[u], i[u], f[u], g[u]
-        i[u] = _flush(pull * g_u * i_u * (ONE - i_u))
-        f[u] = _flush(pull * c_before[u] * f_u * (ONE - f_u))
-        g[u] = _flush(pull * i_u * (ONE - g_u * g_u))
-        dc[u] = _flush(pull * f_u)
+        i_u, f_u, g_u, o_u, squashed, pull_h = i[u], f[u], g[u], o[u], tanh_c[u], dh[u] + dy[u]
+        pull_c = dc[u] + pull_h * o_u * (ONE - squashed * squashed)
+        i[u] = _flush(pull_c * g_u * i_u * (ONE - i_u))
+        f[u] = _flush(pull_c * c_before[u] * f_u * (ONE - f_u))
+        g[u] = _flush(pull_c * i_u * (ONE - g_u * g_u))
+        o[u] = _flush(pull_h * squashed * o_u * (ONE - o_u))
+        dc[u] = _flush(pull_c * f_u)
 
 
 @kernel(parallel=True)
-def lstm_backward(threads, gates, w_t, present, dy, dh, dc, kept, c_before, tanh_c, packed, scratch):
-    """da of `Recurrence.lstm_backward`, into gates; w_t = w.T.  dh, dc, kept (B, H) are work space."""
-    (sequences, steps, units), panels = dy.shape, (w_t.shape[1] + PANEL - 1) // PANEL
+def lstm_backward(threads, gates, w, present, dy, dh, dc, kept, c_before, tanh_c, packed, scratch):
+    """da of `Recurrence.lstm_backward`, into gates.  dh, dc, kept (B, H) are work space."""
+    (sequences, steps, units), panels = dy.shape, (len(w) + PANEL - 1) // PANEL
     for thread in prange(threads):
-        pack_panels(w_t, thread * panels // threads, (thread + 1) * panels // threads, packed)
+        pack_transposed(w, thread * panels // threads, (thread + 1) * panels // threads, packed, scratch[thread])
     for thread in prange(threads):
         first, last = thread * sequences // threads, (thread + 1) * sequences // threads
         _, _, work = scratch_parts(scratch[thread])
@@ -246,8 +236,7 @@ def lstm_backward(threads, gates, w_t, present, dy, dh, dc, kept, c_before, tanh
                         _copy(dh[b], kept[b])
                         gates[b, t] = ZERO
                         continue
-                _lstm_outer(gates[b, t], dy[b, t], dh[b], dc[b], tanh_c[b, t])
-                _lstm_inner(gates[b, t], dc[b], c_before[b, t])
+                _lstm_back(gates[b, t], dy[b, t], dh[b], dc[b], tanh_c[b, t], c_before[b, t])
             if last > first:
                 times_packed(last - first, 4 * units, address(gates) + 16 * (first * steps + t) * units,
                              4 * steps * units, address(packed), units, address(dh) + 4 * first * units, units,
@@ -322,11 +311,11 @@ def _gru_back(gates, dq, u_row, h_before, dy, dh):
 
 
 @kernel(parallel=True)
-def gru_backward(threads, gates, w_t, present, dy, dh, h_before, u, dq, packed, scratch):
-    """dp and dq of `Recurrence.gru_backward`, into gates and dq (B, T, 3H); w_t = w.T."""
-    (sequences, steps, units), panels = dy.shape, (w_t.shape[1] + PANEL - 1) // PANEL
+def gru_backward(threads, gates, w, present, dy, dh, h_before, u, dq, packed, scratch):
+    """dp and dq of `Recurrence.gru_backward`, into gates and dq (B, T, 3H)."""
+    (sequences, steps, units), panels = dy.shape, (len(w) + PANEL - 1) // PANEL
     for thread in prange(threads):
-        pack_panels(w_t, thread * panels // threads, (thread + 1) * panels // threads, packed)
+        pack_transposed(w, thread * panels // threads, (thread + 1) * panels // threads, packed, scratch[thread])
     for thread in prange(threads):
         first, last = thread * sequences // threads, (thread + 1) * sequences // threads
         _, _, work = scratch_parts(scratch[thread])
@@ -343,3 +332,22 @@ def gru_backward(threads, gates, w_t, present, dy, dh, h_before, u, dq, packed, 
                 times_packed(last - first, 3 * units, address(dq) + 12 * (first * steps + t) * units,
                              3 * steps * units, address(packed), units, address(dh) + 4 * first * units, units,
                              True, work)  # fmt: skip
+
+
+@kernel(parallel=True)
+def weight_gradients(threads, h_before, da, d_w, d_bias, scratch):
+    """d_w = h_before.T @ da  and  d_bias = sum of da, for rows h_before (N, H) and da (N, G); a thread owns columns."""
+    (n_all, units), columns = h_before.shape, da.shape[1]
+    for thread in prange(threads):
+        packed, _, work = scratch_parts(scratch[thread])
+        begin, end = _share(np.int64(thread), threads, columns)
+        d_bias[begin:end] = ZERO
+        for n in range(begin, end, _BLOCK):
+            n_end = min(n + _BLOCK, end)
+            for k0 in range(0, n_all, _STEPS):
+                k1 = min(k0 + _STEPS, n_all)
+                for k in range(k0, k1):
+                    pack_row(address(da) + 4 * (k * columns + n), n_end - n, k - k0, k1 - k0, address(packed))
+                    _add_row(da[k, n:n_end], d_bias[n:n_end])
+                multiply(units, k1 - k0, address(h_before) + 4 * k0 * units, _ZERO, _ONE, units, address(packed), _ZERO,
+                         n_end - n, address(d_w) + 4 * n, _ZERO, columns, k0 > 0, work)  # fmt: skip

@@ -102,6 +102,8 @@ class Layer:
         Own parameters that stay as they are in fine-tuning.
     output_arrays : tuple of str
         Own parameters whose last axis runs over the outputs, and which scale them when all are scaled.
+    inner_rows : int
+        How many of the last rows of theta read the layer's own outputs of the step before.
     living : Living or None
         Which of its weights a layer has, if not all; only in the small copies that are trained (`network.living`).
 
@@ -119,6 +121,7 @@ class Layer:
     homogeneous: Literal["any", "positive"] | None = None
     fixed: tuple[str, ...] = ()
     output_arrays: tuple[str, ...] = ()
+    inner_rows = 0
     living: Living | None = None
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
@@ -197,6 +200,10 @@ class Layer:
     def take(self, outputs: Array, inputs: Array) -> Array:
         """Return the outputs (units, channels) that remain, given those to keep and the inputs that remain."""
         return inputs
+
+    def along(self, axis: str | None, inputs: Array, outputs: Array) -> Array | None:
+        """Indices along an axis (`axes`) that remain, given the inputs and outputs that do; None: all of them."""
+        return {"in": inputs, "out": outputs}.get(axis or "")
 
     def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
         """`config` of the same layer with this many inputs (channels) and outputs."""

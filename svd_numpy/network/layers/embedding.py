@@ -33,6 +33,7 @@ class Embedding(Weighted):
     """
 
     kind = "embedding"
+    axes = {"theta": ("in", "out"), "log_sigma2": ("in", "out")}  # noqa: RUF012
     needs_recurrence = True
 
     def __init__(
@@ -52,6 +53,10 @@ class Embedding(Weighted):
         return {
             **config, "vocabulary": self.tokens.config(), "features": self.features, "padding": self.tokens.padding,
         }  # fmt: skip
+
+    def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
+        """See `Layer.resized`: all tokens stay, since they are numbered."""
+        return {**self.config(), "features": n_out}
 
     def build(self, in_shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, ...], list[ParamSpec]]:
         """See `Layer.build`."""

@@ -18,12 +18,25 @@ from svd_numpy.network.layers.weighted import SampledWeights, Weighted
 from svd_numpy.network.params import ParamSpec
 
 
+def also_read(inner: Array, read: Array) -> Array:
+    """Which units are read, by the layer behind (`read`, (H,)) or, at the next step, by other units that are.
+
+    inner (H, gates H), bool, says which weights of the recurrence are alive.
+    """
+    while True:
+        more = np.asarray(read | inner[:, np.tile(read, inner.shape[1] // len(read))].any(axis=1))
+        if (more == read).all():
+            return more
+        read = more
+
+
 class _Recurrent(Weighted):
     """What LSTM and GRU share: theta (I + H, gates H), with the rows of the inputs above those of the units.
 
     Inputs are sequences (B, T, I), or tokens (B, T), for which an input is a row of theta.
     """
 
+    axes = {"theta": ("in", "out"), "log_sigma2": ("in", "out"), "bias": ("bias",)}  # noqa: RUF012
     output_arrays: tuple[str, ...] = ()  # what comes out cannot be scaled by scaling weights
     gates: ClassVar[int]
     states: ClassVar[int]  # numbers that a unit carries from step to step
@@ -43,6 +56,7 @@ class _Recurrent(Weighted):
         self.every_step = check_flag("every_step", every_step)
         rows = self.units + (0 if self.tokens else self.in_features)  # that add up in a pre-activation
         super().__init__(self.in_features, True, rows**-0.5 if theta_std is None else theta_std, name)
+        self.inner_rows = self.units
         self.theta_shape = (self.in_features + self.units, self.gates * self.units)
 
     def config(self) -> dict[str, Any]:
@@ -70,6 +84,18 @@ class _Recurrent(Weighted):
             )
         steps = (in_shape[0],) if self.every_step else ()
         return (*steps, self.units), self._specs(rng)
+
+    def along(self, axis: str | None, inputs: Array, outputs: Array) -> Array | None:
+        """See `Layer.along`: rows belong to inputs, then to units; columns to units, gate by gate."""
+        if axis == "in":
+            return np.append(inputs, self.in_features + outputs)
+        blocks = self.gates if axis == "out" else len(self.bias) // self.units
+        return np.asarray(np.arange(blocks)[:, None] * self.units + outputs).ravel()
+
+    def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
+        """See `Layer.resized`."""
+        config = self.config()
+        return {**config, "in_features": n_in if self.tokens is None else config["in_features"], "units": n_out}
 
     def _bias(self) -> Array:
         """Initial value of the bias."""
