@@ -38,6 +38,7 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.layers import GRU, LSTM, BatchNorm, Embedding, Gate
 from svd_numpy.network.layers.base import Layer
+from svd_numpy.network.layers.sampled import SampledWeights
 from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.sparsity import sparsify
@@ -133,10 +134,11 @@ def torch_state_dict(model: Sequential, threshold: float | None = None) -> dict[
         For a network with gates; `fold_gates` makes an ordinary one of it.
     """
     check_type("model", model, Sequential)
-    if gates := [layer.name for layer in model.layers if isinstance(layer, Gate)]:
+    grouped = [layer for layer in model.layers if isinstance(layer, SampledWeights) and layer.weight_groups]
+    if gates := [layer.name for layer in model.layers if isinstance(layer, Gate) or layer in grouped]:
         raise SvdValueError(
-            f"torch_state_dict: {gates} are gates, which PyTorch does not have; pass fold_gates(model), an ordinary "
-            "network with the same outputs"
+            f"torch_state_dict: {gates} are gates, or have factors of groups, which PyTorch does not have; pass "
+            "fold_gates(model), an ordinary network with the same outputs"
         )
     pruned = sparsify(model, model.threshold if threshold is None else threshold)
     arrays, found = pruned.arrays(), dict[str, Array]()

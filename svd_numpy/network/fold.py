@@ -12,6 +12,7 @@ from svd_numpy.network.closed import close
 from svd_numpy.network.layers.base import Layer
 from svd_numpy.network.layers.batch_norm import BatchNorm
 from svd_numpy.network.layers.gate import Gate
+from svd_numpy.network.layers.sampled import SampledWeights
 from svd_numpy.network.model import Sequential
 
 
@@ -20,8 +21,9 @@ def fold_gates(model: Sequential, gate_noise: bool = False) -> Sequential:
 
     The factors of a gate go into the next layer with weights, or, where something stands between that cannot be scaled
     (a batch normalisation, say), into the weights and biases (or gamma and beta) before it. Where neither can take
-    them, the gate becomes a `BatchNorm` that only scales. Weights that feed or read nothing but closed units become 0.
-    Variances are scaled as the weights are, except that they stay within their bounds.
+    them, the gate becomes a `BatchNorm` that only scales. Factors that groups of recurrent weights share
+    (`VariationalLSTM(groups=...)`) are multiplied into these. Weights that feed or read nothing but closed units become
+    0. Variances are scaled as the weights are, except that they stay within their bounds.
 
     Parameters
     ----------
@@ -40,7 +42,9 @@ def fold_gates(model: Sequential, gate_noise: bool = False) -> Sequential:
         arrays = {name: array.astype(np.float64) for name, array in model.arrays().items()}
         layers, config = dict[str, dict[str, object]](), model.config()
         for layer, own in zip(model.layers, config["layers"], strict=True):
-            if not isinstance(layer, Gate):
+            if isinstance(layer, SampledWeights) and layer.weight_groups:
+                layers[layer.name] = _fold_groups(layer, own, arrays, gate_noise)
+            elif not isinstance(layer, Gate):
                 layers[layer.name] = own
             elif not _fold(model, layer, arrays, gate_noise):
                 layers[layer.name] = _as_batch_norm(layer, arrays)
@@ -54,6 +58,17 @@ def fold_gates(model: Sequential, gate_noise: bool = False) -> Sequential:
                 arrays[name] = np.clip(arrays[name], segment.low, segment.high)
         folded.load_arrays(arrays)
         return folded
+
+
+def _fold_groups(
+    layer: SampledWeights, config: dict[str, object], arrays: dict[str, Array], noise: bool
+) -> dict[str, object]:
+    """Multiply the factors of groups into the weights; return the configuration of the same layer without groups."""
+    for axis, z, var in zip((-2, -1), layer.group_factors(), layer.group_variances(), strict=True):
+        _scale(arrays, f"{layer.name}.theta", z, var if noise else 0 * var, axis=axis)
+    for own in layer.fixed:
+        del arrays[f"{layer.name}.{own}"]
+    return {name: value for name, value in config.items() if name not in ("groups", "family")}
 
 
 def _fold(model: Sequential, gate: Gate, arrays: dict[str, Array], noise: bool) -> bool:

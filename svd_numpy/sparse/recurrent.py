@@ -20,6 +20,7 @@ from svd_numpy.files.npz import read_npz, write_npz
 from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels import resolve_backend
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.fold import fold_gates
 from svd_numpy.network.layers import LSTM, Dense, Dropout, Embedding, GaussianDropout, ReLU
 from svd_numpy.network.layers.recurrent import GRU, also_read
 from svd_numpy.network.model import Sequential
@@ -49,7 +50,7 @@ def is_recurrent(model: Sequential) -> bool:
 def _parts(model: Sequential, threshold: float) -> list[_Part]:
     """Read the surviving weights of a network, layer by layer."""
     parts = list[_Part]()
-    for layer in model.layers:
+    for layer in fold_gates(model).layers:
         if isinstance(layer, LSTM | GRU):
             theta = layer.pruned_theta(threshold).copy()
             inputs, recurrent = theta[: layer.in_features], theta[layer.in_features :]
@@ -65,7 +66,7 @@ def _parts(model: Sequential, threshold: float) -> list[_Part]:
         elif not isinstance(layer, Dropout | GaussianDropout):
             raise SvdTypeError(
                 f"compress: layer {layer.name!r} is a {type(layer).__name__}, expected Embedding, LSTM, GRU, Dense, "
-                "with ReLU only behind Dense, in a recurrent network"
+                "with ReLU only behind Dense, and gates that can be folded, in a recurrent network"
             )
     return parts
 

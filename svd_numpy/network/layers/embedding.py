@@ -11,8 +11,9 @@ from svd_numpy.checks import SvdValueError, check_count, check_number
 from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.layers.base import Pass
+from svd_numpy.network.layers.sampled import SampledWeights
 from svd_numpy.network.layers.tokens import Tokens
-from svd_numpy.network.layers.weighted import SampledWeights, Weighted
+from svd_numpy.network.layers.weighted import Part, Weighted
 from svd_numpy.network.params import ParamSpec
 
 
@@ -99,14 +100,23 @@ class VariationalEmbedding(SampledWeights, Embedding):
         As in `Embedding`.
     log_sigma2 : float
         Initial value of every log_sigma2 (the authors' code: -6).
+    groups : sequence of str
+        ("words",): the numbers of a word share a random factor, so that a word leaves as a whole.
+    family : str
+        Distribution of the factors, as in `Gate`.
     """
 
     def __init__(
         self, vocabulary: int | Sequence[str], features: int, padding: int | None = None,
-        theta_std: float | None = None, log_sigma2: float = -6.0, name: str | None = None,
+        theta_std: float | None = None, log_sigma2: float = -6.0, groups: Sequence[str] = (),
+        family: str = "normal-jeffreys", name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(vocabulary, features, padding, theta_std, name)
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+        self._group(groups, family)
+
+    def _parts(self) -> dict[str, Part]:
+        return {"words": (0, slice(0, self.theta_shape[0]))}
 
     def _sampled_rows(self) -> Array:
         return np.unique(self._x)

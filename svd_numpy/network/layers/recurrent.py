@@ -13,8 +13,9 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.kernels.recurrence import Recurrence
 from svd_numpy.network.layers.base import Pass, public_shape
+from svd_numpy.network.layers.sampled import SampledWeights
 from svd_numpy.network.layers.tokens import Tokens
-from svd_numpy.network.layers.weighted import SampledWeights, Weighted
+from svd_numpy.network.layers.weighted import Part, Weighted
 from svd_numpy.network.params import ParamSpec
 
 
@@ -89,13 +90,21 @@ class _Recurrent(Weighted):
         """See `Layer.along`: rows belong to inputs, then to units; columns to units, gate by gate."""
         if axis == "in":
             return np.append(inputs, self.in_features + outputs)
-        blocks = self.gates if axis == "out" else len(self.bias) // self.units
+        if axis is None or axis in ("inputs", "units"):  # of groups
+            return {"inputs": inputs, "units": outputs}.get(axis or "")
+        blocks = len(self.bias) // self.units if axis == "bias" else self.gates
         return np.asarray(np.arange(blocks)[:, None] * self.units + outputs).ravel()
 
     def resized(self, n_in: int, n_out: int) -> dict[str, Any]:
         """See `Layer.resized`."""
         config = self.config()
         return {**config, "in_features": n_in if self.tokens is None else config["in_features"], "units": n_out}
+
+    def _parts(self) -> dict[str, Part]:
+        """See `Weighted._parts`."""
+        rows, columns = self.theta_shape
+        inputs, units = slice(0, self.in_features), slice(self.in_features, rows)
+        return {"inputs": (0, inputs), "units": (0, units), "gates": (1, slice(0, columns))}
 
     def _bias(self) -> Array:
         """Initial value of the bias."""
@@ -264,14 +273,21 @@ class VariationalLSTM(SampledWeights, LSTM):
         As in `LSTM`.
     log_sigma2 : float
         Initial value of every log_sigma2 (the authors' code: -6).
+    groups : sequence of str
+        Groups of weights that share a random factor: "inputs" (or tokens), "units" as they are read at the next step,
+        "gates" (each pre-activation of a unit, without its bias).
+    family : str
+        Distribution of the factors, as in `Gate`; it decides which groups are closed, and their weights pruned.
     """
 
     def __init__(
         self, in_features: int | Sequence[str], units: int, tokens: bool = False, padding: int | None = None,
-        every_step: bool = True, theta_std: float | None = None, log_sigma2: float = -6.0, name: str | None = None,
+        every_step: bool = True, theta_std: float | None = None, log_sigma2: float = -6.0,
+        groups: Sequence[str] = (), family: str = "normal-jeffreys", name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, units, tokens, padding, every_step, theta_std, name)
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+        self._group(groups, family)
 
 
 class VariationalGRU(SampledWeights, GRU):
@@ -281,13 +297,15 @@ class VariationalGRU(SampledWeights, GRU):
     ----------
     in_features, units, tokens, padding, every_step, theta_std, name
         As in `LSTM`.
-    log_sigma2 : float
-        Initial value of every log_sigma2.
+    log_sigma2, groups, family
+        As in `VariationalLSTM`.
     """
 
     def __init__(
         self, in_features: int | Sequence[str], units: int, tokens: bool = False, padding: int | None = None,
-        every_step: bool = True, theta_std: float | None = None, log_sigma2: float = -6.0, name: str | None = None,
+        every_step: bool = True, theta_std: float | None = None, log_sigma2: float = -6.0,
+        groups: Sequence[str] = (), family: str = "normal-jeffreys", name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, units, tokens, padding, every_step, theta_std, name)
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
+        self._group(groups, family)

@@ -17,6 +17,8 @@ from svd_numpy.network.layers.base import Layer, Pass
 from svd_numpy.network.layers.grouped import Grouped
 from svd_numpy.network.params import ParamSpec
 
+Part = tuple[int, slice]  # of a matrix: an axis, and a range of it
+
 
 class Weighted(Layer):
     """y = x @ theta + bias, on the rows of a batch or on the im2col rows of images.
@@ -59,6 +61,10 @@ class Weighted(Layer):
     def _matrix(self, array: Array) -> Array:
         """View an array of shape `theta_shape` as (I, O); one of listed weights stays as it is."""
         return array.reshape(-1, self.theta_shape[-1]) if self.living is None else array
+
+    def _parts(self) -> dict[str, Part]:
+        """Kinds of groups whose weights may share a factor: rows (axis 0) or columns (axis 1) of theta."""
+        return {}
 
     def bind(self, views: dict[str, Array], grads: dict[str, Array]) -> None:
         """See `Layer.bind`."""
@@ -218,35 +224,3 @@ class LocallySampled(Variational):
             self.index, self.living, self.relu, self.theta, self.log_sigma2, self.bias, self.d_theta,
             self.d_log_sigma2, self.d_bias,
         )  # fmt: skip
-
-
-class SampledWeights(Variational):
-    """It samples the weights themselves, once for a whole batch (Chirkova, Lobacheva, Vetrov 2018).
-
-    A recurrent layer has to use the same weights at every step: fresh noise at every step would average out. A mixin to
-    put before a layer that gets its weights from `_used_theta` and calls `_spread_gradients` at the end of `backward`.
-    """
-
-    def _sampled_rows(self) -> Array | None:
-        """Which rows of the weights this pass reads, each once; None: all."""
-        return None
-
-    def _used_theta(self, run: Pass) -> Array:
-        """A sample of the weights, or the means (`Weighted._used_theta`)."""
-        if run.mode == "mean":
-            return super()._used_theta(run)
-        assert run.backend.recurrence is not None
-        w = self.memory.get("w", self.theta.shape, self.theta.dtype)
-        key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the weights
-        run.backend.recurrence.sample_weights(
-            self.theta, self.log_sigma2, run.keep, key, self._sampled_rows(), w, self.memory
-        )
-        return w
-
-    def _spread_gradients(self, run: Pass) -> None:
-        """Turn the gradient of the weights, in d_theta, into that of their variances as well."""
-        if run.mode == "mean":
-            run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
-            return
-        assert run.backend.recurrence is not None
-        run.backend.recurrence.sample_weights_backward(self.d_theta, self.d_log_sigma2, self.memory)
