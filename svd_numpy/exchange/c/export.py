@@ -10,18 +10,25 @@ import numpy as np
 from svd_numpy.checks import SvdValueError, as_path, check_choice, check_inputs, check_some, check_type
 from svd_numpy.exchange.c.code import Code, check_name, template, write_code
 from svd_numpy.exchange.c.integers import IntegerModel
+from svd_numpy.exchange.c.recurrent import recurrent_files
 from svd_numpy.exchange.c.rounding import to_integers
 from svd_numpy.exchange.c.steps import Steps, steps_of
 from svd_numpy.exchange.c.tables import cells
 from svd_numpy.files.atomic import replacing, write_atomic
 from svd_numpy.kernels.backend import Array
 from svd_numpy.sparse import SparseModel
+from svd_numpy.sparse.recurrent import RecurrentModel
 
 _EXAMPLES = 10
 
 
 def export_c(
-    small: SparseModel, folder: str | Path, calibration: Any, *, examples: Any = None, numbers: str = "integers"
+    small: SparseModel | RecurrentModel,
+    folder: str | Path,
+    calibration: Any,
+    *,
+    examples: Any = None,
+    numbers: str = "integers",
 ) -> Path:
     """Write a compact network as C99 that needs no library, no heap and no float arithmetic.
 
@@ -30,17 +37,19 @@ def export_c(
 
     Parameters
     ----------
-    small : SparseModel
+    small : SparseModel or RecurrentModel
     folder : path
         Written are NAME.h and NAME.c, where NAME is the last part of the path and an identifier in C, and main.c,
         Makefile and README.md: `make` there runs the network on the examples. Files of these names are replaced.
     calibration : array (B, *in_shape)
-        Typical inputs, see `to_integers`; a few hundred training examples will do.
+        Typical inputs, see `to_integers`; a few hundred training examples will do. For a recurrent network, tokens
+        (T,) or (B, T), of which main.c reads the first row.
     examples : array (B, *in_shape), optional
         Inputs for main.c, of which it takes the first ten; default: those of `calibration`.
     numbers : "integers" or "floats"
         With "integers", the scores are bit for bit those of `to_integers(small, calibration).predict_integers`. With
-        "floats", they are those of `small.predict` up to rounding, and tables and memory are larger.
+        "floats", they are those of `small.predict` up to rounding, and tables and memory are larger. A recurrent
+        network takes "floats" only: it becomes a function that reads one token and keeps the state.
 
     Returns
     -------
@@ -52,10 +61,17 @@ def export_c(
     SvdValueError
         For a name that is not an identifier, a layer that is too large, or a network that is wrong in whole numbers.
     """
-    check_type("small", small, SparseModel)
+    if not isinstance(small, RecurrentModel):
+        check_type("small", small, SparseModel)
     target = as_path("folder", folder)
     name = check_name(target.name)
     check_choice("numbers", numbers, ("integers", "floats"))
+    if isinstance(small, RecurrentModel):
+        if numbers != "floats":
+            raise SvdValueError(
+                f"numbers: got {numbers!r}, but recurrent networks are written in floats; pass numbers='floats'"
+            )
+        return _write(target, recurrent_files(name, small, calibration if examples is None else examples))
     if numbers == "integers":
         model: IntegerModel | None = to_integers(small, calibration)
         assert model is not None
@@ -69,15 +85,20 @@ def export_c(
     code = write_code(name, net, model)
     files = {
         "README.md": _readme(name, net, model, code, len(shown)),
-        "Makefile": template("Makefile", NAME=name),
+        "Makefile": template("Makefile", NAME=name, LIBRARIES=""),
         "main.c": _main(name, small, model, shown),
         f"{name}.h": code.header,
         f"{name}.c": code.source,
     }
+    return _write(target, files)
+
+
+def _write(target: Path, files: dict[str, str]) -> Path:
+    """Write the files of a folder, all or none; return the path of the code."""
     with replacing(target, list(files)) as beside:
         for file, text in files.items():
             write_atomic(beside / file, text.encode())
-    return target / f"{name}.c"
+    return target / f"{target.name}.c"
 
 
 def _main(name: str, small: SparseModel, model: IntegerModel | None, x: Array) -> str:
