@@ -135,6 +135,8 @@ class Gate(Layer):
             pulls = {own: np.zeros(1) for own in self._knobs}
         else:
             run.backend.to_host(d_z)
+            if not self.family.per_example:  # one row of factors, for all examples
+                d_z = d_z.sum(axis=0, keepdims=True, dtype=np.float64)
             pulls = self.family.pull(self._numbers(), self._tape, d_z)
         for own, pull in pulls.items():
             self._grads[own][:] = pull
