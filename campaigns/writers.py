@@ -19,6 +19,8 @@ from svd_numpy.data import sources
 from svd_numpy.data.manage import import_folder
 from svd_numpy.data.pinned import FILE_SETS, FileSet, FileSpec
 from svd_numpy.experiments.card import write_card
+from svd_numpy.experiments.counts import count
+from svd_numpy.experiments.published import ROWS
 from svd_numpy.experiments.reproduce import Reproduction
 from svd_numpy.experiments.result import TrainResult
 from svd_numpy.experiments.run_files import save_log_alphas
@@ -240,7 +242,9 @@ def result_writers() -> dict[str, Writer]:
     homes = [tempfile.TemporaryDirectory() for _ in range(2)]
     for seed, home in enumerate(homes):
         train(Path(home.name), seed=seed, epochs=1)
-    papers = [Reproduction({"300-100 sparse-vd": one}, quick=True) for one in series]
+    name = "300-100 sparse-vd"
+    counts = [{name: [count(run, ROWS[name]) for run in runs]} for runs in series]
+    papers = [Reproduction({name: runs}, counted, quick=True) for runs, counted in zip(series, counts, strict=True)]
     return {
         "text result": Writer(
             lambda folder, i: texts[i].save(folder), files, ("experiments/text_result.py",), together="result.json"

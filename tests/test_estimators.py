@@ -113,6 +113,24 @@ def test_where_nothing_reaches_an_output_no_input_is_used() -> None:
     np.testing.assert_array_equal(used_inputs(network), [False] * 3)
 
 
+def test_gates_close_whole_columns_and_units() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 12))
+    y = (x[:, 0] - x[:, 1] > 0).astype(int)
+    classifier = svd.SparseVDClassifier(hidden_sizes=(16,), gates="ard", kl_weight=2.0, random_state=0).fit(x, y)
+    gates = [layer for layer in classifier.model_.layers if isinstance(layer, svd.Gate)]
+    columns, units = (~gate.closed() for gate in gates)
+    assert columns[:2].all() and columns.sum() < 12 and 0 < units.sum() < 16
+    assert not classifier.coefs_[0][~columns].any() and not classifier.coefs_[1][~units].any()
+    assert not classifier.selected_features_[~columns].any() and classifier.selected_features_[:2].all()
+    hidden = np.maximum(classifier.scaler_.transform(x) @ classifier.coefs_[0] + classifier.intercepts_[0], 0)
+    outputs = hidden @ classifier.coefs_[1] + classifier.intercepts_[1]
+    np.testing.assert_allclose(outputs, classifier._outputs(x), rtol=1e-6, atol=1e-6)
+    assert classifier.score(x, y) > 0.9
+    with pytest.raises(svd.SvdValueError, match="gates: got 'magic'"):
+        svd.SparseVDRegressor(gates="magic").fit(x, y)
+
+
 @pytest.mark.parametrize("labels", [["no", "yes", "perhaps"], [-1.0, 0.5, 7.0], [True, False]])
 def test_labels_of_any_kind(labels: list[Any]) -> None:
     rng = np.random.default_rng(0)

@@ -100,7 +100,10 @@ def save_log_alphas(
     """Save what fine-tuning overwrites: log_alpha of every layer, the threshold that prunes by it, and bits."""
     halves = {f"{_LAYER}{name}": values.astype(np.float16) for name, values in log_alphas.items()}
     widths = [(bits or {}).get(f"{name}.theta", 0) for name in log_alphas]
-    numbers = {"threshold": np.array(threshold, np.float64), "bits": np.array(widths, np.uint8)}
+    numbers: dict[str, NDArray[Any]] = {
+        "threshold": np.array(threshold, np.float64),
+        "bits": np.array(widths, np.uint8),
+    }
     write_npz(path, {**numbers, **halves})
 
 

@@ -17,6 +17,7 @@ from svd_numpy.checks import SvdValueError, check_count, check_flag, check_numbe
 from svd_numpy.data import Dataset
 from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.network.core import EVAL_ROWS
+from svd_numpy.network.fold import fold_gates
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Likelihood
 from svd_numpy.network.sparsity import measure_sparsity
@@ -43,7 +44,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         Factor on the schedule of the KL term, 0 to 1000. At 1 training ends with the evidence lower bound; more makes
         the network sparser. A linear model keeps the inputs whose effect exceeds about one standard error at 1, about
         two at 4.
-    prior : "log_uniform", "log_uniform_exact" or "ard"
+    prior : "log_uniform", "log_uniform_exact", "ard" or "normal"
     threshold : float
         A weight is pruned when its log_alpha exceeds this.
     early_stopping : bool
@@ -61,6 +62,9 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     remove_above : float, optional
         Weights whose log_alpha is above it leave for good while training (`TrainConfig.remove_above`): `fit` gets
         faster on large tables and networks.
+    gates : str, optional
+        A family of `Gate`, such as "ard": every column and every hidden unit is multiplied by a random factor, and
+        those whose factors are all noise are closed. Then fewer columns are selected, and fewer units are left.
     class_weight : "balanced" or dict of label -> weight, optional
         Of the classifier only: factors on `sample_weight` by class. "balanced" gives each class the same sum.
     finetune_epochs : int
@@ -126,6 +130,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         n_iter_no_change: int = 10,
         warm_start: bool = False,
         remove_above: float | None = None,
+        gates: str | None = None,
     ) -> None:
         self.hidden_sizes = hidden_sizes
         self.epochs = epochs
@@ -142,6 +147,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.remove_above = remove_above
+        self.gates = gates
 
     @property
     def _start(self) -> Sequential | None:
@@ -154,7 +160,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     def _network(self, n_in: int, n_outputs: int, likelihood: str | Likelihood, seed: int) -> Sequential:
         return make_network(
             n_in, self.hidden_sizes, n_outputs, likelihood=likelihood, seed=seed, prior=self.prior,
-            threshold=self.threshold, backend=self.backend,
+            threshold=self.threshold, backend=self.backend, gates=self.gates,
         )  # fmt: skip
 
     def _train(
@@ -209,8 +215,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
 
     def _read_off(self) -> None:
         """Set the attributes that say what is left of the network."""
-        model = self.model_
-        report = measure_sparsity(model)
+        report, model = measure_sparsity(self.model_), fold_gates(self.model_)
         self.coefs_ = [layer.pruned_theta(model.threshold) for layer in model.variational_layers]
         self.intercepts_ = [layer.bias.copy() for layer in model.variational_layers]
         self.sparsity_, self.compression_ = report.overall, report.compression

@@ -57,11 +57,12 @@ class SparseVDClassifier(ClassifierMixin, SparseVD):  # type: ignore[misc]
         n_iter_no_change: int = 10,
         warm_start: bool = False,
         remove_above: float | None = None,
+        gates: str | None = None,
         class_weight: Any = None,
     ) -> None:
         super().__init__(
             hidden_sizes, epochs, batch_size, lr, kl_weight, prior, threshold, finetune_epochs, backend, random_state,
-            early_stopping, validation_fraction, n_iter_no_change, warm_start, remove_above,
+            early_stopping, validation_fraction, n_iter_no_change, warm_start, remove_above, gates,
         )  # fmt: skip
         self.class_weight = class_weight
 

@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import check_count, check_number
-from svd_numpy.network.layers import Dense, Layer, ReLU, VariationalDense
+from svd_numpy.checks import check_choice, check_count, check_number
+from svd_numpy.network.gates import FAMILIES
+from svd_numpy.network.layers import Dense, Gate, Layer, ReLU, VariationalDense
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Gaussian, Likelihood
 from svd_numpy.sparse.compaction import compact
@@ -39,6 +40,7 @@ def make_network(
     prior: str = "log_uniform",
     threshold: float = 3.0,
     backend: str = "auto",
+    gates: str | None = None,
 ) -> Sequential:
     """Build a network of dense layers with ReLU between.
 
@@ -53,6 +55,8 @@ def make_network(
         Whether the weights are Gaussians; if not, this is the ordinary network to compare with.
     backend : "auto", "numba" or "numpy"
         "auto" takes NumPy, in float64, for networks of fewer than 50,000 weights.
+    gates : str, optional
+        A family of `Gate`: there is one before every layer, so that whole columns and hidden units can be closed.
     """
     given = hidden_sizes if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
     sizes = [n_in, *(check_count("hidden_sizes", size) for size in given), n_out]
@@ -60,10 +64,11 @@ def make_network(
         backend = "numpy"
     layers: list[Layer] = []
     for before, after in pairwise(sizes):
-        layers += [VariationalDense(before, after) if variational else Dense(before, after), ReLU()]
+        gate = [] if gates is None else [Gate(before, check_choice("gates", gates, tuple(FAMILIES)))]
+        layers += [*gate, VariationalDense(before, after) if variational else Dense(before, after), ReLU()]
     return Sequential(
         *layers[:-1], prior=prior, backend=backend, dtype="float64" if backend == "numpy" else "float32", seed=seed,
-        threshold=threshold, likelihood=likelihood,
+        threshold=threshold, likelihood=likelihood, input_shape=(n_in,),
     )  # fmt: skip
 
 

@@ -35,21 +35,24 @@ def _quadrature() -> tuple[Array, Array]:
     return nodes, weights / math.sqrt(2 * math.pi)
 
 
-def _kl(m: Array, v: Array, scale: float) -> Array:
-    """KL of each log-normal distribution from C+(0, scale), in nats."""
-    nodes, weights = _quadrature()
-    u = (m - math.log(scale))[:, None] + np.exp(v / 2)[:, None] * nodes
-    return np.asarray(np.logaddexp(0, 2 * u) @ weights - (m - math.log(scale)) - v / 2 + _CONSTANT)
-
-
-def _kl_gradients(m: Array, v: Array, scale: float) -> tuple[Array, Array]:
-    """Derivatives of `_kl` with respect to m and v."""
-    from scipy.special import expit
-
-    nodes, weights = _quadrature()
+def _points(m: Array, v: Array, log_scale: Array) -> tuple[Array, Array]:
+    """The u of every distribution at every node, and the sigma of each."""
     sigma = np.exp(v / 2)
-    slope = expit(2 * ((m - math.log(scale))[:, None] + sigma[:, None] * nodes))
-    return 2 * (slope @ weights) - 1, sigma * (slope @ (weights * nodes)) - 0.5
+    return (m - log_scale)[:, None] + sigma[:, None] * _quadrature()[0], sigma
+
+
+def _kl(m: Array, v: Array, log_scale: Array) -> Array:
+    """KL of each log-normal distribution from the half-Cauchy one of its scale, in nats."""
+    u, _ = _points(m, v, log_scale)
+    return np.asarray(np.logaddexp(0, 2 * u) @ _quadrature()[1] - (m - log_scale) - v / 2 + _CONSTANT)
+
+
+def _kl_gradients(m: Array, v: Array, log_scale: Array) -> tuple[Array, Array]:
+    """Derivatives of `_kl` with respect to m and v; tanh u is 2 S(2u) - 1, and faster."""
+    nodes, weights = _quadrature()
+    u, sigma = _points(m, v, log_scale)
+    slope = np.tanh(u)
+    return slope @ weights, sigma / 2 * (slope @ (weights * nodes)) - 0.5
 
 
 @add_family
@@ -79,10 +82,12 @@ class HalfCauchy(Family):
     def sample(self, p: Numbers, noise: Array) -> tuple[Array, tuple[Array, Array]]:
         """See `Family.sample`: the logarithms of both factors are added."""
         p = {name: array.astype(noise.dtype) for name, array in p.items()}
-        log_z = p["mean"] + np.exp(p["log_var"] / 2) * noise[:, :-1]
-        log_z += p["layer_mean"] + np.exp(p["layer_log_var"] / 2) * noise[:, -1:]
-        z = np.exp(np.clip(log_z, LOW, HIGH))
-        return z, (noise, np.where((log_z > LOW) & (log_z < HIGH), z, 0))
+        log_z = noise[:, :-1] * np.exp(p["log_var"] / 2)
+        log_z += noise[:, -1:] * np.exp(p["layer_log_var"] / 2) + p["layer_mean"]
+        log_z += p["mean"]
+        inside = log_z.min(initial=0) > LOW and log_z.max(initial=0) < HIGH  # as nearly always
+        z = np.exp(log_z if inside else np.clip(log_z, LOW, HIGH))
+        return z, (noise, z if inside else np.where((log_z > LOW) & (log_z < HIGH), z, 0))
 
     def pull(self, p: Numbers, tape: tuple[Array, Array], d_z: Array) -> dict[str, Array]:
         """See `Family.pull`."""
@@ -96,16 +101,22 @@ class HalfCauchy(Family):
             "layer_log_var": np.exp(p["layer_log_var"] / 2) / 2 * (of_rows @ noise[:, -1]),
         }
 
+    def _all(self, p: Numbers) -> tuple[Array, Array, Array]:
+        """Means, log variances and logarithms of the priors' scales, of the units and, last, of the layer."""
+        log_scale = np.zeros(len(p["mean"]) + 1)
+        log_scale[-1] = math.log(self.scale)
+        joined = (np.concatenate([p[name], p[f"layer_{name}"]]) for name in ("mean", "log_var"))
+        return *joined, log_scale  # type: ignore[return-value]
+
     def kl(self, p: Numbers) -> float:
         """See `Family.kl`."""
-        layer = _kl(p["layer_mean"], p["layer_log_var"], self.scale)
-        return float(_kl(p["mean"], p["log_var"], 1.0).sum() + layer.sum())
+        return float(_kl(*self._all(p)).sum())
 
     def kl_gradients(self, p: Numbers) -> dict[str, Array]:
         """See `Family.kl_gradients`."""
-        of_units = _kl_gradients(p["mean"], p["log_var"], 1.0)
-        of_layer = _kl_gradients(p["layer_mean"], p["layer_log_var"], self.scale)
-        return dict(zip(("mean", "log_var", "layer_mean", "layer_log_var"), (*of_units, *of_layer), strict=True))
+        d_mean, d_log_var = _kl_gradients(*self._all(p))
+        units = {"mean": d_mean[:-1], "log_var": d_log_var[:-1]}
+        return units | {"layer_mean": d_mean[-1:], "layer_log_var": d_log_var[-1:]}
 
     def test(self, p: Numbers) -> Array:
         """See `Family.test`: E z."""

@@ -34,7 +34,9 @@ class NormalJeffreys(Family):
     def sample(self, p: Numbers, noise: Array) -> tuple[Array, Array]:
         """See `Family.sample`: z = mean + exp(log_var / 2) noise."""
         mean, std = (array.astype(noise.dtype) for array in (p["mean"], np.exp(p["log_var"] / 2)))
-        return mean + std * noise, noise
+        z = std * noise
+        z += mean
+        return z, noise
 
     def pull(self, p: Numbers, tape: Array, d_z: Array) -> dict[str, Array]:
         """See `Family.pull`."""

@@ -52,10 +52,16 @@ class _Cut:
     """The cut distribution of each gate: the numbers of the module's text."""
 
     def __init__(self, p: Numbers) -> None:
+        from scipy.special import ndtr
+
         self.mu, self.log_std = p["mean"], p["log_std"]
         self.sigma = np.exp(self.log_std)
         self.alpha, self.beta = (A - self.mu) / self.sigma, (B - self.mu) / self.sigma
-        self.log_z = log_between(self.alpha, self.beta)
+        self.below, self.above = (
+            ndtr(self.alpha),
+            ndtr(-self.beta),
+        )  # what is cut off: at most 1/2 each, as A <= mu <= B
+        self.log_z = np.log1p(-(self.below + self.above))
         self.a, self.q = (np.exp(-(end**2) / 2 - _HALF_LOG_2PI - self.log_z) for end in (self.alpha, self.beta))
         self.t = self.alpha * self.a - self.beta * self.q
 
@@ -88,14 +94,18 @@ class TruncatedLogNormal(Family):
 
     def sample(self, p: Numbers, noise: Array) -> tuple[Array, tuple[Array, Array]]:
         """See `Family.sample`: the quantiles of uniform numbers."""
-        from scipy.special import log_ndtr, ndtri_exp
+        from scipy.special import ndtr, ndtri
 
         n, cut = np.clip(noise.astype(np.float64), -_NOISE_MAX, _NOISE_MAX), _Cut(p)
-        log_u, log_rest = log_ndtr(n), log_ndtr(-n)
-        at = ndtri_exp(np.logaddexp(log_rest + log_ndtr(cut.alpha), log_u + log_ndtr(cut.beta)))
+        u, rest = ndtr(n), ndtr(-n)
+        # Both tails of the quantile, none of them below 5e-10: the smaller one keeps its digits.
+        left = rest * cut.below + u * (1 - cut.above)
+        right = rest * (1 - cut.below) + u * cut.above
+        at = np.copysign(ndtri(np.minimum(left, right)), left - right)
         at = np.clip(at, cut.alpha, cut.beta)
-        w_a = np.exp(np.minimum(log_rest + (at**2 - cut.alpha**2) / 2, 0))
-        w_b = np.exp(np.minimum(log_u + (at**2 - cut.beta**2) / 2, 0))
+        half = at * at / 2  # at most 20, as |at| is at most 6.2
+        w_a = np.minimum(rest * np.exp(half - cut.alpha * cut.alpha / 2), 1)
+        w_b = np.minimum(u * np.exp(half - cut.beta * cut.beta / 2), 1)
         z = np.exp(cut.mu + cut.sigma * at)
         return z, (z * (1 - w_a - w_b), z * cut.sigma * (at - cut.alpha * w_a - cut.beta * w_b))
 

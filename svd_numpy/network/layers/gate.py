@@ -127,6 +127,8 @@ class Gate(Layer):
         run.backend.gate_backward(self._x, self._z, dy, d_z, dy)
         if self._tape is not None:
             run.backend.to_host(d_z)
+            if not self.family.per_example:  # one row of factors, for all examples
+                d_z = d_z.sum(axis=0, keepdims=True, dtype=np.float64)
         self._factors.pull(self._tape, d_z)
         run.backend.to_device(*self._factors.grads.values())
         return dy
