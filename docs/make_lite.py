@@ -43,13 +43,17 @@ def for_a_browser(notebook: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def write_contents(folder: Path) -> list[str]:
-    """Write the tutorials that run in a browser; return their names."""
+    """Write the tutorials that run in a browser, and the answers; return the names of the tutorials."""
     folder.mkdir()
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = for_a_browser(json.loads(path.read_text(encoding="utf-8")))
         if notebook is not None:
             (folder / path.name).write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
-    return sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
+    shutil.copytree(
+        NOTEBOOKS / "solutions", folder / "solutions"
+    )  # where blanks that are not filled find their answers
+    return names
 
 
 def build(site: Path) -> list[str]:

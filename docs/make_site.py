@@ -30,7 +30,7 @@ HOME, GUIDE, TUTORIALS = Path("README.md"), Path("docs/guide/README.md"), Path("
 MENU = {"svd_numpy": HOME, "Guide": GUIDE, "Tutorials": TUTORIALS, "API reference": Path("svd_numpy/__init__.py")}
 PAGES = (".md", ".ipynb")
 LANGUAGES = ("python", "sh", "bibtex")
-FOLDED = {"solution": "Solution", "setup": "Set-up for Binder and Colab"}
+FOLDED = {"tools": "Blanks and hints", "setup": "Set-up for Binder and Colab"}
 
 
 def place(source: Path) -> Path:
@@ -105,8 +105,10 @@ def highlight(code: str, language: str) -> str:
 
 
 def code_cell(cell: dict[str, Any]) -> str:
-    """A code cell with what it showed."""
+    """A code cell with what it showed; long code of a picture is folded, the picture is not."""
     parts = [highlight("".join(cell["source"]), "python")]
+    if "picture" in cell["metadata"].get("tags", []):
+        parts = [f"<details><summary>Code of this picture</summary>\n{parts[0]}\n</details>"]
     for output in cell["outputs"]:
         data = output.get("data", {})
         if "image/png" in data:

@@ -3,10 +3,14 @@
     python notebooks/make_notebooks.py                     all of them, in full, into notebooks/
     python notebooks/make_notebooks.py --short 01 04       these two on little data, writing nothing
     python notebooks/make_notebooks.py --text              only the words have changed: keep all outputs
+    python notebooks/make_notebooks.py --results           a table in benchmarks/results/ is new: seconds, not minutes
+    python notebooks/make_notebooks.py --instructor        the edition with all answers, not run, into instructor/
 
-A notebook learns which of the two it is from the environment variable SVD_NUMPY_NOTEBOOKS, "full" or "short". A cell
-that raises an error or writes to stderr, a warning for example, fails the run. The picture of the cell tagged "cover"
-goes to pictures/, for the map in README.md.
+The notebooks are the students' edition (`editions.py`): they are run with every blank filled, then the answers go, to
+`solutions/`. A notebook learns how to run from the environment variable SVD_NUMPY_NOTEBOOKS, "full" or "short". A cell
+that raises an error or writes to stderr, a warning for example, fails the run. Cells tagged "results" show figures of
+`benchmarks/results/` and need no other cells than each other, so that they can be run alone when a table is new. The
+picture of the cell tagged "cover" goes to pictures/, for the map in README.md.
 """
 
 from __future__ import annotations
@@ -15,27 +19,18 @@ import argparse
 import base64
 import io
 import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SOURCES = sorted((HERE / "src").glob("*.py"))
+sys.path.insert(0, str(HERE))
+
+from editions import SOURCES, answers_of, for_students, read_source, tags, with_answers
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-def read_source(source: Path) -> Any:
-    """The notebook of a text source, not run yet: the same cells with the same ids every time."""
-    import jupytext
-
-    notebook = jupytext.read(source)
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number:02d}"
-    return notebook
 
 
 def with_palette(png: str) -> str:
@@ -47,71 +42,137 @@ def with_palette(png: str) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def execute(source: Path, mode: str) -> Any:
-    """Run every cell of a source in a fresh kernel, with this folder as its working directory."""
+def run_all(notebook: Any, name: str) -> None:
+    """Run every cell in a fresh kernel, with this folder as its working directory, and tidy what it shows."""
     from nbclient import NotebookClient
 
-    os.environ["SVD_NUMPY_NOTEBOOKS"] = mode
-    os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout, whatever is installed
-    notebook = read_source(source)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}, record_timing=False)
+    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(HERE)}}, record_timing=False)
+    kept = notebook.metadata.copy()
     client.execute()
-    notebook.metadata = read_source(source).metadata  # without the versions of this machine, and the state of widgets
+    notebook.metadata = kept  # without the versions of this machine, and the state of widgets
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
         said = [output for output in cell.outputs if output.get("name") == "stderr"]
         if said:
-            raise RuntimeError(f"{source.name}: a cell wrote to stderr:\n{cell.source}\n\n{said[0].text}")
+            raise RuntimeError(f"{name}: a cell wrote to stderr:\n{cell.source}\n\n{said[0].text}")
         # A slider needs a kernel; the picture beside it does not. Readers of the page see the picture alone.
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = with_palette(output["data"]["image/png"])
+
+
+def shown_to_students(ran: Any, source: Path) -> Any:
+    """The students' edition with what the cells of a run showed; verdicts on blanks are left out."""
+    outputs = {cell.id: cell.outputs for cell in ran.cells if cell.cell_type == "code"}
+    notebook, count = for_students(read_source(source), source.stem), 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+            cell.outputs = [] if "check" in tags(cell) else outputs.get(cell.id, [])
     return notebook
 
 
-def with_new_text(source: Path) -> Any:
-    """The notebook as it is, with the words of its source; an error if code has changed as well."""
+def execute(source: Path, mode: str) -> Any:
+    """Run a source with all answers; return the students' edition."""
+    os.environ["SVD_NUMPY_NOTEBOOKS"] = mode
+    os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout, whatever is installed
+    notebook = with_answers(read_source(source))
+    run_all(notebook, source.name)
+    return shown_to_students(notebook, source)
+
+
+def committed(source: Path) -> Any:
+    """The notebook of a source as it lies beside this file."""
     import nbformat
 
-    old, new = nbformat.read(HERE / f"{source.stem}.ipynb", as_version=4), read_source(source)
-    done = [cell for cell in old.cells if cell.cell_type == "code"]
+    return nbformat.read(HERE / f"{source.stem}.ipynb", as_version=4)
+
+
+def with_new_text(source: Path, outputs: dict[str, Any] | None = None) -> Any:
+    """The notebook as it is, with the words of its source; an error if code has changed as well.
+
+    `outputs`, by ids of cells, are those of cells that have been run again, whose code may be new.
+    """
+    new, outputs = for_students(read_source(source), source.stem), outputs or {}
+    done = [cell for cell in committed(source).cells if cell.cell_type == "code"]
     wanted = [cell for cell in new.cells if cell.cell_type == "code"]
-    if [(cell.source, cell.metadata) for cell in done] != [(cell.source, cell.metadata) for cell in wanted]:
-        raise SystemExit(f"{source.name}: code has changed since it was run, too; leave out --text")
+    if len(done) != len(wanted):
+        raise SystemExit(f"{source.name}: it has {len(wanted)} cells of code, the notebook {len(done)}: run it in full")
     for ran, cell in zip(done, wanted, strict=True):
-        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+        if cell.id not in outputs and (ran.source, ran.metadata) != (cell.source, cell.metadata):
+            raise SystemExit(f"{source.name}: code has changed since it was run, too: run it in full")
+        cell.outputs, cell.execution_count = outputs.get(cell.id, ran.outputs), ran.execution_count
     return new
 
 
-def write_cover(notebook: Any, stem: str) -> None:
-    """Write the picture of the cell tagged "cover" to pictures/."""
+def with_new_results(source: Path) -> Any:
+    """The notebook as it is, with its cells of figures from `benchmarks/results/` run again."""
+    os.environ["SVD_NUMPY_NOTEBOOKS"] = "full"
+    os.environ["PYTHONPATH"] = str(HERE.parent)
+    few = with_answers(read_source(source))
+    few.cells = [cell for cell in few.cells if {"setup", "tools", "results"} & {*tags(cell)}]
+    run_all(few, source.name)
+    return with_new_text(source, {cell.id: cell.outputs for cell in few.cells if "results" in tags(cell)})
+
+
+def write_instructor_edition(chosen: list[Path]) -> None:
+    """Write the edition with answers, not run, to the folder instructor/ beside this one, where all links hold."""
+    import nbformat
+
+    folder = HERE.parent / "instructor"
+    folder.mkdir(exist_ok=True)
+    for part in ("pictures", "solutions"):
+        shutil.copytree(HERE / part, folder / part, dirs_exist_ok=True)
+    for source in chosen:
+        nbformat.write(with_answers(read_source(source)), folder / f"{source.stem}.ipynb")
+    print(f"{len(chosen)} notebooks with answers: {folder}")
+
+
+def write(source: Path, notebook: Any) -> None:
+    """Write a notebook, its answers, and the picture of its cell tagged "cover"."""
+    import nbformat
+
+    nbformat.write(notebook, HERE / f"{source.stem}.ipynb")
+    (HERE / "solutions").mkdir(exist_ok=True)
+    (HERE / "solutions" / source.name).write_text(answers_of(source), encoding="utf-8")
     for cell in notebook.cells:
-        if "cover" in cell.metadata.get("tags", []):
+        if "cover" in tags(cell):
             (png,) = [output["data"]["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
-            (HERE / "pictures" / f"{stem}.png").write_bytes(base64.b64decode(png))
+            (HERE / "pictures" / f"{source.stem}.png").write_bytes(base64.b64decode(png))
 
 
 def main() -> None:
     """Read the command line and run."""
-    import nbformat
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of names, such as 04; all when left out")
-    parser.add_argument("--short", action="store_true", help="little data, few epochs, and nothing is written")
-    parser.add_argument("--text", action="store_true", help="run nothing: take over words that have changed")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--short", action="store_true", help="little data, few epochs, and nothing is written")
+    how.add_argument("--text", action="store_true", help="run nothing: take over words that have changed")
+    how.add_argument("--results", action="store_true", help="run only the cells that show benchmarks/results/")
+    how.add_argument("--instructor", action="store_true", help="write the edition with answers, not run")
     options = parser.parse_args()
     chosen = [source for source in SOURCES if not options.names or source.name.startswith(tuple(options.names))]
     if not chosen:
         raise SystemExit(f"no source begins with {options.names}; there are {[source.stem for source in SOURCES]}")
+    if options.instructor:
+        write_instructor_edition(chosen)
+        return
     for source in chosen:
         start = time.perf_counter()
-        notebook = with_new_text(source) if options.text else execute(source, "short" if options.short else "full")
+        if options.results:
+            if not any("results" in tags(cell) for cell in read_source(source).cells):
+                continue
+            notebook = with_new_results(source)
+        elif options.text:
+            notebook = with_new_text(source)
+        else:
+            notebook = execute(source, "short" if options.short else "full")
         print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
         if not options.short:
-            nbformat.write(notebook, HERE / f"{source.stem}.ipynb")
-            write_cover(notebook, source.stem)
+            write(source, notebook)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,8 @@
 # **What you'll need.** NumPy, the normal distribution, and the idea of a Kullback-Leibler divergence. About 30 minutes; no
 # data, no earlier notebook. To drag a weight first, without a kernel, open [the page to play with](../docs/play.html).
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
 import matplotlib.pyplot as plt
@@ -35,6 +27,9 @@ FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests run with fewer 
 rng = np.random.default_rng(0)
 
 # %% [markdown]
+# [Notebook 0](00_pay_for_a_weight.ipynb) says why a price is paid at all: training minimises
+# $\mathrm{NLL} + \mathrm{KL} / N$ per image, $N$ being the number of training images. Here we compute the KL of one weight.
+#
 # ## A weight that is not a number
 #
 # In an ordinary network a weight is a number. Here it is a normal distribution with two learned numbers, a mean $\theta$ and a
@@ -116,16 +111,26 @@ assert abs(C + sample.mean()) < 4 * error
 # %% [markdown]
 # ## Second bite: random numbers
 #
-# The boxed formula is an average, so average.
+# The boxed formula is an average, so average. **The line marked "your line" is yours**: replace the dots, run the cell and
+# the check below it.
 
 
-# %%
+# %% kl_monte_carlo tags=["blank"]
 def kl_monte_carlo(log_alpha, draws):
     """KL in nats and its standard error, by drawing the noise."""
-    sample = np.log(np.abs(1 + np.exp(log_alpha / 2) * rng.standard_normal(draws)))
-    return sample.mean() - log_alpha / 2 + C, sample.std() / np.sqrt(draws)
+    sample = np.log(np.abs(1 + np.exp(log_alpha / 2) * rng.standard_normal(draws)))  # blank
+    return np.mean(sample) - log_alpha / 2 + C, np.std(sample) / np.sqrt(draws)
 
 
+# %% tags=["check"]
+check(
+    "kl_monte_carlo",
+    lambda: all(abs(kl_monte_carlo(la, 40_000)[0] - price) < 0.06 for la, price in ((-8.0, 4 + C), (9.0, 0.0))),
+    "One number for each draw: log |1 + √α ε|.",
+    "√α is np.exp(log_alpha / 2), and ε is rng.standard_normal(draws).",
+)
+
+# %%
 grid = np.arange(-8.0, 9.0)
 monte_carlo, standard_error = np.array([kl_monte_carlo(la, draws // 4) for la in grid]).T
 
@@ -133,7 +138,7 @@ monte_carlo, standard_error = np.array([kl_monte_carlo(la, draws // 4) for la in
 fig, ax = plt.subplots(figsize=(7, 3.4))
 ax.errorbar(grid, monte_carlo, 2 * standard_error, fmt="o", color=COLOURS["ink"], markersize=4, label="Monte Carlo")
 ax.axhline(0, color=COLOURS["pruned"])
-ax.axvspan(3, 8.5, color=COLOURS["dead"], label="pruned: log α > 3")
+ax.axvspan(3, 8.5, facecolor=COLOURS["pruned"], alpha=0.35, label="pruned: log α > 3")
 ax.annotate("precise: every halving of σ\ncosts log 2 more", (-6, 3.7), (-4.3, 4.0), arrowprops={"arrowstyle": "->"})
 ax.annotate("noise is free", (6, 0.05), (4.5, 1.2), arrowprops={"arrowstyle": "->"})
 ax.set(xlabel="log α", ylabel="KL (nats)", title="What a weight costs", xlim=(-8.5, 8.5))
@@ -154,8 +159,9 @@ plt.show()
 # $$\frac{d\,\mathrm{KL}}{d\rho} = \mathbb E\,\frac{1}{\rho+\varepsilon} = \sqrt2\; D\!\left(\frac{\rho}{\sqrt2}\right),
 # \qquad D(x) = e^{-x^2}\int_0^x e^{t^2}\,dt .$$
 #
-# (The mean of $1/(\rho + \varepsilon)$ is meant as a principal value: the infinities on both sides of 0 cancel.) $D$ is *Dawson's function*;
-# SciPy has it. Integrating from $\rho = 0$, where the price is 0, gives with $x = \rho/\sqrt2$
+# The mean of $1/w$, $w = \rho + \varepsilon$, is a principal value: pair each $w$ with $-w$, and the infinities cancel. What is left is
+# $\int_0^\infty \frac{\varphi(w-\rho) - \varphi(w+\rho)}{w}\,dw$ with the normal density $\varphi$, an ordinary integral; the next cell compares it with $D$,
+# *Dawson's function*, which SciPy has. Integrating from $\rho = 0$, where the price is 0, gives with $x = \rho/\sqrt2$
 #
 # $$\mathrm{KL} = 2\int_0^{x} D(t)\,dt, \qquad \frac{d\,\mathrm{KL}}{d\log\alpha} = -x\,D(x).$$
 
@@ -168,6 +174,12 @@ def kl_exact(log_alpha, nodes=200):
     return (2 * x * weights / 2 * dawsn(x * (t + 1) / 2)).sum(axis=-1)
 
 
+w_right = np.linspace(1e-6, 30, 300_001)
+for rho in (0.3, 1.3, 4.0):
+    pairs = (np.exp(-((w_right - rho) ** 2) / 2) - np.exp(-((w_right + rho) ** 2) / 2)) / np.sqrt(2 * np.pi) / w_right
+    assert np.isclose(np.trapezoid(pairs, w_right), np.sqrt(2) * dawsn(rho / np.sqrt(2)), atol=1e-5)
+
+# %%
 print(" log α    exact   Monte Carlo  in standard errors")
 for la, value, mc, se in zip(grid[::2], kl_exact(grid[::2]), monte_carlo[::2], standard_error[::2], strict=True):
     print(f"{la:6.0f}  {value:7.4f}  {mc:11.4f}  {(mc - value) / se:18.1f}")
@@ -231,21 +243,28 @@ assert abs(residual[worst]) < 0.0095
 # Gradient descent never looks at the price, only at its derivative. A good fit of values may be a bad fit of slopes, so look.
 
 
-# %%
+# %% slope_exact tags=["blank"]
 def slope_exact(log_alpha):
     """Derivative of the exact KL with respect to log α."""
     x = np.exp(-log_alpha / 2) / np.sqrt(2)
-    return -x * dawsn(x)
+    return -x * dawsn(x)  # blank
 
 
+# %% tags=["check"]
+check(
+    "slope_exact",
+    lambda: np.allclose(slope_exact(fine)[1:-1], np.gradient(kl_exact(fine), fine)[1:-1], atol=1e-3),
+    "The last formula of the third bite has it.",
+    "SciPy's dawsn is D.",
+)
+
+
+# %%
 def slope_fit(log_alpha, k1, k2, k3):
     """Derivative of the fit with respect to log α."""
     sigmoid = 1 / (1 + np.exp(-k2 - k3 * log_alpha))
     return -0.5 / (1 + np.exp(log_alpha)) - k1 * k3 * sigmoid * (1 - sigmoid)
 
-
-numeric = np.gradient(kl_exact(fine), fine)
-assert np.allclose(numeric[1:-1], slope_exact(fine)[1:-1], atol=1e-3)  # the algebra above, checked
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.2))
@@ -259,10 +278,19 @@ gap = np.abs(slope_exact(fine) - slope_fit(fine, *PAPER)).max()
 print(f"strongest pull {slope_exact(fine).min():.3f} (exact), {slope_fit(fine, *PAPER).min():.3f} (fit)")
 print(f"largest difference {gap:.4f}; pull at the threshold {slope_exact(3.0):.4f}")
 
+# %%
+ratio = np.linspace(0.01, 20, 2000)  # |θ| / σ
+pull_on_theta = np.sqrt(2) * dawsn(ratio / np.sqrt(2))  # times 1 / σ
+for log_sigma2 in (0, -4, -10):
+    print(f"log σ² = {log_sigma2:3}: strongest pull on θ {pull_on_theta.max() * np.exp(-log_sigma2 / 2):6.1f}")
+assert abs(slope_exact(fine)).max() < 2 / 3 and 0.764 < pull_on_theta.max() < 0.766
+
 # %% [markdown]
-# The pull is never stronger than two thirds of a nat, so it cannot blow training up; it is $\tfrac12$ for every precise weight, whether
-# large or small; and it fades once a weight is lost. Note what is *not* there: no point where the pull changes sign. Compare an
-# L2 penalty, which pulls large weights hardest and leaves small ones alone: it shrinks, but it does not choose.
+# Along $\log\alpha$ the pull stays below two thirds of a nat. It is $\tfrac12$ for every precise weight, whether large or small; it
+# fades once a weight is lost; and it never changes sign. **On $\theta$ it is not bounded**: there it is $\frac1\sigma\sqrt2\,D(\cdot)$, at most
+# $0.765/\sigma$, and at $\log\sigma^2 = -10$ that is over a hundred. A weight with little noise is pulled hard, which is one reason to bring the KL in
+# slowly ([notebook 3](03_watch_weights_die.ipynb)). An L2 penalty pulls large weights hardest and leaves small ones alone: it shrinks, but it does not
+# choose.
 #
 # ## A prior that exists: ARD
 #
@@ -274,8 +302,18 @@ print(f"largest difference {gap:.4f}; pull at the threshold {slope_exact(3.0):.4
 #
 # That is the middle term of the paper's fit, alone. No integral, no constants, a proper prior.
 
+# %% ard tags=["blank"]
+ard = 0.5 * np.log1p(np.exp(-fine))  # blank
+
+# %% tags=["check"]
+check(
+    "ard",
+    lambda: np.allclose(ard, np.log(np.sqrt(1 + np.exp(-fine)))),
+    "The formula above, for every entry of fine, which holds values of log α.",
+    "1 / α is np.exp(-fine), and np.log1p(x) is log(1 + x).",
+)
+
 # %%
-ard = 0.5 * np.log1p(np.exp(-fine))
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2))
 for ax, log_uniform, other, label in (
     (left, kl_exact(fine), ard, "KL (nats)"),
@@ -293,13 +331,13 @@ plt.show()
 # %% [markdown]
 # Both fall from left to right for ever, both slopes go from $-\tfrac12$ to 0: the same engine. ARD pulls less in the middle.
 #
-# Move a weight yourself (this needs a running kernel):
+# Move a weight yourself. (Without a running kernel you see one position of the slider.)
 
 # %%
-from ipywidgets import FloatSlider, interact
+from ipywidgets import FloatSlider
 
 
-@interact(log_alpha=FloatSlider(min=-8, max=8, step=0.25, value=-2, description="log α"))
+@slide(log_alpha=FloatSlider(min=-8, max=8, step=0.25, value=-2, description="log α"))
 def show_weight(log_alpha):
     """The weight, and what both priors charge for it."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 2.8))
@@ -330,6 +368,16 @@ for prior in ("log_uniform", "log_uniform_exact", "ard"):
 assert np.allclose(svd.kl_divergence(theta, log_sigma2, "log_uniform_exact"), kl_exact(log_sigma2))
 
 # %% [markdown]
+# What goes wrong the other way? Take a weight that has died completely, $\theta = 0$, with $\log\sigma^2 = -16$:
+
+# %%
+with np.errstate(divide="ignore"):
+    honest = -16 - np.log(np.zeros(1) ** 2)[0]
+padded = -16 - np.log(0.0**2 + 1e-8)
+print(f"log α without help: {honest}; with 1e-8 inside the logarithm: {padded:.1f}, below the threshold of 3")
+assert honest == np.inf and padded < 3
+
+# %% [markdown]
 # ## Exercises
 #
 # **Exercise 1.** $k_1 = 0.63576$ is no accident. Let $\alpha\to0$ in the fit and in the boxed formula and compare the constants. What
@@ -338,8 +386,8 @@ assert np.allclose(svd.kl_divergence(theta, log_sigma2, "log_uniform_exact"), kl
 # **Exercise 2.** Weights are pruned at $\log\alpha > 3$. What share of the price of a weight at $\log\alpha = -4$ is still
 # being paid at the threshold? Would a threshold of 1 be very different?
 #
-# **Exercise 3.** Replace the prior by $\mathcal N(0, 1)$, fixed. Plot the price of a weight with $\theta = 0.1$ against $\log\sigma^2$. Where is its
-# minimum, and why does this prior not prune?
+# **Exercise 3.** Replace the prior by $\mathcal N(0, 1)$, fixed. Where does a weight end if the data do not care about it, and is it pruned there? Plot its
+# price against $\log\sigma^2$ and say what this prior charges for that the log-uniform one does not.
 #
 # **Exercise 4.** Training moves $\theta$, not $\alpha$. Hold $\sigma$ fixed: at which $|\theta|/\sigma$ does the log-uniform prior pull hardest at $\theta$, and how
 # strong is the pull on a mean ten times as large?
@@ -359,21 +407,24 @@ for threshold in (1.0, 3.0):
 # Both are small change: whatever lies there costs next to nothing, and the data gain next to nothing from it.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-# Solution 3. The minimum lies where σ² = 1, the width of the prior; θ is pulled to 0 with the force θ, which is weak there.
-log_sigma2 = np.linspace(-8, 4, 200)
-price = 0.5 * (np.exp(log_sigma2) + 0.1**2 - 1 - log_sigma2)
+# Solution 3. At θ = 0 and σ = 1, so log α is infinite and the weight is pruned. But noise is free at that one size only.
+log_sigma2 = np.linspace(-12, 4, 200)
+price = 0.5 * (np.exp(log_sigma2) - 1 - log_sigma2)  # θ = 0
 fig, ax = plt.subplots(figsize=(7, 2.6))
-ax.plot(log_sigma2, price, color=COLOURS["train"])
-ax.plot(0, 0.5 * 0.1**2, "o", color=COLOURS["test"])
-ax.set(xlabel="log σ²", ylabel="KL (nats)", title="A fixed prior N(0, 1): noise beyond σ = 1 costs again")
+ax.plot(log_sigma2, price, color=COLOURS["train"], label="N(0, 1)")
+ax.axhline(0, color=COLOURS["test"], linestyle="--", label="log-uniform")
+ax.set(xlabel="log σ²", ylabel="KL (nats)", title="Price of a weight with θ = 0")
+ax.legend()
 plt.show()
-# log α ends at -2 log 0.1 = 4.6 here, but a weight with θ = 1 would end at log α = 0. Whether a weight is pruned depends on
-# its scale, and with it on the units of the layer's input. The log-uniform prior has no scale.
+small_noise = 0.5 * (0.01**2 - 1 - 2 * np.log(0.01))
+print(f"θ = 0, σ = 0.01: {small_noise:.1f} nats under N(0, 1), 0 under the log-uniform prior")
+assert 4 < small_noise < 4.2
+# A layer whose inputs are large cannot bear σ = 1, so its useless weights stay expensive: what is pruned depends on the
+# units of the inputs. The log-uniform prior has no scale.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 4. The pull is dKL/dρ = √2 D(ρ/√2), divided by σ. Small means are hardly pulled, nor are large ones: like 1/ρ.
-ratio = np.linspace(0.01, 20, 2000)
-pull = np.sqrt(2) * dawsn(ratio / np.sqrt(2))
+pull = pull_on_theta
 hardest = ratio[np.argmax(pull)]
 print(f"hardest at |θ|/σ = {hardest:.2f} (log α = {-2 * np.log(hardest):.2f}): {pull.max():.3f} / σ")
 print(f"ten times as large: {np.sqrt(2) * dawsn(10 * hardest / np.sqrt(2)):.3f} / σ, against 1/ρ = {0.1 / hardest:.3f}")
@@ -399,8 +450,8 @@ assert np.abs(polynomial - kl_exact(fine))[below].max() < 0.05 and polynomial[fi
 # ## In practice
 #
 # Use the fit or the exact curve: they differ by less than a hundredth of a nat, which is nothing beside the noise of a
-# minibatch. Compute either from $\theta^2/\sigma^2$, not from $\log\alpha$ with a small number added inside the logarithm: that is
-# a well-known source of NaN in implementations of this method. And keep in mind that a prior which cannot be
+# minibatch. Compute either from $\theta^2/\sigma^2$. The way through $\log\alpha = \log\sigma^2 - \log\theta^2$ gives infinities and then NaN at $\theta = 0$, and the
+# usual cure, a small number inside the logarithm, caps $\log\alpha$: dead weights with little noise then count as alive. And keep in mind that a prior which cannot be
 # normalised may leave a posterior which cannot be normalised either. Then the objective is a penalised likelihood that
 # works, not a bound on anything. If that troubles you, use ARD.
 #

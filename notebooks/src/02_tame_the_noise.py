@@ -10,16 +10,8 @@
 # **What you'll need.** NumPy, the chain rule, variances. It helps to know what $\alpha$ and the price of a weight are
 # ([notebook 1](01_price_a_weight.ipynb)). About 30 minutes.
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
 import matplotlib.pyplot as plt
@@ -55,6 +47,7 @@ def softmax(y):
     return p / p.sum(axis=-1, keepdims=True)
 
 
+# %%
 theta = np.random.default_rng(1).normal(0, 0.1, (x.shape[1], 10))
 for _ in range(300):  # plain gradient descent
     theta -= 0.5 * x[train].T @ (softmax(x[train] @ theta) - targets[train]) / len(train)
@@ -106,8 +99,28 @@ log_sigma2 = 2 + np.log(theta**2)  # log α = 2 for every weight
 sigma = np.exp(log_sigma2 / 2)
 draws = 20_000 if FULL else 4_000
 by_weights = np.array([one @ (theta + sigma * rng.standard_normal(theta.shape)) for _ in range(draws)])[:, 3]
+
+
+# %% draw_sum tags=["blank"]
+def draw_sum(x, theta, sigma, rng):
+    """Outputs (B, O) for inputs x (B, I), weights (I, O): the sum drawn, not its terms."""
+    mean = x @ theta
+    std = np.sqrt(x**2 @ sigma**2)  # blank
+    return mean + std * rng.standard_normal(mean.shape)  # blank
+
+
+# %% tags=["check"]
+twos = 2 * np.ones((50_000, 4))  # four inputs of 2, weights N(1, 3²): mean 8, standard deviation 12
+check(
+    "draw_sum",
+    lambda: abs(draw_sum(twos, np.ones((4, 1)), 3 * np.ones((4, 1)), np.random.default_rng(0)).std() - 12) < 0.2,
+    "Variances of independent terms add up: x² times σ², summed over the inputs. That is a matrix product.",
+    "std = np.sqrt(x**2 @ sigma**2); then mean plus std times one normal for each example and output.",
+)
+
+# %%
 std = np.sqrt(one**2 @ sigma**2)[3]
-by_sum = one @ theta[:, 3] + std * rng.standard_normal(draws)
+by_sum = draw_sum(np.repeat(one[None], draws, axis=0), theta, sigma, rng)[:, 3]
 for name, sample in (("weights drawn", by_weights), ("sum drawn", by_sum)):
     print(f"{name:14} mean {sample.mean():6.3f}, standard deviation {sample.std():.3f}")
 assert abs(by_weights.mean() - by_sum.mean()) < 4 * std * np.sqrt(2 / draws)
@@ -128,7 +141,7 @@ plt.show()
 # on, in six lines of chain rule. ([Notebook 4](04_derive_every_gradient.ipynb) derives those of the last way.)
 
 
-# %%
+# %% gradients tags=["blank"]
 def gradients(kind, x, targets, theta, log_sigma2, rng):
     """Gradients of the mean NLL for theta and log_sigma2, from one draw of the noise."""
     sigma = np.exp(log_sigma2 / 2)
@@ -136,13 +149,33 @@ def gradients(kind, x, targets, theta, log_sigma2, rng):
         mean, std = x @ theta, np.sqrt(x**2 @ sigma**2)
         noise = rng.standard_normal(mean.shape)  # one per example and output
         dy = (softmax(mean + std * noise) - targets) / len(x)
-        return x.T @ dy, sigma**2 * ((x**2).T @ (dy * noise / (2 * std)))
+        d_var = dy * noise / (2 * std)
+        return x.T @ dy, sigma**2 * ((x**2).T @ d_var)
     noise = rng.standard_normal(theta.shape)  # one per weight, shared by the batch
     dw = x.T @ (softmax(x @ (theta + sigma * noise)) - targets) / len(x)
-    d_theta = dw * (1 + sigma / theta * noise) if kind == "multiplicative" else dw
+    factor = 1 + sigma / theta * noise  # blank
+    d_theta = dw * factor if kind == "multiplicative" else dw
     return d_theta, dw * noise * sigma / 2
 
 
+# %% tags=["check"]
+def drawn_once(kind):
+    """Both gradients from the same noise."""
+    rows, log_sigma2 = train[:5], 1 + np.log(theta**2)
+    return gradients(kind, x[rows], targets[rows], theta, log_sigma2, np.random.default_rng(0))
+
+
+check(
+    "gradients",
+    lambda: np.allclose(
+        drawn_once("multiplicative")[0], drawn_once("additive")[0] + 2 / theta * drawn_once("additive")[1]
+    ),
+    "Only one line is missing: ∂w/∂θ in the multiplicative form, by which dw is multiplied.",
+    "It is 1 + √α ε, and √α is σ / θ.",
+)
+
+
+# %%
 def variance(kind, log_alpha, rows):
     """Variance over noise of both gradients, averaged over the weights."""
     rng = np.random.default_rng(3)
@@ -154,7 +187,8 @@ def variance(kind, log_alpha, rows):
 # %% [markdown]
 # ## The measurement
 #
-# One batch of 100 images, many draws of the noise. Every weight has the same $\alpha$.
+# One batch of 100 images, many draws of the noise. We hold $\theta$ and give every weight the same $\alpha$, so on the right of the picture $\sigma$ is really
+# huge. (Training gets to the same $\alpha$ in another way; we come to that at the end.)
 
 # %% tags=["cover"]
 log_alphas = np.arange(-8, 9)
@@ -162,8 +196,9 @@ measured = {kind: np.array([variance(kind, la, train[:100]) for la in log_alphas
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
 for kind, values in measured.items():
-    left.semilogy(log_alphas, values[:, 0], "o-", color=COLOUR[kind], markersize=3, label=kind)
-    right.semilogy(log_alphas, values[:, 1], "o-", color=COLOUR[kind], markersize=3)
+    look = {"linewidth": 5, "alpha": 0.4} if kind == "multiplicative" else {"marker": "o", "markersize": 3}
+    left.semilogy(log_alphas, values[:, 0], color=COLOUR[kind], label=kind, **look)
+    right.semilogy(log_alphas, values[:, 1], color=COLOUR[kind], **look)
 left.set(xlabel="log α", ylabel="variance of the gradient", title="for θ")
 right.set(xlabel="log α", title="for log σ²")
 left.legend()
@@ -177,11 +212,17 @@ for la in (-4, 0, 4, 8):
     print(f"{la:5}   {m / a:25.1f}  {1 + np.exp(la):8.1f}   {a / loc:16.1f}")
 ratio = measured["multiplicative"][:, 0] / measured["additive"][:, 0]
 assert np.all(np.abs(np.log(ratio / (1 + np.exp(log_alphas)))) < 0.5)
+growth = measured["additive"][-1] / measured["additive"][log_alphas == 4][0]
+print(f"additive, from log α = 4 to 8: variance times {growth[0]:.1f} for θ, times {growth[1]:.0f} for log σ²")
+assert growth[0] < 2 < 5 < growth[1]
 
 # %% [markdown]
-# (On the right, the first two curves lie on one another: both forms have the same $\partial w/\partial\log\sigma^2$.) Your prediction, $1 + \alpha$, is nearly the whole story: at $\log\alpha = 4$ the multiplicative gradient for $\theta$ has
-# over fifty times the variance of the additive one, and it grows without bound. **The additive gradient levels off.** It must: no entry
-# of softmax minus target exceeds 1, whatever the noise does, and nothing multiplies it afterwards.
+# (On the right, the first two curves lie on one another: both forms have the same $\partial w/\partial\log\sigma^2$.)
+#
+# Your prediction, $1 + \alpha$, is nearly the whole story: at $\log\alpha = 4$ the multiplicative gradient for $\theta$ has
+# over fifty times the variance of the additive one, and it grows without bound. **The additive gradient for $\theta$
+# levels off.** It must: no entry of softmax minus target exceeds 1, whatever the noise does, and nothing multiplies it afterwards. The gradient for
+# $\log\sigma^2$ is multiplied by $\sigma$, so it goes on growing.
 #
 # Local reparametrisation then takes off another order of magnitude and more for both parameters, wherever there is much noise. Why so much?
 #
@@ -227,7 +268,8 @@ print(f"one LeNet-300-100 layer, 784 x 300: {batch * 784 * 300:,} against {batch
 # ## Does it matter in training?
 #
 # Adam divides each gradient by its recent size, so noise does not have to blow anything up; it could also just drown the signal. Train
-# the layer from scratch, all three ways, with the price of the weights added to the loss ([notebook 1](01_price_a_weight.ipynb)).
+# the layer from scratch, all three ways, with the price of the weights added to the loss: $\mathrm{KL}/N$ per image, where $N$ is the number of training
+# images ([notebook 0](00_pay_for_a_weight.ipynb) says why). A factor, the *KL weight*, lets it in slowly.
 
 
 # %%
@@ -240,6 +282,7 @@ def kl_gradients(theta, log_sigma2):
     return v * theta * np.exp(-log_sigma2), -s * v / 2
 
 
+# %%
 def adam(parameters, gradient, moments, lr, step):
     """One step of Adam, in place."""
     for p, g, (m, v) in zip(parameters, gradient, moments, strict=True):
@@ -254,7 +297,7 @@ def adam(parameters, gradient, moments, lr, step):
 
 # %%
 def train_layer(kind, log_sigma2_start, epochs, batch=50, lr=1e-2):
-    """Noisy training NLL and share of weights pruned, after each epoch."""
+    """Noisy training NLL and share of weights pruned, after each epoch; and theta and log_sigma2 at the end."""
     rng, steps, history = np.random.default_rng(0), 0, []
     theta = rng.normal(0, np.sqrt(2 / x.shape[1]), (x.shape[1], 10))
     log_theta2 = (lambda: np.log(theta**2)) if kind == "multiplicative" else (lambda: 0.0)
@@ -275,12 +318,14 @@ def train_layer(kind, log_sigma2_start, epochs, batch=50, lr=1e-2):
         y = x[train] @ theta + np.sqrt(x[train] ** 2 @ np.exp(log_sigma2)) * rng.standard_normal((len(train), 10))
         nll = -np.log(np.maximum(softmax(y)[np.arange(len(train)), labels[train]], 1e-30)).mean()
         history.append((nll, np.mean(log_sigma2 - np.log(theta**2) > 3)))
-    return np.array(history)
+    return np.array(history), theta, log_sigma2
 
 
+# %%
 epochs = 60 if FULL else 20
-quiet = {kind: train_layer(kind, -8.0, epochs) for kind in COLOUR}
-noisy = {kind: train_layer(kind, 0.0, epochs) for kind in COLOUR}
+ended = {kind: train_layer(kind, -8.0, epochs) for kind in COLOUR}
+quiet = {kind: history for kind, (history, *_) in ended.items()}
+noisy = {kind: train_layer(kind, 0.0, epochs)[0] for kind in COLOUR}
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.1))
@@ -307,18 +352,39 @@ if FULL:
 # Three lessons:
 #
 # - **Begun in noise,** the layer with local reparametrisation learns fastest and ends best, the additive one follows, and the
-#   multiplicative one never comes out of its noise.
-# - **Begun quiet,** all three fit the data, and in the end about equally well. A large gradient variance does no harm while $\alpha$ is small.
+#   multiplicative one is still deep in its noise when the others have finished. (Given several times as many epochs, it gets out.)
+# - **Begun quiet,** all three fit the data, and in the end about equally well. A large gradient variance does no harm while $\alpha$ is small, so here
+#   local reparametrisation gains nothing over the additive form but speed.
 # - **But only the additive forms prune.** The multiplicative one sits at a fraction of the sparsity. A weight moves to large
 #   $\alpha$ most easily by letting $\theta$ go to 0 while $\sigma$ stays, and in the multiplicative form $\sigma$ shrinks with $\theta$.
 #
-# Move the noise, and see the gradient of one weight in 300 draws (this needs a running kernel):
+# The last point is the other half of the answer to our title. Is the noise of a pruned weight huge at all?
 
 # %%
-from ipywidgets import IntSlider, interact
+_, final_theta, final_log_sigma2 = ended["local"]
+final_sigma, dead = np.exp(final_log_sigma2 / 2), final_log_sigma2 - np.log(final_theta**2) > 3
+print(
+    f"mean σ at the start {np.exp(-4):.3f}; at the end: pruned {final_sigma[dead].mean():.3f}, kept {final_sigma[~dead].mean():.3f}"
+)
+print(
+    f"mean |θ| at the end: pruned {np.abs(final_theta[dead]).mean():.4f}, kept {np.abs(final_theta[~dead]).mean():.2f}"
+)
+if FULL:
+    assert final_sigma[dead].mean() < final_sigma[~dead].mean()
+
+# %% [markdown]
+# It is not. **The noise of a pruned weight is huge only beside its mean, which has gone to 0.** In absolute terms the survivors are the noisy ones. So
+# training never meets the right-hand side of our measurement for all weights at once: the two tricks keep the gradient calm where noise is large, and
+# elsewhere the weights die with little noise.
+#
+# Move the noise, and see the gradient of one weight in 300 draws. (Without a running kernel you see one position of the slider.)
+
+# %%
+from ipywidgets import IntSlider
 
 
-@interact(log_alpha=IntSlider(min=-8, max=8, value=2, description="log α"))
+# %%
+@slide(log_alpha=IntSlider(min=-8, max=8, value=2, description="log α"))
 def show_one_weight(log_alpha):
     """Gradients for the weight of the largest mean."""
     at = np.unravel_index(np.argmax(np.abs(theta)), theta.shape)

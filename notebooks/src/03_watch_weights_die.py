@@ -10,16 +10,8 @@
 # **What you'll need.** NumPy, and what $\alpha$ and the KL of a weight are ([notebook 1](01_price_a_weight.ipynb)). About 30 minutes.
 # To watch this run without a kernel, open [the page to play with](../docs/play.html).
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
 import tempfile
@@ -49,6 +41,7 @@ train, test = order[360:], order[:360]
 print(f"{name}: {len(train)} training and {len(test)} test images")
 
 
+# %%
 def train_and_record(net, kl_weight, seed=0, epochs=EPOCHS, batch=50, lr=5e-3):
     """Train in place; after each epoch, copy theta and log_sigma2 of both layers and measure the pruned network."""
     moments, step, snapshots, errors = (micro.zeros_like(net), micro.zeros_like(net)), 0, [], []
@@ -66,6 +59,7 @@ def train_and_record(net, kl_weight, seed=0, epochs=EPOCHS, batch=50, lr=5e-3):
     return snapshots, np.array(errors)
 
 
+# %%
 def warm_up(epoch):
     """KL weight: from 0 to 1 in a straight line over the first third, then 1."""
     return min(1.0, epoch / (EPOCHS / 3))
@@ -75,8 +69,21 @@ def warm_up(epoch):
 net = micro.make_net(64, 100, 10)
 snapshots, errors = train_and_record(net, warm_up)
 theta = np.array([epoch[0][0] for epoch in snapshots])  # (epochs, 64, 100): the first layer
-log_alpha = np.array([epoch[0][1] for epoch in snapshots]) - np.log(theta**2)
-alive = log_alpha <= 3
+log_sigma2 = np.array([epoch[0][1] for epoch in snapshots])
+
+# %% alive tags=["blank"]
+log_alpha = log_sigma2 - np.log(theta**2)  # blank
+alive = log_alpha <= 3  # blank
+
+# %% tags=["check"]
+check(
+    "alive",
+    lambda: np.array_equal(alive[-1], micro.kept(net[0])),
+    "log α is log σ² minus the logarithm of the squared mean, for all epochs at once.",
+    "A weight lives while log α is at most 3. Arrays can be compared with a number.",
+)
+
+# %%
 print(f"first layer: {alive[-1].sum()} of {alive[-1].size} weights left, test error {errors[-1]:.1%}")
 
 # %% [markdown]
@@ -85,7 +92,7 @@ print(f"first layer: {alive[-1].sum()} of {alive[-1].size} weights left, test er
 # %%
 when = [int(share * (EPOCHS - 1)) for share in (0.05, 0.2, 0.5, 1.0)]
 fig, axes = plt.subplots(4, 1, figsize=(7, 5.6), sharex=True, sharey=True)
-edges = np.linspace(-8, 16, 97)
+edges = np.linspace(-14, 16, 121)
 for ax, epoch in zip(axes, when, strict=True):
     counts, _ = np.histogram(np.clip(log_alpha[epoch], edges[0], edges[-1]), edges)
     colours = np.where(edges[:-1] < 3, COLOURS["kept"], COLOURS["pruned"])
@@ -100,7 +107,7 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# (Count axes are logarithmic; the last bar holds everything beyond 16.) After a few epochs there are two humps. On the left, at high
+# (Count axes are logarithmic; the first and the last bar hold everything beyond −14 and 16.) After a few epochs there are two humps. On the left, at high
 # precision, sit the weights that the data hold; the others crowd around the line and beyond it. The valley between the two lies near 0, so the
 # threshold is *not* in it: it cuts through the flank of the dead heap. In the end a thin living tail is left, spread from precise to nearly
 # dead, and more than nine tenths of the weights lie to the right of the line, many of them far out.
@@ -117,7 +124,8 @@ def draw_scatter(ax, epoch):
     magnitude, la = np.abs(theta[epoch]).ravel(), log_alpha[epoch].ravel()
     colour = np.where(la <= 3, COLOURS["kept"], COLOURS["pruned"])
     for level in (-8, -4, 0):  # lines of equal noise
-        ax.plot([1e-5, 3], level - 2 * np.log([1e-5, 3]), color=COLOURS["dead"], linewidth=1)
+        ax.plot([1e-5, 3], level - 2 * np.log([1e-5, 3]), color=COLOURS["pruned"], linewidth=1)
+        ax.text(2.4, level - 2 * np.log(2.4) + 0.2, f"log σ² = {level}", fontsize=6.5, ha="right", color=COLOURS["ink"])
     ax.scatter(magnitude, la, s=2, c=colour, linewidths=0)
     ax.axhline(3, color=COLOURS["test"], linestyle="--", linewidth=1.2)
     ax.set(xscale="log", xlim=(1e-4, 3), ylim=(-10, 16), xlabel="|θ|", title=f"epoch {epoch + 1}")
@@ -141,8 +149,8 @@ if FULL:
 
 # %% [markdown]
 # The two groups take different roads. **The dead die by their means.** Their points slide to the left along a line of equal
-# noise: the KL pulls at $\theta$ with the force $v\,\theta/\sigma^2$, which is strong where the noise is small, and if nothing in the
-# data pulls back, $\theta$ collapses long before the noise has grown much. **The survivors grow noisy**: their means even get larger, and their
+# noise: the KL pulls at $\theta$ with a force of up to $0.765/\sigma$ ([notebook 1](01_price_a_weight.ipynb)), which is strong where the noise is small,
+# and if nothing in the data pulls back, $\theta$ collapses long before the noise has grown much. **The survivors grow noisy**: their means even get larger, and their
 # points move up to the precision that the data need, and no further.
 #
 # The same as a moving picture, with the weights of the first 36 hidden units and the error below:
@@ -156,6 +164,7 @@ def mosaic(epoch, side=6):
     return tiles.transpose(0, 2, 1, 3).reshape(9 * side, 9 * side)[:-1, :-1]
 
 
+# %%
 def draw_frame(epoch):
     """One frame: scatter, mosaic, and the error up to here."""
     fig.clear()
@@ -220,8 +229,20 @@ assert np.median(last_alive[border]) < np.median(last_alive[~border])
 #
 # **Predict.** How many of the 6,400 weights are ever revived, that is, pruned after one epoch and kept after a later one?
 
+# %% revived tags=["blank"]
+revived = (alive[1:] & ~alive[:-1]).any(axis=0)  # blank
+
+# %% tags=["check"]
+check(
+    "revived",
+    lambda: (
+        revived.shape == (64, 100) and np.array_equal(revived, (np.diff(alive.astype(int), axis=0) == 1).any(axis=0))
+    ),
+    "alive[1:] is each epoch but the first, alive[:-1] the epoch before it.",
+    "A weight returns where it is alive and was not the epoch before: alive[1:] & ~alive[:-1]. At any epoch: .any(axis=0).",
+)
+
 # %%
-revived = (alive[1:] & ~alive[:-1]).any(axis=0)
 late = (alive[EPOCHS // 2 + 1 :] & ~alive[EPOCHS // 2 : -1]).any(axis=0)
 print(f"revived at some time: {revived.sum()} of {revived.size}; in the second half: {late.sum()}")
 came_back = alive[-1] & revived
@@ -249,8 +270,20 @@ plt.show()
 
 # %% [markdown]
 # Revivals are common, and most of them mean little: a mean that jitters around zero takes $\log\alpha$ back and forth across the
-# line, and hardly any of these weights is alive at the end. But look at the last number from the other side. Some of the
-# survivors had once been "dead"; a method that removed weights for good while it trained would have lost them. Take masks at the end.
+# line. But some of the survivors had once been "dead". Would a method that removes weights for good have lost something? Delete them and see:
+
+# %%
+without = [{key: array.copy() for key, array in layer.items()} for layer in net]
+without[0]["theta"][came_back] = 0
+lost = (micro.predict(without, x[test]).argmax(axis=1) != labels[test]).mean() - errors[-1]
+print(f"log α of the revived survivors: {log_alpha[-1][came_back].min():.1f} to {log_alpha[-1][came_back].max():.1f}")
+print(f"without them, {360 * lost:+.0f} of 360 images more are wrong")
+if FULL:
+    assert abs(360 * lost) <= 2 and log_alpha[-1][came_back].min() > 0.5
+
+# %% [markdown]
+# Hardly anything: those that come back stay in the region that is nearly free, just below the line. So weights far beyond the threshold may be removed
+# while training goes on, which makes it faster ([notebook 11](11_train_faster.ipynb)). At the threshold itself, wait until the weights have settled.
 #
 # ## Warm-up, no warm-up, or a trained start
 #
@@ -344,13 +377,13 @@ for t in (0, 1, 3, 6):
 # and 6 lies a tenth of all weights, and the network does not notice whether they are there. But note the way to find out: a sweep on data that
 # you do not report.
 #
-# Move through the epochs yourself (this needs a running kernel):
+# Move through the epochs yourself. (Without a running kernel you see one position of the slider.)
 
 # %%
-from ipywidgets import IntSlider, interact
+from ipywidgets import IntSlider
 
 
-@interact(epoch=IntSlider(min=1, max=EPOCHS, value=EPOCHS // 2))
+@slide(epoch=IntSlider(min=1, max=EPOCHS, value=EPOCHS // 2))
 def show_epoch(epoch):
     """Scatter and mosaic of one epoch."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.8))
@@ -384,11 +417,11 @@ history = svd.fit(model, data, config, progress=False)
 print(
     f"{data.name}, {epochs} epochs: test error {history[-1]['test_error']:.2%}, 1 weight in {history[-1]['compression']:.0f} left"
 )
-log_alpha_histogram(svd.log_alpha(model), 3.0)
+log_alpha_histogram({name: np.clip(values, -12, 20) for name, values in svd.log_alpha(model).items()}, 3.0)
 
 # %% [markdown]
-# Bars at the far right, where there are any, are weights whose mean has become exactly 0, so that $\log\alpha$ is as large as a number can make
-# it. Nothing went wrong: no formula of the package divides by a weight or takes its logarithm.
+# The last bar holds everything from 20 up. Weights whose mean has become exactly 0 are there, too: their $\log\alpha$ is infinite, and nothing went wrong,
+# since no formula of the package divides by a weight or takes its logarithm.
 #
 # ## Exercises
 #
@@ -443,8 +476,8 @@ for k in (5, 10, 20, 30):
 # ## In practice
 #
 # Look at the histogram of $\log\alpha$ before you trust a sparsity. Warm the KL up, or start from a trained network. Choose the
-# threshold on data that you do not report. Read sparsity only when the learning rate has come down: noise that still grows has not finished. And do not
-# call a weight dead before the end.
+# threshold on data that you do not report. Read sparsity only when the learning rate has come down: until then, noise is still growing. And do not
+# call a weight at the threshold dead before the end.
 #
 # ## Further reading
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Can you do it without autograd?
 #
-# **What you'll do.** Write the backward pass of a Sparse VD network by hand, line by line, while a scoreboard turns green. Then hunt bugs that real
-# implementations of this method have had, and find out which test catches which.
+# **What you'll do.** Write the backward pass of a Sparse VD network by hand, line by line, while a scoreboard turns green. Then hunt seven bugs
+# that look right, and find out which test catches which.
 #
 # **What you'll learn.** The gradient through sampled noise, the gradient of the KL without a logarithm of a weight, how to check gradients
 # to fifteen digits, and why a gradient check alone is not enough.
@@ -10,16 +10,8 @@
 # **What you'll need.** NumPy, the chain rule for matrices, and local reparametrisation ([notebook 2](02_tame_the_noise.ipynb)). About 45
 # minutes.
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
 import matplotlib.pyplot as plt
@@ -38,22 +30,27 @@ K1, K2, K3 = 0.63576, 1.87320, 1.48695
 # ## The chain
 #
 # Two noisy layers with a ReLU between, softmax, and the negative log likelihood (NLL). Blue runs forward, orange is what we want: the derivative
-# of the loss for everything on the way.
+# of the loss for everything on the way. Note the forks: `x` and `h` are used twice, for the mean and for the variance.
 
 # %%
-boxes = ["x", "mean, var", "std", "y", "h", "mean, var", "std", "logits", "NLL"]
-labels = ["θ, σ², bias", "√", "+ noise", "ReLU", "θ, σ², bias", "√", "+ noise", "softmax"]
-fig, ax = plt.subplots(figsize=(8.6, 1.9))
-for i, box in enumerate(boxes):
-    frame = {"boxstyle": "round,pad=0.35", "facecolor": "#DCE9F5", "edgecolor": COLOURS["train"]}
-    ax.text(i, 0, box, ha="center", va="center", fontsize=8.5, bbox=frame)
-for i, label in enumerate(labels):
-    for start, end, height, colour in ((i + 0.3, i + 0.75, 0.32, "train"), (i + 0.75, i + 0.3, -0.32, "test")):
-        arrow = {"arrowstyle": "->", "color": COLOURS[colour], "linewidth": 1.6}
-        ax.annotate("", (end, height), (start, height), arrowprops=arrow)
-    ax.text(i + 0.52, 0.5, label, ha="center", fontsize=8, color=COLOURS["train"])
-ax.text(4, -0.72, "d_x  ...  d_var, d_std, d_y, d_h  ...  d_logits", ha="center", fontsize=9, color=COLOURS["test"])
-ax.set(xlim=(-0.5, 8.6), ylim=(-0.9, 0.8))
+places = {"x": (0, 0), "h": (4.2, 0), "NLL": (9.6, 0)}
+for n, left in ((1, 0), (2, 4.2)):
+    places |= {f"mean{n}": (left + 1.4, 0.6), f"var{n}": (left + 1.0, -0.6), f"std{n}": (left + 2.0, -0.6)}
+    places[f"y{n}"] = (left + 3.0, 0)
+places["y2"] = (8.2, 0)
+steps = [("x", "mean1"), ("x", "var1"), ("var1", "std1"), ("mean1", "y1"), ("std1", "y1"), ("y1", "h")]
+steps += [("h", "mean2"), ("h", "var2"), ("var2", "std2"), ("mean2", "y2"), ("std2", "y2"), ("y2", "NLL")]
+fig, ax = plt.subplots(figsize=(8.6, 2.5))
+for start, end in steps:
+    for here, there, bend, colour in ((start, end, 0.25, "train"), (end, start, 0.25, "test")):
+        arrow = {"arrowstyle": "->", "color": COLOURS[colour], "linewidth": 1.6, "shrinkA": 15, "shrinkB": 15}
+        arrow["connectionstyle"] = f"arc3,rad={-bend}"
+        ax.annotate("", places[there], places[here], arrowprops=arrow)
+for box, place in places.items():
+    frame = {"boxstyle": "round,pad=0.3", "facecolor": "#DCE9F5", "edgecolor": COLOURS["train"]}
+    label = "y2: logits" if box == "y2" else box
+    ax.text(*place, label, ha="center", va="center", fontsize=10, bbox=frame)
+ax.set(xlim=(-0.4, 10), ylim=(-1, 1))
 ax.set_axis_off()
 plt.show()
 
@@ -73,6 +70,7 @@ for n, (inputs, outputs) in enumerate(((5, 4), (4, 3)), start=1):
 noise1, noise2 = micro.normals(0, 0, 0, 6, 4), micro.normals(0, 2, 0, 6, 3)
 
 
+# %%
 def forward(p, x, nudge=None):
     """The mean NLL; `nudge` maps names of steps to small numbers that are added there."""
     value = {}
@@ -92,6 +90,7 @@ def forward(p, x, nudge=None):
     return -log_p[np.arange(6), classes].mean(), value
 
 
+# %%
 loss, value = forward(parameters, x)
 print(f"NLL {loss:.6f} nats; shapes: " + ", ".join(f"{name} {array.shape}" for name, array in value.items()))
 
@@ -99,9 +98,9 @@ print(f"NLL {loss:.6f} nats; shapes: " + ", ".join(f"{name} {array.shape}" for n
 # ## A judge that can be trusted
 #
 # To check a derivative one usually takes a difference: $(L(w + h) - L(w - h)) / 2h$. There is a better way for functions such as ours. Take
-# an *imaginary* step: $L(w + ih) = L(w) + ih\,L'(w) + O(h^2)$, so
+# an *imaginary* step: $L(w + ih) = L(w) + ih\,L'(w) - \tfrac12h^2L''(w) - \dots$. The term with $h^2$ is real, so
 #
-# $$L'(w) \approx \frac{\operatorname{Im} L(w + ih)}{h} .$$
+# $$L'(w) = \frac{\operatorname{Im} L(w + ih)}{h} + O(h^2) .$$
 #
 # **Predict.** Three ways: one-sided differences, central differences, imaginary steps. Which $h$ is best for each, and how many digits does it give?
 
@@ -109,14 +108,14 @@ print(f"NLL {loss:.6f} nats; shapes: " + ", ".join(f"{name} {array.shape}" for n
 steps = 10.0 ** np.arange(-20, 0)
 
 
-def loss_at(shift):
+def loss_at(shift, dtype=complex):
     """The loss with one weight moved."""
-    moved = parameters["theta1"].astype(complex)
+    moved = parameters["theta1"].astype(dtype)
     moved[0, 1] += shift
     return forward({**parameters, "theta1": moved}, x)[0]
 
 
-exact = loss_at(1e-30j).imag / 1e-30
+exact = float(loss_at(1e-30j, np.clongdouble).imag / 1e-30)  # in longer numbers than those that are judged
 ways = {
     "one-sided": np.array([(loss_at(h) - loss_at(0)).real / h for h in steps]),
     "central": np.array([(loss_at(h) - loss_at(-h)).real / 2 / h for h in steps]),
@@ -131,7 +130,8 @@ ax.set(xlabel="step h", ylabel="relative error", title="Differences lose digits,
 ax.legend()
 plt.show()
 for way, derivative in ways.items():
-    print(f"{way:10} best relative error {np.abs(derivative / exact - 1).min():.0e}")
+    relative = np.maximum(np.abs(derivative / exact - 1), 1e-16)
+    print(f"{way:10} best relative error {relative.min():.0e}, at h = {steps[relative.argmin()]:.0e}")
 
 # %% [markdown]
 # A difference subtracts two nearly equal numbers: small steps lose digits to rounding, large ones to curvature, and the best compromise
@@ -161,11 +161,12 @@ TRUTH = {name: judge(name) for name in NAMES}
 d = {}  # our derivatives: d["theta1"] is that of the loss for theta1
 
 
+# %%
 def scoreboard():
     """Which derivatives are right, wrong, or not there yet."""
     marks = []
     for name in NAMES:
-        if name not in d:
+        if d.get(name, ...) is ...:
             marks.append(f"⬜ to do  {name}")
         elif d[name].shape != TRUTH[name].shape:
             marks.append(f"🟥 wrong  {name}: shape {d[name].shape}, expected {TRUTH[name].shape}")
@@ -175,7 +176,17 @@ def scoreboard():
     print("\n".join(marks))
 
 
+# %%
+def right(*names):
+    """Whether all these derivatives are right."""
+    return all(np.abs(d[name] - TRUTH[name]).max() < 1e-12 for name in names)
+
+
 scoreboard()
+
+# %% [markdown]
+# **Now it is your turn.** Each line that ends with "your line" lacks its right-hand side. Write it, run the cell, run the check. Eight lines take you
+# through the second layer and the ReLU; the first layer is the same again.
 
 # %% [markdown]
 # ## From the loss to the logits
@@ -187,8 +198,15 @@ scoreboard()
 logits = value["y2"]
 p = np.exp(logits - logits.max(axis=1, keepdims=True))
 p /= p.sum(axis=1, keepdims=True)
-d["y2"] = (p - np.eye(3)[classes]) / len(x)
+one_hot = np.eye(3)[classes]  # 1 for the true class
 
+# %% y2 tags=["blank"]
+d["y2"] = (p - one_hot) / len(x)  # blank
+
+# %% tags=["check"]
+check("y2", lambda: right("y2"), "p minus 1 for the true class: one_hot.", "And the mean over the batch: / len(x).")
+
+# %%
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.2), sharey=True)
 for b, ax in enumerate(axes):
     ax.bar(range(3), p[b], color=COLOURS["train"], label="p", width=0.35)
@@ -208,10 +226,20 @@ plt.show()
 #
 # $$d_\text{mean} = d_y, \qquad d_\text{std} = d_y\cdot\text{noise}, \qquad d_\text{var} = \frac{d_\text{std}}{2\,\text{std}} .$$
 
-# %%
+# %% noise tags=["blank"]
 d["mean2"] = d["y2"]
-d["std2"] = d["y2"] * noise2
-d["var2"] = d["std2"] / (2 * value["std2"])
+d["std2"] = d["y2"] * noise2  # blank
+d["var2"] = d["std2"] / (2 * value["std2"])  # blank
+
+# %% tags=["check"]
+check(
+    "noise",
+    lambda: right("mean2", "std2", "var2"),
+    "The noise of the second layer is noise2; the standard deviation of the run is value['std2'].",
+    "d_std = d_y * noise, and d_var = d_std / (2 std): the derivative of a square root.",
+)
+
+# %%
 scoreboard()
 
 # %% [markdown]
@@ -222,11 +250,19 @@ scoreboard()
 #
 # $$d_\theta = h^\top d_\text{mean}, \qquad d_b = \sum_\text{batch} d_\text{mean}, \qquad d_{\log\sigma^2} = \big((h^2)^\top d_\text{var}\big)\cdot\sigma^2 .$$
 
-# %%
+# %% weights tags=["blank"]
 h, sigma2 = value["h"], np.exp(parameters["log_sigma2_2"])
-d["theta2"] = h.T @ d["mean2"]
-d["bias2"] = d["mean2"].sum(axis=0)
-d["log_sigma2_2"] = ((h**2).T @ d["var2"]) * sigma2
+d["theta2"] = h.T @ d["mean2"]  # blank
+d["bias2"] = d["mean2"].sum(axis=0)  # blank
+d["log_sigma2_2"] = ((h**2).T @ d["var2"]) * sigma2  # blank
+
+# %% tags=["check"]
+check(
+    "weights",
+    lambda: right("theta2", "bias2", "log_sigma2_2"),
+    "Input transposed times what comes back: h.T @ d['mean2'] has the shape of theta2.",
+    "The variance has h**2 for its input. Do not forget the last factor, sigma2.",
+)
 
 # %% [markdown]
 # ## Back to the input
@@ -235,24 +271,44 @@ d["log_sigma2_2"] = ((h**2).T @ d["var2"]) * sigma2
 #
 # $$d_h = d_\text{mean}\,\theta^\top + 2h\cdot\big(d_\text{var}\,(\sigma^2)^\top\big) .$$
 
+# %% input tags=["blank"]
+d["h"] = d["mean2"] @ parameters["theta2"].T + 2 * h * (d["var2"] @ sigma2.T)  # blank
+
+# %% tags=["check"]
+check(
+    "input",
+    lambda: right("h"),
+    "Both terms are products with the transpose of what went forward: parameters['theta2'].T and sigma2.T.",
+    "The derivative of h² is 2 h: it multiplies the second product, entry by entry.",
+)
+
 # %%
-d["h"] = d["mean2"] @ parameters["theta2"].T + 2 * h * (d["var2"] @ sigma2.T)
 scoreboard()
 
 # %% [markdown]
-# The upper half is green. The second half holds nothing new: a ReLU, which lets the derivative pass where its input was positive, and the same six
+# The upper half is green. The second half holds nothing new: a ReLU, which lets the derivative pass where its input was positive, and the same
 # lines again.
 
-# %%
-d["y1"] = d["h"] * (value["y1"] > 0)
+# %% first layer tags=["blank"]
+d["y1"] = d["h"] * (value["y1"] > 0)  # blank
 sigma2 = np.exp(parameters["log_sigma2_1"])
 d["mean1"] = d["y1"]
-d["std1"] = d["y1"] * noise1
-d["var1"] = d["std1"] / (2 * value["std1"])
-d["theta1"] = x.T @ d["mean1"]
-d["bias1"] = d["mean1"].sum(axis=0)
-d["log_sigma2_1"] = ((x**2).T @ d["var1"]) * sigma2
-d["x"] = d["mean1"] @ parameters["theta1"].T + 2 * x * (d["var1"] @ sigma2.T)
+d["std1"] = d["y1"] * noise1  # blank
+d["var1"] = d["std1"] / (2 * value["std1"])  # blank
+d["theta1"] = x.T @ d["mean1"]  # blank
+d["bias1"] = d["mean1"].sum(axis=0)  # blank
+d["log_sigma2_1"] = ((x**2).T @ d["var1"]) * sigma2  # blank
+d["x"] = d["mean1"] @ parameters["theta1"].T + 2 * x * (d["var1"] @ sigma2.T)  # blank
+
+# %% tags=["check"]
+check(
+    "first layer",
+    lambda: right("y1", "mean1", "std1", "var1", "theta1", "bias1", "log_sigma2_1", "x"),
+    "The ReLU: d['h'] where value['y1'] > 0, and 0 elsewhere.",
+    "Then your lines again, with 1 for 2 and x for h.",
+)
+
+# %%
 scoreboard()
 assert all(np.abs(d[name] - TRUTH[name]).max() < 1e-12 for name in NAMES)
 
@@ -261,8 +317,9 @@ assert all(np.abs(d[name] - TRUTH[name]).max() < 1e-12 for name in NAMES)
 #
 # ## The KL, without a logarithm of a weight
 #
-# The paper writes the KL with $\log\alpha = \log\sigma^2 - \log\theta^2$. At $\theta = 0$ that is infinite, and with it all that follows. Write it
-# with $s = \theta^2/\sigma^2$ and $t = e^{-k_2}s^{k_3}$ instead:
+# The paper writes the KL with $\log\alpha = \log\sigma^2 - \log\theta^2$: it is $\tfrac12\log(1+\alpha^{-1}) + k_1 - k_1\,S(k_2 + k_3\log\alpha)$ with the logistic function $S$.
+# At $\theta = 0$, $\log\alpha$ is infinite, and with it all that follows. So take $s = \theta^2/\sigma^2 = 1/\alpha$. Then $S(k_2 - k_3\log s) = 1/(1+t)$ with
+# $t = e^{-k_2}s^{k_3}$, and $k_1 - k_1/(1+t) = k_1t/(1+t)$:
 #
 # $$\mathrm{KL} = \tfrac12\log(1+s) + k_1\frac{t}{1+t}, \qquad v := 2\,\frac{d\,\mathrm{KL}}{ds} = \frac{1}{1+s} + \frac{2k_1k_3\,e^{-k_2}s^{k_3-1}}{(1+t)^2}.$$
 #
@@ -279,20 +336,34 @@ def kl(theta, log_sigma2):
     return 0.5 * np.log1p(s) + K1 * t / (1 + t)
 
 
+def judge_kl():
+    """Largest error of kl_backward for theta and log_sigma2, by imaginary steps."""
+    theta, log_sigma2 = parameters["theta1"], parameters["log_sigma2_1"]
+    by_steps = kl(theta + 1e-30j, log_sigma2).imag / 1e-30, kl(theta, log_sigma2 + 1e-30j).imag / 1e-30
+    return [np.abs(hand - step).max() for hand, step in zip(kl_backward(theta, log_sigma2), by_steps, strict=True)]
+
+
+# %% kl_backward tags=["blank"]
 def kl_backward(theta, log_sigma2):
     """Its derivatives for theta and log_sigma2."""
     s = theta**2 * np.exp(-log_sigma2)
     t = np.exp(-K2) * s**K3
-    v = 1 / (1 + s) + 2 * K1 * K3 * np.exp(-K2) * s ** (K3 - 1) / (1 + t) ** 2
-    return v * theta * np.exp(-log_sigma2), -0.5 * s * v
+    v = 1 / (1 + s) + 2 * K1 * K3 * np.exp(-K2) * s ** (K3 - 1) / (1 + t) ** 2  # blank
+    return v * theta * np.exp(-log_sigma2), -0.5 * s * v  # blank
 
 
-theta, log_sigma2 = parameters["theta1"], parameters["log_sigma2_1"]
-by_hand = kl_backward(theta, log_sigma2)
-by_steps = kl(theta + 1e-30j, log_sigma2).imag / 1e-30, kl(theta, log_sigma2 + 1e-30j).imag / 1e-30
-for name, hand, step in zip(("theta", "log_sigma2"), by_hand, by_steps, strict=True):
-    print(f"KL, {name:10}: largest error {np.abs(hand - step).max():.0e}")
-    assert np.allclose(hand, step, atol=1e-12)
+# %% tags=["check"]
+check(
+    "kl_backward",
+    lambda: max(judge_kl()) < 1e-12,
+    "v has the two terms of the formula above; mind the power k3 - 1 and the square of 1 + t.",
+    "One over σ² is np.exp(-log_sigma2). The second derivative is -s v / 2.",
+)
+
+# %%
+by_hand = kl_backward(parameters["theta1"], parameters["log_sigma2_1"])
+print("largest errors, for theta and log_sigma2:", *(f"{error:.0e}" for error in judge_kl()))
+assert max(judge_kl()) < 1e-12
 print("at theta = 0:", kl(np.zeros(1), np.zeros(1)), *kl_backward(np.zeros(1), np.zeros(1)))
 
 # %% [markdown]
@@ -313,13 +384,13 @@ plt.show()
 assert np.all(data_part[4] == 0) and kl_part[4] < 0
 
 # %% [markdown]
-# The data say nothing about a useless input, and the KL's derivative is negative: descent raises the noise, without resistance, until the
-# weight is pruned. That is sparsity in one bar.
+# The data say nothing about a useless input, and the KL's derivative is negative: descent raises the noise, and nothing resists. The same holds for the
+# mean, which the KL pulls to 0. Usually the mean gets there first ([notebook 3](03_watch_weights_die.ipynb)). Either way $\log\alpha$ grows until the
+# weight is pruned.
 #
 # ## The hunt
 #
-# Of eleven re-implementations of this method that we read, six had a wrong KL, a wrong scale of the KL, or noise of a wrong variance; none of
-# the six had a test that would have noticed. Here are seven such bugs. First a correct layer, in pieces that can be swapped:
+# Most bugs of this method do not crash. They train a network, only not the one that was meant. Here are seven. First a correct layer, in pieces that can be swapped:
 
 
 # %%
@@ -334,6 +405,7 @@ def layer_backward(x, theta, log_sigma2, bias, noise, dy):
     return x.T @ dy, (x**2).T @ d_var * np.exp(log_sigma2), dy.sum(axis=0)
 
 
+# %%
 def draw(rng, shape):
     """One noise per example and output."""
     return rng.standard_normal(shape)
@@ -345,6 +417,14 @@ CORRECT["kl_scale"] = lambda n_train: 1 / n_train
 # %% [markdown]
 # Read each variant and find what is wrong before you look at the table.
 
+
+# %%
+def backward_of_c(x, theta, log_sigma2, bias, dy, d_std):
+    """The backward pass that belongs to variant C."""
+    d_var = d_std / (2 * np.sqrt(x**2 @ np.exp(log_sigma2) + bias))
+    return x.T @ dy, (x**2).T @ d_var * np.exp(log_sigma2), (dy + d_var).sum(axis=0)
+
+
 # %%
 BUGS = {
     "A": {"layer_backward": lambda x, t, ls, b, n, dy: (x.T @ dy, (x**2).T @ (dy * n) * np.exp(ls), dy.sum(axis=0))},
@@ -352,7 +432,10 @@ BUGS = {
         "layer": lambda x, t, ls, b, n: x @ t + b + x**2 @ np.exp(ls) * n,
         "layer_backward": lambda x, t, ls, b, n, dy: (x.T @ dy, (x**2).T @ (dy * n) * np.exp(ls), dy.sum(axis=0)),
     },
-    "C": {"layer": lambda x, t, ls, b, n: x @ t + b + np.sqrt(x**2 @ np.exp(ls) + b) * n},
+    "C": {
+        "layer": lambda x, t, ls, b, n: x @ t + b + np.sqrt(x**2 @ np.exp(ls) + b) * n,
+        "layer_backward": lambda x, t, ls, b, n, dy: backward_of_c(x, t, ls, b, dy, dy * n),
+    },
     "D": {"draw": lambda rng, shape: np.broadcast_to(rng.standard_normal(shape[1]), shape)},
     "E": {
         "kl": lambda theta, log_sigma2: kl(log_sigma2, theta),
@@ -372,7 +455,7 @@ BUGS = {
 # **Predict.** The gradient check is the most famous of these tests. How many of the seven bugs does it catch?
 
 # %%
-PARTS = parameters["theta1"], parameters["log_sigma2_1"], parameters["bias1"]
+PARTS = parameters["theta1"], parameters["log_sigma2_1"], np.abs(parameters["bias1"])
 
 
 def gradient_check(code):
@@ -408,6 +491,7 @@ def independence_check(code):
     return not np.allclose(y[0], y[1])
 
 
+# %%
 def integral_check(code):
     """KL against the integral of Dawson's function, at log α = -4, 0, 4, to the accuracy of the fit."""
     nodes, weights = np.polynomial.legendre.leggauss(100)
@@ -422,9 +506,9 @@ def scale_check(code):
     return np.isclose(code["kl_scale"](12), code["kl_scale"](6) / 2)
 
 
+# %%
 TESTS = [gradient_check, moments_check, independence_check, integral_check, scale_check]
-with np.errstate(invalid="ignore"):  # one of the bugs takes the root of a negative number
-    caught = np.array([[not test({**CORRECT, **bug}) for test in TESTS] for bug in [{}, *BUGS.values()]])
+caught = np.array([[not test({**CORRECT, **bug}) for test in TESTS] for bug in [{}, *BUGS.values()]])
 assert not caught[0].any()  # the correct layer passes every test
 assert caught[1:].any(axis=1).all()  # and no bug passes all of them
 
@@ -445,17 +529,19 @@ for row, column in zip(*np.nonzero(caught), strict=True):
     ax.text(column, row, "caught", ha="center", va="center", color="white", fontsize=9)
 plt.show()
 print(f"caught by the gradient check: {caught[1:, 0].sum()} of {len(BUGS)}")
+assert caught[1:, 0].sum() == 2
 
 # %% [markdown]
 # - **A** forgot $1/(2\,\text{std})$, a plain slip of the backward pass.
 # - **B** scales noise by the variance instead of its root. Forward and backward agree, so the derivatives are right: *of the wrong function*.
-# - **C** adds the bias to the variance. Where that turns negative, the result is NaN; one author's answer was to forbid biases.
+# - **C** adds the bias to the variance, forward and backward. Our test has positive biases; a negative one would give NaN here and there, in one network
+#   and not in another.
 # - **D** gives the whole batch one noise. Every single output is right. Notebook 2 shows what it costs.
 # - **E** passes $(\log\sigma^2, \theta)$ where $(\theta, \log\sigma^2)$ is expected. Shapes agree, derivatives agree, the price is nonsense.
 # - **F** has the sign of one KL derivative wrong: precision is rewarded.
 # - **G** forgets to divide the KL by the number of examples: 600 or 60,000 times too strong, and everything is pruned.
 #
-# The gradient check catches slips of the pen. It cannot catch a wrong *model*, because it only compares a function with itself. Each of the other tests
+# The gradient check catches two, both slips of the pen. It cannot catch a wrong *model*, because it only compares a function with itself. Each of the other tests
 # compares it with something from outside: another way to sample, an integral, a law of scale.
 #
 # ## The same with the package
@@ -502,7 +588,7 @@ print(np.abs(np.tanh(y + 1e-30j).imag / 1e-30 - (1 - np.tanh(y) ** 2)).max() < 1
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 2. Outside the clip var = e^{±8} θ² depends on θ (derivative 2 e^{±8} θ) and no longer on log σ². The noise is multiplicative there: θ
-# gets the gradient noise that notebook 2 measures, and log σ² gets none at all, so the weight cannot find its way back.
+# gets the gradient noise that notebook 2 measures, and log σ² gets no gradient at all. Only a change of θ can bring the weight back inside.
 theta, log_sigma2 = np.array([0.01 + 1e-30j]), np.array([2.0])
 clipped = np.exp(np.clip((log_sigma2 - np.log(theta**2)).real, -8, 8)) * theta**2
 print(f"d var / d theta: {clipped.imag[0] / 1e-30:.1f} with the clip (expected {2 * np.exp(8) * 0.01:.1f}), 0 without")

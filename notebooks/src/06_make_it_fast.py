@@ -5,32 +5,25 @@
 # the first before it is timed, and each is explained by two numbers of your machine.
 #
 # **What you'll learn.** To count bytes and operations, to read a roofline, what a temporary array costs, what Numba needs before it writes vector
-# code, and why fusing the *update* matters as much as a fast matrix product.
+# code, and why the *update* of the weights deserves as much care as the matrix products.
 #
 # **What you'll need.** NumPy and the gradients of the layer ([notebook 4](04_derive_every_gradient.ipynb)). About 40 minutes. All times in the
 # outputs are those of the machine that ran this page last; yours will differ.
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-for pool in ("OPENBLAS", "MKL", "BLIS"):
-    os.environ[f"{pool}_NUM_THREADS"] = "1"  # NumPy's products on one thread; read when NumPy is imported
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
-import json
 import math
+import os
 import platform
 import statistics
 import time
 from collections import defaultdict
 from types import SimpleNamespace
+
+for pool in ("OPENBLAS", "MKL", "BLIS"):
+    os.environ[f"{pool}_NUM_THREADS"] = "1"  # NumPy's products on one thread; read when NumPy is imported
 
 import matplotlib.pyplot as plt
 import numba
@@ -63,6 +56,7 @@ def triad(a, b, c, scale):
         a[i] = b[i] + scale * c[i]
 
 
+# %%
 def best_seconds(work, least=0.002, blocks=5):
     """Seconds per call, in the best of some blocks: what the machine can do when nobody disturbs it."""
     work()
@@ -78,6 +72,7 @@ def best_seconds(work, least=0.002, blocks=5):
     return min(seconds)
 
 
+# %%
 def bandwidth(size):
     """Bytes per second of a triad over three arrays of `size` bytes together."""
     a, b, c = np.ones((3, int(size) // 12), F)
@@ -121,6 +116,7 @@ assert round(8 * B * WEIGHTS / 1e6) == 188  # two products forward, two backward
 plain = get_backend("numpy")
 
 
+# %%
 def fresh(dtype=F):
     """Everything that a step needs, the same at every call."""
     rng = np.random.default_rng(0)
@@ -137,6 +133,7 @@ def fresh(dtype=F):
     return s
 
 
+# %%
 def draw(s):
     """Noise: a generator's, or, to compare stages, the package's field of noise."""
     if s.testing:
@@ -144,7 +141,7 @@ def draw(s):
     return s.rng.standard_normal((B, UNITS), dtype=s.x.dtype)
 
 
-# %%
+# %% sample tags=["blank"]
 def forward(s):
     s.x2, s.sigma2 = s.x**2, np.exp(s.p["log_sigma2"])
     s.mean, s.var = s.x @ s.p["theta"] + s.p["bias"], s.x2 @ s.sigma2
@@ -154,13 +151,33 @@ def sample(s):
     s.noise = draw(s)
     s.std = np.sqrt(s.var)
     s.dy = (s.mean + s.std * s.noise - s.target) / B
-    s.d_var = s.dy * s.noise / (2 * s.std)
+    s.d_var = s.dy * s.noise / (2 * s.std)  # blank
 
 
+# %% tags=["check"]
+def slope_of_loss(h=1e-6):
+    """Derivative of the loss for the variance of one output, by a difference; and the one of `sample`."""
+    s = fresh(np.float64)
+    forward(s)
+    sample(s)
+    loss = [0.5 * (s.mean[0, 0] + np.sqrt(s.var[0, 0] + e) * s.noise[0, 0] - s.target[0, 0]) ** 2 / B for e in (h, -h)]
+    return (loss[0] - loss[1]) / 2 / h, s.d_var[0, 0]
+
+
+check(
+    "sample",
+    lambda: np.isclose(*slope_of_loss(), rtol=1e-4),
+    "The derivative for the standard deviation is dy times the noise.",
+    "The standard deviation is the root of the variance: divide by 2 std.",
+)
+
+
+# %%
 def backward(s):
     s.d = {"theta": s.x.T @ s.dy, "log_sigma2": s.x2.T @ s.d_var, "bias": s.dy.sum(axis=0)}  # second: for sigma^2
 
 
+# %%
 def update(s):
     s.step += 1
     ratio = s.p["theta"] ** 2 / s.sigma2
@@ -176,6 +193,7 @@ def update(s):
     s.p["log_sigma2"] = np.clip(s.p["log_sigma2"], -20, 10)
 
 
+# %%
 NAIVE = {"products forward": forward, "sampling": sample, "products backward": backward, "update": update}
 
 # %% [markdown]
@@ -198,6 +216,7 @@ class Counted(np.ndarray):
         return out[0] if out is not None else result.view(Counted)
 
 
+# %%
 def count(s, parts):
     """Bytes that each part of a NumPy step moves."""
     for name, value in vars(s).items():
@@ -258,7 +277,7 @@ print(f"the update goes {moved['NumPy, float32']['update'] / (4 * WEIGHTS):.0f} 
 #
 # ## Stage by stage
 #
-# **float32.** Half the bytes, for nothing. NumPy computes in float64 unless told otherwise, so write the dtype at every door.
+# **float32.** Half the bytes, for nothing. NumPy computes in float64 unless told otherwise, so give the dtype wherever you make an array.
 #
 # **out=.** Every `a * b` makes a new array. With `out=` and `*=` the results go to the same few buffers again and again, which stay in a cache, and
 # hardly anything is allocated. It is the same arithmetic, and much less pretty.
@@ -275,6 +294,7 @@ def forward_out(s):
     s.mean += s.p["bias"]
 
 
+# %%
 def sample_out(s):
     if s.step == 0:
         s.dy, s.d_var = np.empty_like(s.mean), np.empty_like(s.mean)
@@ -289,6 +309,7 @@ def sample_out(s):
     s.d_var /= s.var
 
 
+# %%
 def backward_out(s):
     if s.step == 0:
         s.d = {name: np.empty_like(array) for name, array in s.p.items()}
@@ -347,6 +368,7 @@ def update_out(s):
     np.clip(s.p["log_sigma2"], -20, 10, out=s.p["log_sigma2"])
 
 
+# %%
 WITH_OUT = dict(zip(NAIVE, (forward_out, sample_out, backward_out, update_out), strict=True))
 
 # %% [markdown]
@@ -367,6 +389,7 @@ def state_after(s, parts, steps=2):
 reference = state_after(fresh(np.float64), NAIVE)
 
 
+# %%
 def same(s, parts, name):
     """Check a stage against the first one, to float32's accuracy."""
     worst = 0.0
@@ -377,6 +400,7 @@ def same(s, parts, name):
     assert worst < 1e-4, name
 
 
+# %%
 for name, parts in (("NumPy, float32", NAIVE), ("out=", WITH_OUT)):
     same(fresh(), parts, name)
 stages["out="], moved["out="] = (fresh(), WITH_OUT), count(fresh(), WITH_OUT)
@@ -419,6 +443,7 @@ def sample_loop(mean, var, noise, target, dy, d_var):
             d_var[b, o] = F(0.5) * d * e / std
 
 
+# %%
 def sample_fused(s):
     if s.step == 0:
         s.dy, s.d_var = np.empty_like(s.mean), np.empty_like(s.mean)
@@ -439,6 +464,7 @@ moved["fused sampling"] = moved["out="] | {"sampling": Y + 4 * Y + 2 * Y}  # dra
 from svd_numpy.kernels.cpu.simd import noise_row
 
 
+# %%
 @njit(parallel=True, fastmath=SAFE, error_model="numpy")
 def sample_row(step, mean, var, target, dy, d_var, rows):
     for b in prange(dy.shape[0]):
@@ -451,6 +477,7 @@ def sample_row(step, mean, var, target, dy, d_var, rows):
             d_var[b, o] = F(0.5) * d * row[o] / std
 
 
+# %%
 def sample_philox(s):
     if s.step == 0:
         s.dy, s.d_var = np.empty_like(s.mean), np.empty_like(s.mean)
@@ -464,7 +491,7 @@ stages["Philox inside"] = fresh(), PHILOX
 moved["Philox inside"] = moved["out="] | {"sampling": 3 * Y + 2 * Y}
 
 # %% [markdown]
-# **One pass for the update.** Chain rule, KL, Adam: eight numbers in, six out, for each weight; and then it is not touched again.
+# **One pass for the update.** Chain rule, KL, Adam: every number is read once and written once, and then it is not touched again.
 #
 # **Predict.** It moves a small part of the bytes. Is it faster than NumPy by as much?
 
@@ -492,6 +519,7 @@ def make_sweep(exp, log):
     return sweep
 
 
+# %%
 sweep_loop = make_sweep(math.exp, math.log)
 
 
@@ -512,9 +540,21 @@ def with_sweep(loop):
     return work
 
 
+# %% sweep_bytes tags=["blank"]
+sweep_bytes = 8 * W + 6 * W  # blank
+
+# %% tags=["check"]
+check(
+    "sweep_bytes",
+    lambda: sweep_bytes == 14 * 4 * WEIGHTS,
+    "Count the arrays that the loop reads, and those that it writes; each has W bytes.",
+    "It reads eight: two parameters, two gradients, four moments. It writes all of them but the gradients.",
+)
+
+# %%
 SWEEP = PHILOX | {"update": with_sweep(sweep_loop)}
 same(fresh(), SWEEP, "one pass for the update")
-stages["one pass"], moved["one pass"] = (fresh(), SWEEP), moved["Philox inside"] | {"update": 8 * W + 6 * W}
+stages["one pass"], moved["one pass"] = (fresh(), SWEEP), moved["Philox inside"] | {"update": sweep_bytes}
 
 # %% [markdown]
 # Two things may be in the way. `math.exp` and `math.log` are calls to the C library, a number at a time, and a loop with calls does not become vector
@@ -531,6 +571,7 @@ from svd_numpy.kernels.cpu.simd import exp32, log32, max32, min32
 BLOCK = 1024
 
 
+# %%
 @njit(fastmath=SAFE, error_model="numpy")
 def gradient_block(theta, log_sigma2, d_theta, d_sigma2):
     for i in range(theta.size):
@@ -543,6 +584,7 @@ def gradient_block(theta, log_sigma2, d_theta, d_sigma2):
         d_sigma2[i] = d_sigma2[i] * sigma2 - F(0.5 / N) * ratio * slope
 
 
+# %%
 @njit(fastmath=SAFE, error_model="numpy")
 def adam_block(x, d, m, v, rate, correction, low, high):
     for i in range(x.size):
@@ -599,6 +641,7 @@ def packaged(name):
     return s, dict(zip(NAIVE, (ahead, loss, back, step), strict=True))
 
 
+# %%
 same(*packaged("numba"), "the package")
 stages["the package"] = packaged("numba")
 forward_bytes, backward_bytes = X + 2 * W + 2 * Y, X + 2 * Y + 2 * W  # every array once
@@ -679,14 +722,14 @@ ax.legend(loc=(0.55, 0.56))
 plt.show()
 
 # %% [markdown]
-# The update costs the same for any batch, since it is done once per weight: small batches make it dear. Move the batch and see (this needs a running
-# kernel):
+# The update costs the same for any batch, since it is done once per weight, so with small batches it takes most of the time. Move the batch and see.
+# (Without a running kernel you see one position of the slider.)
 
 # %%
-from ipywidgets import IntSlider, interact
+from ipywidgets import IntSlider
 
 
-@interact(batch=IntSlider(min=10, max=1000, step=10, value=100))
+@slide(batch=IntSlider(min=10, max=1000, step=10, value=100))
 def show_floors(batch):
     """Least times of products and update for a batch size."""
     fig, ax = plt.subplots(figsize=(6, 1.6))
@@ -696,48 +739,10 @@ def show_floors(batch):
 
 
 # %% [markdown]
-# ## More cores, and other people's code
+# ## The same with the package
 #
-# `prange` and the package share out rows and blocks. Sums are never shared, so the bits stay the same.
-
-# %%
-threads, milliseconds, bits = sorted({1, CORES}), [], set()
-for count_of in threads:
-    numba.set_num_threads(count_of)
-    bits.add(tuple(array.tobytes() for array in state_after(*packaged("numba")).values()))
-    milliseconds.append(sum(race({"all": packaged("numba")}, ROUNDS)["all"].values()))
-numba.set_num_threads(1)
-assert len(bits) == 1
-for count_of, value in zip(threads, milliseconds, strict=True):
-    print(f"{count_of} thread{'s' * (count_of > 1)}: {value:.2f} ms per step; same bits")
-
-# %% [markdown]
-# PyTorch runs the same method well, if it is written well: fast products, Adam in one kernel, and a compiler that fuses the rest. The repository
-# measures a whole step of LeNet-300-100 against it, each candidate in a process of its own. These are its published medians, on the machine named
-# below.
-
-# %%
-published = pathlib.Path("..", "benchmarks", "results", "step.json")
-if published.exists():
-    report = json.loads(published.read_text(encoding="utf-8"))
-    rows = [row for row in report["rows"] if (row["batch"], row["threads"]) == (100, 2)]
-    fig, ax = plt.subplots(figsize=(7.4, 2.2))
-    colours = [COLOURS["test" if row["name"] == "svd_numpy" else "pruned"] for row in rows]
-    bars = ax.barh([row["name"] for row in rows], [row["median_ms"] for row in rows], color=colours)
-    ax.bar_label(bars, fmt="%.2f", padding=3)
-    ax.invert_yaxis()
-    ax.set(
-        xlabel="ms per step",
-        title="LeNet-300-100, batch 100, 2 threads",
-        xlim=(0, 1.15 * max(r["median_ms"] for r in rows)),
-    )
-    plt.show()
-    print(
-        f"{report['machine']['cpu']}, {report['machine']['cores']} cores; torch {report['machine']['torch']}; {report['date']}"
-    )
-
-# %% [markdown]
-# *torch dense* is the same network without any noise: half the products, half the weights to update.
+# The last bar *is* the package: `get_backend("numba")` does these four parts, on as many cores as you let it have. Training has one more way to save
+# time, and it is the largest: not to compute with weights that have died. [Notebook 11](11_train_faster.ipynb) does that.
 #
 # ## Exercises
 #
@@ -783,6 +788,7 @@ def fixed_sum(x):
     return float(fixed_parts(x).sum())  # outside: in a parallel function Numba would share this sum out, too
 
 
+threads = sorted({1, CORES})
 numbers, sums = np.random.default_rng(3).normal(size=100_000).astype(F), set()
 for count_of in threads:
     numba.set_num_threads(count_of)
@@ -811,7 +817,7 @@ for name, parts in race(three, ROUNDS).items():
 # ## Further reading
 #
 # - `svd_numpy/kernels/cpu/sweep.py`: [the update](../svd_numpy/kernels/cpu/sweep.py), in blocks, for every prior; `gemm.py` and `tiles.py`: the products.
-# - [The kernels beside the machine's limits](../benchmarks/results/kernels.md) and [PyTorch on the same work](../benchmarks/results/step.md), with how they were measured.
+# - [The kernels beside the machine's limits](../benchmarks/results/kernels.md), with how they were measured.
 # - Williams, Waterman, Patterson: [Roofline](https://doi.org/10.1145/1498765.1498785), 2009. Goto, van de Geijn: [Anatomy of High-Performance Matrix
 #   Multiplication](https://doi.org/10.1145/1356052.1356053), 2008.
 # - Numba: [Performance tips](https://numba.readthedocs.io/en/stable/user/performance-tips.html).

@@ -9,24 +9,19 @@
 #
 # **What you'll need.** NumPy and the forward pass of the layer ([notebook 2](02_tame_the_noise.ipynb)). About 60 minutes.
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # simulate CUDA; Numba reads this once, when it is imported
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
 import math
+import os
+import sys
 import threading
 from collections import Counter, namedtuple
 from contextlib import redirect_stdout
 from unittest.mock import patch
+
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # simulate CUDA; Numba reads this once, when it is imported
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,6 +52,7 @@ rng = np.random.default_rng(0)
 Touch = namedtuple("Touch", "block thread epoch moment index wrote")
 
 
+# %%
 class Traced:
     """An array that remembers who touched it. `epoch`: barriers a thread has passed; `moment`: its touches of this array."""
 
@@ -82,7 +78,7 @@ class Traced:
 
 # %% [markdown]
 # `launch` runs a kernel and hands back the shared arrays that it made. `races` looks for what a GPU never tells you: a place that two threads touch,
-# one of them writing, without a barrier in between. `check` is the judge of your solutions.
+# one of them writing, without a barrier in between. `judge` is the judge of your solutions.
 
 
 # %%
@@ -102,6 +98,7 @@ def launch(kernel, blocks, threads, *arguments):
     return list(made.values())
 
 
+# %%
 def races(array, shared):
     """Places touched by two threads, one of them writing, in one epoch of a block (shared) or at any time (global)."""
     places = {}
@@ -115,7 +112,7 @@ def races(array, shared):
 
 
 # %%
-def check(kernel, blocks, threads, *inputs, expected):
+def judge(kernel, blocks, threads, *inputs, expected):
     """Run a kernel; print a verdict; return all its arrays: inputs, output, shared ones."""
     arrays = [Traced(entry) if isinstance(entry, np.ndarray) else entry for entry in inputs]
     out = Traced(np.full(np.shape(expected), np.nan, np.float32))
@@ -166,6 +163,7 @@ def square(x, out):
     # your lines
 
 
+# %%
 @cuda.jit
 def square_all(x, out):
     i = cuda.grid(1)
@@ -173,11 +171,11 @@ def square_all(x, out):
     out[i] = value * value
 
 
-_ = check(square, 1, 10, x, expected=x**2)
-_ = check(square_all, 3, 4, x, expected=x**2)
+_ = judge(square, 1, 10, x, expected=x**2)
+_ = judge(square_all, 3, 4, x, expected=x**2)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution", "needed"]
 # Solutions of puzzles 1 and 2.
 @cuda.jit
 def square(x, out):
@@ -194,7 +192,7 @@ def square_all(x, out):
         out[i] = value * value
 
 
-assert check(square, 1, 10, x, expected=x**2) and check(square_all, 3, 4, x, expected=x**2)
+assert judge(square, 1, 10, x, expected=x**2) and judge(square_all, 3, 4, x, expected=x**2)
 
 # %% [markdown]
 # The simulator raises an error. A GPU usually does not: it reads what lies behind the array and overwrites whatever lives there.
@@ -212,10 +210,10 @@ def square_any(x, out):
     # your loop
 
 
-_ = check(square_any, 2, 4, x[:22], expected=x[:22] ** 2)
+_ = judge(square_any, 2, 4, x[:22], expected=x[:22] ** 2)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution", "needed"]
 # Solution of puzzle 3.
 @cuda.jit
 def square_any(x, out):
@@ -224,7 +222,7 @@ def square_any(x, out):
         out[i] = value * value
 
 
-assert check(square_any, 2, 4, x[:22], expected=x[:22] ** 2)
+assert judge(square_any, 2, 4, x[:22], expected=x[:22] ** 2)
 
 # %% [markdown]
 # Why stride? The obvious way is to give each thread a piece of its own, and both are right. But a GPU runs 32 threads, a **warp**, in lockstep: at one
@@ -244,7 +242,7 @@ def square_pieces(x, out):
 
 fig, axes = plt.subplots(1, 2, figsize=(8.2, 4.2), sharey=True)
 for ax, kernel, title in zip(axes, (square_pieces, square_any), ("a piece for each", "grid-stride loop"), strict=True):
-    source, *_ = check(kernel, 1, 32, x, expected=x**2)
+    source, *_ = judge(kernel, 1, 32, x, expected=x**2)
     touched = np.zeros(1024)
     for touch in source.touches:
         touched[touch.index] = 2 if touch.moment == 5 else 1
@@ -279,10 +277,11 @@ def block_sums(x, out):
     # your rounds; at the end one thread writes tree[0]
 
 
-_ = check(block_sums, 16, 8, x, expected=x.reshape(16, 16).sum(axis=1))
+# %%
+_ = judge(block_sums, 16, 8, x, expected=x.reshape(16, 16).sum(axis=1))
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution", "needed"]
 # Solution of puzzle 4.
 @cuda.jit
 def block_sums(x, out):
@@ -300,8 +299,8 @@ def block_sums(x, out):
         out[cuda.blockIdx.x] = tree[0]
 
 
-_, parts, tree = check(block_sums, 16, 8, x, expected=x.reshape(16, 16).sum(axis=1))
-_, total, _ = check(block_sums, 1, 8, parts.array, expected=x.sum(dtype=np.float64, keepdims=True))
+_, parts, tree = judge(block_sums, 16, 8, x, expected=x.reshape(16, 16).sum(axis=1))
+_, total, _ = judge(block_sums, 1, 8, parts.array, expected=x.sum(dtype=np.float64, keepdims=True))
 
 # %% [markdown]
 # The second launch adds the sixteen parts with the same kernel: two stages. There is a shorter way, an **atomic addition**: every thread
@@ -348,6 +347,7 @@ LOW, BITS = U64(0xFFFFFFFF), U64(32)
 SCALE, TURN, HALF, MINUS_TWO = F(2.0**-24), F(2 * math.pi), F(0.5), F(-2)
 
 
+# %%
 @cuda.jit(device=True)  # a helper that kernels call
 def normal(b, u, layer, step, seed):
     words = philox(U64(16 * (u // 64) + u % 16), U64(b), U64(step), U64(layer), U64(seed), U64(0))
@@ -358,6 +358,7 @@ def normal(b, u, layer, step, seed):
     return radius * F(math.cos(angle) if word % 2 else math.sin(angle))
 
 
+# %%
 @cuda.jit
 def noise(layer, step, seed, out):
     """out[b, u]: the normal of example b and unit u, whoever draws it."""
@@ -381,10 +382,10 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 wanted = get_backend("numpy").noise(NoiseKey(seed=3, layer=1, step=2), 6, 24)
-_ = check(noise, 2, 4, 1, 2, 3, expected=wanted)
+_ = judge(noise, 2, 4, 1, 2, 3, expected=wanted)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution", "needed"]
 # Solution of puzzle 5.
 @cuda.jit(device=True)
 def philox(c0, c1, c2, c3, k0, k1):
@@ -395,7 +396,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-*_, drawn = check(noise, 2, 4, 1, 2, 3, expected=wanted)
+*_, drawn = judge(noise, 2, 4, 1, 2, 3, expected=wanted)
 
 
 # %% [markdown]
@@ -456,6 +457,7 @@ def naive(a, b, out):
         out[m, n] = total
 
 
+# %%
 @cuda.jit
 def tiled(a, b, out):
     strip_a = cuda.shared.array((TILE, TILE), np.float32)
@@ -466,13 +468,14 @@ def tiled(a, b, out):
         # your lines
 
 
+# %%
 TILE, GRID = 4, (3, 2)  # blocks of 4 x 4 threads, 3 across and 2 down
 x, theta = rng.normal(size=(8, 10)).astype(F), rng.normal(size=(10, 12)).astype(F)
-plain = check(naive, GRID, (TILE, TILE), x, theta, expected=x @ theta)
-_ = check(tiled, GRID, (TILE, TILE), x, theta, expected=x @ theta)
+plain = judge(naive, GRID, (TILE, TILE), x, theta, expected=x @ theta)
+_ = judge(tiled, GRID, (TILE, TILE), x, theta, expected=x @ theta)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution", "needed"]
 # Solution of puzzle 6. Barriers: before anyone reads a strip, and before anyone overwrites it.
 @cuda.jit
 def tiled(a, b, out):
@@ -492,7 +495,7 @@ def tiled(a, b, out):
         out[m, n] = total
 
 
-tiles = check(tiled, GRID, (TILE, TILE), x, theta, expected=x @ theta)
+tiles = judge(tiled, GRID, (TILE, TILE), x, theta, expected=x @ theta)
 
 # %% tags=["cover"]
 fig, axes = plt.subplots(2, 2, figsize=(8.2, 4.9), width_ratios=(10, 12))
@@ -518,24 +521,34 @@ plt.show()
 # ## The whole layer in one kernel
 #
 # **Puzzle 7, the fused layer.** $y = x\theta + b + \sqrt{x^2\sigma^2}\,\varepsilon$. Extend your tiles: one strip of `x` serves **both** sums and is
-# squared where it is used; $\sigma^2 = e^{\log\sigma^2}$ is made on the way into shared memory; noise is drawn at the end, for one's own output.
+# squared where it is used; $\sigma^2 = e^{\log\sigma^2}$ is made on the way into shared memory; noise is drawn at the end, for one's own output. The strips are set up.
 
 
 # %%
 @cuda.jit
 def fused(x, theta, log_sigma2, bias, layer, step, seed, out):
     """out = x @ theta + bias + sqrt(x**2 @ exp(log_sigma2)) * noise"""
-    # your kernel
+    strip_x = cuda.shared.array((TILE, TILE), np.float32)
+    strip_theta = cuda.shared.array((TILE, TILE), np.float32)
+    strip_sigma2 = cuda.shared.array((TILE, TILE), np.float32)
+    tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+    n, m = cuda.grid(2)
+    mean, var = ZERO, ZERO
+    for k0 in range(0, x.shape[1], TILE):
+        strip_x[ty, tx] = x[m, k0 + tx] if m < x.shape[0] and k0 + tx < x.shape[1] else ZERO
+        # two more strips; a barrier; both sums; a barrier
+    # and the output, with normal(m, n, layer, step, seed)
 
 
+# %%
 log_sigma2, bias = rng.normal(-2, 1, (10, 12)).astype(F), rng.normal(size=12).astype(F)
 layer = (x, theta, log_sigma2, bias, 1, 2, 3)
 draws_wanted = get_backend("numpy").noise(NoiseKey(3, 1, 2), 8, 12)
 answer = x @ theta + bias + np.sqrt(x**2 @ np.exp(log_sigma2)) * draws_wanted
-_ = check(fused, GRID, (TILE, TILE), *layer, expected=answer)
+_ = judge(fused, GRID, (TILE, TILE), *layer, expected=answer)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution", "needed"]
 # Solution of puzzle 7.
 @cuda.jit
 def fused(x, theta, log_sigma2, bias, layer, step, seed, out):
@@ -560,7 +573,7 @@ def fused(x, theta, log_sigma2, bias, layer, step, seed, out):
         out[m, n] = mean + bias[n] + F(math.sqrt(var)) * normal(m, n, layer, step, seed)
 
 
-one_launch = check(fused, GRID, (TILE, TILE), *layer, expected=answer)
+one_launch = judge(fused, GRID, (TILE, TILE), *layer, expected=answer)
 
 # %% [markdown]
 # What did that save? Without fusion there are six launches: squares, $\sigma^2$, two products, noise, and a sum at the end. Each leaves
@@ -581,25 +594,26 @@ def sample(mean, var, noise, bias, out):
         out[at] = mean[at] + bias[at[1]] + F(math.sqrt(var[at])) * noise[at]
 
 
+# %%
 def six_launches(product):
     """The layer in six launches; returns every array that lies in global memory."""
     squares, sigma2 = x**2, np.exp(log_sigma2)
     with redirect_stdout(None):  # the verdicts are known
-        found = check(square_any, 1, 4, x.ravel(), expected=squares.ravel())
-        found += check(exponential, 1, 4, log_sigma2.ravel(), expected=sigma2.ravel())
-        found += (mean := check(product, GRID, (TILE, TILE), x, theta, expected=x @ theta)[:3])
-        found += (var := check(product, GRID, (TILE, TILE), squares, sigma2, expected=squares @ sigma2)[:3])
-        found += (draws := check(noise, 1, 4, *layer[4:], expected=draws_wanted)[3:])
-        return found + check(sample, 1, 4, mean[2].array, var[2].array, draws[0].array, bias, expected=answer)
+        found = judge(square_any, 1, 4, x.ravel(), expected=squares.ravel())
+        found += judge(exponential, 1, 4, log_sigma2.ravel(), expected=sigma2.ravel())
+        found += (mean := judge(product, GRID, (TILE, TILE), x, theta, expected=x @ theta)[:3])
+        found += (var := judge(product, GRID, (TILE, TILE), squares, sigma2, expected=squares @ sigma2)[:3])
+        found += (draws := judge(noise, 1, 4, *layer[4:], expected=draws_wanted)[3:])
+        return found + judge(sample, 1, 4, mean[2].array, var[2].array, draws[0].array, bias, expected=answer)
 
 
+# %%
 def touches(arrays):
     return sum(len(array.touches) for array in arrays if isinstance(array, Traced))
 
 
 counted = {"naive, six launches": touches(six_launches(naive)), "tiles, six launches": touches(six_launches(tiled))}
 counted["tiles, fused"] = touches(one_launch[:8])
-
 
 # %% [markdown]
 # The same numbers by hand, for $M\times K$ inputs, $N$ units and tiles of any shape. Where formula and recording agree, the formula may be trusted at
@@ -677,17 +691,17 @@ assert intensity(kernels["fused 128 × 64"]) > PEAK / SPEED and math.ceil(M / 12
 # arithmetic. Large tiles reach the flat part, and then other things count. Tiles of 128×64 cut this layer into 5 blocks, and the H200 has 132
 # multiprocessors to feed. So the package takes smaller tiles here and cuts the sum over `k` into slices, whose parts are added in a fixed order, as
 # in puzzle 4. And the model is strict: it lets every read go to global memory, while real devices have caches, which help the naive kernel most. Try
-# tiles of your own (this needs a running kernel):
+# tiles of your own. (Without a running kernel you see one position of the sliders.)
 
 # %%
-from ipywidgets import SelectionSlider, interact
+from ipywidgets import SelectionSlider
 
 sizes = [1, 2, 4, 8, 16, 32, 64, 128]
 down_slider = SelectionSlider(options=sizes, value=32, description="rows")
 across_slider = SelectionSlider(options=sizes, value=64, description="columns")
 
 
-@interact(down=down_slider, across=across_slider, fuse=True)
+@slide(down=down_slider, across=across_slider, fuse=True)
 def show_tile(down, across, fuse):
     """One tile on the roofline."""
     blocks = math.ceil(M / down) * math.ceil(N / across)
@@ -718,7 +732,7 @@ print("gradients of all", len(results["numpy"][1]), "parameters agree")
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Leave out the second barrier of `tiled` and let `check` look at it. For which sizes is the result right all the same?
+# **Exercise 1.** Leave out the second barrier of `tiled` and let `judge` look at it. For which sizes is the result right all the same?
 #
 # **Exercise 2.** Shared memory has 32 *banks*; number $i$ of an array lies in bank $i \bmod 32$, and a bank serves one number at a time. In a strip
 # of 32×32, how many of a warp's 32 reads fall into one bank if the warp reads a row? A column? What if rows are 33 long?
@@ -746,7 +760,7 @@ def hasty(a, b, out):
 
 
 for inputs in (10, 4):
-    found = check(hasty, GRID, (TILE, TILE), x[:, :inputs], theta[:inputs], expected=x[:, :inputs] @ theta[:inputs])
+    found = judge(hasty, GRID, (TILE, TILE), x[:, :inputs], theta[:inputs], expected=x[:, :inputs] @ theta[:inputs])
     assert any(races(array, shared=True) for array in found[3:]) == (inputs == 10)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

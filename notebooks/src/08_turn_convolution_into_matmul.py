@@ -9,16 +9,8 @@
 #
 # **What you'll need.** NumPy, and the backward pass of a dense layer ([notebook 4](04_derive_every_gradient.ipynb)). About 40 minutes.
 
-# %% jupyter={"source_hidden": true} tags=["setup"]
-# On Binder and Colab this installs the package; anywhere else it does nothing.
-import os
-import pathlib
-import subprocess
-import sys
-
-if "google.colab" in sys.modules or "BINDER_SERVICE_HOST" in os.environ:
-    package = ".." if pathlib.Path("..", "pyproject.toml").exists() else "svd-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+# %% tags=["setup"]
+# From cells.py.
 
 # %%
 import matplotlib.pyplot as plt
@@ -54,6 +46,7 @@ def conv_loops(images, theta):
     return y
 
 
+# %%
 edges = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]]) / 4  # left minus right
 theta = np.stack([edges, edges.T], axis=-1)[:, :, None, :]  # (3, 3, 1, 2)
 y = conv_loops(images[:1], theta)
@@ -84,13 +77,26 @@ plt.show()
 # $$\underbrace{Y}_{\text{stops}\,\times\,O} = \underbrace{\text{im2col}(X)}_{\text{stops}\,\times\,k_hk_wC}\;\underbrace{\Theta}_{k_hk_wC\,\times\,O}.$$
 
 
-# %%
+# %% im2col tags=["blank"]
 def im2col(images, kh, kw):
     """Windows as rows: array (B * stops, kh * kw * C)."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (kh, kw), axis=(1, 2))  # (B, oh, ow, C, kh, kw)
-    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kh * kw * images.shape[-1])
+    channels_last = windows.transpose(0, 1, 2, 4, 5, 3)  # blank
+    return channels_last.reshape(-1, kh * kw * images.shape[-1])
 
 
+# %% tags=["check"]
+check(
+    "im2col",
+    lambda: np.array_equal(
+        im2col(np.arange(24.0).reshape(1, 2, 4, 3), 2, 3)[0].reshape(2, 3, 3), np.arange(24.0).reshape(2, 4, 3)[:, :3]
+    ),
+    "Each row must have the order of the filter: kh, kw, C. The comment says which axis is which.",
+    "transpose takes the new order of the axes: 0, 1, 2 stay, and the channels, axis 3, go last.",
+)
+
+
+# %%
 def conv(images, theta):
     """The same as conv_loops."""
     kh, kw, _, n_out = theta.shape
@@ -147,16 +153,24 @@ plt.show()
 # places. Its transpose, **col2im**, adds up what comes back from those places.
 
 
-# %%
+# %% col2im tags=["blank"]
 def col2im(cols, shape, kh, kw):
     """Transpose of im2col: add every entry to the pixel that it was copied from."""
     n, height, width, channels = shape
     oh, ow = height - kh + 1, width - kw + 1
     cols, images = cols.reshape(n, oh, ow, kh, kw, channels), np.zeros(shape)
     for ky, kx in np.ndindex(kh, kw):
-        images[:, ky : ky + oh, kx : kx + ow] += cols[:, :, :, ky, kx]
+        images[:, ky : ky + oh, kx : kx + ow] += cols[:, :, :, ky, kx]  # blank
     return images
 
+
+# %% tags=["check"]
+check(
+    "col2im",
+    lambda: np.allclose(col2im(np.ones((4, 9)), (1, 4, 4, 1), 3, 3)[0, :, :, 0], np.outer([1, 2, 2, 1], [1, 2, 2, 1])),
+    "For the place (ky, kx) of the window, cols[:, :, :, ky, kx] holds what comes back from all stops.",
+    "It goes to the pixels that stood at this place: add cols[:, :, :, ky, kx].",
+)
 
 # %% [markdown]
 # How do you test a transpose without writing down the matrix? By what defines it: $\langle A u, v\rangle = \langle u, A^\top v\rangle$ for all $u$ and $v$. Take random
@@ -223,7 +237,7 @@ plt.show()
 
 # %% [markdown]
 # Where two windows see nearly the same pixels, one drawn filter gives them nearly the same noise: with equal $\sigma$, the correlation is the cosine
-# between the windows. Each output has the right mean and the right spread; their togetherness is lost. So for convolutions local reparametrisation is not
+# between the windows. Each output has the right mean and the right spread; their correlation is lost. So for convolutions local reparametrisation is not
 # exact, as it is for dense layers, but another noise model with the same moments per output. It trains well, has little gradient noise, and
 # all implementations that we know do it, this one included. Just do not call it sampling the weights.
 #
@@ -247,6 +261,7 @@ def forward(net, cols, step):
     return y, tape
 
 
+# %%
 def backward(net, tape, dy):
     """Gradients of the NLL: the lines of a dense layer, once on examples and once on windows."""
     gradients = []
@@ -271,11 +286,12 @@ windows = im2col(images, 5, 5).reshape(len(images), 16, 25)  # every window of e
 
 def fresh_net():
     """12 filters of 5x5 and a dense layer; log_sigma2 = -10, hardly any noise."""
-    shapes = np.random.default_rng(1), (25, 12), (192, 10)
-    thetas = [shapes[0].normal(0, np.sqrt(2 / shape[0]), shape) for shape in shapes[1:]]
+    generator = np.random.default_rng(1)
+    thetas = [generator.normal(0, np.sqrt(2 / shape[0]), shape) for shape in ((25, 12), (192, 10))]
     return [{"theta": t, "log_sigma2": np.full(t.shape, -10.0), "bias": np.zeros(t.shape[1])} for t in thetas]
 
 
+# %%
 def nll(net, rows, step):
     """NLL and its gradients."""
     logits, tape = forward(net, windows[rows].reshape(-1, 25), step)
@@ -360,20 +376,20 @@ print(f"filters without a single weight left: {dead.sum()} of 12")
 # Both layers lose most of their weights; the filters lose less. Two things work together here. A filter weight takes part in sixteen
 # outputs of every image, so the data have sixteen times the occasion to object to its noise, while the KL charges for it once. And
 # whatever dies in the filters takes weights of the next layer along: behind a filter that is gone, all channels are constant, and the
-# 16·10 dense weights that read them have nothing left to say. The published LeNet-5 shows the
-# same: its first convolution loses 67 % of its weights, the layers behind it 95 % and more.
+# 16·10 dense weights that read them have nothing left to say. It is a tendency, not a law. In the published LeNet-5 the first convolution loses least
+# (67 %), but the second one (98 %) loses more than the last dense layer (95 %).
 #
-# Look at the filters, too. What is left of one is a handful of pixels, often of both signs side by side: edge detectors of a
-# kind, like those that we wrote by hand at the beginning. And some filters are wholly gone. Those are the only zeros in this notebook
+# Look at the filters, too. What is left of one is a handful of pixels. And some filters are wholly gone. Those are the only zeros in this notebook
 # that make the network faster without any special code: the filter can be cut out, and its inputs in the dense layer with it.
 #
-# Slide the window over a digit yourself (this needs a running kernel):
+# Slide the window over a digit yourself. (Without a running kernel you see one position of the slider.)
 
 # %%
-from ipywidgets import IntSlider, interact
+from ipywidgets import IntSlider
 
 
-@interact(stop=IntSlider(min=0, max=35, value=14, description="window"))
+# %%
+@slide(stop=IntSlider(min=0, max=35, value=14, description="window"))
 def show_window(stop):
     """A window, its row, and the edge filter's answer."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
@@ -407,14 +423,14 @@ assert np.allclose(package, conv(colour_images, filters))
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Give `conv` a stride: windows start at every second pixel only. Which single line changes?
+# **Exercise 1.** Give `conv` a stride: windows start at every second pixel only. Which two lines change?
 #
 # **Exercise 2.** Give it padding: a border of $q$ zeros, so that 3×3 windows keep the size of the image. What changes in the backward pass?
 #
 # **Exercise 3.** A 1×1 convolution: what is im2col then, and what is the layer?
 #
-# **Exercise 4.** Count im2col's memory for a batch of 100 in LeNet-5: 5×5 windows on 28×28 images of one channel, and later on 12×12 images of 20. By how much does it blow up
-# its input?
+# **Exercise 4.** Two 3×3 layers, one after the other, see as much of the image as one 5×5 layer. Compare their weights for 20 channels throughout, and the
+# size of their im2col matrices on 28×28 images.
 #
 # **Exercise 5.** Average pooling takes the mean of an output over all positions. Compare the spread of that mean when the filter is drawn and when the outputs are. Which noise
 # would pooling let you feel?
@@ -449,13 +465,16 @@ print(
 print(np.array_equal(im2col(colour_images, 1, 1), colour_images.reshape(-1, 3)))
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-# Solution 4. Stops × window, against pixels: towards 25-fold in large images, less in small ones, for their borders.
-for size, channels in ((28, 1), (12, 20)):
-    stops, before, after = (size - 4) ** 2, 100 * size**2 * channels, 100 * (size - 4) ** 2 * 25 * channels
-    print(f"{size}×{size}×{channels}: {stops} stops, {before * 4 / 1e6:.2f} MB to {after * 4 / 1e6:.1f} MB", end=", ")
-    print(f"{after / before:.1f}-fold")
-    assert im2col(np.zeros((1, size, size, channels)), 5, 5).size * 100 == after
-# This is why fast code forms windows on the fly and never stores them all.
+# Solution 4. Fewer weights, but two matrices in place of one: im2col pays for positions, not for weights.
+small, large = 2 * 9 * 20 * 20, 25 * 20 * 20
+rows_small = 26**2 * 9 * 20 + 24**2 * 9 * 20  # 28 to 26 to 24 pixels
+rows_large = 24**2 * 25 * 20
+print(f"weights {small:,} against {large:,}; numbers in im2col {rows_small:,} against {rows_large:,} per image")
+two = im2col(conv(np.zeros((1, 28, 28, 20)), np.zeros((3, 3, 20, 20))), 3, 3)
+assert (
+    im2col(np.zeros((1, 28, 28, 20)), 3, 3).size + two.size == rows_small
+    and conv(np.zeros((1, 28, 28, 20)), np.zeros((5, 5, 20, 20))).shape[1] == 24
+)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 5. Noise of its own at each of 36 positions averages out; that of the filter is the same everywhere and stays.
