@@ -196,7 +196,7 @@ assert abs(inside(1) - 0.954) < 0.03 and inside(9) < 0.6
 # **Sequences.** A text of a million letters has a million terms $-\log p(\text{letter} \mid \text{before})$, so a loss *per letter* has
 # $\mathrm{KL}/(\text{number of letters})$. A film review has one label, so a loss *per review* has $\mathrm{KL}/(\text{number of reviews})$, however long they are.
 # The rule: **divide the KL by the number of terms that the mean is taken over.** Some programs take the mean over letters but count rows of $T$ letters as
-# examples. (The package is one of them.) For the bound, their KL weight must then be $1/T$, not 1 ([notebook 14](14_forget_over_time.ipynb)).
+# examples. For the bound, their KL weight must then be $1/T$, not 1 ([notebook 14](14_forget_over_time.ipynb)). (The package's `fit` counts letters.)
 #
 # ## Dropout, in the same words
 #
