@@ -282,7 +282,7 @@ def test_random_labels_in_both_stages(tmp_path: Path, images: Dataset) -> None:
     assert result.dataset == "cifar100, random labels" and "on cifar100, random labels" in str(result)
     assert (result.data.y_train != images.y_train).mean() > 0.6
     np.testing.assert_array_equal(result.data.y_test, images.y_test)
-    with pytest.raises(ValueError, match="another data"):
+    with pytest.raises(ValueError, match="another config"):
         train(dataset="cifar100", pretrain_epochs=0, run_dir=tmp_path, resume=True)
     both = train(random_labels=True)
     assert both.pretrained is not None

@@ -37,7 +37,7 @@ RUN_FILES = [
 RESULT_KEYS = {
     "arch", "width", "kind", "recipe", "kl_weight", "dataset", "warning", "seed", "init_from", "backend", "n_train",
     "n_test", "train_error", "test_error", "test_nll", "pretrained_test_error", "layer_sparsity", "live_units",
-    "method", "compression", "finetuned", "epochs", "seconds",
+    "method", "compression", "bits", "finetuned", "epochs", "seconds",
 }  # fmt: skip
 
 
