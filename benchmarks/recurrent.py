@@ -167,21 +167,8 @@ def table(title: str, found: dict[str, list[float]], unit: float, name: str) -> 
     return "\n".join([*lines, ""]), [{"table": title, **row} for row in rows]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Time both, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of a block")
-    parser.add_argument("--compile", action="store_true", help="time torch.compile, too")
-    parser.add_argument("--model", type=Path, help="model.safetensors of a finished run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    numba.set_num_threads(options.threads)
+def candidates(options: argparse.Namespace) -> list[tuple[str, dict[str, Step], float, str]]:
+    """What is timed: title, steps by candidate, the unit as a share of a second, and its name."""
     rng = np.random.default_rng(0)
     x, y = (rng.integers(0, LETTERS, (options.batch, options.steps)) for _ in range(2))
     training: dict[str, Step] = {
@@ -189,8 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     if options.compile:
         training["torch compile"] = torch_step(options.units, x, y, True)
-    title = f"Training step, LSTM-{options.units}, {options.batch} x {options.steps}, {options.threads} threads"
-    text, rows = table(title, alternate(training, options.rounds, options.seconds), 1e3, "ms")
+    found = [(f"Training step, LSTM-{options.units}, {options.batch} x {options.steps}", training, 1e3, "ms")]
     if options.model is not None:
         model = svd.Sequential.load(options.model)
         letters = {
@@ -198,13 +184,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "torch nn.LSTM, dense, traced": torch_letter(model, True),
         }  # fmt: skip
         kept = svd.measure_sparsity(model)
-        title = f"One letter at batch 1, {kept.compression:.1f} times fewer weights, {options.threads} threads"
-        more, more_rows = table(title, alternate(letters, options.rounds, options.seconds), 1e6, "us")
-        text, rows = f"{text}\n{more}", rows + more_rows
+        found.append((f"One letter at batch 1, {kept.compression:.1f} times fewer weights", letters, 1e6, "us"))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time both, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of a block")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile, too")
+    parser.add_argument("--model", type=Path, help="model.safetensors of a finished run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
+    options = parser.parse_args(arguments)
+    text, rows = list[str](), list[dict[str, Any]]()
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        numba.set_num_threads(threads)
+        for title, steps, unit, name in candidates(options):
+            title = f"{title}, {threads} thread{'s' * (threads > 1)}"
+            more, more_rows = table(title, alternate(steps, options.rounds, options.seconds), unit, name)
+            text, rows = [*text, more], rows + more_rows
+            print(more, flush=True)
     facts = {"machine": describe(), "torch": torch.__version__, "command": command_line()}
-    head = f"# Recurrent networks\n\n{one_line(facts['machine'])}, torch {torch.__version__}\n\n`{command_line()}`\n"
-    print(text)
-    write(options.out, "recurrent", f"{head}\n{text}", rows, facts)
+    head = f"# Recurrent networks\n\n* Machine: {one_line(facts['machine'])}\n* Command: {command_line()}\n"
+    write(options.out, "recurrent", "\n".join([head, *text]), rows, facts)
 
 
 if __name__ == "__main__":
