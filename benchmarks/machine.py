@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 PACKAGES = ("numpy", "numba", "torch")
@@ -80,11 +81,16 @@ def one_line(description: dict[str, str]) -> str:
     return f"{description['cpu']}, {description['cores']} cores, {description['system']}; {versions}"
 
 
+def shown(arguments: Sequence[str]) -> list[str]:
+    """Arguments as they stand above a table, which names no place on a disk: an absolute path is only its last part."""
+    return [os.path.basename(word) if os.path.isabs(word) else word for word in arguments]
+
+
 def command_line() -> str:
     """Return this script's command and the date, as they stand above a table; --table alone changes no figure."""
     words = [
         "python",
         f"benchmarks/{os.path.basename(sys.argv[0])}",
-        *(arg for arg in sys.argv[1:] if arg != "--table"),
+        *(word for word in shown(sys.argv[1:]) if word != "--table"),
     ]
     return f"`{' '.join(words)}`, {datetime.date.today().isoformat()}"

@@ -62,7 +62,7 @@ def measure(task: Task) -> dict[str, Any]:
     return {
         "seed": task.point["seed"], "error": last["valid_error"], "nll": last["valid_nll"],
         "nonzeros": last["compression"], "blocks": blocks,
-        "live": [layer.live[1] if len(layer.before) > 2 else layer.live[0] for layer in layers],
+        "live": [layer.units for layer in layers],
         "seconds": last["seconds"], "ms": trained["ms_per_step"],
     }  # fmt: skip
 

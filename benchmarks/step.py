@@ -18,7 +18,7 @@ from typing import Any
 
 import isa
 from harness import BLOCK_SECONDS, Candidate, Timing, time_candidates
-from machine import allowed_cores, describe, one_line
+from machine import allowed_cores, describe, one_line, shown
 from workload import TASKS
 
 OURS = "svd_numpy"
@@ -172,7 +172,7 @@ def facts_of(
     """What must be known of the timings to read them."""
     return {
         "machine": describe(),
-        "command": f"python benchmarks/{script} " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "command": f"python benchmarks/{script} " + " ".join(shown(sys.argv[1:] if arguments is None else arguments)),
         "date": datetime.date.today().isoformat(),
         "data": next((row["data"] for row in rows if row["data"]), "none: no candidate could be run"),
         "isa": isa.held(),

@@ -42,10 +42,12 @@ def with_palette(png: str) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def run_all(notebook: Any, name: str) -> None:
+def run_all(notebook: Any, name: str, mode: str = "full") -> None:
     """Run every cell in a fresh kernel, with this folder as its working directory, and tidy what it shows."""
     from nbclient import NotebookClient
 
+    os.environ["SVD_NUMPY_NOTEBOOKS"] = mode
+    os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout, whatever is installed
     client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(HERE)}}, record_timing=False)
     kept = notebook.metadata.copy()
     client.execute()
@@ -77,10 +79,8 @@ def shown_to_students(ran: Any, source: Path) -> Any:
 
 def execute(source: Path, mode: str) -> Any:
     """Run a source with all answers; return the students' edition."""
-    os.environ["SVD_NUMPY_NOTEBOOKS"] = mode
-    os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout, whatever is installed
     notebook = with_answers(read_source(source))
-    run_all(notebook, source.name)
+    run_all(notebook, source.name, mode)
     return shown_to_students(notebook, source)
 
 
@@ -110,8 +110,6 @@ def with_new_text(source: Path, outputs: dict[str, Any] | None = None) -> Any:
 
 def with_new_results(source: Path) -> Any:
     """The notebook as it is, with its cells of figures from `benchmarks/results/` run again."""
-    os.environ["SVD_NUMPY_NOTEBOOKS"] = "full"
-    os.environ["PYTHONPATH"] = str(HERE.parent)
     few = with_answers(read_source(source))
     few.cells = [cell for cell in few.cells if {"setup", "tools", "results"} & {*tags(cell)}]
     run_all(few, source.name)

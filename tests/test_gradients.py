@@ -97,7 +97,7 @@ def test_fresh_models_of_every_start(log_sigma2: float, backend: str) -> None:
     assert_ok(model, x, y, n_train=500, samples=6)
 
 
-def shallow(layer: Layer) -> dict[str, Any]:
+def state_of(layer: Layer) -> dict[str, Any]:
     """The state of a layer, with that of the factors of a gate in the place of the object."""
     state = copy.deepcopy(vars(layer))
     return {name: vars(value) if isinstance(value, Factors) else value for name, value in state.items()}
@@ -107,11 +107,11 @@ def shallow(layer: Layer) -> dict[str, Any]:
     "layer", [Dense(5, 3), VariationalDense(5, 3), VariationalDense(5, 3, bias=False), ReLU(), Gate(5)]
 )
 def test_a_layer_alone(layer: Layer) -> None:
-    before = shallow(layer)
+    before = state_of(layer)
     x = np.random.default_rng(0).standard_normal((7, 5))
     assert_ok(layer, x)
     assert_ok(layer, x, kl_weight=0.0)
-    after = shallow(layer)
+    after = state_of(layer)
     assert before.pop("memory")._arrays == after["memory"]._arrays == {}
     assert before == {name: after[name] for name in before}
 

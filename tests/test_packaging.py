@@ -213,3 +213,9 @@ def test_the_public_workflow_only_calls_the_script_that_runs_everywhere() -> Non
     assert re.findall(r"^ *- run: (.*)$", text, re.MULTILINE) == [".ci/run"]
     assert {"ubuntu-latest", "windows-latest", "macos-latest"} <= {*re.findall(r"[\w-]+-latest", text)}
     assert "secrets" not in text and "contents: read" in text
+
+
+def test_tables_name_no_place_on_a_disk() -> None:
+    places = re.compile(r"(?<![\w.:/])/(?:home|tmp|root|opt|work|Users|mnt)/|\b[A-Z]:\\\\")
+    results = [path for path in (ROOT / "benchmarks" / "results").iterdir() if path.suffix in (".md", ".json")]
+    assert results and [path.name for path in results if places.search(path.read_text(encoding="utf-8"))] == []

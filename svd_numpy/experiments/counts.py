@@ -62,6 +62,6 @@ def count(result: TrainResult, row: PaperRow) -> Counts:
         bits=bits,
         few_bits=few[what].ratio if bits else None,
         macs=plain["multiplications, live sub-matrices"].ratio,
-        live=tuple(layer.live[1] if len(layer.before) > 2 else layer.live[0] for layer in layers),
+        live=tuple(layer.units for layer in layers),
         seconds=result.seconds,
     )

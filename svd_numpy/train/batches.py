@@ -134,9 +134,10 @@ def _frame(model: Sequential, data: Dataset, config: TrainConfig) -> tuple[int, 
     """Shape of one gathered example (`Batches.frame`); raise if its moves make no sense."""
     if not (config.shift or config.mirror):
         return model.inner_shape
-    shape, one_channel = model.in_shape, data.image_shape is not None and data.image_shape[0] == 1
-    if len(shape) == 1 and one_channel:  # flat in either order of axes; more channels would have to be turned around
-        assert data.image_shape is not None
-        shape = data.image_shape
+    shape = model.in_shape
+    if len(shape) == 1 and data.image_shape is not None and data.image_shape[0] == 1:
+        shape = (
+            data.image_shape
+        )  # flat in either order of axes; more channels would not be
     check_moves(config.shift, config.mirror, shape)
     return (*shape[1:], shape[0])

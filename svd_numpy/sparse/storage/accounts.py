@@ -75,6 +75,11 @@ class LayerSize:
         """Weights, 0 or not, of the matrix of live inputs and live outputs."""
         return math.prod(self.before[:-2]) * math.prod(self.live)
 
+    @property
+    def units(self) -> int:
+        """What papers call its architecture: live filters of a convolution, live inputs of a dense layer."""
+        return self.live[1] if len(self.before) > 2 else self.live[0]
+
 
 @dataclass(frozen=True)
 class Account:
