@@ -136,8 +136,6 @@ def _frame(model: Sequential, data: Dataset, config: TrainConfig) -> tuple[int, 
         return model.inner_shape
     shape = model.in_shape
     if len(shape) == 1 and data.image_shape is not None and data.image_shape[0] == 1:
-        shape = (
-            data.image_shape
-        )  # flat in either order of axes; more channels would not be
+        shape = data.image_shape  # flat in either order of axes; more channels would not be
     check_moves(config.shift, config.mirror, shape)
     return (*shape[1:], shape[0])
