@@ -216,8 +216,8 @@ RECIPES = {
     ("vgg-like", "default"): Recipe(
         "vgg-like",
         "default",
-        "the shape of lenet-300-100's default after 60 epochs of pre-training, images shifted and mirrored throughout: "
-        "not yet searched",
+        "the shape of lenet-300-100's default after 60 epochs of pre-training, images shifted and mirrored throughout, "
+        "weights past log alpha 5 removed from epoch 20 on: not yet searched",
         TrainConfig(
             epochs=60,
             batch_size=100,
@@ -228,6 +228,8 @@ RECIPES = {
             finetune_lr=1e-4,
             shift=4,
             mirror=True,
+            remove_above=5.0,
+            remove_from=20,
         ),
         subtract_mean=True,
         pretrain=TrainConfig(
