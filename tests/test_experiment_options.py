@@ -14,8 +14,8 @@ import svd_numpy as svd
 from svd_numpy.experiments import cifar
 from svd_numpy.experiments.options import Keywords, Options
 
-FUNCTIONS = (svd.train_mnist, svd.train_cifar, svd.train_regression)
-OWN = {"dataset", "arch"}  # whose defaults are each experiment's own
+FUNCTIONS = (svd.train_mnist, svd.train_cifar, svd.train_regression, svd.train_text, svd.train_sentiment)
+OWN = {"dataset", "arch", "units"}  # whose defaults are each experiment's own
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter]:

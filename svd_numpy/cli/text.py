@@ -20,6 +20,8 @@ class _TextTraining(Runs):
     ----------
     kind : str
         "variational" is Sparse VD. For comparison: "dense" has ordinary weights, "dropout" adds dropout to them.
+    groups : tuple of str
+        Weights that leave together, besides single ones: inputs units gates; in train-sentiment, words, too.
     epochs : int, optional
         Epochs, instead of 40 (letters) or 60 (sentences); the schedules are stretched to match.
     kl_weight : float
@@ -37,6 +39,9 @@ class _TextTraining(Runs):
         Go on with the run in this folder; the result has the same bits as if it had never stopped.
     extend : int
         Train so many epochs more; with --resume, a finished run goes on.
+    remove_above : float, optional
+        Remove weights for good while training, once their log alpha is above it: training gets faster. None takes the
+        recipe's, inf removes none.
     progress : bool
         Show a progress bar (in a terminal) or a line per epoch (in a log).
     """
@@ -44,6 +49,7 @@ class _TextTraining(Runs):
     dataset: str = "auto"
     units: int
     kind: str = "variational"
+    groups: tuple[str, ...] = ()
     epochs: int | None = None
     kl_weight: float = 1.0
     seed: int = 0
@@ -52,13 +58,15 @@ class _TextTraining(Runs):
     run_dir: Path | None = None
     resume: bool = False
     extend: int = 0
+    remove_above: float | None = None
     progress: bool = True
 
     def folder_of(self, network: str) -> Path:
         """Return the run folder of a network, named after what sets it apart."""
         kind = [] if self.kind == "variational" else [self.kind]
         kl_weight = [f"kl{self.kl_weight:g}"] if self.kl_weight != 1 else []
-        words = [network, *kind, Path(self.dataset).stem, *kl_weight, f"seed{self.seed}"]
+        removal = [] if self.remove_above is None else [f"remove{self.remove_above:g}"]
+        words = [network, *kind, *self.groups, Path(self.dataset).stem, *kl_weight, *removal, f"seed{self.seed}"]
         return Path("runs") / "-".join(words)
 
 

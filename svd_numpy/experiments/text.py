@@ -7,7 +7,8 @@ the run, and the text is Tiny Shakespeare, or the sentences of Pang and Lee (200
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from typing import Any
 from svd_numpy.checks import SvdValueError, check_choice, check_count, check_flag, check_path
 from svd_numpy.data import Dataset, MissingDataError, load
 from svd_numpy.data.text import rearranged, text_dataset
-from svd_numpy.experiments.architectures import KINDS
-from svd_numpy.experiments.options import check_kl_weight, check_resume
+from svd_numpy.experiments.options import check_changes, check_kl_weight, check_removal, check_resume
 from svd_numpy.experiments.recipes import stretch
 from svd_numpy.experiments.run_files import has_result, save_or_say
 from svd_numpy.experiments.text_result import FILES, TextResult
@@ -41,6 +41,8 @@ from svd_numpy.train.loop import Callback, Run, fit_together
 _LOG_SIGMA2 = -6.0  # the authors' start
 _DROPOUT = {"letters": 0.3, "sentences": 0.5}
 _CELLS = {"lstm": (LSTM, VariationalLSTM), "gru": (GRU, VariationalGRU)}
+_KINDS = ("variational", "dense", "dropout")
+_OF_CELLS = ("inputs", "units", "gates")  # groups of weights of a recurrent layer
 
 # Letters: batch, rate and clipping as in the authors' script for the letters of the Penn Treebank. Sentences: much as
 # in theirs for IMDB. Neither schedule has been searched.
@@ -58,7 +60,9 @@ SENTENCES = TrainConfig(
 class _Options:
     """Arguments that both experiments share; checked here."""
 
+    known_groups: Sequence[str]
     kind: str
+    groups: Sequence[str]
     epochs: int | None
     kl_weight: float
     seed: int
@@ -67,28 +71,45 @@ class _Options:
     run_dir: str | Path | None
     resume: bool
     extend: int
+    remove_above: float | None
+    changes: Mapping[str, Any] | None
     progress: bool
     callbacks: Sequence[Callback]
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
+        check_choice("kind", self.kind, _KINDS)
         check_kl_weight(self.kl_weight, self.kind)
+        check_removal(self.remove_above, self.kind, f"kind {self.kind!r}")
+        if self.groups and self.kind != "variational":
+            raise SvdValueError(f"groups: got {self.groups!r}, but kind {self.kind!r} has no groups; leave them out")
+        if isinstance(self.groups, str) or not set(self.groups) <= set(self.known_groups):
+            raise SvdValueError(f"groups: got {self.groups!r}, expected a list of some of {[*self.known_groups]}")
         check_count("seed", self.seed, low=0)
         check_count("extend", self.extend, low=0)
         check_flag("progress", self.progress)
         check_path("run_dir", self.run_dir)
         check_resume(self.resume, self.run_dir)
         object.__setattr__(self, "backend", resolve_backend(self.backend))
+        object.__setattr__(self, "changes", check_changes(self.changes))
 
     def configure(self, config: TrainConfig, batch_size: int) -> TrainConfig:
         """Put the options into a configuration."""
         config = config if self.epochs is None else stretch(config, self.epochs)
-        return replace(config, batch_size=batch_size, seed=self.seed, kl_weight=self.kl_weight).extended(self.extend)
+        changes = {"batch_size": batch_size, "seed": self.seed, "kl_weight": self.kl_weight, **(self.changes or {})}
+        config = replace(config, **changes)
+        if self.kind != "variational" or self.remove_above == math.inf:
+            config = replace(config, remove_above=None)
+        elif self.remove_above is not None:  # not before the KL has its full weight, since then weights still come back
+            first = config.remove_from or min(math.ceil(config.kl_schedule[-1][0]), config.epochs)
+            config = replace(config, remove_above=self.remove_above, remove_from=first)
+        return config.extended(self.extend)
 
-    @property
-    def variational(self) -> dict[str, Any]:
-        """Arguments of variational layers that plain ones do not have."""
-        return {"log_sigma2": _LOG_SIGMA2} if self.kind == "variational" else {}
+    def of_layer(self, *groups: str) -> dict[str, Any]:
+        """Arguments that variational layers have and plain ones do not, for one that can have these groups."""
+        if self.kind != "variational":
+            return {}
+        wanted = {"groups": [group for group in groups if group in self.groups]} if groups else {}
+        return {"log_sigma2": _LOG_SIGMA2, **wanted}
 
 
 def train_text(
@@ -97,6 +118,7 @@ def train_text(
     cell: str = "lstm",
     units: int = 128,
     kind: str = "variational",
+    groups: Sequence[str] = (),
     epochs: int | None = None,
     lanes: int | None = None,
     steps: int = 50,
@@ -107,6 +129,8 @@ def train_text(
     run_dir: str | Path | None = None,
     resume: bool = False,
     extend: int = 0,
+    remove_above: float | None = None,
+    changes: Mapping[str, Any] | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> TextResult:
@@ -121,6 +145,9 @@ def train_text(
     units : int
     kind : "variational", "dense" or "dropout"
         Sparse VD; or, as a baseline, ordinary weights, without or with Bernoulli dropout before the last layer.
+    groups : some of "inputs", "units" and "gates"
+        Weights that leave together, besides single ones (`VariationalLSTM`): those of a letter, those that read a unit
+        at the next step, those of a gate.
     epochs : int, optional
         Instead of 40; the schedules are stretched to match.
     lanes, steps : int, optional
@@ -139,6 +166,11 @@ def train_text(
         Continue the run in `run_dir`, bit for bit as if it had never stopped, even in the middle of an epoch.
     extend : int
         Train so many epochs more; with `resume`, a finished run goes on.
+    remove_above : float, optional
+        Weights whose log_alpha is above it leave for good at the end of an epoch, once the KL has its full weight,
+        which makes training faster (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none.
+    changes : mapping, optional
+        Numbers that replace those of the recipe, by name: fields of `TrainConfig`, such as {"lr": 1e-3}.
     progress : bool
         Show a bar (in a terminal or a notebook) or a line per epoch (elsewhere).
     callbacks : functions (trainer, record)
@@ -153,16 +185,19 @@ def train_text(
     SvdValueError, SvdTypeError
         For arguments that make no sense; `DataError` if the data are not available.
     """
-    options = _Options(kind, epochs, kl_weight, seed, backend, data_dir, run_dir, resume, extend, progress, callbacks)
+    options = _Options(
+        _OF_CELLS, kind, groups, epochs, kl_weight, seed, backend, data_dir, run_dir, resume, extend, remove_above,
+        changes, progress, callbacks,
+    )  # fmt: skip
     plain, variational = _CELLS[check_choice("cell", cell, _CELLS)]
     units, steps = check_count("units", units), check_count("steps", steps)
     lanes = None if lanes is None else check_count("lanes", lanes)
     data = _load_text(dataset, lanes, steps, options)
     rnn, dense = (variational, VariationalDense) if kind == "variational" else (plain, Dense)
     layers: list[Layer] = [
-        rnn(data.vocabulary, units, tokens=True, **options.variational),
+        rnn(data.vocabulary, units, tokens=True, **options.of_layer(*_OF_CELLS)),
         *([Dropout(_DROPOUT["letters"])] if kind == "dropout" else []),
-        dense(units, data.n_classes, **options.variational),
+        dense(units, data.n_classes, **options.of_layer()),
     ]
     model = Sequential(*layers, backend=options.backend, seed=seed, input_shape=(data.x_train.shape[1],))
     return _run(model, data, options.configure(LETTERS, data.lanes), options)
@@ -174,6 +209,7 @@ def train_sentiment(
     features: int = 64,
     units: int = 64,
     kind: str = "variational",
+    groups: Sequence[str] = (),
     epochs: int | None = None,
     kl_weight: float = 1.0,
     seed: int = 0,
@@ -182,6 +218,8 @@ def train_sentiment(
     run_dir: str | Path | None = None,
     resume: bool = False,
     extend: int = 0,
+    remove_above: float | None = None,
+    changes: Mapping[str, Any] | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> TextResult:
@@ -193,9 +231,14 @@ def train_sentiment(
         Sentences of film reviews; made-up ones, which are always there; or the first of these that can be had.
     features, units : int
         Of the embedding and of the LSTM.
+    kind : "variational", "dense" or "dropout"
+        As in `train_text`.
+    groups : some of "words", "inputs", "units" and "gates"
+        Weights that leave together, besides single ones: the numbers of a word, and those of the LSTM that read a
+        number, that read a unit at the next step, that belong to a gate.
     epochs : int, optional
         Instead of 60; the schedules are stretched to match.
-    kind, kl_weight, seed, backend, data_dir, run_dir, resume, extend, progress, callbacks
+    kl_weight, seed, backend, data_dir, run_dir, resume, extend, remove_above, changes, progress, callbacks
         As in `train_text`.
 
     Returns
@@ -208,7 +251,10 @@ def train_sentiment(
     SvdValueError, SvdTypeError
         For arguments that make no sense; `DataError` if the data are not available.
     """
-    options = _Options(kind, epochs, kl_weight, seed, backend, data_dir, run_dir, resume, extend, progress, callbacks)
+    options = _Options(
+        ("words", *_OF_CELLS), kind, groups, epochs, kl_weight, seed, backend, data_dir, run_dir, resume, extend,
+        remove_above, changes, progress, callbacks,
+    )  # fmt: skip
     features, units = check_count("features", features), check_count("units", units)
     data = _load_auto(dataset, "rt-polarity", "reviews", options)
     if data.padding is None:
@@ -216,10 +262,10 @@ def train_sentiment(
     made = {True: (VariationalEmbedding, VariationalLSTM, VariationalDense), False: (Embedding, LSTM, Dense)}
     embedding, rnn, dense = made[kind == "variational"]
     layers: list[Layer] = [
-        embedding(data.vocabulary, features, padding=data.padding, **options.variational),
-        rnn(features, units, every_step=False, **options.variational),
+        embedding(data.vocabulary, features, padding=data.padding, **options.of_layer("words")),
+        rnn(features, units, every_step=False, **options.of_layer(*_OF_CELLS)),
         *([Dropout(_DROPOUT["sentences"])] if kind == "dropout" else []),
-        dense(units, data.n_classes, **options.variational),
+        dense(units, data.n_classes, **options.of_layer()),
     ]
     model = Sequential(*layers, backend=options.backend, seed=seed, input_shape=(data.x_train.shape[1],))
     return _run(model, data, options.configure(SENTENCES, SENTENCES.batch_size), options)

@@ -74,6 +74,12 @@ class TextResult:
 
         return count_live(self.model)
 
+    def weights(self) -> dict[str, tuple[int, int]]:
+        """Weights that `compress` keeps, as {matrix: (kept, all)}: those of dead units are struck out, too."""
+        from svd_numpy.sparse.recurrent import count_weights
+
+        return count_weights(self.model)
+
     def words(self) -> list[str]:
         """The words (letters) of which at least one weight is left, those with the largest weights first."""
         from svd_numpy.sparse.recurrent import live_tokens
@@ -100,6 +106,7 @@ class TextResult:
             "best_test_error": best["test_error"],
             "layer_sparsity": report.by_layer,
             "compression": report.compression,
+            "weights": {name: list(counts) for name, counts in self.weights().items()},
             "live": {name: list(counts) for name, counts in self.live().items()},
             "epochs": self.history[-1]["epoch"],
             "seconds": self.history[-1]["seconds"],
@@ -123,9 +130,11 @@ class TextResult:
             report = self.report
             kept, total = sum(report.kept.values()), sum(report.total.values())
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in report.by_layer.items())
+            small = sum(count for count, _ in self.weights().values())
             left = ", ".join(f"{live} of {total} {name}" for name, (live, total) in self.live().items())
             lines += [
                 f"{kept:,} of {total:,} weights left ({report.compression:.1f}x); zeros: {shares}",
+                f"{small:,} without those of dead units ({total / max(small, 1):.1f}x)",
                 f"left: {left}",
             ]
         return "\n".join([*lines, *([f"NOTE: {self.data.warning}"] if self.data.warning else [])])

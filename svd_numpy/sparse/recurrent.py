@@ -139,6 +139,20 @@ def count_live(model: Sequential) -> dict[str, tuple[int, int]]:
     return found
 
 
+def count_weights(model: Sequential) -> dict[str, tuple[int, int]]:
+    """Weights that `compress` keeps, as {matrix: (kept, all)}; what a dead unit reads or feeds is not kept.
+
+    A recurrent layer has two matrices, "NAME, inputs" and "NAME, recurrence".
+    """
+    found = dict[str, tuple[int, int]]()
+    for part in _left(model):
+        matrices = {part.name: part.theta}
+        if part.kind in _CELLS:
+            matrices = {f"{part.name}, inputs": part.theta, f"{part.name}, recurrence": part.recurrent}
+        found |= {name: (int(np.count_nonzero(matrix)), matrix.size) for name, matrix in matrices.items()}
+    return found
+
+
 @dataclass(frozen=True)
 class _Rows:
     """A sparse matrix (I, O) by rows: row i has values[starts[i] : starts[i + 1]] in columns `columns`."""

@@ -17,10 +17,11 @@ from svd_numpy.experiments.sweep.doing import do_all
 from svd_numpy.experiments.sweep.engines import check_scheduler
 from svd_numpy.experiments.sweep.points import is_varied, points, word
 from svd_numpy.experiments.sweep.result import SweepResult
-from svd_numpy.experiments.sweep.task import EXPERIMENTS, Task, arguments, function_of
+from svd_numpy.experiments.sweep.task import Task, arguments, function_of
 from svd_numpy.files.atomic import loads_strict, write_atomic
 
 PLAN = "sweep.json"
+_SWEPT = ("mnist", "cifar")  # experiments on images, of which some can be held out
 _OURS = ("run_dir", "resume", "progress", "callbacks", "seed", "seeds", "extend", "changes")
 
 
@@ -86,7 +87,7 @@ def sweep(
     """
     folder, progress, jobs = as_path("run_dir", run_dir), check_flag("progress", progress), check_count("jobs", jobs)
     scheduler = check_scheduler(scheduler)
-    check_choice("experiment", experiment, tuple(EXPERIMENTS))
+    check_choice("experiment", experiment, _SWEPT)
     own = set(inspect.signature(function_of(experiment)).parameters)
     if ours := [name for name in numbers if name in _OURS]:
         raise SvdTypeError(f"{ours[0]}: a sweep sets this argument of its runs itself; leave it out")

@@ -13,7 +13,13 @@ from svd_numpy.experiments.series import begun
 from svd_numpy.files.run_log import read_log
 from svd_numpy.train.console import TrainingInterrupted
 
-EXPERIMENTS = {"mnist": "train_mnist", "cifar": "train_cifar"}
+# Name of an experiment -> its file in svd_numpy.experiments, and its function there.
+EXPERIMENTS = {
+    "mnist": ("mnist", "train_mnist"),
+    "cifar": ("cifar", "train_cifar"),
+    "text": ("text", "train_text"),
+    "sentiment": ("text", "train_sentiment"),
+}
 FIGURES = ("valid_error", "valid_nll", "compression", "seconds")  # of the last record of a run
 
 
@@ -50,9 +56,8 @@ class Task(NamedTuple):
 
 def function_of(experiment: str) -> Callable[..., Any]:
     """The function behind the name of an experiment."""
-    found: Callable[..., Any] = getattr(
-        importlib.import_module(f"svd_numpy.experiments.{experiment}"), EXPERIMENTS[experiment]
-    )
+    file, name = EXPERIMENTS[experiment]
+    found: Callable[..., Any] = getattr(importlib.import_module(f"svd_numpy.experiments.{file}"), name)
     return found
 
 
