@@ -28,6 +28,8 @@ from svd_numpy.experiments.sweep.doing import do_all
 from svd_numpy.experiments.sweep.task import Task
 from svd_numpy.experiments.words import weigh_words
 from svd_numpy.files.atomic import write_atomic
+from svd_numpy.plots import loss_curves
+from svd_numpy.plots.picture import save_figure
 
 OUT = Path(__file__).parent / "results"
 _DENSE = "dense"
@@ -96,7 +98,7 @@ def measure(task: Task) -> dict[str, Any]:
         "valid_nll", "test_nll", "test_error", "compression", "weights", "live",
     )  # fmt: skip
     figures = {key: found[key] for key in keys} | {"best_compression": best["compression"]}
-    figures["valid_by_epoch"] = [record["valid_nll"] for record in records]
+    figures["curves"] = {key: [record[key] for record in records] for key in ("epoch", "nll", "valid_nll")}
     if task.experiment == "sentiment" and found["kind"] == "variational":
         words = weigh_words(svd.Sequential.load(folder / "model.safetensors", "numpy"))
         figures["words"] = {word: round(gain, 3) for word, gain in words.items()}
@@ -239,10 +241,21 @@ def page(name: str, found: dict[str, list[dict[str, Any]]], shared: dict[str, An
         f"* seconds: {jobs} run(s) side by side",
         "",
         *(of_characters(found) if letters else of_polarity(found)),
+        "",
+        f"![Training and validation loss by epoch, means over the seeds](text-{name}.png)",
         *([] if letters else lists_of_words(found)),
         "",
     ]
     return "\n".join(lines)
+
+
+def draw(found: dict[str, list[dict[str, Any]]], unit: str, path: Path) -> None:
+    """Draw training and validation NLL by epoch, means over the seeds."""
+    histories = dict[str, list[dict[str, float]]]()
+    for name, runs in found.items():
+        mean = {key: np.mean([run["curves"][key] for run in runs], axis=0).tolist() for key in runs[0]["curves"]}
+        histories[name] = [dict(zip(mean, epoch, strict=True)) for epoch in zip(*mean.values(), strict=True)]
+    save_figure(loss_curves(histories, unit), path)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -272,6 +285,7 @@ def main(words: Sequence[str] | None = None) -> None:
         path = OUT / f"text-{options.table}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps({"machine": describe(), "runs": found}, indent=1).encode())
+        draw(found, "letter" if table.experiment == "text" else "sentence", path.with_suffix(".png"))
         write_atomic(path.with_suffix(".md"), page(options.table, found, shared, options.jobs).encode())
     if failed:
         raise SystemExit("\n".join(f"{folder}: {said}" for folder, said in failed.items()))

@@ -148,11 +148,14 @@ def run_figures(
     -------
     dict of str to matplotlib Figure
         "training_curves", and "log_alpha" as it was after the last variational epoch. A finished run also has those of
-        `figures.network_figures` and, if its first layer is dense, "receptive_fields" and "pixel_importance".
+        `figures.network_figures`, or of `text_figures`, and, if its first layer is dense and reads images,
+        "receptive_fields" and "pixel_importance".
     """
     from svd_numpy import plots
+    from svd_numpy.experiments.text_figures import text_figures
     from svd_numpy.network.model import Sequential
     from svd_numpy.plots.figures import network_figures
+    from svd_numpy.sparse.recurrent import is_recurrent
 
     figures: dict[str, Any] = {"training_curves": plots.training_curves(history)}
     file, alphas = run_dir / "model.safetensors", run_dir / "log_alpha.npz"
@@ -162,6 +165,8 @@ def run_figures(
     if not file.is_file():
         return figures  # the network is written only when a run has finished
     model = Sequential.load(file)
+    if is_recurrent(model):
+        return figures | {name: draw() for name, draw in text_figures(model, history).items()}
     frames = run_dir / "frames.npz"
     if not model.variational_layers:
         return figures

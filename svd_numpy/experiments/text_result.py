@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svd_numpy.checks import as_path
+from svd_numpy.checks import as_path, check_choice
 from svd_numpy.data import Dataset
 from svd_numpy.experiments.architectures import KINDS
 from svd_numpy.network.model import Sequential
@@ -146,11 +146,34 @@ class TextResult:
             f"<TextResult: {KINDS[self.kind]} on {self.data.name}, {self.test_nll:.3f} nats, {self.compression:.1f}x>"
         )
 
-    def plot(self) -> Any:
-        """Draw the curves of the run: NLL and error, KL, sparsity by layer, compression."""
+    def plot(self, what: str = "summary") -> Any:
+        """Draw one figure.
+
+        Parameters
+        ----------
+        what : str
+            "summary": NLL and error, KL, sparsity by layer, compression, over the epochs.
+            "losses": training and validation NLL over the epochs (`svd_numpy.plots.loss_curves` draws several runs).
+            Of a sparse network also "left": weights by matrix, words, units and gates; "gates_LAYER": which gates of a
+            recurrent layer are constants; "words": those of a network that judges sentences, by what they say.
+
+        Returns
+        -------
+        Figure
+
+        Raises
+        ------
+        SvdValueError
+            If this network has no such figure.
+        """
+        from svd_numpy.experiments.text_figures import text_figures
         from svd_numpy.plots import training_curves
 
-        return training_curves(self.history, title=repr(self)[1:-1])
+        if what == "summary":
+            return training_curves(self.history, title=repr(self)[1:-1])
+        figures = text_figures(self.model, self.history)
+        check_choice("what", what, ("summary", *figures))
+        return figures[what]()
 
     def save(self, run_dir: str | Path) -> None:
         """Write model.safetensors, result.txt, summary.png and result.json to the folder `run_dir`, all together."""

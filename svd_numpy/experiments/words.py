@@ -9,6 +9,16 @@ from svd_numpy.network.model import Sequential
 from svd_numpy.sparse.recurrent import live_tokens
 
 
+def _padding(model: Sequential) -> int | None:
+    found: int | None = getattr(getattr(model.layers[0], "tokens", None), "padding", None)
+    return found
+
+
+def reads_words(model: Sequential) -> bool:
+    """Whether a network reads sentences of words that it knows, filled up with padding, and tells two classes apart."""
+    return model.layers[0].vocabulary is not None and _padding(model) is not None and model.out_shape == (2,)
+
+
 def weigh_words(model: Sequential) -> dict[str, float]:
     """How far each word that is left, read alone, moves a network of two classes towards the second one.
 
@@ -28,16 +38,16 @@ def weigh_words(model: Sequential) -> dict[str, float]:
     SvdValueError
         If the network does not read words, of which one is padding, or has other outputs.
     """
-    first = model.layers[0]
-    padding = getattr(getattr(first, "tokens", None), "padding", None)
-    if first.vocabulary is None or padding is None or model.out_shape != (2,):
+    if not reads_words(model):
         raise SvdValueError(
             "model: expected a network that reads words, knows which one is padding, and has two outputs, as "
             f"train_sentiment makes it; got one with outputs of shape {model.out_shape}"
         )
+    vocabulary, padding = model.layers[0].vocabulary or (), _padding(model)
+    assert padding is not None
     words = [token for token in live_tokens(model) if token != padding]
     x = np.full((len(words) + 1, model.in_shape[0]), padding, np.int64)
     x[:-1, -1] = words
     logits = model.predict(x).astype(np.float64)
     odds = logits[:, 1] - logits[:, 0]
-    return {first.vocabulary[word]: float(gain) for word, gain in zip(words, odds[:-1] - odds[-1], strict=True)}
+    return {vocabulary[word]: float(gain) for word, gain in zip(words, odds[:-1] - odds[-1], strict=True)}

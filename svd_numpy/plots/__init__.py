@@ -3,6 +3,7 @@
 from svd_numpy.plots.network import feature_maps, filters, live_units, weight_matrix
 from svd_numpy.plots.panels import COLOURS, STYLE
 from svd_numpy.plots.sweeps import sweep_points
+from svd_numpy.plots.text import gate_map, loss_curves, shares_left, words_left
 from svd_numpy.plots.training import (
     compression_accounts,
     error_against_compression,
@@ -21,13 +22,17 @@ __all__ = [
     "error_against_compression",
     "feature_maps",
     "filters",
+    "gate_map",
     "live_units",
     "living_weights",
     "log_alpha_histogram",
+    "loss_curves",
     "pixel_importance",
     "receptive_fields",
+    "shares_left",
     "summary_figure",
     "sweep_points",
     "training_curves",
     "weight_matrix",
+    "words_left",
 ]

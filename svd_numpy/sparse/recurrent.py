@@ -153,6 +153,31 @@ def count_weights(model: Sequential) -> dict[str, tuple[int, int]]:
     return found
 
 
+def gates_left(model: Sequential) -> dict[str, tuple[Array, Array, Array]]:
+    """Say for every LSTM and GRU which gates depend on something: {layer: (weights, values, live)}.
+
+    Returns
+    -------
+    weights : int array (gates, units)
+        Weights left in each gate; with none it is a constant.
+    values : array (gates, units)
+        What it is then. NaN for n of a GRU, in which r still multiplies a bias.
+    live : bool array (units,)
+        Which units are alive.
+    """
+    found, parts = dict[str, tuple[Array, Array, Array]](), _left(model)
+    for part, behind in zip(parts, [*parts[1:], None], strict=True):
+        if part.kind in _CELLS:
+            gates, units = _CELLS[part.kind], len(part.recurrent)
+            weights = np.count_nonzero(part.theta, axis=0) + np.count_nonzero(part.recurrent, axis=0)
+            a = part.bias[: gates * units].astype(np.float64).reshape(gates, units)
+            values = 0.5 + 0.5 * np.tanh(0.5 * a)
+            values[2] = np.tanh(a[2]) if part.kind == "lstm" else np.nan
+            read = np.ones(units, bool) if behind is None else _read(behind)
+            found[part.name] = weights.reshape(gates, units), values, _live_units(part, read)
+    return found
+
+
 @dataclass(frozen=True)
 class _Rows:
     """A sparse matrix (I, O) by rows: row i has values[starts[i] : starts[i + 1]] in columns `columns`."""
