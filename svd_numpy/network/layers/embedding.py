@@ -12,6 +12,7 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.layers.sampled import SampledWeights
+from svd_numpy.network.layers.signs import SignedNoise
 from svd_numpy.network.layers.tokens import Tokens
 from svd_numpy.network.layers.weighted import Part, Weighted
 from svd_numpy.network.params import ParamSpec
@@ -68,6 +69,10 @@ class Embedding(Weighted):
             )
         return (*in_shape, self.features), self._specs(rng)
 
+    def _signs(self, sequences: int, run: Pass) -> SignedNoise | None:
+        """What noise adds, sequence by sequence: nothing to ordinary weights."""
+        return None
+
     def _spread_gradients(self, run: Pass) -> None:
         """Do what remains once d_theta is there: nothing for ordinary weights."""
 
@@ -75,15 +80,20 @@ class Embedding(Weighted):
         """Tokens x (B, T) -> y (B, T, features)."""
         assert run.backend.recurrence is not None
         self.tokens.mark(x, run)
-        self._x = x.reshape(-1)
+        self._x, self._tokens = x.reshape(-1), x
         y = self.memory.get("y", (*x.shape, self.features), self.theta.dtype)
         run.backend.recurrence.take_rows(self._used_theta(run), self._x, None, y.reshape(-1, self.features))
+        self._own = self._signs(len(x), run)
+        if self._own is not None:
+            self._own.add_tokens(run.backend.recurrence, x, y)
         return y
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, T, features); there is no gradient for tokens."""
         assert run.backend.recurrence is not None
         run.backend.recurrence.take_rows_backward(self._x, dy.reshape(-1, self.features), self.d_theta)
+        if self._own is not None:
+            self._own.pull_tokens(run.backend.recurrence, self._tokens, dy, self.tokens.count)
         self._spread_gradients(run)
         return None
 
@@ -104,16 +114,19 @@ class VariationalEmbedding(SampledWeights, Embedding):
         ("words",): the numbers of a word share a random factor, so that a word leaves as a whole.
     family : str
         Distribution of the factors, as in `Gate`.
+    noise : "batch" or "sequence"
+        As in `VariationalLSTM`.
     """
 
     def __init__(
         self, vocabulary: int | Sequence[str], features: int, padding: int | None = None,
         theta_std: float | None = None, log_sigma2: float = -6.0, groups: Sequence[str] = (),
-        family: str = "normal-jeffreys", name: str | None = None,
+        family: str = "normal-jeffreys", noise: str = "batch", name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(vocabulary, features, padding, theta_std, name)
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
         self._group(groups, family)
+        self._set_noise(noise)
 
     def _parts(self) -> dict[str, Part]:
         return {"words": (0, slice(0, self.theta_shape[0]))}

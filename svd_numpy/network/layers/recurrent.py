@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number
-from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.backend import Array, Buffers
 from svd_numpy.kernels.priors import LOG_SIGMA2_MAX, LOG_SIGMA2_MIN
 from svd_numpy.kernels.recurrence import Recurrence
 from svd_numpy.network.layers.base import Pass, public_shape
 from svd_numpy.network.layers.sampled import SampledWeights
+from svd_numpy.network.layers.signs import SignedNoise
 from svd_numpy.network.layers.tokens import Tokens
 from svd_numpy.network.layers.weighted import Part, Weighted
 from svd_numpy.network.params import ParamSpec
@@ -114,16 +115,49 @@ class _Recurrent(Weighted):
         theta, bias = super()._specs(rng)
         return [theta, replace(bias, start=self._bias())]
 
+    def _signs(self, sequences: int, run: Pass) -> SignedNoise | None:
+        """What noise adds, sequence by sequence: nothing to ordinary weights."""
+        return None
+
     def _spread_gradients(self, run: Pass) -> None:
         """Do what remains once d_theta is there: nothing for ordinary weights."""
 
-    def _run(self, ops: Recurrence, gates: Array, w: Array, state: Array, y: Array) -> None:
+    def _run(
+        self, ops: Recurrence, gates: Array, w: Array, state: Array, present: Array | None, y: Array, memory: Buffers
+    ) -> None:
         """Forward pass over all steps, from what the inputs add to the pre-activations."""
         raise NotImplementedError
 
-    def _run_back(self, ops: Recurrence, gates: Array, w: Array, dy: Array, d_w: Array) -> None:
+    def _run_back(
+        self, ops: Recurrence, gates: Array, w: Array, present: Array | None, dy: Array, d_w: Array, d_bias: Array,
+        memory: Buffers,
+    ) -> None:  # fmt: skip
         """Backward pass over all steps: writes the gradients of w and of the biases; gates becomes that of itself."""
         raise NotImplementedError
+
+    def _run_each(self, ops: Recurrence, own: SignedNoise, state: Array, y: Array) -> None:
+        """`_run`, one sequence after the other, each with its own weights."""
+        part = slice(self.in_features, None)
+        self._each += [Buffers() for _ in range(len(y) - len(self._each))]
+        for b in range(len(y)):
+            one, w = slice(b, b + 1), self._w[part] + own.signed(b, part, own.noise[part])
+            there, alone = None if self._present is None else self._present[one], state[:, one].copy()
+            self._run(ops, self._gates[one], w, alone, there, y[one], self._each[b])
+            state[:, one] = alone
+
+    def _run_each_back(self, ops: Recurrence, own: SignedNoise, dy: Array) -> None:
+        """`_run_back`, one sequence after the other."""
+        part = slice(self.in_features, None)
+        for total in (self.d_theta[part], own.d_noise[part], self.d_bias):
+            total[:] = 0
+        d_w, d_bias = np.empty_like(self.d_theta[part]), np.empty_like(self.d_bias)
+        for b in range(len(dy)):
+            one, w = slice(b, b + 1), self._w[part] + own.signed(b, part, own.noise[part])
+            there = None if self._present is None else self._present[one]
+            self._run_back(ops, self._gates[one], w, there, dy[one], d_w, d_bias, self._each[b])
+            self.d_theta[part] += d_w
+            own.d_noise[part] += own.signed(b, part, d_w)
+            self.d_bias += d_bias
 
     def first_state(self, sequences: int) -> Array:
         """See `Layer.first_state`."""
@@ -152,8 +186,16 @@ class _Recurrent(Weighted):
             ops.take_rows(of_inputs, x.reshape(-1), self._input_bias, rows)
         else:
             run.backend.dense_forward(self._rows(x), of_inputs, self._input_bias, rows, self._of_inputs)
-        y = self.memory.get("y", (sequences, steps, self.units), dtype)
-        self._run(ops, self._gates, self._w[self.in_features :], self._begin(run, sequences, dtype), y)
+        y, state = self.memory.get("y", (sequences, steps, self.units), dtype), self._begin(run, sequences, dtype)
+        self._own = own = self._signs(sequences, run)
+        if own is None:
+            self._run(ops, self._gates, self._w[self.in_features :], state, self._present, y, self.memory)
+        else:
+            if self.tokens is not None:
+                own.add_tokens(ops, x, self._gates)
+            else:
+                own.add_rows(run.backend, x, self._gates)
+            self._run_each(ops, own, state, y)
         return y if self.every_step else np.ascontiguousarray(y[:, -1])
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
@@ -164,17 +206,25 @@ class _Recurrent(Weighted):
             last, dy = dy, self.memory.get("dy", (*x.shape[:2], self.units), dy.dtype)
             dy[:] = 0
             dy[:, -1] = last
-        cut, dx = self.in_features, None
-        self._run_back(ops, self._gates, self._w[cut:], dy, self.d_theta[cut:])
+        cut, dx, own = self.in_features, None, self._own
+        if own is None:
+            w, d_w = self._w[cut:], self.d_theta[cut:]
+            self._run_back(ops, self._gates, w, self._present, dy, d_w, self.d_bias, self.memory)
+        else:
+            self._run_each_back(ops, own, dy)
         rows = self._rows(self._gates)
         if self.tokens is not None:
             ops.take_rows_backward(x.reshape(-1), rows, self.d_theta[:cut])
+            if own is not None:
+                own.pull_tokens(ops, x, self._gates, cut)
         else:
             dx = self.memory.get("dx", x.shape, x.dtype) if want_dx else None
             run.backend.dense_backward(
                 self._rows(x), self._w[:cut], rows, self.d_theta[:cut], self._d_input_bias,
                 None if dx is None else self._rows(dx), self._of_inputs,
             )  # fmt: skip
+            if own is not None:
+                own.pull_rows(run.backend, self._gates, dx)
         self._spread_gradients(run)
         return dx
 
@@ -183,7 +233,8 @@ class _Recurrent(Weighted):
         super().bind(views, grads)
         columns = self.gates * self.units
         self._input_bias, self._d_input_bias = self.bias[:columns], self.d_bias[:columns]
-        self._of_inputs = type(self.memory)()  # of the product with the inputs, apart from that of the recurrence
+        self._of_inputs = Buffers()  # of the product with the inputs, apart from that of the recurrence
+        self._each = list[Buffers]()  # of each sequence, if they have weights of their own
 
 
 class LSTM(_Recurrent):
@@ -222,11 +273,16 @@ class LSTM(_Recurrent):
     def _bias(self) -> Array:
         return np.repeat([0.0, 1.0, 0.0, 0.0], self.units)
 
-    def _run(self, ops: Recurrence, gates: Array, w: Array, state: Array, y: Array) -> None:
-        ops.lstm_forward(gates, w, state, self._present, y, self.memory)
+    def _run(
+        self, ops: Recurrence, gates: Array, w: Array, state: Array, present: Array | None, y: Array, memory: Buffers
+    ) -> None:
+        ops.lstm_forward(gates, w, state, present, y, memory)
 
-    def _run_back(self, ops: Recurrence, gates: Array, w: Array, dy: Array, d_w: Array) -> None:
-        ops.lstm_backward(gates, w, self._present, dy, d_w, self.d_bias, self.memory)
+    def _run_back(
+        self, ops: Recurrence, gates: Array, w: Array, present: Array | None, dy: Array, d_w: Array, d_bias: Array,
+        memory: Buffers,
+    ) -> None:  # fmt: skip
+        ops.lstm_backward(gates, w, present, dy, d_w, d_bias, memory)
 
 
 class GRU(_Recurrent):
@@ -256,12 +312,17 @@ class GRU(_Recurrent):
         theta, bias = super()._specs(rng)
         return [theta, replace(bias, shape=(4 * self.units,))]
 
-    def _run(self, ops: Recurrence, gates: Array, w: Array, state: Array, y: Array) -> None:
-        ops.gru_forward(gates, w, self.bias[3 * self.units :], state, self._present, y, self.memory)
+    def _run(
+        self, ops: Recurrence, gates: Array, w: Array, state: Array, present: Array | None, y: Array, memory: Buffers
+    ) -> None:
+        ops.gru_forward(gates, w, self.bias[3 * self.units :], state, present, y, memory)
 
-    def _run_back(self, ops: Recurrence, gates: Array, w: Array, dy: Array, d_w: Array) -> None:
-        inside = self.d_bias[3 * self.units :]
-        ops.gru_backward(gates, w, self._present, dy, d_w, self._d_input_bias, inside, self.memory)
+    def _run_back(
+        self, ops: Recurrence, gates: Array, w: Array, present: Array | None, dy: Array, d_w: Array, d_bias: Array,
+        memory: Buffers,
+    ) -> None:  # fmt: skip
+        cut = 3 * self.units
+        ops.gru_backward(gates, w, present, dy, d_w, d_bias[:cut], d_bias[cut:], memory)
 
 
 class VariationalLSTM(SampledWeights, LSTM):
@@ -278,16 +339,21 @@ class VariationalLSTM(SampledWeights, LSTM):
         "gates" (each pre-activation of a unit, without its bias).
     family : str
         Distribution of the factors, as in `Gate`; it decides which groups are closed, and their weights pruned.
+    noise : "batch" or "sequence"
+        Whether all sequences of a batch share one sample of the weights, or its noise has random signs of its own in
+        each of them, the same at all steps (Flipout: Wen et al. 2018). The latter makes gradients less noisy and
+        takes longer, as sequences are run one by one.
     """
 
     def __init__(
         self, in_features: int | Sequence[str], units: int, tokens: bool = False, padding: int | None = None,
         every_step: bool = True, theta_std: float | None = None, log_sigma2: float = -6.0,
-        groups: Sequence[str] = (), family: str = "normal-jeffreys", name: str | None = None,
+        groups: Sequence[str] = (), family: str = "normal-jeffreys", noise: str = "batch", name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, units, tokens, padding, every_step, theta_std, name)
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
         self._group(groups, family)
+        self._set_noise(noise)
 
 
 class VariationalGRU(SampledWeights, GRU):
@@ -297,15 +363,16 @@ class VariationalGRU(SampledWeights, GRU):
     ----------
     in_features, units, tokens, padding, every_step, theta_std, name
         As in `LSTM`.
-    log_sigma2, groups, family
+    log_sigma2, groups, family, noise
         As in `VariationalLSTM`.
     """
 
     def __init__(
         self, in_features: int | Sequence[str], units: int, tokens: bool = False, padding: int | None = None,
         every_step: bool = True, theta_std: float | None = None, log_sigma2: float = -6.0,
-        groups: Sequence[str] = (), family: str = "normal-jeffreys", name: str | None = None,
+        groups: Sequence[str] = (), family: str = "normal-jeffreys", noise: str = "batch", name: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_features, units, tokens, padding, every_step, theta_std, name)
         self.start_log_sigma2 = check_number("log_sigma2", log_sigma2, LOG_SIGMA2_MIN, LOG_SIGMA2_MAX)
         self._group(groups, family)
+        self._set_noise(noise)

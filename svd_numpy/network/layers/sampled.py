@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError
-from svd_numpy.kernels.backend import Array, Backend
+from svd_numpy.checks import SvdValueError, check_choice
+from svd_numpy.kernels.backend import Array, Backend, Buffers
 from svd_numpy.network.layers.base import Pass
 from svd_numpy.network.layers.factors import Factors
+from svd_numpy.network.layers.signs import SignedNoise
 from svd_numpy.network.layers.weighted import Part, Variational
 from svd_numpy.network.params import ParamSpec
 
@@ -20,6 +21,9 @@ class SampledWeights(Variational):
 
     A recurrent layer has to use the same weights at every step: fresh noise at every step would average out. A mixin to
     put before a layer that gets its weights from `_used_theta` and calls `_spread_gradients` at the end of `backward`.
+
+    The noise of the weights is the same for all sequences of a batch, or has signs of its own in each (`noise`); then
+    `_used_theta` gives the means, and `_signs` what each sequence adds to them.
 
     The weights of a row or of a column can share a random factor z, drawn once for a batch, too: w = z_row w~ z_column.
     Its distribution is one of a gate family. Where z is closed, all its weights count as pruned.
@@ -31,6 +35,13 @@ class SampledWeights(Variational):
     """
 
     weight_groups: dict[str, Factors]
+    noise = "batch"
+    _noise: Array | None = None  # of this pass, if sequences have signs
+    _signed: SignedNoise | None = None
+
+    def _set_noise(self, noise: str) -> None:
+        """Check and set what shares the noise."""
+        self.noise, self._sign_memory = check_choice("noise", noise, ("batch", "sequence")), Buffers()
 
     def _group(self, groups: Sequence[str], family: str) -> None:
         """Check and make the groups."""
@@ -49,7 +60,8 @@ class SampledWeights(Variational):
         """See `Layer.config`."""
         groups = self.weight_groups
         own = {"groups": list(groups), "family": next(iter(groups.values())).family.name} if groups else {}
-        return {**super().config(), **own}
+        shared = {} if self.noise == "batch" else {"noise": self.noise}
+        return {**super().config(), **own, **shared}
 
     def _specs(self, rng: np.random.Generator) -> list[ParamSpec]:
         return [*super()._specs(rng), *(spec for z in self.weight_groups.values() for spec in z.specs(self.name))]
@@ -96,19 +108,39 @@ class SampledWeights(Variational):
 
     def _used_theta(self, run: Pass) -> Array:
         """A sample of the weights, or the means (`Weighted._used_theta`)."""
-        if run.mode == "mean":
-            w = super()._used_theta(run)
-        else:
-            assert run.backend.recurrence is not None
-            w = self.memory.get("w", self.theta.shape, self.theta.dtype)
-            key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the weights
-            run.backend.recurrence.sample_weights(
-                self.theta, self.log_sigma2, run.keep, key, self._sampled_rows(), w, self.memory
-            )
-        return self._scaled(w, run) if self.weight_groups else w
+        parts = [super()._used_theta(run)] if run.mode == "mean" else self._drawn(run)
+        w, *noise = self._scaled(parts, run) if self.weight_groups else parts
+        self._noise = noise[0] if noise else None
+        return w
 
-    def _scaled(self, w: Array, run: Pass) -> Array:
-        """z_row w z_column, with a sample of the factors, or those of the pruned network."""
+    def _drawn(self, run: Pass) -> list[Array]:
+        """A sample of the weights; or, if sequences have signs, their means and a sample of the noise."""
+        ops, theta = run.backend.recurrence, self.theta
+        assert ops is not None
+        w = self.memory.get("w", theta.shape, theta.dtype)
+        key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the weights
+        if self.noise == "batch":
+            ops.sample_weights(theta, self.log_sigma2, run.keep, key, self._sampled_rows(), w, self.memory)
+            return [w]
+        zero = self.memory.get("zero", theta.shape, theta.dtype)  # nobody writes there
+        ops.sample_weights(zero, self.log_sigma2, 0.0, key, self._sampled_rows(), w, self.memory)
+        masked = np.where(theta**2 >= run.keep * np.exp(self.log_sigma2), theta, zero) if run.keep else theta
+        return [masked, w]
+
+    def _signs(self, sequences: int, run: Pass) -> SignedNoise | None:
+        """What the noise adds to the weights of each sequence; None if all share it, or if there is none."""
+        self._signed = None
+        if self._noise is not None:
+            (rows, columns), key = self.theta.shape, run.noise_key(self.index)
+            behind = rows + len(self.weight_groups)  # the noise of weights and factors
+            draws = run.backend.noise(key._replace(first_sample=behind + key.first_sample), sequences, rows + columns)
+            signs = np.where(draws < 0, -1, 1).astype(self.theta.dtype)
+            self._signed = SignedNoise(self._noise, signs[:, :rows], signs[:, rows:], self._sign_memory)
+        return self._signed
+
+    def _scaled(self, parts: list[Array], run: Pass) -> list[Array]:
+        """z_row w z_column for each part w, with a sample of the factors, or those of the pruned network."""
+        w = parts[0]
         rows, columns = self.group_factors()
         self._tapes = list[Any]([None] * len(self.weight_groups))
         for at, (z, (axis, part)) in enumerate(self._grouped() if run.mode == "sample" else ()):
@@ -116,31 +148,38 @@ class SampledWeights(Variational):
             noise = run.backend.noise(key, 1, z.size + z.family.shared_noise)
             drawn, self._tapes[at] = z.family.sample(z.numbers(), noise)
             (rows, columns)[axis][part] = drawn[0]
-        self._z, self._unscaled = (rows.astype(w.dtype), columns.astype(w.dtype)), w
-        scaled = self.memory.get("scaled", w.shape, w.dtype)
-        np.multiply(w, self._z[0][:, None], out=scaled)
-        scaled *= self._z[1]
-        return scaled
+        self._z, self._unscaled = (rows.astype(w.dtype), columns.astype(w.dtype)), parts
+        found = []
+        for at, part in enumerate(parts):
+            scaled = self.memory.get(f"scaled {at}", w.shape, w.dtype)
+            np.multiply(part, self._z[0][:, None], out=scaled)
+            scaled *= self._z[1]
+            found.append(scaled)
+        return found
 
-    def _pull_groups(self) -> None:
-        """Gradients of the factors from that of the scaled weights in d_theta, which becomes that of w."""
+    def _pull_groups(self, gradients: list[Array]) -> None:
+        """Gradients of the factors from those of the scaled parts of the weights, which become those of the parts."""
         rows, columns = self._z
-        product = self.d_theta * self._unscaled
+        product = np.zeros_like(self.d_theta)
+        for own, part in zip(gradients, self._unscaled, strict=True):
+            product += own * part
         pulls = product @ columns, rows @ product
         for tape, (z, (axis, part)) in zip(self._tapes, self._grouped(), strict=True):
             z.pull(tape, pulls[axis][None, part])
-        self.d_theta *= rows[:, None]
-        self.d_theta *= columns
+        for own in gradients:
+            own *= rows[:, None]
+            own *= columns
 
     def _spread_gradients(self, run: Pass) -> None:
         """Turn the gradient of the weights, in d_theta, into that of their variances as well."""
+        gradients = [self.d_theta] if self._signed is None else [self.d_theta, self._signed.d_noise]
         if self.weight_groups:
-            self._pull_groups()
+            self._pull_groups(gradients)
         if run.mode == "mean":
             run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
             return
         assert run.backend.recurrence is not None
-        run.backend.recurrence.sample_weights_backward(self.d_theta, self.d_log_sigma2, self.memory)
+        run.backend.recurrence.sample_weights_backward(gradients[-1], self.d_log_sigma2, self.memory)
 
     def kl(self, backend: Backend) -> float:
         """See `Layer.kl`."""
