@@ -79,6 +79,7 @@ _HOME = {
     "export_csr": "exchange",
     "export_html": "exchange",
     "export_onnx": "exchange",
+    "export_writer": "exchange",
     "fit": "train.loop",
     "fold_gates": "network.fold",
     "from_torch_state_dict": "exchange",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svd_numpy.checks import SvdValueError
-from svd_numpy.cli.saved_runs import open_run
+from svd_numpy.cli.saved_runs import open_network, open_run
 
 if TYPE_CHECKING:
     from svd_numpy.data import Dataset
@@ -73,6 +73,8 @@ class ExportC:
 class Demo:
     """Write one self-contained web page on which one draws digits for the network of a run and looks inside it.
 
+    If the network was trained on letters, the page lets it write instead.
+
     Attributes
     ----------
     path : path
@@ -92,10 +94,15 @@ class Demo:
 
     def run(self) -> int:
         """Write the page; a fine-tuned network gets the log alphas that the run has kept from before."""
-        from svd_numpy.exchange import export_html
+        from svd_numpy.exchange import export_html, export_writer
         from svd_numpy.experiments.run_files import load_log_alphas
         from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 
+        network, file = open_network(self.path)
+        if network.layers[0].takes_tokens is not None:
+            page = export_writer(network, self.out or file.parent / "demo.html")
+            print(f"written: {page} ({page.stat().st_size:,} bytes); open it in a browser")
+            return 0
         model, data, home = open_fitting(self.path, self.dataset, self.data_dir)
         tuned = all((layer.log_sigma2 <= LOG_SIGMA2_MIN).all() for layer in model.variational_layers)
         log_alphas, threshold = None, None

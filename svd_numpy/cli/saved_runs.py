@@ -64,15 +64,22 @@ class Evaluate:
         return 0
 
 
-def open_run(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
-    """Return the network of a run folder or a model.safetensors file, its data, and the file."""
-    from svd_numpy.data import load
-    from svd_numpy.experiments.run_files import need, recorded_dataset
+def open_network(path: Path) -> tuple[Sequential, Path]:
+    """Return the network of a run folder or a model.safetensors file, and the file."""
+    from svd_numpy.experiments.run_files import need
     from svd_numpy.network.model import Sequential
 
     path = as_path("path", path)
     file = path / "model.safetensors" if path.is_dir() else path
-    model = Sequential.load(need(file))
+    return Sequential.load(need(file)), file
+
+
+def open_run(path: Path, dataset: str | None, data_dir: Path | None) -> tuple[Sequential, Dataset, Path]:
+    """Return the network of a run folder or a model.safetensors file, its data, and the file."""
+    from svd_numpy.data import load
+    from svd_numpy.experiments.run_files import recorded_dataset
+
+    model, file = open_network(path)
     return model, load(dataset or recorded_dataset(file.parent), data_dir), file
 
 

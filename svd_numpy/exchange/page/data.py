@@ -108,7 +108,7 @@ def network_bytes(model: Sequential, weights: Mapping[str, Weights], most: int) 
         if isinstance(own, Weighted):
             numbers, w = np.flatnonzero(kept[own.name]), weights[own.name]
             entry |= {"count": len(numbers), "scale": w.scale, "noise": w.noise, "size": int(w.theta.size)}
-            content += _distances(np.diff(numbers, prepend=-1))
+            content += distances(np.diff(numbers, prepend=-1))
             content += w.theta[numbers].astype(np.int8).tobytes() + w.log_alpha[numbers].astype(np.int8).tobytes()
             content += own.bias.astype("<f4").tobytes()
         elif isinstance(own, BatchNorm):
@@ -129,7 +129,7 @@ def network_bytes(model: Sequential, weights: Mapping[str, Weights], most: int) 
     return described, bytes(content)
 
 
-def _distances(steps: Array) -> bytes:
+def distances(steps: Array) -> bytes:
     """Write numbers in seven bits a byte, the lowest first; the top bit says that more follow."""
     out = bytearray()
     for step in steps.tolist():

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,13 @@ def _filled(title: str, described: Mapping[str, Any], numbers: bytes, x: Array, 
     )
 
 
-def fill(**data: str) -> str:
+def fill(
+    page: str = "page.html", scripts: Sequence[str] = ("helpers", "network", "pictures", "demo"), **data: str
+) -> str:
     """Put style and scripts around a page's TITLE, DESCRIPTION and NUMBERS, all three as they stand in the file."""
-    scripts = {name.upper(): f"{name}.js" for name in ("helpers", "network", "pictures", "demo")}
-    parts = {**data, **{part: _read(name) for part, name in {"STYLE": "page.css", **scripts}.items()}}
-    return re.sub("@([A-Z]+)@", lambda word: parts[word[1]], _read("page.html"))
+    files = {"STYLE": "page.css", **{name.upper(): f"{name}.js" for name in scripts}}
+    parts = {**data, **{part: _read(name) for part, name in files.items()}}
+    return re.sub("@([A-Z]+)@", lambda word: parts[word[1]], _read(page))
 
 
 def _read(name: str) -> str:
