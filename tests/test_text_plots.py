@@ -19,6 +19,11 @@ from svd_numpy.sparse.recurrent import gates_left
 NAMES = ("input i", "forget f", "candidate g", "output o")
 
 
+def axes(figure: Any) -> list[Any]:
+    """Its panels, typed loosely."""
+    return list(figure.axes)
+
+
 def history(nll: list[float], valid: list[float | None]) -> list[dict[str, Any]]:
     return [
         {"epoch": at + 1, "nll": one, "valid_nll": two} for at, (one, two) in enumerate(zip(nll, valid, strict=True))
@@ -30,7 +35,7 @@ def test_loss_curves_mark_the_best_epoch_of_every_network() -> None:
         "dense": history([3, 2, 1, 0.5], [2, 1.5, 1.7, 1.9]),
         "sparse": history([3, 2.5, 2, 1.8], [2, None, 1.6, 1.4]),
     }
-    ax = plots.loss_curves(runs).axes[0]
+    ax = axes(plots.loss_curves(runs))[0]
     solid, best, dashed = ax.lines[:3]
     np.testing.assert_array_equal(solid.get_ydata(), [2, 1.5, 1.7, 1.9])
     np.testing.assert_array_equal(dashed.get_ydata(), [3, 2, 1, 0.5])
@@ -41,7 +46,7 @@ def test_loss_curves_mark_the_best_epoch_of_every_network() -> None:
 
 
 def test_shares_are_as_long_as_they_are() -> None:
-    ax = plots.shares_left({"lstm1, inputs": (25, 100), "words": (0, 1000), "dense1": (1, 2000)}).axes[0]
+    ax = axes(plots.shares_left({"lstm1, inputs": (25, 100), "words": (0, 1000), "dense1": (1, 2000)}))[0]
     assert [bar.get_width() for bar in ax.patches[3:]] == [25, 0.01, 0.05]
     written = [text.get_text() for text in ax.texts]
     assert written == ["25 of 100 (4.0x)", "0 of 1,000", "1 of 2,000 (2,000x)"]
@@ -50,7 +55,7 @@ def test_shares_are_as_long_as_they_are() -> None:
 def test_a_gate_map_paints_live_constant_and_dead() -> None:
     weights = np.array([[0, 5, 0], [0, 1, 2], [0, 0, 0], [0, 9, 0]])
     values, live = np.full((4, 3), 0.25), np.array([False, True, True])
-    above, below = plots.gate_map(weights, values, live, NAMES).axes
+    above, below = axes(plots.gate_map(weights, values, live, NAMES))
     colours = above.get_images()[0].get_array()  # units in the order 1, 2, 0
     constant, dead = to_hex("#E69F00"), to_hex(plots.COLOURS["dead"])
     painted = [[to_hex(cell) for cell in row] for row in colours]
@@ -66,7 +71,7 @@ def test_a_gate_map_paints_live_constant_and_dead() -> None:
 
 
 def test_words_stand_on_the_side_that_they_take() -> None:
-    left, right = plots.words_left({"bad": -2.0, "fine": 1.0, "dull": -0.5, "of$": 3.0}, 1).axes
+    left, right = axes(plots.words_left({"bad": -2.0, "fine": 1.0, "dull": -0.5, "of$": 3.0}, 1))
     assert [label.get_text() for label in left.get_yticklabels()] == ["bad"]
     assert [label.get_text() for label in right.get_yticklabels()] == [r"of\$"]
 

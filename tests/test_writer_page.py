@@ -110,7 +110,7 @@ def test_networks_that_do_not_write_are_refused(tmp_path: Path) -> None:
         ("net", "model: got str"),
     ):
         with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=message):
-            svd.export_writer(model, path)  # type: ignore[arg-type]
+            svd.export_writer(model, path)
     assert not path.exists()
 
 

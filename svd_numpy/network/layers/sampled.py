@@ -150,9 +150,9 @@ class SampledWeights(Variational):
             (rows, columns)[axis][part] = drawn[0]
         self._z, self._unscaled = (rows.astype(w.dtype), columns.astype(w.dtype)), parts
         found = []
-        for at, part in enumerate(parts):
+        for at, one in enumerate(parts):
             scaled = self.memory.get(f"scaled {at}", w.shape, w.dtype)
-            np.multiply(part, self._z[0][:, None], out=scaled)
+            np.multiply(one, self._z[0][:, None], out=scaled)
             scaled *= self._z[1]
             found.append(scaled)
         return found
@@ -161,8 +161,8 @@ class SampledWeights(Variational):
         """Gradients of the factors from those of the scaled parts of the weights, which become those of the parts."""
         rows, columns = self._z
         product = np.zeros_like(self.d_theta)
-        for own, part in zip(gradients, self._unscaled, strict=True):
-            product += own * part
+        for own, one in zip(gradients, self._unscaled, strict=True):
+            product += own * one
         pulls = product @ columns, rows @ product
         for tape, (z, (axis, part)) in zip(self._tapes, self._grouped(), strict=True):
             z.pull(tape, pulls[axis][None, part])
