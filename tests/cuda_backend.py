@@ -414,3 +414,126 @@ def test_three_steps_are_those_of_the_plain_backend(make: Any) -> None:
         np.testing.assert_allclose(array, models[1].arrays()[name], rtol=2e-3, atol=2e-4, err_msg=name)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3)
     assert make in (flat_net, sequence_net) or models[0].state["batch_norm1.running_mean"].any()
+
+
+# --- Recurrent networks ---
+
+
+def sequences(backend: Any, cell: str, padded: bool) -> list[Array]:
+    """Everything that an LSTM or a GRU writes on its way there and back."""
+    rng, (batch, steps, units) = np.random.default_rng(3), (2, 4, 3)
+    parts = {"lstm": 4, "gru": 3}[cell]
+    gates, w = rng.standard_normal((batch, steps, parts * units)), rng.standard_normal((units, parts * units))
+    state, dy = rng.standard_normal((parts - 2, batch, units)), rng.standard_normal((batch, steps, units))
+    inner = rng.standard_normal(units)
+    gates, w, state, dy, inner = inputs(backend, gates, w, state, dy, inner)
+    present = np.array([[0, 0, 1, 1], [1, 0, 1, 1]], np.uint8) if padded else None
+    y, d_w, d_bias, d_inner = (
+        np.full(shape, np.nan, backend.dtype) for shape in (dy.shape, w.shape, w.shape[1:], units)
+    )
+    memory, ops = Buffers(), operations(backend)
+    if cell == "lstm":
+        ops.lstm_forward(gates, w, state, present, y, memory)
+        ops.lstm_backward(gates, w, present, dy, d_w, d_bias, memory)
+        d_inner[:] = 0
+    else:
+        ops.gru_forward(gates, w, inner, state, present, y, memory)
+        ops.gru_backward(gates, w, present, dy, d_w, d_bias, d_inner, memory)
+    return [y, state, gates, d_w, d_bias, d_inner]
+
+
+def operations(backend: Any) -> Any:
+    return backend if backend is CUDA else backend.recurrence
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_sequences(cell: str, padded: bool) -> None:
+    for got, expected in zip(sequences(CUDA, cell, padded), sequences(PLAIN, cell, padded), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_sampled_and_rows_of_tables() -> None:
+    rng, found = np.random.default_rng(0), []
+    theta, log_sigma2, dy = rng.standard_normal((5, 3)), rng.uniform(-4, 1, (5, 3)), rng.standard_normal((7, 3))
+    tokens, bias = np.array([1, 4, 1, 0, 4, 1, 2]), rng.standard_normal(3)
+    for backend in (CUDA, PLAIN):
+        t, s, d, b = inputs(backend, theta, log_sigma2, dy, bias)
+        w, d_sigma2, d_table = (np.full((5, 3), np.nan, backend.dtype) for _ in range(3))
+        y, other, memory, ops = np.full_like(d, np.nan), np.full_like(d, np.nan), Buffers(), operations(backend)
+        ops.sample_weights(t, s, math.exp(-1), NoiseKey(2**33 + 5, 1, 7), None, w, memory)
+        ops.sample_weights_backward(t, d_sigma2, memory)
+        ops.take_rows(w, tokens, b, y)
+        ops.take_rows(w, tokens, None, other)
+        ops.take_rows_backward(tokens, d, d_table)
+        found.append([w, d_sigma2, y, other, d_table])
+    for got, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [1e9, 0.5])
+def test_long_gradients_are_shortened(most: float) -> None:
+    arenas = [arena_of("ard", backend.dtype) for backend in (CUDA, PLAIN)]
+    for backend, arena in zip((CUDA, PLAIN), arenas, strict=True):
+        arena.grads[:] = np.random.default_rng(4).standard_normal(arena.grads.size)
+        backend.clip_gradients(arena, most)
+    np.testing.assert_allclose(arenas[0].grads, arenas[1].grads, rtol=1e-5, atol=1e-7)
+    assert (np.abs(arenas[0].grads).max() < 0.5) == (most < 1)
+
+
+def letters_net(backend: str) -> svd.Sequential:
+    layers = svd.VariationalLSTM("ab ", 3, tokens=True, log_sigma2=-3), svd.VariationalDense(3, 3, log_sigma2=-3)
+    return svd.Sequential(*layers, backend=backend, input_shape=(3,))
+
+
+def words_net(backend: str) -> svd.Sequential:
+    layers = (
+        svd.VariationalEmbedding(4, 2, padding=0, groups=("words",)),
+        svd.VariationalGRU(2, 3, groups=("gates", "units")), svd.LSTM(3, 2, every_step=False), svd.Dense(2, 2),
+    )  # fmt: skip
+    return svd.Sequential(*layers, backend=backend, input_shape=(3,))
+
+
+def plain_words_net(backend: str) -> svd.Sequential:
+    return svd.Sequential(
+        svd.Embedding(4, 2, padding=0),
+        svd.GRU(2, 3, every_step=False),
+        svd.Dense(3, 2),
+        backend=backend,
+        input_shape=(3,),
+    )
+
+
+@pytest.mark.parametrize("make", [letters_net, words_net, plain_words_net])
+def test_steps_of_recurrent_networks_are_those_of_the_plain_backend(make: Any) -> None:
+    """With states that are carried on and begin anew, padding, groups and gradients that are shortened."""
+    if make is letters_net:
+        data, batch = svd.text_dataset("ab ba ab  " * 15, 2, 3), 2
+    else:
+        x = np.random.default_rng(0).integers(0, 4, (5, 3))
+        data, batch = Dataset("own", x, x[:, 0] % 2, x[:3], x[:3, 1] % 2, None, 2, "made here"), 2
+    models, found = [], []
+    for backend in ("cuda", "numpy"):
+        config = make_config(epochs=2, batch_size=batch, clip_norm=0.05, kl_schedule=((0.0, 1.0),))
+        trainer = Trainer(make(backend), data, config)
+        trainer.progress.step = max(0, trainer.steps_per_epoch - 2)  # over the end of an epoch
+        runner: Any = make_runner([trainer])
+        end = trainer.progress.step + 4
+        while trainer.progress.step < end:
+            runner.advance(end - trainer.progress.step)
+        runner.sync()
+        models.append(trainer)
+        scores = runner.scores()[0]["test"].values()
+        found.append([trainer.progress.nll_sum, trainer.progress.error_sum, *scores])
+    for name, array in models[0].arrays().items():
+        np.testing.assert_allclose(array, models[1].arrays()[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)
+    predicted = [trainer.model.predict(data.x_test[:3]) for trainer in models]
+    np.testing.assert_allclose(predicted[0], predicted[1], rtol=2e-3, atol=2e-4)
+
+
+def test_signs_of_sequences_are_refused() -> None:
+    layers = svd.VariationalLSTM(4, 3, tokens=True, noise="sequence"), svd.Dense(3, 4)
+    model = svd.Sequential(*layers, backend="cuda", input_shape=(3,))
+    with pytest.raises(svd.SvdValueError, match="noise='sequence' is not on the backend 'cuda' yet"):
+        model.loss_and_grads(np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64), 10)

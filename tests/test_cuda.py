@@ -25,6 +25,7 @@ needs_compiler = pytest.mark.skipif(
 # By the contract these add or divide in float64, a few numbers a channel or a part of a sum each.
 FLOAT64 = {
     "average", "blend", "channel_sums", "fold_exact", "fold_to_exact", "gradients", "kl_parts", "moments", "scales",
+    "shorten", "square_parts",
 }  # fmt: skip
 MOST_REGISTERS = 128  # with which two blocks of 256 threads share a multiprocessor
 
@@ -48,7 +49,8 @@ import importlib, pathlib, sys, types
 import numba.cuda.dispatcher
 from numba import cuda, types as numba_types
 from svd_numpy.kernels.cuda import device
-for name in ("philox", "product", "finish", "elementwise", "images", "losses", "norm", "sums", "sweep"):
+for name in ("philox", "product", "finish", "elementwise", "images", "losses", "norm", "sums", "sweep", "recurrent",
+             "clip"):
     importlib.import_module("svd_numpy.kernels.cuda." + name)
 target = tuple(int(part) for part in sys.argv[1].split("."))
 # Helpers are compiled for the device at hand; here that is the one asked for.

@@ -194,9 +194,13 @@ class Network:
         return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
 
     @property
-    def layers_add_to_kl(self) -> bool:
-        """Whether a layer adds to the KL and its gradients itself; then no other run may share its launches."""
-        return any(type(layer).add_kl_gradients is not Layer.add_kl_gradients for layer in self.layers)
+    def works_on_host(self) -> bool:
+        """Whether a layer does a part of every step on the host; then no other run may share its launches on a GPU.
+
+        It does if it adds to the KL and its gradients itself, or if it is recurrent.
+        """
+        adds = (type(layer).add_kl_gradients is not Layer.add_kl_gradients for layer in self.layers)
+        return any(adds) or any(layer.needs_recurrence for layer in self.layers)
 
     @property
     def keep(self) -> float:

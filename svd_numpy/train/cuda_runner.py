@@ -102,12 +102,14 @@ class CudaRunner:
                 return
             self._step(step)
             if count > 0 and finetune not in self.recordings:
-                self.recordings[finetune] = None if lead.model.layers_add_to_kl else self._record(step)
+                self.recordings[finetune] = None if lead.model.works_on_host else self._record(step)
 
     def _prepare(self, steps: range, row: int) -> None:
         """Write what the host draws and says for steps, and take it over; `row` is that of the first on the dials."""
         rows = slice(self._lead.batches.rows(steps[0]).start, self._lead.batches.rows(steps[-1]).stop)
         for trainer in self._trainers:
+            if trainer.begin_epoch(steps[0]):
+                self._backend.to_device(*trainer.carried.values())
             batches = trainer.batches
             if batches.begin(steps[0]):
                 self._backend.to_device(*batches.tables())

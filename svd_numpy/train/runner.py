@@ -138,13 +138,13 @@ def groups(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Divide runs of one recipe among runners: those that are at the same step on a GPU go side by side.
 
     They differ only in seed, labels, weights and the factor on the KL; each has the same results as on its own. A model
-    with a layer that adds to the KL itself goes alone, and so does a run that may stop early, or one that removes
+    with a layer that works on the host goes alone, and so does a run that may stop early, or one that removes
     weights: its arrays get a size of their own.
     """
     found = list[list[Trainer]]()
     at_step: dict[int, list[Trainer]] = {}
     for trainer in trainers:
-        alone = trainer.model.layers_add_to_kl or trainer.removes or trainer.config.patience > 0
+        alone = trainer.model.works_on_host or trainer.removes or trainer.config.patience > 0
         if trainer.model.backend.name != "cuda" or trainer.done or alone:
             found.append([trainer])
             continue

@@ -227,12 +227,18 @@ class Trainer:
                 self.prune()
             self.batches.begin(step)
             self.batches.draw_moves(step)
-            if step % self.steps_per_epoch == 0:
-                for state in self.carried.values():
-                    state[:] = 0
+            self.begin_epoch(step)
             rows = self.batches.rows(step)
             count = rows.stop - rows.start
             self.enter(*(operations or self.operations)(model.backend, step, rows, count, step))
+
+    def begin_epoch(self, step: int) -> bool:
+        """Go back to the states in which texts begin, if this is the first step of an epoch."""
+        first = step % self.steps_per_epoch == 0
+        if first:
+            for state in self.carried.values():
+                state[:] = 0
+        return first
 
     def enter(self, nll: float, error: float) -> None:
         """Add a step to the progress; raise if its loss is not finite."""

@@ -4,8 +4,9 @@ This file only prepares arguments and launches kernels. The arrays that it is gi
 twins on the device (`twins.py`); what an operation writes, it writes there, and the host sees it after `to_host`.
 
 Kernels: `product.py` with `sampling.py` and `finish.py` (the layers), `sweep.py` (the pass over all parameters),
-`philox.py` (noise), `elementwise.py`, `images.py`, `norm.py`, `losses.py`, `sums.py`. Every launch is for all runs that
-go side by side (`device.py`): of a model's own backend, one. `side_by_side.py` adds what a runner needs.
+`philox.py` (noise), `elementwise.py`, `images.py`, `norm.py`, `losses.py`, `sums.py`, `clip.py`, and `recurrent.py` (by
+`recurrence.py`). Every launch is for all runs that go side by side (`device.py`): of a model's own backend, one.
+`side_by_side.py` adds what a runner needs.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError
 from svd_numpy.kernels.backend import Arena, Array, Buffers, NoiseKey, Segment, StepSettings
-from svd_numpy.kernels.cuda import dials, elementwise, images, losses, norm, philox, sums, sweep, tables
+from svd_numpy.kernels.cuda import clip, dials, elementwise, images, losses, norm, philox, sums, sweep, tables
 from svd_numpy.kernels.cuda.device import COMMON, SIMULATED, THREADS, D, F, I, Kernel, Own, U, blocks_for, cuda
 from svd_numpy.kernels.cuda.finish import FINISH
 from svd_numpy.kernels.cuda.product import PRODUCTS
 from svd_numpy.kernels.cuda.recording import Launch, Recording
+from svd_numpy.kernels.cuda.recurrence import CudaRecurrence
 from svd_numpy.kernels.cuda.tiling import FORWARD, INPUTS, TILES, WEIGHTS, plan
 from svd_numpy.kernels.cuda.twins import Scratch, Twins
 from svd_numpy.kernels.layer_by_layer import LayerByLayer
@@ -38,7 +39,7 @@ _KL_PARTS = 8 if SIMULATED else 8192
 _LOCK = threading.Lock()  # Numba's simulator runs one kernel at a time
 
 
-class CudaBackend:
+class CudaBackend(CudaRecurrence):
     """CUDA implementation of `svd_numpy.kernels.backend.Backend` for float32 arrays.
 
     Parameters
@@ -51,11 +52,11 @@ class CudaBackend:
 
     name = "cuda"
     knows_lists = False
-    recurrence: Recurrence | None = None  # not yet
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, seeds: Sequence[int] = (0,), rows: int = 1) -> None:
         self._runs = len(seeds)
+        self.recurrence: Recurrence | None = self
         self._twins, self._scratch = Twins(self._runs), Scratch(self._runs)
         self._recording: Recording | None = None  # the one that is made at this moment
         # What changes from step to step is looked up in tables by this counter, which stands at 0 but while a recorded
@@ -296,7 +297,12 @@ class CudaBackend:
                    F(keep))  # fmt: skip
 
     def clip_gradients(self, arena: Arena, most: float) -> None:  # noqa: D102
-        raise SvdValueError("clip_norm: not on the backend 'cuda' yet; take 'numba' or 'numpy', or leave it out")
+        pieces, rows, _ = self._table(arena)
+        threads = blocks_for(pieces * THREADS) * THREADS
+        parts, total = self._scratch.get("squares", threads, np.float64), self._scratch.get("square", 1, np.float64)
+        self._each(clip.square_parts, pieces * THREADS, U(pieces), rows, arena.params, arena.grads, parts)
+        self._fold(sums.fold_exact, threads, 1, parts, total)
+        self._each(clip.shorten, arena.grads.size, U(arena.grads.size), total, D(most), arena.grads)
 
     def adam_step(self, arena: Arena, settings: StepSettings, held: bool) -> None:  # noqa: D102
         pieces, rows, limits = self._table(arena)

@@ -196,7 +196,11 @@ class _Recurrent(Weighted):
             else:
                 own.add_rows(run.backend, x, self._gates)
             self._run_each(ops, own, state, y)
-        return y if self.every_step else np.ascontiguousarray(y[:, -1])
+        if self.every_step:
+            return y
+        last = self.memory.get("last", (sequences, self.units), dtype)
+        run.backend.copy_columns(y.reshape(sequences, -1), (steps - 1) * self.units, last, 0, self.units)
+        return last
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy (B, T, H), or (B, H) -> dx (B, T, I)."""
@@ -204,8 +208,8 @@ class _Recurrent(Weighted):
         assert ops is not None
         if not self.every_step:
             last, dy = dy, self.memory.get("dy", (*x.shape[:2], self.units), dy.dtype)
-            dy[:] = 0
-            dy[:, -1] = last
+            run.backend.clear(dy)
+            run.backend.copy_columns(last, 0, dy.reshape(len(x), -1), (x.shape[1] - 1) * self.units, self.units)
         cut, dx, own = self.in_features, None, self._own
         if own is None:
             w, d_w = self._w[cut:], self.d_theta[cut:]

@@ -119,6 +119,10 @@ class SampledWeights(Variational):
         assert ops is not None
         w = self.memory.get("w", theta.shape, theta.dtype)
         key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the weights
+        if self.noise == "sequence" and run.backend.name == "cuda":
+            raise SvdValueError(
+                f"layer {self.name!r}: noise='sequence' is not on the backend 'cuda' yet; take 'batch', or 'numba'"
+            )
         if self.noise == "batch":
             ops.sample_weights(theta, self.log_sigma2, run.keep, key, self._sampled_rows(), w, self.memory)
             return [w]
@@ -141,6 +145,7 @@ class SampledWeights(Variational):
     def _scaled(self, parts: list[Array], run: Pass) -> list[Array]:
         """z_row w z_column for each part w, with a sample of the factors, or those of the pruned network."""
         w = parts[0]
+        run.backend.to_host(*parts, *(view for z in self.weight_groups.values() for view in z.views.values()))
         rows, columns = self.group_factors()
         self._tapes = list[Any]([None] * len(self.weight_groups))
         for at, (z, (axis, part)) in enumerate(self._grouped() if run.mode == "sample" else ()):
@@ -155,10 +160,12 @@ class SampledWeights(Variational):
             np.multiply(one, self._z[0][:, None], out=scaled)
             scaled *= self._z[1]
             found.append(scaled)
+        run.backend.to_device(*found)
         return found
 
-    def _pull_groups(self, gradients: list[Array]) -> None:
+    def _pull_groups(self, gradients: list[Array], backend: Backend) -> None:
         """Gradients of the factors from those of the scaled parts of the weights, which become those of the parts."""
+        backend.to_host(*gradients)
         rows, columns = self._z
         product = np.zeros_like(self.d_theta)
         for own, one in zip(gradients, self._unscaled, strict=True):
@@ -169,12 +176,14 @@ class SampledWeights(Variational):
         for own in gradients:
             own *= rows[:, None]
             own *= columns
+        of_factors = (grad for z in self.weight_groups.values() for grad in z.grads.values())
+        backend.to_device(*gradients, *of_factors)
 
     def _spread_gradients(self, run: Pass) -> None:
         """Turn the gradient of the weights, in d_theta, into that of their variances as well."""
         gradients = [self.d_theta] if self._signed is None else [self.d_theta, self._signed.d_noise]
         if self.weight_groups:
-            self._pull_groups(gradients)
+            self._pull_groups(gradients, run.backend)
         if run.mode == "mean":
             run.backend.clear(self.d_log_sigma2)  # without noise nothing depends on it
             return

@@ -47,4 +47,7 @@ class Tokens:
 
     def mark(self, x: Array, run: Pass) -> None:
         """Tell the layers behind which steps of x (B, T) are not padding."""
-        run.present = None if self.padding is None else np.asarray(x != self.padding, np.uint8)
+        run.present = None
+        if self.padding is not None:
+            run.backend.to_host(x)
+            run.present = np.asarray(x != self.padding, np.uint8)
