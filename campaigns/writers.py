@@ -169,6 +169,9 @@ def file_writers() -> dict[str, Writer]:
             together="net/net.c",
         ),
         "web page": single("page.html", write_page, "exchange/page/html.py"),
+        "page that writes": single(
+            "writer.html", lambda path, i: svd.export_writer(recurrent[i], path), "exchange/page/writer.py"
+        ),
         "checkpoint": Writer(save_checkpoint, newest, ("files/checkpoint.py",)),
         "data import": Writer(import_data, lambda folder: files(folder / "cache"), ("data/manage.py",)),
     }  # fmt: skip
