@@ -2,9 +2,9 @@
 
 This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `vocabulary.py` (losses of
 many classes), `conv.py`, `conv_inputs.py` and `conv_few.py` (convolutions), `recurrent.py` (LSTM and GRU), `living.py`
-and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch normalisation, dropout), `gather.py`
-(batches of images) and `sweep.py` (the pass over all parameters). They build on `gemm.py` and `tiles.py` (matrix
-products) and `simd.py` (exp, log, noise).
+and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch normalisation, dropout), `gates.py`,
+`gather.py` (batches of images), `norm.py` (of all gradients) and `sweep.py` (the pass over all parameters). They build
+on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
 """
 
 from __future__ import annotations
@@ -26,7 +26,20 @@ from svd_numpy.kernels.backend import (
     StepSettings,
     aligned_zeros,
 )
-from svd_numpy.kernels.cpu import conv, conv_few, conv_inputs, gather, images, layers, lists, sweep, threads, vocabulary
+from svd_numpy.kernels.cpu import (
+    conv,
+    conv_few,
+    conv_inputs,
+    gates,
+    gather,
+    images,
+    layers,
+    lists,
+    norm,
+    sweep,
+    threads,
+    vocabulary,
+)
 from svd_numpy.kernels.cpu.gemm import MULTIPLY, PACKED
 from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
@@ -84,7 +97,7 @@ class NumbaBackend(HostMemory):
 
     def noise(self, key: NoiseKey, rows: int, units: int) -> Array:  # noqa: D102
         out = np.empty((rows, -(-units // 64) * 64), np.float32)
-        self._run(images.noise_rows, _words(key), out)
+        self._run(gates.noise_rows, _words(key), out)
         return np.ascontiguousarray(out[:, :units])
 
     def lrt_forward(  # noqa: D102
@@ -238,10 +251,10 @@ class NumbaBackend(HostMemory):
     def clip_gradients(self, arena: Arena, most: float) -> None:  # noqa: D102
         total, nothing = 0.0, arena.params[:0]
         for segment in arena.segments:
-            total += vocabulary.sum_of_squares(arena.grads[segment.start : segment.stop], nothing)
+            total += norm.sum_of_squares(arena.grads[segment.start : segment.stop], nothing)
             if segment.prior:
                 behind = slice(segment.log_sigma2, segment.log_sigma2 + segment.stop - segment.start)
-                total += vocabulary.sum_of_squares(arena.grads[behind], arena.params[behind])
+                total += norm.sum_of_squares(arena.grads[behind], arena.params[behind])
         if total > most**2:
             arena.grads *= _F(most / math.sqrt(total))
 
@@ -362,11 +375,11 @@ class NumbaBackend(HostMemory):
         self._run(images.multiply, x.reshape(-1), factors.reshape(-1), y.reshape(-1))
 
     def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
-        self._run(images.gate_forward, x.reshape(len(z), -1), z, y.reshape(len(z), -1))
+        self._run(gates.gate_forward, x.reshape(len(z), -1), z, y.reshape(len(z), -1))
 
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
         x, dy, dx = (array.reshape(len(z), -1) for array in (x, dy, dx))
-        self._run(images.gate_backward, x, z, dy, d_z, dx)
+        self._run(gates.gate_backward, x, z, dy, d_z, dx)
 
 
 def _by_columns(x: Array, theta: Array, columns: int) -> bool:

@@ -1,4 +1,4 @@
-"""Numba kernels for networks that predict one of many tokens: a softmax in vectors, and the norm of all gradients."""
+"""Numba kernel of the loss of networks that predict one of many tokens: a softmax in vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from svd_numpy.kernels.cpu.simd import ONE, ZERO, F, exp32, log32, wide_vectors
 from svd_numpy.kernels.cpu.tiles import LANES
 
 MANY = 32  # classes from which vectors pay
-_BLOCK = 1024
 _TINY = F(1e-30)  # smaller ones would make subnormal products in the backward pass
 
 
@@ -80,30 +79,3 @@ def softmax_cross_entropy(threads, logits, labels, d_logits, nll, wrong, scratch
             d[label] -= share
             nll[b] = np.float64(log32(total) - (z[label] - best))
             wrong[b] = first != label
-
-
-@kernel()
-def _add_squares(values, total):
-    wide_vectors()
-    for i in range(len(values)):
-        total[i] += np.float64(values[i]) * np.float64(values[i])
-
-
-@kernel()
-def _add_scaled_squares(values, log_sigma2, total):
-    wide_vectors()
-    for i in range(len(values)):
-        value = np.float64(values[i] * exp32(log_sigma2[i]))
-        total[i] += value * value
-
-
-@kernel()
-def sum_of_squares(values, log_sigma2):
-    """Sum of the squares of values, or of sigma^2 values unless log_sigma2 is empty, in float64."""
-    total = np.zeros(_BLOCK)
-    for i in range(0, len(values), _BLOCK):
-        if len(log_sigma2) > 0:
-            _add_scaled_squares(values[i : i + _BLOCK], log_sigma2[i : i + _BLOCK], total)
-        else:
-            _add_squares(values[i : i + _BLOCK], total)
-    return total.sum()
