@@ -23,7 +23,7 @@ class _TextTraining(Runs):
     groups : tuple of str
         Weights that leave together, besides single ones: inputs units gates; in train-sentiment, words, too.
     epochs : int, optional
-        Epochs, instead of 40 (letters) or 60 (sentences); the schedules are stretched to match.
+        Epochs, instead of 100 (letters) or 60 (sentences); the schedules are stretched to match.
     kl_weight : float
         Factor on the weight of the KL; a larger one gives a sparser network.
     seed : int
