@@ -242,7 +242,7 @@ def test_generated_text_goes_on_with_the_prompt() -> None:
 
 def test_train_text_writes_resumes_and_extends(tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataset": "reviews-text", "units": 8, "lanes": 32, "backend": "numpy"}
-    options |= {"run_dir": tmp_path / "run", "progress": False}
+    options |= {"run_dir": tmp_path / "run", "progress": False, "changes": {"finetune_epochs": 0}}
     result = svd.train_text(epochs=1, **options)
     assert {"model.safetensors", "result.json", "result.txt"} <= {path.name for path in (tmp_path / "run").iterdir()}
     assert "nats per letter" in str(result) and result.best["epoch"] == 1
