@@ -5,6 +5,8 @@
     python notebooks/make_notebooks.py --text              only the words have changed: keep all outputs
     python notebooks/make_notebooks.py --results           a table in benchmarks/results/ is new: seconds, not minutes
     python notebooks/make_notebooks.py --instructor        the edition with all answers, not run, into instructor/
+    python notebooks/make_notebooks.py --slides 03         its pictures as SVG, for slides, into slides/
+    python notebooks/make_notebooks.py --count             a table of words, cells, blanks and pictures
 
 The notebooks are the students' edition (`editions.py`): they are run with every blank filled, then the answers go, to
 `solutions/`. A notebook learns how to run from the environment variable SVD_NUMPY_NOTEBOOKS, "full" or "short". A cell
@@ -29,7 +31,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from editions import SOURCES, answers_of, for_students, read_source, tags, with_answers
+from measures import table
 
+SLIDES = HERE.parent / "slides"
+AS_SVG = 'from matplotlib_inline.backend_inline import set_matplotlib_formats\n\nset_matplotlib_formats("svg")'
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -129,6 +134,23 @@ def write_instructor_edition(chosen: list[Path]) -> None:
     print(f"{len(chosen)} notebooks with answers: {folder}")
 
 
+def write_slides(source: Path, mode: str = "full") -> None:
+    """Run a source with all answers, and write its pictures to slides/, as SVG, in the order of the notebook."""
+    from nbformat.v4 import new_code_cell
+
+    notebook = with_answers(read_source(source))
+    notebook.cells.insert(0, new_code_cell(AS_SVG))
+    run_all(notebook, source.name, mode)
+    SLIDES.mkdir(exist_ok=True)
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [data["image/svg+xml"] for data in shown if "image/svg+xml" in data]
+    for number, picture in enumerate(pictures, start=1):
+        (SLIDES / f"{source.stem}-{number:02d}.svg").write_text(picture, encoding="utf-8")
+    names = sorted(path.name for path in SLIDES.glob("*.svg"))
+    page = [f'<figure><img src="{name}"><figcaption>{name}</figcaption></figure>' for name in names]
+    (SLIDES / "index.html").write_text("\n".join(["<title>Pictures of the tutorials</title>", *page, ""]))
+
+
 def write(source: Path, notebook: Any) -> None:
     """Write a notebook, its answers, and the picture of its cell tagged "cover"."""
     import nbformat
@@ -142,24 +164,34 @@ def write(source: Path, notebook: Any) -> None:
             (HERE / "pictures" / f"{source.stem}.png").write_bytes(base64.b64decode(png))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of names, such as 04; all when left out")
+    parser.add_argument("--short", action="store_true", help="little data, few epochs, and no notebook is written")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--short", action="store_true", help="little data, few epochs, and nothing is written")
     how.add_argument("--text", action="store_true", help="run nothing: take over words that have changed")
     how.add_argument("--results", action="store_true", help="run only the cells that show benchmarks/results/")
     how.add_argument("--instructor", action="store_true", help="write the edition with answers, not run")
-    options = parser.parse_args()
+    how.add_argument("--slides", action="store_true", help="write the pictures as SVG into slides/")
+    how.add_argument("--count", action="store_true", help="print a table of words, cells, blanks and pictures")
+    options = parser.parse_args(arguments)
     chosen = [source for source in SOURCES if not options.names or source.name.startswith(tuple(options.names))]
     if not chosen:
         raise SystemExit(f"no source begins with {options.names}; there are {[source.stem for source in SOURCES]}")
     if options.instructor:
         write_instructor_edition(chosen)
         return
+    if options.count:
+        print(table({source.stem: committed(source) for source in chosen}))
+        return
+    mode = "short" if options.short else "full"
     for source in chosen:
         start = time.perf_counter()
+        if options.slides:
+            write_slides(source, mode)
+            print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+            continue
         if options.results:
             if not any("results" in tags(cell) for cell in read_source(source).cells):
                 continue
@@ -167,7 +199,7 @@ def main() -> None:
         elif options.text:
             notebook = with_new_text(source)
         else:
-            notebook = execute(source, "short" if options.short else "full")
+            notebook = execute(source, mode)
         print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
         if not options.short:
             write(source, notebook)
