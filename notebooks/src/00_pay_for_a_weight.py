@@ -7,7 +7,7 @@
 # **What you'll learn.** Where the objective $\mathrm{NLL} + \mathrm{KL}/N$ comes from, why it is called the evidence lower bound, what $N$ is,
 # and what $\alpha$ has to do with a dropout rate.
 #
-# **What you'll need.** NumPy and the normal distribution. About 25 minutes; no earlier notebook.
+# **What you'll need.** NumPy and the normal distribution. About 25 minutes. No earlier notebook is needed.
 
 # %% tags=["setup"]
 # From cells.py.
@@ -87,7 +87,7 @@ def kl_normal(m, s):
 # %% tags=["check"]
 check(
     "kl_normal",
-    lambda: kl_normal(0.0, 1.0) == 0 and np.isclose(kl_normal(1.0, 0.5), 0.818147),
+    lambda: np.isclose(kl_normal(0.0, 1.0), 0) and np.isclose(kl_normal(1.0, 0.5), 0.818147),
     "Copy the formula: a half of (m² + s² - 1), minus the logarithm of s.",
     "0.5 * (m**2 + s**2 - 1) - np.log(s)",
 )

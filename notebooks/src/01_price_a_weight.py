@@ -9,7 +9,7 @@
 # odd constants of the paper come from and how good they are, and why this prior lets unneeded weights drown in noise.
 #
 # **What you'll need.** NumPy, the normal distribution, and the idea of a Kullback-Leibler divergence. About 30 minutes; no
-# data, no earlier notebook. To drag a weight first, without a kernel, open [the page to play with](../docs/play.html).
+# data and no earlier notebook are needed. To drag a weight first, without a kernel, open [the page to play with](../docs/play.html).
 
 # %% tags=["setup"]
 # From cells.py.
@@ -149,7 +149,7 @@ plt.show()
 # The price falls all the way: it is lowest, 0, for $\alpha\to\infty$, and has no highest value. On the left it is a straight line of
 # slope $-\tfrac12$: the price of a precise weight is the logarithm of its precision, just as a number with one more
 # binary digit takes one more bit. On the right it is flat: **a weight that is noise anyway is free.** That is the engine of Sparse
-# VD. Unless the data object, every weight slides down to the right, and nothing on the way holds it back.
+# VD. Unless the data resist, every weight slides down to the right, and nothing on the way holds it back.
 #
 # ## Third bite: the exact curve
 #
@@ -187,7 +187,7 @@ for la, value, mc, se in zip(grid[::2], kl_exact(grid[::2]), monte_carlo[::2], s
 assert np.all(np.abs(monte_carlo - kl_exact(grid)) < 4 * standard_error)
 
 # %% [markdown]
-# Seventeen estimates, none further off than four standard errors: algebra and dice agree.
+# None of the seventeen estimates is further off than four standard errors: algebra and random numbers agree.
 #
 # ## Fourth bite: the paper's fit, and yours
 #
@@ -331,7 +331,7 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Both fall from left to right for ever, both slopes go from $-\tfrac12$ to 0: the same engine. ARD pulls less in the middle.
+# Both prices fall all the way, and both slopes go from $-\tfrac12$ to 0: it is the same engine. ARD pulls less in the middle.
 #
 # Move a weight yourself. (Without a running kernel you see one position of the slider.)
 

@@ -195,7 +195,7 @@ check(
         drawn_once("multiplicative")[0], drawn_once("additive")[0] + 2 / theta * drawn_once("additive")[1]
     ),
     "Only one line is missing: ∂w/∂θ in the multiplicative form, by which dw is multiplied.",
-    "It is 1 + √α ε, and √α is σ / θ.",
+    "It is 1 + √α ε. The code adds σ noise, which in this form is θ √α ε: so √α ε is σ noise / θ, whatever the sign of θ.",
 )
 
 
@@ -251,7 +251,7 @@ assert growth[0] < 2 < 5 < growth[1]
 # levels off.** It must: no entry of softmax minus target exceeds 1, whatever the noise does, and nothing multiplies it afterwards. The gradient for
 # $\log\sigma^2$ is multiplied by $\sigma$, so it goes on growing.
 #
-# Local reparametrisation then takes off another order of magnitude and more for both parameters, wherever there is much noise. Why so much?
+# Where there is much noise, local reparametrisation then reduces the variance by another order of magnitude and more, for both parameters. Why so much?
 #
 # ## Why one noise per example is better
 #
@@ -427,7 +427,7 @@ def show_one_weight(log_alpha):
 # ## The same with the package
 #
 # `VariationalDense` has parameters `theta` and `log_sigma2` and samples its outputs: both tricks, always. Its noise is a function of
-# the step, so a gradient can be drawn twice, or many times, at will.
+# the step, so the same gradient can be drawn again, and others by changing the step.
 
 # %%
 import svd_numpy as svd

@@ -378,7 +378,7 @@ for t in (0, 1, 3, 6):
     print(f"threshold {t}: {error:.1%} error, {1 - share:.1%} of the weights left")
 
 # %% [markdown]
-# From 0 upwards the error is all but the same; below −1 it climbs steeply. So 3 is a cautious choice here: a threshold of 0 or 1 would have removed
+# From 0 upwards the error hardly changes; below −1 it climbs steeply. So 3 is a cautious choice here: a threshold of 0 or 1 would have removed
 # another part of what is left, at no cost. Between the thresholds 0
 # and 6 lies a tenth of all weights, and the network does not notice whether they are there. But note the way to find out: a sweep on data that
 # you do not report.
@@ -401,7 +401,7 @@ def show_epoch(epoch):
 # %% [markdown]
 # ## The same with the package
 #
-# A larger network, LeNet-300-100 with 266,200 weights, on MNIST where it can be had and else on the small digits, enlarged. The schedule is a list of knots.
+# A larger network, LeNet-300-100 with 266,200 weights, on MNIST where it is installed, otherwise on the small digits, enlarged. The schedule is a list of knots.
 
 # %%
 from svd_numpy.plots import log_alpha_histogram

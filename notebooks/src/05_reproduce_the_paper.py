@@ -7,8 +7,8 @@
 # **What you'll learn.** What a published row can be held to, how much of an error rate is luck, how error and sparsity trade, and
 # which pixels the remaining weights read.
 #
-# **What you'll need.** NumPy, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 40 minutes. MNIST is taken where it
-# can be had, scikit-learn's small digits elsewhere.
+# **What you'll need.** NumPy, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 40 minutes. It uses MNIST where that
+# is installed, otherwise scikit-learn's small digits.
 
 # %% tags=["setup"]
 # From cells.py.
@@ -161,7 +161,7 @@ plt.show()
 # Look at `paper` on the left: the authors' own recipe ends with a higher error *and* far more compression than they print. It has traded more error for
 # more compression. Nobody outside knows how it differs from the run behind the table, so take neither 68 nor ours as *the* compression of the method.
 #
-# Between −2 and 2 "se", nobody can tell our mean from the published number, at least without the paper's answers image by image. Far outside, luck of the test images is a poor
+# Between −2 and 2 "se", nobody can tell our mean from the published number, at least without the paper's answers image by image. Far outside, luck with the test images is a poor
 # explanation.
 #
 # Note what the two spreads mean. Seeds scatter around the mean of *this* test set; the bar says how far this test set may be from
@@ -178,7 +178,7 @@ plt.show()
 # | images | MNIST as it is | `paper`: the same; `default`: shifted by up to a pixel while training |
 # | LeNet-5 | the script warms the KL up; an author wrote in an issue that the row was trained without | `paper`: as in the script |
 #
-# So even `paper` reproduces a *script*, and nobody outside knows whether the script made the row. What can be held against a row is its place in the picture above.
+# So even `paper` reproduces a *script*, and nobody outside knows whether that script produced the row. All that you can compare with a row is its place in the picture above.
 #
 # ## Train one
 #

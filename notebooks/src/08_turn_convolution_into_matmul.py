@@ -404,7 +404,7 @@ print(f"filters without a single weight left: {dead.sum()} of 12")
 
 # %% [markdown]
 # Both layers lose most of their weights; the filters lose less. Two things work together here. A filter weight takes part in sixteen
-# outputs of every image, so the data have sixteen times the occasion to object to its noise, while the KL charges for it once. And
+# outputs of every image, so its noise does sixteen times the damage, while the KL charges for it once. And
 # whatever dies in the filters takes weights of the next layer along: behind a filter that is gone, all channels are constant, and the
 # 16·10 dense weights that read them have nothing left to say. It is a tendency, not a law. In the published LeNet-5 the first convolution loses least
 # (67 %), but the second one (98 %) loses more than the last dense layer (95 %).

@@ -7,8 +7,8 @@
 # **What you'll learn.** Why the same network is "68 times" and "32 times" smaller, several ways to store places and the bound that none can beat, how the
 # posterior says which bits are noise, and from which density on sparsity pays in time.
 #
-# **What you'll need.** NumPy, binary numbers, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 45 minutes. MNIST is taken where it
-# can be had, scikit-learn's small digits elsewhere.
+# **What you'll need.** NumPy, binary numbers, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 45 minutes. It uses MNIST where that
+# is installed, otherwise scikit-learn's small digits.
 
 # %% tags=["setup"]
 # From cells.py.
@@ -304,7 +304,7 @@ print("by sigma:", by_sigma, " by sigma^2:", by_sigma2)
 assert list(by_sigma.values()) == list(svd.posterior_bits(model).values())
 
 # %% [markdown]
-# (The authors compared the step with $\sigma^2$. That has another unit, but asks for more bits where $\sigma<1$.) Try it: round every weight to multiples of a power of two, and look at the
+# (The authors compared the step with $\sigma^2$, which has another unit, but gives more bits where $\sigma<1$.) Try it: round every weight to multiples of a power of two, and look at the
 # error on the held-out images.
 
 
@@ -457,7 +457,7 @@ assert on_disk["rounded, packed"] < on_disk["compact, packed"] < on_disk["the sa
 #
 # ## And is it faster?
 #
-# Zeros alone are not: a matrix product multiplies by them at full price. Two things help. First, **cut out what is dead**: inputs that nobody reads, units that nothing reaches or nothing reads. Draw dense1, rows and
+# Not by zeros alone: a matrix product multiplies by them at full price. Two things help. First, **cut out what is dead**: inputs that no unit reads, and units without inputs or readers. Draw dense1, rows and
 # columns sorted by how much is left:
 
 # %%

@@ -288,8 +288,8 @@ for z in (1, 2, 3, 5):
 assert share_near_zero(3, 308) > 0.9 and share_near_zero(3, 4) < 0.3
 
 # %% [markdown]
-# A weight three standard errors from 0 is nil with a probability above 90 % if the prior reaches down to the smallest double-precision number, and most
-# likely not nil if it ends at $10^{-4}$. Move the end further and *every* weight is nil, whatever the data say. Sparse VD's answer does not move, so it **cannot** approximate
+# If the prior reaches down to the smallest double-precision number, a weight three standard errors from 0 is next to 0 with a probability above 90 %. If it ends at $10^{-4}$, it is most
+# likely not. Move the end further down and *every* weight is next to 0, whatever the data say. Sparse VD's answer does not move, so it **cannot** approximate
 # that posterior. What follows:
 #
 # - The KL is one only up to a constant that is infinite. Differences between two networks $q$ are sound (the constant cancels); the objective as a *bound on the
@@ -697,7 +697,7 @@ for way, p in (("as it is", tempered(1)[half:]), (f"T = {best:.2f}", tempered(be
 # Use Sparse VD where a large layer must become very sparse, and where that is worth its price: training takes about twice the arithmetic. Report magnitude pruning
 # beside it, with as much training. Do not report the objective as a bound on the evidence; if you want a
 # prior that exists, take `prior="ard"`. Do not sell samples as knowledge of the unknown before an AUROC has shown it. And leave the method alone where layers or tables are
-# small, or nobody needs the network to be.
+# small, or where nobody needs a small network.
 #
 # ## Further reading
 #

@@ -71,7 +71,7 @@ plt.show()
 # ## First cut: a smaller matrix
 #
 # Take the pruned network in plain NumPy. Some units of the hidden layer have lost all their inputs. They are *constants*: each gives $\mathrm{ReLU}(b)$ for
-# every image. Others are read by nobody. Both kinds can go.
+# every image. Others are read by no class. Both kinds can go.
 #
 # **Predict.** If you simply delete a unit that has no inputs, do the outputs stay the same?
 

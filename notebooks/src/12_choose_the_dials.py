@@ -2,9 +2,9 @@
 # # How do you choose the KL weight and the threshold?
 #
 # **What you'll do.** Train one small network with many KL weights, draw what sparsity costs, choose by a rule, choose a threshold in the same way, and open the
-# test set once. Then visit the clinic: six histograms without labels, and you say what went wrong in each run.
+# test set once. Then visit the clinic: from six histograms without labels, say what went wrong in each run.
 #
-# **What you'll learn.** What the KL weight buys, why every choice needs images of its own, how much of a difference is luck, and to read a
+# **What you'll learn.** What the KL weight buys, why every choice needs images of its own, how much of a difference is luck, and how to read a
 # histogram of $\log\alpha$.
 #
 # **What you'll need.** The price of a weight ([notebook 1](01_price_a_weight.ipynb)) and the meaning of $N$ ([notebook 0](00_pay_for_a_weight.ipynb)). About 30

@@ -79,7 +79,7 @@ print(", ".join(f"{name}: {value:.0f} µs" for name, value in took.items()))
 #
 # Let a unit be multiplied by a random factor, $z = m\,(1 + \sqrt\alpha\,\varepsilon)$, and give $z$ the log-uniform prior. The KL is that of
 # [notebook 1](01_price_a_weight.ipynb), with the $\alpha$ of the *gate*, and it is paid **once for the unit**, not once for each of its weights. If the
-# data do not object, $\alpha$ grows, and the unit closes with everything that feeds or reads it. (Louizos, Ullrich and Welling 2017 do this; their prior is called
+# data do not resist, $\alpha$ grows, and the unit closes, with all the weights into it and out of it. (Louizos, Ullrich and Welling 2017 do this; their prior is called
 # normal-Jeffreys.)
 #
 # A unit of 784 inputs pays as much as a single weight. So where should the threshold be? A factor with $\alpha > 1$ is more noise than signal, and the package
@@ -308,7 +308,7 @@ print(
 # %% [markdown]
 # ## In practice
 #
-# Ask first what is to be saved. For bytes, prune single weights. For time on plain hardware, prune units. Give gates a higher learning rate than weights, since they
+# Ask first what you want to save. For bytes, prune single weights. For time on plain hardware, prune units. Give gates a higher learning rate than weights, since they
 # have a long way to go (the package does), look at their histogram, and fine-tune after closing. Measure time on the machine that matters.
 #
 # ## Further reading

@@ -94,7 +94,7 @@ print(
 assert abs(anew.std() / spread_anew(T, sigma) - 1) < 0.1 and abs(once.std() / spread_once(T, sigma) - 1) < 0.1
 
 # %% [markdown]
-# Beside the mean, which is 100, noise drawn anew hardly matters: it averages out. The data would not object to it, so the KL would raise it without resistance, and
+# Beside the mean, which is 100, noise drawn anew hardly matters: it averages out. The data would hardly notice it, so the KL would raise it without resistance, and
 # $\log\alpha$ would say "pruned" of weights that the network needs. So a recurrent layer must **sample the weights themselves, once, and use the same sample at
 # every step** (Chirkova, Lobacheva and Vetrov 2018). The price is gradient noise that the whole batch shares. [Notebook 2](02_tame_the_noise.ipynb) avoids it for dense layers; here we
 # have to accept it.
