@@ -34,7 +34,6 @@ from editions import SOURCES, answers_of, for_students, read_source, tags, with_
 from measures import table
 
 SLIDES = HERE.parent / "slides"
-AS_SVG = 'from matplotlib_inline.backend_inline import set_matplotlib_formats\n\nset_matplotlib_formats("svg")'
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -47,13 +46,15 @@ def with_palette(png: str) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def run_all(notebook: Any, name: str, mode: str = "full") -> None:
+def run_all(notebook: Any, name: str, mode: str = "full", pictures: str = "png") -> None:
     """Run every cell in a fresh kernel, with this folder as its working directory, and tidy what it shows."""
     from nbclient import NotebookClient
 
     os.environ["SVD_NUMPY_NOTEBOOKS"] = mode
     os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout, whatever is installed
-    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(HERE)}}, record_timing=False)
+    options = {"resources": {"metadata": {"path": str(HERE)}}, "record_timing": False}
+    arguments = [f"--InlineBackend.figure_formats={pictures}"]
+    client = NotebookClient(notebook, timeout=3600, extra_arguments=arguments, **options)
     kept = notebook.metadata.copy()
     client.execute()
     notebook.metadata = kept  # without the versions of this machine, and the state of widgets
@@ -136,11 +137,8 @@ def write_instructor_edition(chosen: list[Path]) -> None:
 
 def write_slides(source: Path, mode: str = "full") -> None:
     """Run a source with all answers, and write its pictures to slides/, as SVG, in the order of the notebook."""
-    from nbformat.v4 import new_code_cell
-
     notebook = with_answers(read_source(source))
-    notebook.cells.insert(0, new_code_cell(AS_SVG))
-    run_all(notebook, source.name, mode)
+    run_all(notebook, source.name, mode, pictures="svg")
     SLIDES.mkdir(exist_ok=True)
     shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [data["image/svg+xml"] for data in shown if "image/svg+xml" in data]
