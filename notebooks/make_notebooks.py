@@ -136,11 +136,12 @@ def write_instructor_edition(chosen: list[Path]) -> None:
 
 
 def write_slides(source: Path, mode: str = "full") -> None:
-    """Run a source with all answers, and write its pictures to slides/, as SVG, in the order of the notebook."""
+    """Run a source, and write its pictures, without those of solutions, to slides/, as SVG, in their order."""
     notebook = with_answers(read_source(source))
     run_all(notebook, source.name, mode, pictures="svg")
     SLIDES.mkdir(exist_ok=True)
-    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    seen = [cell for cell in notebook.cells if "solution" not in tags(cell)]
+    shown = [output.get("data", {}) for cell in seen for output in cell.get("outputs", [])]
     pictures = [data["image/svg+xml"] for data in shown if "image/svg+xml" in data]
     for number, picture in enumerate(pictures, start=1):
         (SLIDES / f"{source.stem}-{number:02d}.svg").write_text(picture, encoding="utf-8")
