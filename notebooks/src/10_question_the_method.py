@@ -466,8 +466,8 @@ print(f"standard error of one such number: about {100 * chance:.2f}")
 
 # %% [markdown]
 # Cut at once, the ordinary network breaks down where Sparse VD's hardly notices: it has arranged itself to be cut. Step by step, magnitude pruning holds out to a tenth of the
-# weights, then falls behind. **How far behind is mostly a matter of care:** compare the two ways of pruning by magnitude before you believe in a lead over one of them. And do not carry
-# even that elsewhere: this is one network and one seed, and on networks of the size that people use, Gale and others found no such lead.
+# weights, then falls behind. **Pruned gradually, it keeps up:** at 60 times fewer weights it errs on 1.97 % of the MNIST images, Sparse VD on 1.89 %, and one standard error is 0.12. The lead over
+# the weaker baseline was a matter of care, not of Bayes. Do not carry even that elsewhere: this is one network and one seed.
 #
 # ## Does the posterior know what it does not know?
 #
