@@ -76,7 +76,7 @@ kill: $(VENV)/.test  ## the campaign "nothing is lost": kills and full disks at 
 memory: $(VENV)/.base  ## the campaign "memory stays flat": 400 trainings and 20,000 predictions in one process
 	$(BIN)/python campaigns/memory.py $(ARGS)
 
-notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these)
+notebooks: $(VENV)/.notebook  ## run the tutorials in full and write their pictures (ARGS="01 04": only these; notebooks/README.md has more)
 	$(BIN)/python notebooks/make_notebooks.py $(ARGS)
 
 demo: $(VENV)/.base  ## train the default network on MNIST and write docs/demo.html, a page to draw digits on

@@ -4,7 +4,8 @@ In `src/`, a cell tagged "blank" has the name of the blank for its title, and ma
 `# blank` at its end. Students see `...` there. The next cell, tagged "check", judges it. A cell tagged "solution"
 answers an exercise: students do not see it. If what follows needs its answer, it is tagged "needed" as well, and
 students have a call in its place that takes the answer from `solutions/`. The cells tagged "setup" and "tools" are
-those of `cells.py`. Long cells that draw a picture are folded.
+those of `cells.py`. Folded are the cell tagged "helpers", of which a notebook has at most one, near its top, and cells
+that draw a picture, unless they are short.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-LONG = 12  # lines of a cell
+LONG = 8  # lines of a cell that draws a picture
 MARK = re.compile(r"  # blank$", re.MULTILINE)
 LINE = re.compile(r"^(\s*)(return|[^=]+? [-+*/]?=) .*  # blank$")
 
@@ -33,7 +34,13 @@ def tags(cell: Any) -> list[str]:
 
 def draws(cell: Any) -> bool:
     """Whether a cell draws a picture and does nothing else that is to be read."""
-    return "plt.show()" in cell.source and not {"blank", "check", "solution"} & {*tags(cell)}
+    shows = "plt.show()" in cell.source or "@slide(" in cell.source
+    return shows and not {"blank", "check", "solution"} & {*tags(cell)}
+
+
+def folded(cell: Any) -> bool:
+    """Whether a reader has to open a cell to see its code."""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
 def read_source(source: Path) -> Any:
@@ -53,6 +60,8 @@ def read_source(source: Path) -> Any:
         cell.id = f"cell-{number:02d}"
         if draws(cell) and len(cell.source.splitlines()) > LONG:
             cell.metadata |= {"jupyter": {"source_hidden": True}, "tags": [*tags(cell), "picture"]}
+        elif "helpers" in tags(cell):
+            cell.metadata |= {"jupyter": {"source_hidden": True}}
     notebook.cells, notebook.metadata = cells, copy.deepcopy(METADATA)
     return notebook
 

@@ -5,6 +5,8 @@
     python notebooks/make_notebooks.py --text              only the words have changed: keep all outputs
     python notebooks/make_notebooks.py --results           a table in benchmarks/results/ is new: seconds, not minutes
     python notebooks/make_notebooks.py --instructor        the edition with all answers, not run, into instructor/
+    python notebooks/make_notebooks.py --slides 03         its pictures as SVG, for slides, into slides/
+    python notebooks/make_notebooks.py --count             a table of words, cells, blanks and pictures
 
 The notebooks are the students' edition (`editions.py`): they are run with every blank filled, then the answers go, to
 `solutions/`. A notebook learns how to run from the environment variable SVD_NUMPY_NOTEBOOKS, "full" or "short". A cell
@@ -29,7 +31,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from editions import SOURCES, answers_of, for_students, read_source, tags, with_answers
+from measures import table
 
+SLIDES = HERE.parent / "slides"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -42,13 +46,15 @@ def with_palette(png: str) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def run_all(notebook: Any, name: str, mode: str = "full") -> None:
+def run_all(notebook: Any, name: str, mode: str = "full", pictures: str = "png") -> None:
     """Run every cell in a fresh kernel, with this folder as its working directory, and tidy what it shows."""
     from nbclient import NotebookClient
 
     os.environ["SVD_NUMPY_NOTEBOOKS"] = mode
     os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout, whatever is installed
-    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(HERE)}}, record_timing=False)
+    options = {"resources": {"metadata": {"path": str(HERE)}}, "record_timing": False}
+    arguments = [f"--InlineBackend.figure_formats={pictures}"]
+    client = NotebookClient(notebook, timeout=3600, extra_arguments=arguments, **options)
     kept = notebook.metadata.copy()
     client.execute()
     notebook.metadata = kept  # without the versions of this machine, and the state of widgets
@@ -129,6 +135,21 @@ def write_instructor_edition(chosen: list[Path]) -> None:
     print(f"{len(chosen)} notebooks with answers: {folder}")
 
 
+def write_slides(source: Path, mode: str = "full") -> None:
+    """Run a source, and write its pictures, without those of solutions, to slides/, as SVG, in their order."""
+    notebook = with_answers(read_source(source))
+    run_all(notebook, source.name, mode, pictures="svg")
+    SLIDES.mkdir(exist_ok=True)
+    seen = [cell for cell in notebook.cells if "solution" not in tags(cell)]
+    shown = [output.get("data", {}) for cell in seen for output in cell.get("outputs", [])]
+    pictures = [data["image/svg+xml"] for data in shown if "image/svg+xml" in data]
+    for number, picture in enumerate(pictures, start=1):
+        (SLIDES / f"{source.stem}-{number:02d}.svg").write_text(picture, encoding="utf-8")
+    names = sorted(path.name for path in SLIDES.glob("*.svg"))
+    page = [f'<figure><img src="{name}"><figcaption>{name}</figcaption></figure>' for name in names]
+    (SLIDES / "index.html").write_text("\n".join(["<title>Pictures of the tutorials</title>", *page, ""]))
+
+
 def write(source: Path, notebook: Any) -> None:
     """Write a notebook, its answers, and the picture of its cell tagged "cover"."""
     import nbformat
@@ -142,24 +163,34 @@ def write(source: Path, notebook: Any) -> None:
             (HERE / "pictures" / f"{source.stem}.png").write_bytes(base64.b64decode(png))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of names, such as 04; all when left out")
+    parser.add_argument("--short", action="store_true", help="little data, few epochs, and no notebook is written")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--short", action="store_true", help="little data, few epochs, and nothing is written")
     how.add_argument("--text", action="store_true", help="run nothing: take over words that have changed")
     how.add_argument("--results", action="store_true", help="run only the cells that show benchmarks/results/")
     how.add_argument("--instructor", action="store_true", help="write the edition with answers, not run")
-    options = parser.parse_args()
+    how.add_argument("--slides", action="store_true", help="write the pictures as SVG into slides/")
+    how.add_argument("--count", action="store_true", help="print a table of words, cells, blanks and pictures")
+    options = parser.parse_args(arguments)
     chosen = [source for source in SOURCES if not options.names or source.name.startswith(tuple(options.names))]
     if not chosen:
         raise SystemExit(f"no source begins with {options.names}; there are {[source.stem for source in SOURCES]}")
     if options.instructor:
         write_instructor_edition(chosen)
         return
+    if options.count:
+        print(table({source.stem: committed(source) for source in chosen}))
+        return
+    mode = "short" if options.short else "full"
     for source in chosen:
         start = time.perf_counter()
+        if options.slides:
+            write_slides(source, mode)
+            print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+            continue
         if options.results:
             if not any("results" in tags(cell) for cell in read_source(source).cells):
                 continue
@@ -167,7 +198,7 @@ def main() -> None:
         elif options.text:
             notebook = with_new_text(source)
         else:
-            notebook = execute(source, "short" if options.short else "full")
+            notebook = execute(source, mode)
         print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
         if not options.short:
             write(source, notebook)

@@ -1,10 +1,13 @@
-"""Run the cells of a tutorial in this process: `python run_cells.py SOURCE [--results]`.
+"""Run the cells of tutorials in this process: `run_cells.py [--results] < cells`.
 
-Both editions in one go: at each blank, first the students' cell with nothing filled in, whose check has to say so and
-to take the answer from `solutions/`; then the cell with the answer, whose check has to say "right". A cell that raises
-or warns ends it. `--results` runs only the cells that show `benchmarks/results/`, and prints what they print, as JSON.
+Standard input is JSON: for each tutorial its cells of code, with their tags. Both editions are run in one go: at each
+blank, the students' cell with nothing filled in, whose check has to say so and to take the answer from `solutions/`;
+then the check again, which has to say "right". (The answers are those of the instructors' edition; another test
+compares them.) A cell that raises or warns ends it. `--results` runs only the cells that show `benchmarks/results/`,
+and prints what they print, as JSON.
 
-Without Jupyter between them, cells start seconds sooner, and no message between processes can be lost.
+Without Jupyter between them, cells start seconds sooner, and no message between processes can be lost. Whoever starts
+this has read the sources, so jupytext, which takes a second to import, is not needed here.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
@@ -43,39 +47,42 @@ def verdict(shell: InteractiveShell, judge: str, *, right: bool) -> None:
         sys.exit(f"a blank that is {'right' if right else 'not filled in'} is judged otherwise:\n{judge}\n\n{said}")
 
 
-def main(source: Path, *, results: bool) -> None:
-    """Run all code cells, with the folder of the notebooks as the working directory."""
-    notebook = editions.read_source(source)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    os.chdir(ROOT / "notebooks")
-    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
-    printed, blank = list[str](), None
+def both_editions(shell: InteractiveShell, cells: list[dict[str, Any]]) -> None:
+    """Run all cells, with every blank empty and then with its answer."""
     for cell in cells:
-        tags = set(editions.tags(cell))
-        if results and not tags & {"setup", "tools", "results"}:
-            continue
-        code = editions.MARK.sub("", cell.source)
-        if results:
-            said = run(shell, code)
-            if "results" in tags:  # without the names of figures, which Jupyter shows in another way
+        if "blank" in cell["tags"]:
+            run(shell, "\n".join(map(editions.emptied, cell["source"].splitlines())))
+        elif "check" in cell["tags"]:
+            verdict(shell, cell["source"], right=False)
+            verdict(shell, cell["source"], right=True)
+        else:
+            run(shell, cell["source"])
+
+
+def tables(shell: InteractiveShell, cells: list[dict[str, Any]]) -> list[str]:
+    """What the cells print that show `benchmarks/results/`, without names of figures, which Jupyter shows itself."""
+    printed = list[str]()
+    for cell in cells:
+        if {"setup", "tools", "results"} & set(cell["tags"]):
+            said = run(shell, editions.MARK.sub("", cell["source"]))
+            if "results" in cell["tags"]:
                 printed.append(re.sub(r"^<Figure size .*\n", "", said, flags=re.MULTILINE))
-            continue
-        if "blank" in tags:
-            blank = code
-            run(shell, "\n".join(map(editions.emptied, cell.source.splitlines())))
-            continue
-        if "check" in tags:
-            assert blank is not None, f"a check without a blank before it:\n{code}"
-            verdict(shell, code, right=False)
-            verdict(shell, code, right=True)
-            run(shell, blank)
-            verdict(shell, code, right=True)
-            blank = None
-            continue
-        run(shell, code)
+    return printed
+
+
+def main(tutorials: list[list[dict[str, Any]]], *, results: bool) -> None:
+    """Run them one after the other, each in an empty namespace, with the folder of the notebooks to work in."""
+    os.chdir(ROOT / "notebooks")
+    shell, printed = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False})), []
+    for cells in tutorials:
+        shell.reset(new_session=False)
+        if results:
+            printed.append(tables(shell, cells))
+        else:
+            both_editions(shell, cells)
     if results:
         print(json.dumps(printed))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), results="--results" in sys.argv)
+    main(json.loads(sys.stdin.buffer.read()), results="--results" in sys.argv)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 MOST_BYTES = 500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|tmp|root|usr|var|opt|work|Users|mnt|content)/|\b[A-Z]:\\")
-FORMULAS_CODE_LINKS = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", re.DOTALL)
-SHORT = {"00", "11", "12", "13", "14", "15"}  # tutorials of the second edition: shorter, in shorter cells
+INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 pytest.importorskip("jupytext", reason="the notebook extra is not installed: pip install -e '.[notebook]'")
 pytest.importorskip("nbclient", reason="the notebook extra is not installed: pip install -e '.[notebook]'")
@@ -26,6 +25,7 @@ pytest.importorskip("nbclient", reason="the notebook extra is not installed: pip
 sys.path.insert(0, str(FOLDER))
 import editions  # noqa: E402
 import make_notebooks  # noqa: E402
+import measures  # noqa: E402
 
 SOURCES = editions.SOURCES
 NAMES = [source.stem for source in SOURCES]
@@ -66,11 +66,6 @@ def outputs(name: str) -> list[dict[str, Any]]:
 def prose(name: str) -> str:
     """Its text."""
     return "\n\n".join("".join(cell["source"]) for cell in cells(name, "markdown"))
-
-
-def pictures(name: str) -> int:
-    """How many pictures a reader sees: drawn by cells, or shown by the text."""
-    return sum("image/png" in output.get("data", {}) for output in outputs(name)) + prose(name).count("![")
 
 
 def test_every_source_has_its_notebook_and_its_answers() -> None:
@@ -128,24 +123,24 @@ def test_notebooks_are_small_and_name_no_place_on_a_disk(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebooks_keep_to_the_form(name: str) -> None:
-    text, short = prose(name), name[:2] in SHORT
+    text = prose(name)
     for part in ("# ", "**What you'll do.**", "**What you'll learn.**", "**What you'll need.**", "## In practice",
                  "## Further reading"):  # fmt: skip
         assert part in text, f"{name}: {part!r} is missing"
-    words = len(re.findall(r"\b[^\W\d_]{2,}\b", FORMULAS_CODE_LINKS.sub(" ", text)))
-    assert (500 if short else 900) <= words <= 1800, f"{words} words"
-    read = ["".join(cell["source"]) for cell in cells(name, "code") if not folded(cell)]
-    code = [len(source.splitlines()) for source in read if not source.startswith("import ")]
-    assert (10 if short else 15) <= len(code) <= 50
-    assert (3 if short else 5) <= pictures(name) <= 10
-    assert text.count("**Predict.**") >= (1 if short else 2) and text.count("**Exercise") >= (2 if short else 3)
-    assert max(code) <= (12 if short else 28), f"a cell of {max(code)} lines"
-    assert statistics.median(code) <= (8 if short else 13)
+    found = measures.measure(make_notebooks.committed(source_of(name)))
+    assert 500 <= found.words <= 1800 and 10 <= found.cells <= 50 and 3 <= found.pictures <= 10, found
+    assert found.longest <= 12 and found.median <= 7, found
+    assert text.count("**Predict.**") >= 1 and text.count("**Exercise") >= 3
 
 
-def folded(cell: dict[str, Any]) -> bool:
-    """Whether a reader has to open a cell to see its code."""
-    return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))
+@pytest.mark.parametrize("name", NAMES)
+def test_only_scaffolding_is_folded(name: str) -> None:
+    """One cell of helpers at most, right behind the imports; pictures; and what is not to be seen yet."""
+    found = [cell for cell in editions.read_source(source_of(name)).cells if cell.cell_type == "code"]
+    scaffolding = {"setup", "tools", "helpers", "picture", "solution", "clinic"}
+    for place, cell in enumerate(found):
+        assert not editions.folded(cell) or scaffolding & {*editions.tags(cell)}, cell.source
+        assert "helpers" not in editions.tags(cell) or place == 3, "helpers go behind the imports"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "README", "lecturers"])
@@ -171,12 +166,21 @@ def test_the_lecturers_page_has_a_quiz_with_an_answer_to_each_question() -> None
     assert listed == {(name, prose(name).count("**Exercise")) for name in NAMES}
 
 
-def run(script: Path, *arguments: str, **variables: str) -> str:
+@functools.cache
+def ready(name: str) -> list[dict[str, Any]]:
+    """The cells of code of a source, for run_cells.py."""
+    code = [cell for cell in editions.read_source(source_of(name)).cells if cell.cell_type == "code"]
+    return [{"source": cell.source, "tags": editions.tags(cell)} for cell in code]
+
+
+def run_cells(folder: Path, *names: str, mode: str, results: bool = False) -> str:
     done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env=environment(SVD_NUMPY_OFFLINE="1", **variables),
+        [sys.executable, str(ROOT / "tests" / "run_cells.py"), *(["--results"] if results else [])],
+        input=json.dumps([ready(name) for name in names]),
+        env=environment(SVD_NUMPY_OFFLINE="1", SVD_NUMPY_NOTEBOOKS=mode, IPYTHONDIR=str(folder), **INLINE),
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -185,32 +189,27 @@ def run(script: Path, *arguments: str, **variables: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_editions_run(name: str, tmp_path: Path) -> None:
     """Short mode: little data and no network. A cell that warns or raises fails; so does a check that judges wrong."""
-    run(
-        ROOT / "tests" / "run_cells.py",
-        str(source_of(name)),
-        SVD_NUMPY_NOTEBOOKS="short",
-        MPLBACKEND="module://matplotlib_inline.backend_inline",
-        IPYTHONDIR=str(tmp_path),
-    )
+    run_cells(tmp_path, name, mode="short")
 
 
-def test_a_notebook_runs_in_jupyter() -> None:
-    run(FOLDER / "make_notebooks.py", "--short", NAMES[1])
+def test_pictures_are_written_as_svg_from_a_run_in_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "SVD_NUMPY_NOTEBOOKS"):  # which a run sets for its kernel
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(make_notebooks, "SLIDES", tmp_path)
+    make_notebooks.main(["--short", "--slides", "01"])
+    written = sorted(path.name for path in tmp_path.glob("*.svg"))
+    drawn = sum("image/png" in output.get("data", {}) for output in outputs(NAMES[1]))
+    assert written == [f"{NAMES[1]}-{number:02d}.svg" for number in range(1, drawn + 1)]
+    assert all((tmp_path / name).read_text(encoding="utf-8").lstrip().startswith("<?xml") for name in written)
+    assert re.findall(r'src="([^"]+)"', (tmp_path / "index.html").read_text(encoding="utf-8")) == written
 
 
-@pytest.mark.parametrize("name", WITH_RESULTS)
-def test_figures_of_the_benchmarks_are_those_of_the_tables(name: str, tmp_path: Path) -> None:
-    """Cells tagged "results" say today what they said when the notebook was made."""
-    said = run(
-        ROOT / "tests" / "run_cells.py",
-        str(source_of(name)),
-        "--results",
-        SVD_NUMPY_NOTEBOOKS="full",
-        MPLBACKEND="module://matplotlib_inline.backend_inline",
-        IPYTHONDIR=str(tmp_path),
-    )
-    stored = [printed(cell) for cell in cells(name, "code") if "results" in tags(cell)]
-    assert json.loads(said.splitlines()[-1]) == stored, "a table is new: run  make notebooks ARGS=--results"
+def test_figures_of_the_benchmarks_are_those_of_the_tables(tmp_path: Path) -> None:
+    """Cells tagged "results", run without the others, say today what they said when the notebook was made."""
+    said = json.loads(run_cells(tmp_path, *WITH_RESULTS, mode="full", results=True).splitlines()[-1])
+    for name, today in zip(WITH_RESULTS, said, strict=True):
+        stored = [printed(cell) for cell in cells(name, "code") if "results" in tags(cell)]
+        assert today == stored, f"{name}: a table is new: run  make notebooks ARGS=--results"
 
 
 def printed(cell: dict[str, Any]) -> str:
@@ -242,3 +241,10 @@ def test_a_line_that_cannot_be_emptied_is_refused() -> None:
     assert editions.emptied("y = x") == "y = x"
     with pytest.raises(ValueError, match="a return or an assignment"):
         editions.emptied("for x in y:  # blank")
+
+
+def test_the_table_of_measures_has_a_row_for_each_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    make_notebooks.main(["--count"])
+    head, line, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("| notebook | words | visible cells |") and set(line) == {"|", "-", " "}
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == NAMES

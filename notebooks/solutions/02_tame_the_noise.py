@@ -14,11 +14,7 @@ def gradients(kind, x, targets, theta, log_sigma2, rng):
     """Gradients of the mean NLL for theta and log_sigma2, from one draw of the noise."""
     sigma = np.exp(log_sigma2 / 2)
     if kind == "local":
-        mean, std = x @ theta, np.sqrt(x**2 @ sigma**2)
-        noise = rng.standard_normal(mean.shape)  # one per example and output
-        dy = (softmax(mean + std * noise) - targets) / len(x)
-        d_var = dy * noise / (2 * std)
-        return x.T @ dy, sigma**2 * ((x**2).T @ d_var)
+        return local_gradients(x, targets, theta, sigma, rng)
     noise = rng.standard_normal(theta.shape)  # one per weight, shared by the batch
     dw = x.T @ (softmax(x @ (theta + sigma * noise)) - targets) / len(x)
     factor = 1 + sigma / theta * noise

@@ -75,5 +75,5 @@ small_bias = net[1]["bias"] + (constant[dead, None] * readers[:, dead].sum(axis=
 small_filters, small_dense = filters_left[:, ~dead], readers[:, ~dead].reshape(-1, 10)
 features = np.maximum(windows[test].reshape(-1, 25) @ small_filters + net[0]["bias"][~dead], 0)
 small_logits = features.reshape(len(test), -1) @ small_dense + small_bias
-print(f"{(~dead).sum()} of 12 filters; largest difference of the logits {np.abs(small_logits - hidden).max():.0e}")
-assert np.allclose(small_logits, hidden)
+print(f"{(~dead).sum()} of 12 filters; largest difference of the logits {np.abs(small_logits - logits).max():.0e}")
+assert np.allclose(small_logits, logits)

@@ -7,7 +7,7 @@
 # **What you'll learn.** Where the objective $\mathrm{NLL} + \mathrm{KL}/N$ comes from, why it is called the evidence lower bound, what $N$ is,
 # and what $\alpha$ has to do with a dropout rate.
 #
-# **What you'll need.** NumPy and the normal distribution. About 25 minutes; no earlier notebook.
+# **What you'll need.** NumPy and the normal distribution. About 25 minutes. No earlier notebook is needed.
 
 # %% tags=["setup"]
 # From cells.py.
@@ -66,7 +66,7 @@ plt.show()
 # ## The bound
 #
 # A network has no such formulas. So choose a family of distributions, here $q = \mathcal N(m, s^2)$, and look for the member that is nearest to the posterior.
-# Take the logarithm of the evidence, put $q$ in, and use that the logarithm is concave (Jensen's inequality):
+# Take the logarithm of the evidence, multiply and divide by $q$ inside the integral, and use that the logarithm is concave (Jensen's inequality):
 #
 # $$\log p(\text{data}) = \log \mathbb E_q\!\left[\frac{p(\text{data}\mid w)\,p(w)}{q(w)}\right] \;\ge\; \mathbb E_q\big[\log p(\text{data}\mid w)\big] - \mathrm{KL}(q\,\|\,\text{prior}).$$
 #
@@ -87,7 +87,7 @@ def kl_normal(m, s):
 # %% tags=["check"]
 check(
     "kl_normal",
-    lambda: kl_normal(0.0, 1.0) == 0 and np.isclose(kl_normal(1.0, 0.5), 0.818147),
+    lambda: np.isclose(kl_normal(0.0, 1.0), 0) and np.isclose(kl_normal(1.0, 0.5), 0.818147),
     "Copy the formula: a half of (m² + s² - 1), minus the logarithm of s.",
     "0.5 * (m**2 + s**2 - 1) - np.log(s)",
 )
@@ -129,8 +129,8 @@ for m, s in ((best_mean, 0.5), (0.0, best_std), (1.0, 1.0)):
     assert np.isclose(log_evidence - bound(m, s), q_from_posterior)
 
 # %% [markdown]
-# It touches, exactly at the posterior. And the gap is no accident: it is the KL of $q$ from the posterior. **So whoever maximises the bound looks for the
-# posterior, without ever computing the evidence.** (Without the price, the dashed line would win: all certainty, $s \to 0$.)
+# It touches, exactly at the posterior. And elsewhere the gap is the KL of $q$ from the posterior. **So to maximise the bound is to look for the
+# posterior, without ever computing the evidence.** (Without the price only the dashed line would count, and it is highest at full certainty, $s \to 0$.)
 #
 # ## What $N$ is
 #
@@ -236,6 +236,8 @@ draws, p = 20_000 if FULL else 5_000, 0.5
 bernoulli = ((rng.random((draws, 100)) > p) / (1 - p)) @ terms
 gaussian = (1 + np.sqrt(alpha_of(p)) * rng.standard_normal((draws, 100))) @ terms
 edges = np.linspace(gaussian.min(), gaussian.max(), 60)
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 2.8))
 ax.hist(bernoulli, edges, density=True, color=COLOURS["sparsity"], alpha=0.5, label="dropout, p = 0.5")
 ax.hist(gaussian, edges, density=True, histtype="step", linewidth=2, color=COLOURS["ink"], label="normal noise, α = 1")
@@ -265,10 +267,11 @@ for n_train in (100, 200):
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Maximise the bound by gradient ascent on $m$ and $\log s$, from $m = 0$, $s = 1$, one measurement at a time. Where does it end, and how much does it jitter?
+# **Exercise 1.** Maximise the bound by gradient ascent on $m$ and $\log s$, from $m = 0$, $s = 1$, one measurement at a time. (One measurement stands for all $N$: its part of the fit
+# counts $N$ times, the KL once.) Where does it end, and how much does it jitter?
 #
 # **Exercise 2.** How much evidence is there *for having the weight at all*? Compare the log evidence with that of the model $y = \text{noise}$. For which true weights do the
-# data, on average, prefer the model without it?
+# data, on average, prefer the model without it? (Draw many sets of measurements for several true weights.)
 #
 # **Exercise 3.** Show by a few draws that the gap between bound and evidence never becomes negative, whatever $m$ and $s$.
 

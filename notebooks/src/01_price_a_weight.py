@@ -9,7 +9,7 @@
 # odd constants of the paper come from and how good they are, and why this prior lets unneeded weights drown in noise.
 #
 # **What you'll need.** NumPy, the normal distribution, and the idea of a Kullback-Leibler divergence. About 30 minutes; no
-# data, no earlier notebook. To drag a weight first, without a kernel, open [the page to play with](../docs/play.html).
+# data and no earlier notebook are needed. To drag a weight first, without a kernel, open [the page to play with](../docs/play.html).
 
 # %% tags=["setup"]
 # From cells.py.
@@ -53,8 +53,8 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# On the left, the weight is known to within some ten per cent. On the right, even its sign is open: a network that gets by with such
-# a weight gets by without it.
+# On the left, the weight is known to within some ten per cent. On the right, even its sign is open: a network that manages with such
+# a weight also manages without it.
 #
 # ## A prior without a favourite scale
 #
@@ -83,7 +83,7 @@ plt.show()
 # $\alpha$ alone.**
 #
 # **Predict.** Is the price lowest for $\alpha \to 0$, for $\alpha = 1$, or for $\alpha \to \infty$? And does it have a highest
-# value? Decide before you read on; the pictures hold the answer. (Their axis hides one thing: on the right the sign is lost, too.)
+# value? Decide before you read on; the pictures hold the answer. (They do not show that on the right the sign is lost, too.)
 #
 # ## First bite: algebra
 #
@@ -149,7 +149,7 @@ plt.show()
 # The price falls all the way: it is lowest, 0, for $\alpha\to\infty$, and has no highest value. On the left it is a straight line of
 # slope $-\tfrac12$: the price of a precise weight is the logarithm of its precision, just as a number with one more
 # binary digit takes one more bit. On the right it is flat: **a weight that is noise anyway is free.** That is the engine of Sparse
-# VD. Unless the data object, every weight slides down to the right, and nothing on the way holds it back.
+# VD. Unless the data resist, every weight slides down to the right, and nothing on the way holds it back.
 #
 # ## Third bite: the exact curve
 #
@@ -174,6 +174,7 @@ def kl_exact(log_alpha, nodes=200):
     return (2 * x * weights / 2 * dawsn(x * (t + 1) / 2)).sum(axis=-1)
 
 
+# %%
 w_right = np.linspace(1e-6, 30, 300_001)
 for rho in (0.3, 1.3, 4.0):
     pairs = (np.exp(-((w_right - rho) ** 2) / 2) - np.exp(-((w_right + rho) ** 2) / 2)) / np.sqrt(2 * np.pi) / w_right
@@ -186,7 +187,7 @@ for la, value, mc, se in zip(grid[::2], kl_exact(grid[::2]), monte_carlo[::2], s
 assert np.all(np.abs(monte_carlo - kl_exact(grid)) < 4 * standard_error)
 
 # %% [markdown]
-# Seventeen estimates, none further off than four standard errors: algebra and dice agree.
+# None of the seventeen estimates is further off than four standard errors: algebra and random numbers agree.
 #
 # ## Fourth bite: the paper's fit, and yours
 #
@@ -205,6 +206,7 @@ def kl_fit(log_alpha, k1, k2, k3):
     return 0.5 * np.log1p(np.exp(-log_alpha)) + k1 - k1 / (1 + np.exp(-k2 - k3 * log_alpha))
 
 
+# %%
 PAPER = (0.63576, 1.87320, 1.48695)
 fine = np.linspace(-8, 8, 641)
 yours, _ = curve_fit(kl_fit, fine, kl_exact(fine), p0=(1, 1, 1))
@@ -329,7 +331,7 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Both fall from left to right for ever, both slopes go from $-\tfrac12$ to 0: the same engine. ARD pulls less in the middle.
+# Both prices fall all the way, and both slopes go from $-\tfrac12$ to 0: it is the same engine. ARD pulls less in the middle.
 #
 # Move a weight yourself. (Without a running kernel you see one position of the slider.)
 
@@ -368,7 +370,7 @@ for prior in ("log_uniform", "log_uniform_exact", "ard"):
 assert np.allclose(svd.kl_divergence(theta, log_sigma2, "log_uniform_exact"), kl_exact(log_sigma2))
 
 # %% [markdown]
-# What goes wrong the other way? Take a weight that has died completely, $\theta = 0$, with $\log\sigma^2 = -16$:
+# What goes wrong if you compute $\log\alpha$ first? Take a weight that has died completely, $\theta = 0$, with $\log\sigma^2 = -16$:
 
 # %%
 with np.errstate(divide="ignore"):
@@ -387,10 +389,10 @@ assert honest == np.inf and padded < 3
 # being paid at the threshold? Would a threshold of 1 be very different?
 #
 # **Exercise 3.** Replace the prior by $\mathcal N(0, 1)$, fixed. Where does a weight end if the data do not care about it, and is it pruned there? Plot its
-# price against $\log\sigma^2$ and say what this prior charges for that the log-uniform one does not.
+# price against $\log\sigma^2$ and say what this prior charges for that the log-uniform one does not. (The section on ARD has the divergence between two Gaussians.)
 #
 # **Exercise 4.** Training moves $\theta$, not $\alpha$. Hold $\sigma$ fixed: at which $|\theta|/\sigma$ does the log-uniform prior pull hardest at $\theta$, and how
-# strong is the pull on a mean ten times as large?
+# strong is the pull on a mean ten times as large? (`pull_on_theta` holds the pull for every `ratio`.)
 #
 # **Exercise 5.** Kingma, Salimans and Welling (2015) fitted a polynomial,
 # $-\mathrm{KL} \approx \tfrac12\log\alpha + 1.16145\,\alpha - 1.50204\,\alpha^2 + 0.58630\,\alpha^3$ plus a constant, and never let $\alpha$ grow beyond 1. Choose

@@ -14,6 +14,8 @@
 # From cells.py.
 
 # %%
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -24,6 +26,28 @@ plt.rcParams.update(STYLE)
 FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests run with fewer draws
 DRAWS = 400 if FULL else 100
 COLOUR = {"multiplicative": COLOURS["test"], "additive": COLOURS["accent"], "local": COLOURS["train"]}
+
+
+# %% tags=["helpers"]
+def drawn_once(kind):
+    """Both gradients from the same noise, for five images."""
+    rows, log_sigma2 = train[:5], 1 + np.log(theta**2)
+    return gradients(kind, x[rows], targets[rows], theta, log_sigma2, np.random.default_rng(0))
+
+
+def adam(parameters, gradient, moments, lr, step):
+    """One step of Adam, in place."""
+    for p, g, (m, v) in zip(parameters, gradient, moments, strict=True):
+        m += 0.1 * (g - m)
+        v += 0.001 * (g**2 - v)
+        p -= lr * m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+
+
+def noisy_nll(theta, log_sigma2, rng):
+    """Mean NLL of the training images under the noise."""
+    y = x[train] @ theta + np.sqrt(x[train] ** 2 @ np.exp(log_sigma2)) * rng.standard_normal((len(train), 10))
+    return -np.log(np.maximum(softmax(y)[np.arange(len(train)), labels[train]], 1e-30)).mean()
+
 
 # %% [markdown]
 # ## The problem
@@ -141,16 +165,22 @@ plt.show()
 # on, in six lines of chain rule. ([Notebook 4](04_derive_every_gradient.ipynb) derives those of the last way.)
 
 
+# %%
+def local_gradients(x, targets, theta, sigma, rng):
+    """Gradients of the mean NLL for theta and log_sigma2, with sums drawn."""
+    mean, std = x @ theta, np.sqrt(x**2 @ sigma**2)
+    noise = rng.standard_normal(mean.shape)  # one per example and output
+    dy = (softmax(mean + std * noise) - targets) / len(x)
+    d_var = dy * noise / (2 * std)
+    return x.T @ dy, sigma**2 * ((x**2).T @ d_var)
+
+
 # %% gradients tags=["blank"]
 def gradients(kind, x, targets, theta, log_sigma2, rng):
     """Gradients of the mean NLL for theta and log_sigma2, from one draw of the noise."""
     sigma = np.exp(log_sigma2 / 2)
     if kind == "local":
-        mean, std = x @ theta, np.sqrt(x**2 @ sigma**2)
-        noise = rng.standard_normal(mean.shape)  # one per example and output
-        dy = (softmax(mean + std * noise) - targets) / len(x)
-        d_var = dy * noise / (2 * std)
-        return x.T @ dy, sigma**2 * ((x**2).T @ d_var)
+        return local_gradients(x, targets, theta, sigma, rng)
     noise = rng.standard_normal(theta.shape)  # one per weight, shared by the batch
     dw = x.T @ (softmax(x @ (theta + sigma * noise)) - targets) / len(x)
     factor = 1 + sigma / theta * noise  # blank
@@ -159,19 +189,13 @@ def gradients(kind, x, targets, theta, log_sigma2, rng):
 
 
 # %% tags=["check"]
-def drawn_once(kind):
-    """Both gradients from the same noise."""
-    rows, log_sigma2 = train[:5], 1 + np.log(theta**2)
-    return gradients(kind, x[rows], targets[rows], theta, log_sigma2, np.random.default_rng(0))
-
-
 check(
     "gradients",
     lambda: np.allclose(
         drawn_once("multiplicative")[0], drawn_once("additive")[0] + 2 / theta * drawn_once("additive")[1]
     ),
     "Only one line is missing: ∂w/∂θ in the multiplicative form, by which dw is multiplied.",
-    "It is 1 + √α ε, and √α is σ / θ.",
+    "It is 1 + √α ε. The code adds σ noise, which in this form is θ √α ε: so √α ε is σ noise / θ, whatever the sign of θ.",
 )
 
 
@@ -190,10 +214,11 @@ def variance(kind, log_alpha, rows):
 # One batch of 100 images, many draws of the noise. We hold $\theta$ and give every weight the same $\alpha$, so on the right of the picture $\sigma$ is really
 # huge. (Training gets to the same $\alpha$ in another way; we come to that at the end.)
 
-# %% tags=["cover"]
+# %%
 log_alphas = np.arange(-8, 9)
 measured = {kind: np.array([variance(kind, la, train[:100]) for la in log_alphas]) for kind in COLOUR}
 
+# %% tags=["cover"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
 for kind, values in measured.items():
     look = {"linewidth": 5, "alpha": 0.4} if kind == "multiplicative" else {"marker": "o", "markersize": 3}
@@ -210,6 +235,8 @@ print("log α   multiplicative / additive     1 + α   additive / local")
 for la in (-4, 0, 4, 8):
     m, a, loc = (measured[kind][log_alphas == la, 0][0] for kind in COLOUR)
     print(f"{la:5}   {m / a:25.1f}  {1 + np.exp(la):8.1f}   {a / loc:16.1f}")
+
+# %%
 ratio = measured["multiplicative"][:, 0] / measured["additive"][:, 0]
 assert np.all(np.abs(np.log(ratio / (1 + np.exp(log_alphas)))) < 0.5)
 growth = measured["additive"][-1] / measured["additive"][log_alphas == 4][0]
@@ -224,7 +251,7 @@ assert growth[0] < 2 < 5 < growth[1]
 # levels off.** It must: no entry of softmax minus target exceeds 1, whatever the noise does, and nothing multiplies it afterwards. The gradient for
 # $\log\sigma^2$ is multiplied by $\sigma$, so it goes on growing.
 #
-# Local reparametrisation then takes off another order of magnitude and more for both parameters, wherever there is much noise. Why so much?
+# Where there is much noise, local reparametrisation then reduces the variance by another order of magnitude and more, for both parameters. Why so much?
 #
 # ## Why one noise per example is better
 #
@@ -238,11 +265,13 @@ assert growth[0] < 2 < 5 < growth[1]
 # **Predict.** Ten times the batch: what happens to the variance with shared noise, and with noise per example?
 
 # %%
-sizes = np.array([1, 3, 10, 30, 100, 300, 1000])
-fig, ax = plt.subplots(figsize=(7, 3.4))
-by_size = {}
+sizes, by_size = np.array([1, 3, 10, 30, 100, 300, 1000]), {}
 for kind in ("additive", "local"):
     by_size[kind] = np.array([variance(kind, 2.0, train[:size])[0] for size in sizes])
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 3.4))
+for kind in by_size:
     ax.loglog(sizes, by_size[kind], "o-", color=COLOUR[kind], label=kind)
 ax.loglog(sizes, by_size["local"][0] / sizes, ":", color=COLOURS["ink"], label="first point / batch size")
 ax.set(
@@ -263,11 +292,11 @@ print(f"outputs only:             {batch * outputs:,}")
 print(f"one LeNet-300-100 layer, 784 x 300: {batch * 784 * 300:,} against {batch * 300:,}")
 
 # %% [markdown]
-# So the trick is faster *and* quieter, a rare thing; its price is a second matrix product, for the variances.
+# So the trick is faster *and* quieter, which is rare. Its price is a second matrix product, for the variances.
 #
 # ## Does it matter in training?
 #
-# Adam divides each gradient by its recent size, so noise does not have to blow anything up; it could also just drown the signal. Train
+# Adam divides each gradient by its recent size, so noise need not blow anything up; it may just drown the signal. Train
 # the layer from scratch, all three ways, with the price of the weights added to the loss: $\mathrm{KL}/N$ per image, where $N$ is the number of training
 # images ([notebook 0](00_pay_for_a_weight.ipynb) says why). A factor, the *KL weight*, lets it in slowly.
 
@@ -282,42 +311,39 @@ def kl_gradients(theta, log_sigma2):
     return v * theta * np.exp(-log_sigma2), -s * v / 2
 
 
-# %%
-def adam(parameters, gradient, moments, lr, step):
-    """One step of Adam, in place."""
-    for p, g, (m, v) in zip(parameters, gradient, moments, strict=True):
-        m += 0.1 * (g - m)
-        v += 0.001 * (g**2 - v)
-        p -= lr * m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-
-
 # %% [markdown]
-# In the multiplicative form the second parameter is $\log\alpha$, and the KL depends on it alone.
+# The second parameter is $\log\sigma^2$, but in the multiplicative form it is $\log\alpha$, and the KL depends on it alone.
 
 
 # %%
-def train_layer(kind, log_sigma2_start, epochs, batch=50, lr=1e-2):
-    """Noisy training NLL and share of weights pruned, after each epoch; and theta and log_sigma2 at the end."""
-    rng, steps, history = np.random.default_rng(0), 0, []
+def log_variance(kind, theta, second):
+    """log σ² of the weights, whatever the second parameter is."""
+    return second + np.log(theta**2) if kind == "multiplicative" else second
+
+
+# %%
+def one_epoch(kind, theta, second, moments, done, rng, steps, batch=50):
+    """Train in place with Adam; `done` is the share of the training that is over."""
+    kl_scale, rate = min(1.0, 3 * done) / len(train), 1e-2 * min(1.0, 2 * (1 - done))  # up to 1 / N; down to 0
+    for rows in np.array_split(rng.permutation(train), len(train) // batch):
+        log_sigma2 = log_variance(kind, theta, second)
+        d_theta, d_second = gradients(kind, x[rows], targets[rows], theta, log_sigma2, rng)
+        kl_theta, kl_second = kl_gradients(theta, log_sigma2)
+        d_theta = d_theta + kl_scale * kl_theta * (kind != "multiplicative")
+        adam((theta, second), (d_theta, d_second + kl_scale * kl_second), moments, rate, next(steps))
+
+
+# %%
+def train_layer(kind, log_sigma2_start, epochs):
+    """NLL under the noise and share pruned, after each epoch; theta and log_sigma2 at the end."""
+    rng, steps, history = np.random.default_rng(0), itertools.count(1), []
     theta = rng.normal(0, np.sqrt(2 / x.shape[1]), (x.shape[1], 10))
-    log_theta2 = (lambda: np.log(theta**2)) if kind == "multiplicative" else (lambda: 0.0)
-    second = log_sigma2_start - np.log(theta**2) if kind == "multiplicative" else np.full(theta.shape, log_sigma2_start)
+    second = log_sigma2_start - np.log(theta**2) * (kind == "multiplicative")
     moments = [(np.zeros(theta.shape), np.zeros(theta.shape)) for _ in range(2)]
     for epoch in range(epochs):
-        kl_scale = min(1.0, 3 * epoch / epochs) / len(train)  # from 0 to 1 / N in the first third
-        for rows in np.array_split(rng.permutation(train), len(train) // batch):
-            log_sigma2 = second + log_theta2()
-            d_theta, d_second = gradients(kind, x[rows], targets[rows], theta, log_sigma2, rng)
-            kl_theta, kl_second = kl_gradients(theta, log_sigma2)
-            if kind != "multiplicative":
-                d_theta = d_theta + kl_scale * kl_theta
-            steps += 1
-            rate = lr * min(1.0, 2 * (1 - epoch / epochs))
-            adam((theta, second), (d_theta, d_second + kl_scale * kl_second), moments, rate, steps)
-        log_sigma2 = second + log_theta2()
-        y = x[train] @ theta + np.sqrt(x[train] ** 2 @ np.exp(log_sigma2)) * rng.standard_normal((len(train), 10))
-        nll = -np.log(np.maximum(softmax(y)[np.arange(len(train)), labels[train]], 1e-30)).mean()
-        history.append((nll, np.mean(log_sigma2 - np.log(theta**2) > 3)))
+        one_epoch(kind, theta, second, moments, epoch / epochs, rng, steps)
+        log_sigma2 = log_variance(kind, theta, second)
+        history.append((noisy_nll(theta, log_sigma2, rng), np.mean(log_sigma2 - np.log(theta**2) > 3)))
     return np.array(history), theta, log_sigma2
 
 
@@ -374,8 +400,8 @@ if FULL:
 
 # %% [markdown]
 # It is not. **The noise of a pruned weight is huge only beside its mean, which has gone to 0.** In absolute terms the survivors are the noisy ones. So
-# training never meets the right-hand side of our measurement for all weights at once: the two tricks keep the gradient calm where noise is large, and
-# elsewhere the weights die with little noise.
+# training never gets to the right-hand side of our measurement with all weights at once. The two tricks keep the gradient calm where noise is large;
+# most weights die with little noise.
 #
 # Move the noise, and see the gradient of one weight in 300 draws. (Without a running kernel you see one position of the slider.)
 
@@ -401,7 +427,7 @@ def show_one_weight(log_alpha):
 # ## The same with the package
 #
 # `VariationalDense` has parameters `theta` and `log_sigma2` and samples its outputs: both tricks, always. Its noise is a function of
-# the step, so a gradient can be drawn twice, or many times, at will.
+# the step, so the same gradient can be drawn again, and others by changing the step.
 
 # %%
 import svd_numpy as svd
@@ -409,11 +435,10 @@ import svd_numpy as svd
 model = svd.Sequential(svd.VariationalDense(x.shape[1], 10), backend="numpy", dtype="float64")
 model.parameters["dense1.theta"][...] = theta
 model.parameters["dense1.log_sigma2"][...] = 4 + np.log(theta**2)
-batch = x[train[:100]], labels[train[:100]]
-drawn = [
-    model.loss_and_grads(*batch, n_train=len(train), kl_weight=0.0, step=step)[1]["dense1.theta"]
-    for step in range(DRAWS)
-]
+
+# %%
+batch, options = (x[train[:100]], labels[train[:100]]), {"n_train": len(train), "kl_weight": 0.0}
+drawn = [model.loss_and_grads(*batch, **options, step=step)[1]["dense1.theta"] for step in range(DRAWS)]
 print(f"variance at log α = 4: package {np.var(drawn, axis=0).mean():.2e}", end=", ")
 print(f"this notebook {measured['local'][log_alphas == 4, 0][0]:.2e}")
 assert abs(np.log(np.var(drawn, axis=0).mean() / measured["local"][log_alphas == 4, 0][0])) < 0.2
@@ -422,9 +447,9 @@ assert abs(np.log(np.var(drawn, axis=0).mean() / measured["local"][log_alphas ==
 # ## Exercises
 #
 # **Exercise 1.** The gradients for $\theta$ in the first two forms are not two estimates of one number: one holds $\alpha$ fixed, the other $\sigma$. Write
-# down how they are related, and check it in a single draw.
+# down how they are related, and check it in a single draw. (With $\alpha$ fixed, $\log\sigma^2 = \log\alpha + \log\theta^2$ moves with $\theta$: use the chain rule.)
 #
-# **Exercise 2.** Show that additive and local gradients *are* estimates of one number: average many draws of each and compare.
+# **Exercise 2.** Show that additive and local gradients *are* estimates of one number: average many draws of each, and compare their difference with its standard error.
 #
 # **Exercise 3.** Replace softmax by squared error, `dy = (x @ w - targets) / B`. Does the additive gradient still level off?
 #
@@ -432,8 +457,8 @@ assert abs(np.log(np.var(drawn, axis=0).mean() / measured["local"][log_alphas ==
 # $\log\alpha = 0, 4, 8$, and what would they cost?
 #
 # **Exercise 5.** *Flipout* is a trick in between: one noise matrix $\varepsilon$ for the batch, but with random signs for each example,
-# $y = x\theta + ((x\circ r)(\sigma\circ\varepsilon))\circ t$, where $r$ and $t$ are $\pm1$. Where does its variance lie at $\log\alpha = 2$, and how does it fall with
-# the batch size?
+# $y = x\theta + ((x\circ r)(\sigma\circ\varepsilon))\circ t$, where $r$ (a sign for each input) and $t$ (one for each output) are $\pm1$. The gradient for $\theta$ is still
+# $x^\top d_y$. Where does its variance lie at $\log\alpha = 2$, and how does it fall with the batch size?
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. σ² = α θ², so with α held, dL/dθ = ∂L/∂θ + ∂L/∂log σ² · 2 / θ. True draw by draw, with the same noise.

@@ -27,6 +27,36 @@ plt.rcParams.update(STYLE)
 FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests train for fewer epochs
 EPOCHS = 60 if FULL else 12
 
+
+# %% tags=["helpers"]
+def batches(epoch, size=50):
+    """Rows of the training images, shuffled anew in each epoch."""
+    shuffled = np.random.default_rng([0, epoch]).permutation(train)
+    return np.split(shuffled, range(size, len(shuffled), size))
+
+
+def mosaic(epoch, side=6):
+    """Images of the incoming weights of the first side² units, 0 where pruned, with a line between them."""
+    tiles = np.where(alive[epoch], theta[epoch], 0)[:, : side**2].T.reshape(side, side, 8, 8)
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    return tiles.transpose(0, 2, 1, 3).reshape(9 * side, 9 * side)[:-1, :-1]
+
+
+def draw_frame(epoch):
+    """One frame of the moving picture: scatter, mosaic, and the error up to here."""
+    fig.clear()
+    (left, right), (below, share) = fig.subplots(2, 2, height_ratios=(3, 1.3))
+    draw_scatter(left, epoch)
+    left.set_ylabel("log α")
+    right.imshow(mosaic(epoch), cmap="RdBu_r", vmin=-0.8, vmax=0.8)
+    right.set(title=f"{1 - alive[epoch].mean():.1%} pruned")
+    right.set_axis_off()
+    below.plot(1 + np.arange(epoch + 1), 100 * errors[: epoch + 1], color=COLOURS["test"])
+    below.set(xlim=(0, EPOCHS), ylim=(0, 12), xlabel="epoch", ylabel="test error (%)")
+    share.plot(1 + np.arange(epoch + 1), 100 * alive[: epoch + 1].mean(axis=(1, 2)), color=COLOURS["sparsity"])
+    share.set(xlim=(0, EPOCHS), ylim=(0, 103), xlabel="epoch", ylabel="weights left (%)")
+
+
 # %% [markdown]
 # ## The run to watch
 #
@@ -42,16 +72,13 @@ print(f"{name}: {len(train)} training and {len(test)} test images")
 
 
 # %%
-def train_and_record(net, kl_weight, seed=0, epochs=EPOCHS, batch=50, lr=5e-3):
+def train_and_record(net, kl_weight):
     """Train in place; after each epoch, copy theta and log_sigma2 of both layers and measure the pruned network."""
     moments, step, snapshots, errors = (micro.zeros_like(net), micro.zeros_like(net)), 0, [], []
-    for epoch in range(epochs):
-        rate = lr * min(1.0, 3 * (1 - epoch / epochs))
-        shuffled = np.random.default_rng([seed, epoch]).permutation(train)
-        for rows in np.split(shuffled, range(batch, len(shuffled), batch)):
-            _, gradients = micro.loss_and_gradients(
-                net, x[rows], labels[rows], len(train), kl_weight(epoch), seed, step
-            )
+    for epoch in range(EPOCHS):
+        rate = 5e-3 * min(1.0, 3 * (1 - epoch / EPOCHS))
+        for rows in batches(epoch):
+            _, gradients = micro.loss_and_gradients(net, x[rows], labels[rows], len(train), kl_weight(epoch), 0, step)
             micro.adam_step(net, gradients, moments, rate, step)
             step += 1
         snapshots.append([(layer["theta"].copy(), layer["log_sigma2"].copy()) for layer in net])
@@ -149,36 +176,11 @@ if FULL:
 
 # %% [markdown]
 # The two groups take different roads. **The dead die by their means.** Their points slide to the left along a line of equal
-# noise: the KL pulls at $\theta$ with a force of up to $0.765/\sigma$ ([notebook 1](01_price_a_weight.ipynb)), which is strong where the noise is small,
+# noise. The KL pulls at $\theta$ with a force of up to $0.765/\sigma$ ([notebook 1](01_price_a_weight.ipynb)), which is strong where the noise is small,
 # and if nothing in the data pulls back, $\theta$ collapses long before the noise has grown much. **The survivors grow noisy**: their means even get larger, and their
 # points move up to the precision that the data need, and no further.
 #
-# The same as a moving picture, with the weights of the first 36 hidden units and the error below:
-
-
-# %%
-def mosaic(epoch, side=6):
-    """Images of the incoming weights of the first side² units, 0 where pruned, with a line between them."""
-    tiles = np.where(alive[epoch], theta[epoch], 0)[:, : side**2].T.reshape(side, side, 8, 8)
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
-    return tiles.transpose(0, 2, 1, 3).reshape(9 * side, 9 * side)[:-1, :-1]
-
-
-# %%
-def draw_frame(epoch):
-    """One frame: scatter, mosaic, and the error up to here."""
-    fig.clear()
-    (left, right), (below, share) = fig.subplots(2, 2, height_ratios=(3, 1.3))
-    draw_scatter(left, epoch)
-    left.set_ylabel("log α")
-    right.imshow(mosaic(epoch), cmap="RdBu_r", vmin=-0.8, vmax=0.8)
-    right.set(title=f"{1 - alive[epoch].mean():.1%} pruned")
-    right.set_axis_off()
-    below.plot(1 + np.arange(epoch + 1), 100 * errors[: epoch + 1], color=COLOURS["test"])
-    below.set(xlim=(0, EPOCHS), ylim=(0, 12), xlabel="epoch", ylabel="test error (%)")
-    share.plot(1 + np.arange(epoch + 1), 100 * alive[: epoch + 1].mean(axis=(1, 2)), color=COLOURS["sparsity"])
-    share.set(xlim=(0, EPOCHS), ylim=(0, 103), xlabel="epoch", ylabel="weights left (%)")
-
+# The same as a moving picture, with the weights of the first 36 hidden units and the error below (the folded cell at the top draws its frames):
 
 # %%
 folder = pathlib.Path("pictures") if FULL else pathlib.Path(tempfile.mkdtemp())
@@ -198,8 +200,10 @@ plt.close(fig)
 #
 # Call the first epoch after which a weight stays above the threshold for good its epoch of death.
 
-# %% tags=["cover"]
+# %%
 last_alive = np.where(alive.any(axis=0), EPOCHS - np.argmax(alive[::-1], axis=0), 0)  # (64, 100), 0: never alive
+
+# %% tags=["cover"]
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(8.6, 2.9))
 panels = (
     (left, x[train].mean(axis=0), "mean image", "pixel value"),
@@ -225,7 +229,7 @@ assert np.median(last_alive[border]) < np.median(last_alive[~border])
 #
 # ## Do the dead return?
 #
-# Nothing here removes a weight during training. "Dead" is only a reading of $\log\alpha$; the gradient still flows.
+# Nothing here removes a weight during training. "Dead" says only that $\log\alpha$ is above 3; the gradient still flows.
 #
 # **Predict.** How many of the 6,400 weights are ever revived, that is, pruned after one epoch and kept after a later one?
 
@@ -282,13 +286,13 @@ if FULL:
     assert abs(360 * lost) <= 2 and log_alpha[-1][came_back].min() > 0.5
 
 # %% [markdown]
-# Hardly anything: those that come back stay in the region that is nearly free, just below the line. So weights far beyond the threshold may be removed
-# while training goes on, which makes it faster ([notebook 11](11_train_faster.ipynb)). At the threshold itself, wait until the weights have settled.
+# Hardly anything: those that come back stay just below the line, where a weight costs next to nothing and is worth next to nothing. So weights far beyond the
+# threshold may be removed while training goes on, which makes it faster ([notebook 11](11_train_faster.ipynb)). Those near the threshold need time to settle first.
 #
 # ## Warm-up, no warm-up, or a trained start
 #
 # The KL weight rose from 0 during the first third. What if it is 1 from the first step? Or if the network has been trained without KL
-# before? Three seeds each; the third way has had a third more epochs. For so many runs we take the package, which does the same sums with
+# before? Three seeds each; the third way gets a third more epochs. For so many runs we take the package, which computes the same with
 # compiled code, in a fraction of the time.
 
 # %%
@@ -298,16 +302,17 @@ images, numbers = x.astype(np.float32), labels.astype(np.int64)
 small = svd.Dataset(name, images[train], numbers[train], images[test], numbers[test], None, 10, "scikit-learn")
 
 
+# %%
 def run(seed, kl_schedule, start=None, epochs=EPOCHS):
     """Train as above, from fresh weights or from `start`; return the network, and sparsity and error by epoch."""
     layers = svd.VariationalDense(64, 100), svd.ReLU(), svd.VariationalDense(100, 10)
-    model = start or svd.Sequential(*layers, seed=seed)
-    lr = ((2 * epochs / 3, 1.0), (epochs, 0.0))
+    model, lr = start or svd.Sequential(*layers, seed=seed), ((2 * epochs / 3, 1.0), (epochs, 0.0))
     config = svd.TrainConfig(epochs, 50, 5e-3, lr, kl_schedule, seed=seed, eval_every=1)
     history = svd.fit(model, small, config, progress=False)
     return model, [1 - 1 / r["compression"] for r in history], [r["test_error"] for r in history]
 
 
+# %%
 runs = {"KL from the start": [], "KL warm-up": [], "trained first": []}
 for seed in range(3 if FULL else 1):
     runs["KL from the start"].append(run(seed, ((0, 1.0),)))
@@ -338,7 +343,7 @@ for label, results in runs.items():
 # learned which ones it needs, and meanwhile it errs more often. In the end it is a little sparser than with warm-up, and so is the network with a
 # trained start. Do not read anything into the errors at the end: one percentage point is four images, and the ranges of three seeds overlap. What is
 # clear is the beginning: with warm-up or a trained start, the network never passes through a phase of being both sparse and bad. In
-# deeper networks that phase can be for ever: a layer whose weights are all gone passes nothing on, and has little to recover by.
+# deeper networks that phase may never end: a layer whose weights are all gone passes nothing on, so hardly any gradient can bring it back.
 #
 # ## How much depends on the 3?
 #
@@ -356,6 +361,7 @@ def error_at(threshold, rows=test):
     return (hidden.argmax(axis=1) != labels[rows]).mean(), pruned / 7400
 
 
+# %%
 thresholds = np.arange(-6, 8.5, 0.5)
 sweep = np.array([error_at(t) for t in thresholds])
 
@@ -372,7 +378,7 @@ for t in (0, 1, 3, 6):
     print(f"threshold {t}: {error:.1%} error, {1 - share:.1%} of the weights left")
 
 # %% [markdown]
-# From 0 upwards the error is all but the same; below −1 it climbs steeply. So 3 is a cautious choice here: a threshold of 0 or 1 would have removed
+# From 0 upwards the error hardly changes; below −1 it climbs steeply. So 3 is a cautious choice here: a threshold of 0 or 1 would have removed
 # another part of what is left, at no cost. Between the thresholds 0
 # and 6 lies a tenth of all weights, and the network does not notice whether they are there. But note the way to find out: a sweep on data that
 # you do not report.
@@ -395,28 +401,22 @@ def show_epoch(epoch):
 # %% [markdown]
 # ## The same with the package
 #
-# A larger network, LeNet-300-100 with 266,200 weights, on MNIST where it can be had and else on the small digits, enlarged. The schedule is a list of knots.
+# A larger network, LeNet-300-100 with 266,200 weights, on MNIST where it is installed, otherwise on the small digits, enlarged. The schedule is a list of knots.
 
 # %%
 from svd_numpy.plots import log_alpha_histogram
 
 data = svd.load("auto") if FULL else svd.load("digits")
-layers = (
-    svd.VariationalDense(784, 300),
-    svd.ReLU(),
-    svd.VariationalDense(300, 100),
-    svd.ReLU(),
-    svd.VariationalDense(100, 10),
-)
-model = svd.Sequential(*layers)
+hidden = svd.VariationalDense(784, 300), svd.ReLU(), svd.VariationalDense(300, 100), svd.ReLU()
+model = svd.Sequential(*hidden, svd.VariationalDense(100, 10))
 epochs = 5 if not FULL else 12 if data.name == "mnist" else 100
-config = svd.TrainConfig(
-    epochs=epochs, kl_schedule=((0, 0.0), (epochs / 2, 1.0)), lr_schedule=((epochs / 2, 1.0), (epochs, 0.0))
-)
+kl, lr = ((0, 0.0), (epochs / 2, 1.0)), ((epochs / 2, 1.0), (epochs, 0.0))
+config = svd.TrainConfig(epochs=epochs, kl_schedule=kl, lr_schedule=lr)
 history = svd.fit(model, data, config, progress=False)
-print(
-    f"{data.name}, {epochs} epochs: test error {history[-1]['test_error']:.2%}, 1 weight in {history[-1]['compression']:.0f} left"
-)
+
+# %%
+end = history[-1]
+print(f"{data.name}, {epochs} epochs: test error {end['test_error']:.2%}, 1 weight in {end['compression']:.0f} left")
 log_alpha_histogram({name: np.clip(values, -12, 20) for name, values in svd.log_alpha(model).items()}, 3.0)
 
 # %% [markdown]
@@ -425,14 +425,16 @@ log_alpha_histogram({name: np.clip(values, -12, 20) for name, values in svd.log_
 #
 # ## Exercises
 #
-# **Exercise 1.** Whole hidden units can die, too: when all their incoming or all their outgoing weights are gone. Count the living ones.
+# **Exercise 1.** Whole hidden units can die, too: when all their incoming or all their outgoing weights are gone. Count the living ones. (`snapshots[-1][1]` holds `theta` and
+# `log_sigma2` of the second layer.)
 #
 # **Exercise 2.** When is the network safe to prune? Find the first epoch after which the error of the pruned network stays within one percentage point of the last.
 #
-# **Exercise 3.** Raise the final KL weight to 5 and watch sparsity and error. What is no longer true of the objective then?
+# **Exercise 3.** Raise the final KL weight to 5 and watch sparsity and error; `run` takes the knots of the KL weight. What is no longer true of the objective then
+# ([notebook 0](00_pay_for_a_weight.ipynb))?
 #
-# **Exercise 4.** Choose a threshold for the first network as one should: the lowest that costs no more than half a percentage point on one half of the test images. Report its
-# error on the other half.
+# **Exercise 4.** Choose a threshold for the first network as one should: the lowest that costs no more than half a percentage point on one half of the test images, compared with a
+# threshold of 3. Report its error on the other half. (`error_at` takes the rows of the images.)
 #
 # **Exercise 5.** Suppose you had cut for good, after epoch $k$, what was above the threshold. What share of the weights that live in the end would you have lost, for $k$ = 5, 10, 20,
 # 30?

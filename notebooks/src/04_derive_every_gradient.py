@@ -5,9 +5,9 @@
 # that look right, and find out which test catches which.
 #
 # **What you'll learn.** The gradient through sampled noise, the gradient of the KL without a logarithm of a weight, how to check gradients
-# to fifteen digits, and why a gradient check alone is not enough.
+# to fifteen digits, and why a gradient check is not enough.
 #
-# **What you'll need.** NumPy, the chain rule for matrices, and local reparametrisation ([notebook 2](02_tame_the_noise.ipynb)). About 45
+# **What you'll need.** NumPy, the chain rule for matrices, and local reparametrisation ([notebook 2](02_tame_the_noise.ipynb)). About 60
 # minutes.
 
 # %% tags=["setup"]
@@ -25,6 +25,40 @@ from svd_numpy.plots import COLOURS, STYLE
 plt.rcParams.update(STYLE)
 FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests run with fewer draws
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
+
+
+# %% tags=["helpers"]
+class Steps(dict):
+    """The steps of the chain by name; `nudge` maps names to small numbers that are added there."""
+
+    def __init__(self, nudge):
+        super().__init__()
+        self.nudge = nudge or {}
+
+    def keep(self, name, number):
+        """Write a step down and hand it on."""
+        self[name] = number + self.nudge.get(name, 0)
+        return self[name]
+
+
+def scoreboard():
+    """Which derivatives are right, wrong, or not there yet."""
+    marks = []
+    for name in NAMES:
+        if d.get(name, ...) is ...:
+            marks.append(f"⬜ to do  {name}")
+        elif d[name].shape != TRUTH[name].shape:
+            marks.append(f"🟥 wrong  {name}: shape {d[name].shape}, expected {TRUTH[name].shape}")
+        else:
+            error = np.abs(d[name] - TRUTH[name]).max()
+            marks.append(f"{'🟩 right' if error < 1e-12 else '🟥 wrong'}  {name}: largest error {error:.0e}")
+    print("\n".join(marks))
+
+
+def right(*names):
+    """Whether all these derivatives are right."""
+    return all(np.abs(d[name] - TRUTH[name]).max() < 1e-12 for name in names)
+
 
 # %% [markdown]
 # ## The chain
@@ -72,20 +106,14 @@ noise1, noise2 = micro.normals(0, 0, 0, 6, 4), micro.normals(0, 2, 0, 6, 3)
 
 # %%
 def forward(p, x, nudge=None):
-    """The mean NLL; `nudge` maps names of steps to small numbers that are added there."""
-    value = {}
-
-    def keep(name, number):
-        value[name] = number + (nudge or {}).get(name, 0)
-        return value[name]
-
-    h = keep("x", x)
+    """The mean NLL and all steps on the way; `nudge` maps names of steps to small numbers that are added there."""
+    value = Steps(nudge)
+    h = value.keep("x", x)
     for n, noise in ((1, noise1), (2, noise2)):
-        mean = keep(f"mean{n}", h @ p[f"theta{n}"] + p[f"bias{n}"])
-        var = keep(f"var{n}", h**2 @ np.exp(p[f"log_sigma2_{n}"]))
-        std = keep(f"std{n}", np.sqrt(var))
-        y = keep(f"y{n}", mean + std * noise)
-        h = keep("h", y * (y.real > 0)) if n == 1 else y
+        mean = value.keep(f"mean{n}", h @ p[f"theta{n}"] + p[f"bias{n}"])
+        var = value.keep(f"var{n}", h**2 @ np.exp(p[f"log_sigma2_{n}"]))
+        y = value.keep(f"y{n}", mean + value.keep(f"std{n}", np.sqrt(var)) * noise)
+        h = value.keep("h", y * (y.real > 0)) if n == 1 else y
     log_p = y - np.log(np.exp(y).sum(axis=1, keepdims=True))
     return -log_p[np.arange(6), classes].mean(), value
 
@@ -104,10 +132,8 @@ print(f"NLL {loss:.6f} nats; shapes: " + ", ".join(f"{name} {array.shape}" for n
 #
 # **Predict.** Three ways: one-sided differences, central differences, imaginary steps. Which $h$ is best for each, and how many digits does it give?
 
+
 # %%
-steps = 10.0 ** np.arange(-20, 0)
-
-
 def loss_at(shift, dtype=complex):
     """The loss with one weight moved."""
     moved = parameters["theta1"].astype(dtype)
@@ -115,12 +141,16 @@ def loss_at(shift, dtype=complex):
     return forward({**parameters, "theta1": moved}, x)[0]
 
 
+# %%
+steps = 10.0 ** np.arange(-20, 0)
 exact = float(loss_at(1e-30j, np.clongdouble).imag / 1e-30)  # in longer numbers than those that are judged
 ways = {
     "one-sided": np.array([(loss_at(h) - loss_at(0)).real / h for h in steps]),
     "central": np.array([(loss_at(h) - loss_at(-h)).real / 2 / h for h in steps]),
     "imaginary": np.array([loss_at(1j * h).imag / h for h in steps]),
 }
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 3.2))
 for colour, (way, derivative) in zip(("test", "train", "sparsity"), ways.items(), strict=True):
     ax.loglog(
@@ -146,10 +176,8 @@ def judge(name):
     for entry in np.ndindex(array.shape):
         step = np.zeros(array.shape, complex)
         step[entry] = 1e-30j
-        if name in parameters:
-            loss, _ = forward({**parameters, name: array + step}, x)
-        else:
-            loss, _ = forward(parameters, x, {name: step})
+        changed = {**parameters, name: array + step} if name in parameters else parameters
+        loss, _ = forward(changed, x, None if name in parameters else {name: step})
         result[entry] = loss.imag / 1e-30
     return result
 
@@ -159,27 +187,6 @@ NAMES = ["y2", "mean2", "std2", "var2", "theta2", "log_sigma2_2", "bias2", "h"]
 NAMES += ["y1", "mean1", "std1", "var1", "theta1", "log_sigma2_1", "bias1", "x"]
 TRUTH = {name: judge(name) for name in NAMES}
 d = {}  # our derivatives: d["theta1"] is that of the loss for theta1
-
-
-# %%
-def scoreboard():
-    """Which derivatives are right, wrong, or not there yet."""
-    marks = []
-    for name in NAMES:
-        if d.get(name, ...) is ...:
-            marks.append(f"⬜ to do  {name}")
-        elif d[name].shape != TRUTH[name].shape:
-            marks.append(f"🟥 wrong  {name}: shape {d[name].shape}, expected {TRUTH[name].shape}")
-        else:
-            error = np.abs(d[name] - TRUTH[name]).max()
-            marks.append(f"{'🟩 right' if error < 1e-12 else '🟥 wrong'}  {name}: largest error {error:.0e}")
-    print("\n".join(marks))
-
-
-# %%
-def right(*names):
-    """Whether all these derivatives are right."""
-    return all(np.abs(d[name] - TRUTH[name]).max() < 1e-12 for name in names)
 
 
 scoreboard()
@@ -367,7 +374,7 @@ assert max(judge_kl()) < 1e-12
 print("at theta = 0:", kl(np.zeros(1), np.zeros(1)), *kl_backward(np.zeros(1), np.zeros(1)))
 
 # %% [markdown]
-# Finite at 0, and nothing was added or clipped to make it so.
+# It is finite at 0, and nothing was added or clipped to make it so.
 #
 # **Predict.** Input 4 is 0 in every example. What is the sign of the loss's derivative for its $\log\sigma^2$? Where will its four weights go?
 
@@ -436,6 +443,10 @@ BUGS = {
         "layer": lambda x, t, ls, b, n: x @ t + b + np.sqrt(x**2 @ np.exp(ls) + b) * n,
         "layer_backward": lambda x, t, ls, b, n, dy: backward_of_c(x, t, ls, b, dy, dy * n),
     },
+}
+
+# %%
+BUGS |= {
     "D": {"draw": lambda rng, shape: np.broadcast_to(rng.standard_normal(shape[1]), shape)},
     "E": {
         "kl": lambda theta, log_sigma2: kl(log_sigma2, theta),
@@ -501,6 +512,7 @@ def integral_check(code):
     return np.allclose(code["kl"](np.ones(3), log_sigma2), truth, atol=0.0095)
 
 
+# %%
 def scale_check(code):
     """Twice the data, half the KL for each example."""
     return np.isclose(code["kl_scale"](12), code["kl_scale"](6) / 2)
@@ -534,14 +546,14 @@ assert caught[1:, 0].sum() == 2
 # %% [markdown]
 # - **A** forgot $1/(2\,\text{std})$, a plain slip of the backward pass.
 # - **B** scales noise by the variance instead of its root. Forward and backward agree, so the derivatives are right: *of the wrong function*.
-# - **C** adds the bias to the variance, forward and backward. Our test has positive biases; a negative one would give NaN here and there, in one network
-#   and not in another.
+# - **C** adds the bias to the variance, forward and backward. Our test has positive biases; with negative ones there would be NaN in some networks and not
+#   in others.
 # - **D** gives the whole batch one noise. Every single output is right. Notebook 2 shows what it costs.
 # - **E** passes $(\log\sigma^2, \theta)$ where $(\theta, \log\sigma^2)$ is expected. Shapes agree, derivatives agree, the price is nonsense.
 # - **F** has the sign of one KL derivative wrong: precision is rewarded.
 # - **G** forgets to divide the KL by the number of examples: 600 or 60,000 times too strong, and everything is pruned.
 #
-# The gradient check catches two, both slips of the pen. It cannot catch a wrong *model*, because it only compares a function with itself. Each of the other tests
+# The gradient check catches two, A and F, both slips of the pen. It cannot catch a wrong *model*, because it only compares a function with itself. Each of the other tests
 # compares it with something from outside: another way to sample, an integral, a law of scale.
 #
 # ## The same with the package
@@ -551,12 +563,13 @@ assert caught[1:, 0].sum() == 2
 # %%
 import svd_numpy as svd
 
-model = svd.Sequential(
-    svd.VariationalDense(5, 4), svd.ReLU(), svd.VariationalDense(4, 3), backend="numpy", dtype="float64"
-)
+layers = svd.VariationalDense(5, 4), svd.ReLU(), svd.VariationalDense(4, 3)
+model = svd.Sequential(*layers, backend="numpy", dtype="float64")
 names = {"theta": "theta{}", "log_sigma2": "log_sigma2_{}", "bias": "bias{}"}
 for key, array in model.parameters.items():
     array[...] = parameters[names[key.split(".")[1]].format(key[5])]  # "dense1.theta" -> "theta1"
+
+# %%
 package_loss, gradients = model.loss_and_grads(x, classes, n_train=6, kl_weight=0.0)
 print(f"loss {package_loss:.12f}, ours {loss:.12f}")
 for key, gradient in gradients.items():
@@ -572,13 +585,13 @@ print(svd.gradcheck(model, x, classes))
 # **Exercise 2.** Many programs clip $\log\alpha$ to $[-8, 8]$ before they compute the variance as $e^{\log\alpha}\theta^2$. What is the derivative for $\theta$ of that
 # variance outside the clip, and what was the additive parametrisation for?
 #
-# **Exercise 3.** Where an example's inputs are all 0, std is 0 and $d_\text{var}$ divides by 0. Show that the derivative for $\log\sigma^2$ is 0 all the
+# **Exercise 3.** Where an example's inputs are all 0, std is 0, and the code divides by 0 to get $d_\text{var}$. Show that the derivative for $\log\sigma^2$ is 0 all the
 # same, and mend the code.
 #
 # **Exercise 4.** Write `kl_backward` for the *exact* KL of [notebook 1](01_price_a_weight.ipynb), $2\int_0^x D(t)\,dt$ with $x = |\theta|/(\sigma\sqrt2)$, and let imaginary
-# steps judge it. Is anything to be feared at $\theta = 0$?
+# steps judge it. (`dawsn` is $D$, its slope is $1 - 2xD(x)$, and it takes complex numbers.) Does $\theta = 0$ need a case of its own?
 #
-# **Exercise 5.** An eighth bug passes all five tests: `draw` makes a fresh generator from the same seed at every step, so that step after step has the same noise. What
+# **Exercise 5.** An eighth bug passes all five tests: `draw` makes a fresh generator from the same seed at every call, so every step has the same noise. What
 # could a network do that it should not? Write the test that catches it.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

@@ -41,22 +41,8 @@ F = np.float32
 CORES = numba.get_num_threads()
 numba.set_num_threads(1)  # one core, until the very end
 
-# %% [markdown]
-# ## Two numbers of your machine
-#
-# A core can compute, and it can move numbers. How fast? For the first, multiply two large matrices. For the second, run the *triad* $a = b + s\,c$,
-# which does next to nothing but moving: 12 bytes for each element in float32. It matters how large the arrays are together, since small ones stay in
-# a cache near the core. (Very small ones look slower than they are: there the call itself takes time.)
 
-
-# %%
-@njit(fastmath={"contract"})
-def triad(a, b, c, scale):
-    for i in range(a.size):
-        a[i] = b[i] + scale * c[i]
-
-
-# %%
+# %% tags=["helpers"]
 def best_seconds(work, least=0.002, blocks=5):
     """Seconds per call, in the best of some blocks: what the machine can do when nobody disturbs it."""
     work()
@@ -72,20 +58,215 @@ def best_seconds(work, least=0.002, blocks=5):
     return min(seconds)
 
 
-# %%
 def bandwidth(size):
     """Bytes per second of a triad over three arrays of `size` bytes together."""
     a, b, c = np.ones((3, int(size) // 12), F)
     return 12 * a.size / best_seconds(lambda: triad(a, b, c, F(0.5)))
 
 
+def fresh(dtype=F):
+    """Everything that a step needs, the same at every call."""
+    rng = np.random.default_rng(0)
+    s = SimpleNamespace(step=0, testing=False, rng=np.random.default_rng(1))
+    s.x, s.target = rng.random((B, INPUTS)).astype(dtype), rng.normal(size=(B, UNITS)).astype(dtype)
+    s.p = {
+        "theta": rng.normal(0, 0.05, (INPUTS, UNITS)),
+        "log_sigma2": rng.uniform(-8, -4, (INPUTS, UNITS)),
+        "bias": np.zeros(UNITS),
+    }
+    s.p = {name: array.astype(dtype) for name, array in s.p.items()}
+    s.m = {name: np.zeros_like(array) for name, array in s.p.items()}
+    s.v = {name: np.zeros_like(array) for name, array in s.p.items()}
+    return s
+
+
+def slope_of_loss(h=1e-6):
+    """Derivative of the loss for the variance of one output, by a difference; and the one of `sample`."""
+    s = fresh(np.float64)
+    forward(s)
+    sample(s)
+    loss = [0.5 * (s.mean[0, 0] + np.sqrt(s.var[0, 0] + e) * s.noise[0, 0] - s.target[0, 0]) ** 2 / B for e in (h, -h)]
+    return (loss[0] - loss[1]) / 2 / h, s.d_var[0, 0]
+
+
+class Counted(np.ndarray):
+    """An array whose operations add up the bytes of their operands and results."""
+
+    moved = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        bare = [array.view(np.ndarray) if isinstance(array, Counted) else array for array in inputs]
+        if out is not None:
+            options["out"] = tuple(array.view(np.ndarray) for array in out)
+        result = getattr(ufunc, method)(*bare, **options)
+        Counted.moved += sum(array.nbytes for array in (*bare, result) if isinstance(array, np.ndarray))
+        return out[0] if out is not None else result.view(Counted)
+
+
+def count(s, parts):
+    """Bytes that each part of a NumPy step moves."""
+    for name, value in vars(s).items():
+        if isinstance(value, dict):
+            setattr(s, name, {key: array.view(Counted) for key, array in value.items()})
+        elif isinstance(value, np.ndarray):
+            setattr(s, name, value.view(Counted))
+    result = {}
+    for part, work in parts.items():
+        before = Counted.moved
+        work(s)
+        result[part] = Counted.moved - before
+    result["sampling"] += s.target.nbytes  # what the generator writes
+    return result
+
+
+def race(stages, rounds):
+    """Median milliseconds of every part of every stage."""
+    times = defaultdict(lambda: defaultdict(list))
+    for turn in range(rounds + 1):
+        for name, (s, parts) in stages.items():
+            for _ in range(2):
+                for part, work in parts.items():
+                    start = time.perf_counter()
+                    work(s)
+                    if turn:  # the first turn warms up
+                        times[name][part].append(1e3 * (time.perf_counter() - start))
+    return {name: {part: statistics.median(t) for part, t in parts.items()} for name, parts in times.items()}
+
+
+def kl_out(s):
+    """Chain rule and KL gradient, into s.d."""
+    theta, d, ratio, slope, work = s.p["theta"], s.d, s.a, s.b, s.c
+    np.multiply(theta, theta, out=ratio)
+    ratio /= s.sigma2
+    np.power(ratio, K3 - 1, out=slope)
+    slope *= E_K2
+    np.multiply(ratio, slope, out=work)
+    work += 1
+    work *= work
+    slope /= work
+    slope *= 2 * K1 * K3
+    np.add(ratio, 1, out=work)
+    np.reciprocal(work, out=work)
+    slope += work
+    np.divide(theta, s.sigma2, out=work)
+    for factor in (slope, 1 / N):
+        work *= factor
+    d["theta"] += work
+    d["log_sigma2"] *= s.sigma2
+    for factor in (slope, 0.5 / N):
+        ratio *= factor
+    d["log_sigma2"] -= ratio
+
+
+def update_out(s):
+    if s.step == 0:
+        s.a, s.b, s.c = (np.empty_like(s.p["theta"]) for _ in range(3))
+    s.step += 1
+    kl_out(s)
+    for name, d in s.d.items():
+        m, v, work = s.m[name], s.v[name], s.a if d.ndim == 2 else np.empty_like(d)
+        m *= BETA1
+        np.multiply(d, 1 - BETA1, out=work)
+        m += work
+        d *= d
+        d *= 1 - BETA2
+        v *= BETA2
+        v += d
+        np.multiply(v, 1 / (1 - BETA2**s.step), out=work)
+        np.sqrt(work, out=work)
+        work += EPSILON
+        np.divide(m, work, out=work)
+        work *= LR / (1 - BETA1**s.step)
+        s.p[name] -= work
+    np.clip(s.p["log_sigma2"], -20, 10, out=s.p["log_sigma2"])
+
+
+def state_after(s, parts, steps=2):
+    """Parameters and Adam's moments after some steps, by name."""
+    s.testing = True
+    for _ in range(steps):
+        for work in parts.values():
+            work(s)
+    return {(kind, name): array for kind in "pmv" for name, array in getattr(s, kind).items()}
+
+
+def same(s, parts, name):
+    """Check a stage against the first one, to float32's accuracy."""
+    worst = 0.0
+    for key, array in state_after(s, parts).items():
+        scale = np.abs(reference[key]).mean()
+        worst = max(worst, float(np.abs(array - reference[key]).mean() / scale))
+    print(f"{name}: mean difference from the first stage at most {worst:.0e} of the mean size")
+    assert worst < 1e-4, name
+
+
+def with_sweep(loop):
+    """An update that does all weights by a loop, and the bias in NumPy."""
+
+    def work(s):
+        s.step += 1
+        rate, correction = F(LR / (1 - BETA1**s.step)), F(1 / (1 - BETA2**s.step))
+        flat = [table[name].ravel() for table in (s.p, s.d) for name in ("theta", "log_sigma2")]
+        flat += [table[name].ravel() for name in ("theta", "log_sigma2") for table in (s.m, s.v)]
+        loop(*flat, rate, correction)
+        m, v, d = s.m["bias"], s.v["bias"], s.d["bias"]
+        m[:], v[:] = BETA1 * m + (1 - BETA1) * d, BETA2 * v + (1 - BETA2) * d * d
+        s.p["bias"] -= rate * m / (np.sqrt(v * correction) + EPSILON)
+
+    return work
+
+
+def packaged(name):
+    """The layer on a backend of the package, as a state and its parts."""
+    s, engine, memory = fresh(), get_backend(name), Buffers()
+    weights = ParamSpec("theta", s.p["theta"].shape, s.p["theta"], s.p["log_sigma2"])
+    arena = Arena([weights, ParamSpec("bias", (UNITS,), s.p["bias"])], F, "log_uniform")
+    s.p = arena.views
+    s.m, s.v = ({key: arena.views_of(key)[i] for key in s.p} for i in (1, 2))
+    y, dy, d = np.empty((B, UNITS), F), np.empty((B, UNITS), F), arena.grad_views
+
+    def ahead(s):
+        engine.lrt_forward(s.x, *s.p.values(), 0.0, NoiseKey(SEED, 0, s.step), False, y, memory)
+
+    def loss(s):
+        np.subtract(y, s.target, out=dy)
+        np.divide(dy, B, out=dy)
+
+    def back(s):
+        weights = s.p["theta"], s.p["log_sigma2"]
+        engine.lrt_backward(s.x, *weights, 0.0, dy, None, *d.values(), None, memory)
+
+    def step(s):
+        s.step += 1
+        adam = AdamSettings(LR, BETA1, BETA2, EPSILON, s.step)
+        engine.adam_step(arena, StepSettings(1 / N, 0.0, adam), held=False)
+
+    return s, dict(zip(NAIVE, (ahead, loss, back, step), strict=True))
+
+
+# %% [markdown]
+# ## Two numbers of your machine
+#
+# A core can compute, and it can move numbers. How fast? For the first, multiply two large matrices. For the second, run the *triad* $a = b + s\,c$,
+# which does next to nothing but moving: 12 bytes for each element in float32. It matters how large the arrays are together, since small ones stay in
+# a cache near the core. (Very small ones look slower than they are: there the call itself takes time.) The folded cell above times, counts and compares.
+
+
 # %%
+@njit(fastmath={"contract"})
+def triad(a, b, c, scale):
+    for i in range(a.size):
+        a[i] = b[i] + scale * c[i]
+
+
+# %%
+WEIGHTS = 784 * 300  # of the layer below
 sizes = np.logspace(5, 8.3 if FULL else 7.2, 14 if FULL else 6)
 speeds = np.array([bandwidth(size) for size in sizes])
 square, result = np.ones((1024, 1024), F), np.empty((1024, 1024), F)
 PEAK = 2 * 1024**3 / best_seconds(lambda: np.dot(square, square, out=result))
-WEIGHTS = 784 * 300  # of the layer below
 
+# %%
 fig, ax = plt.subplots(figsize=(7.4, 3))
 ax.semilogx(sizes, speeds / 1e9, "o-", color=COLOURS["train"])
 for name, arrays in (("θ", 1), ("all that Adam\nneeds", 8)):
@@ -117,23 +298,6 @@ plain = get_backend("numpy")
 
 
 # %%
-def fresh(dtype=F):
-    """Everything that a step needs, the same at every call."""
-    rng = np.random.default_rng(0)
-    s = SimpleNamespace(step=0, testing=False, rng=np.random.default_rng(1))
-    s.x, s.target = rng.random((B, INPUTS)).astype(dtype), rng.normal(size=(B, UNITS)).astype(dtype)
-    s.p = {
-        "theta": rng.normal(0, 0.05, (INPUTS, UNITS)),
-        "log_sigma2": rng.uniform(-8, -4, (INPUTS, UNITS)),
-        "bias": np.zeros(UNITS),
-    }
-    s.p = {name: array.astype(dtype) for name, array in s.p.items()}
-    s.m = {name: np.zeros_like(array) for name, array in s.p.items()}
-    s.v = {name: np.zeros_like(array) for name, array in s.p.items()}
-    return s
-
-
-# %%
 def draw(s):
     """Noise: a generator's, or, to compare stages, the package's field of noise."""
     if s.testing:
@@ -155,15 +319,6 @@ def sample(s):
 
 
 # %% tags=["check"]
-def slope_of_loss(h=1e-6):
-    """Derivative of the loss for the variance of one output, by a difference; and the one of `sample`."""
-    s = fresh(np.float64)
-    forward(s)
-    sample(s)
-    loss = [0.5 * (s.mean[0, 0] + np.sqrt(s.var[0, 0] + e) * s.noise[0, 0] - s.target[0, 0]) ** 2 / B for e in (h, -h)]
-    return (loss[0] - loss[1]) / 2 / h, s.d_var[0, 0]
-
-
 check(
     "sample",
     lambda: np.isclose(*slope_of_loss(), rtol=1e-4),
@@ -178,13 +333,19 @@ def backward(s):
 
 
 # %%
-def update(s):
-    s.step += 1
+def add_kl(s):
+    """Chain rule, and the gradients of KL / N."""
     ratio = s.p["theta"] ** 2 / s.sigma2
     power = E_K2 * ratio ** (K3 - 1)
     slope = 1 / (1 + ratio) + 2 * K1 * K3 * power / (1 + ratio * power) ** 2
     s.d["theta"] = s.d["theta"] + slope * s.p["theta"] / s.sigma2 / N
     s.d["log_sigma2"] = s.d["log_sigma2"] * s.sigma2 - ratio * slope / 2 / N
+
+
+# %%
+def update(s):
+    s.step += 1
+    add_kl(s)
     for name, d in s.d.items():
         s.m[name] = BETA1 * s.m[name] + (1 - BETA1) * d
         s.v[name] = BETA2 * s.v[name] + (1 - BETA2) * d**2
@@ -198,65 +359,17 @@ NAIVE = {"products forward": forward, "sampling": sample, "products backward": b
 
 # %% [markdown]
 # The update is a few lines, so it looks cheap. Count instead: every operation on arrays reads its operands from memory and writes its result there.
-# This class of arrays adds that up.
+# `Counted`, in the folded cell at the top, is an array that adds up these bytes. Times are medians, and the candidates take turns, so that a busy moment of the
+# machine hits all of them.
 
 
 # %%
-class Counted(np.ndarray):
-    """An array whose operations add up the bytes of their operands and results."""
-
-    moved = 0
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
-        bare = [array.view(np.ndarray) if isinstance(array, Counted) else array for array in inputs]
-        if out is not None:
-            options["out"] = tuple(array.view(np.ndarray) for array in out)
-        result = getattr(ufunc, method)(*bare, **options)
-        Counted.moved += sum(array.nbytes for array in (*bare, result) if isinstance(array, np.ndarray))
-        return out[0] if out is not None else result.view(Counted)
-
-
-# %%
-def count(s, parts):
-    """Bytes that each part of a NumPy step moves."""
-    for name, value in vars(s).items():
-        if isinstance(value, dict):
-            setattr(s, name, {key: array.view(Counted) for key, array in value.items()})
-        elif isinstance(value, np.ndarray):
-            setattr(s, name, value.view(Counted))
-    result = {}
-    for part, work in parts.items():
-        before = Counted.moved
-        work(s)
-        result[part] = Counted.moved - before
-    result["sampling"] += s.target.nbytes  # what the generator writes
-    return result
-
-
-# %% [markdown]
-# Times are medians, and the candidates take turns, so that a busy moment of the machine hits all of them.
-
-
-# %%
-def race(stages, rounds):
-    """Median milliseconds of every part of every stage."""
-    times = defaultdict(lambda: defaultdict(list))
-    for turn in range(rounds + 1):
-        for name, (s, parts) in stages.items():
-            for _ in range(2):
-                for part, work in parts.items():
-                    start = time.perf_counter()
-                    work(s)
-                    if turn:  # the first turn warms up
-                        times[name][part].append(1e3 * (time.perf_counter() - start))
-    return {name: {part: statistics.median(t) for part, t in parts.items()} for name, parts in times.items()}
-
-
 ROUNDS = 15 if FULL else 2
 stages = {"NumPy, float64": (fresh(np.float64), NAIVE), "NumPy, float32": (fresh(), NAIVE)}
 moved = {name: count(fresh(s.x.dtype), NAIVE) for name, (s, _) in stages.items()}
 took = race(stages, ROUNDS)
 
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 2.6), sharey=True)
 for ax, unit, table in zip(axes, ("ms", "MB moved"), (took, moved), strict=True):
     values = [value / (1 if unit == "ms" else 1e6) for value in table["NumPy, float32"].values()]
@@ -271,8 +384,8 @@ assert max(moved["NumPy, float32"], key=moved["NumPy, float32"].get) == "update"
 print(f"the update goes {moved['NumPy, float32']['update'] / (4 * WEIGHTS):.0f} times over an array as large as θ")
 
 # %% [markdown]
-# Nothing but the update moves so much, and it computes nearly nothing: a few operations for each number that comes by. That is what a **roofline**
-# says: with $o$ operations for every byte, a core delivers at most $\min(\text{peak},\ o\cdot\text{bandwidth})$. Left of the corner it waits for
+# Nothing moves as much as the update, and it computes nearly nothing: a few operations for each number that comes by. A **roofline** says what that
+# means: with $o$ operations for every byte, a core delivers at most $\min(\text{peak},\ o\cdot\text{bandwidth})$. Left of the corner it waits for
 # memory, and faster arithmetic is of no use there.
 #
 # ## Stage by stage
@@ -280,7 +393,7 @@ print(f"the update goes {moved['NumPy, float32']['update'] / (4 * WEIGHTS):.0f} 
 # **float32.** Half the bytes, for nothing. NumPy computes in float64 unless told otherwise, so give the dtype wherever you make an array.
 #
 # **out=.** Every `a * b` makes a new array. With `out=` and `*=` the results go to the same few buffers again and again, which stay in a cache, and
-# hardly anything is allocated. It is the same arithmetic, and much less pretty.
+# hardly anything is allocated. It is the same arithmetic, and much less pretty. (Two parts are enough to see it; `update_out` is in the folded cell.)
 
 
 # %%
@@ -319,85 +432,14 @@ def backward_out(s):
 
 
 # %%
-def kl_out(s):
-    """Chain rule and KL gradient, into s.d."""
-    theta, d, ratio, slope, work = s.p["theta"], s.d, s.a, s.b, s.c
-    np.multiply(theta, theta, out=ratio)
-    ratio /= s.sigma2
-    np.power(ratio, K3 - 1, out=slope)
-    slope *= E_K2
-    np.multiply(ratio, slope, out=work)
-    work += 1
-    work *= work
-    slope /= work
-    slope *= 2 * K1 * K3
-    np.add(ratio, 1, out=work)
-    np.reciprocal(work, out=work)
-    slope += work
-    np.divide(theta, s.sigma2, out=work)
-    for factor in (slope, 1 / N):
-        work *= factor
-    d["theta"] += work
-    d["log_sigma2"] *= s.sigma2
-    for factor in (slope, 0.5 / N):
-        ratio *= factor
-    d["log_sigma2"] -= ratio
-
-
-# %%
-def update_out(s):
-    if s.step == 0:
-        s.a, s.b, s.c = (np.empty_like(s.p["theta"]) for _ in range(3))
-    s.step += 1
-    kl_out(s)
-    for name, d in s.d.items():
-        m, v, work = s.m[name], s.v[name], s.a if d.ndim == 2 else np.empty_like(d)
-        m *= BETA1
-        np.multiply(d, 1 - BETA1, out=work)
-        m += work
-        d *= d
-        d *= 1 - BETA2
-        v *= BETA2
-        v += d
-        np.multiply(v, 1 / (1 - BETA2**s.step), out=work)
-        np.sqrt(work, out=work)
-        work += EPSILON
-        np.divide(m, work, out=work)
-        work *= LR / (1 - BETA1**s.step)
-        s.p[name] -= work
-    np.clip(s.p["log_sigma2"], -20, 10, out=s.p["log_sigma2"])
-
-
-# %%
 WITH_OUT = dict(zip(NAIVE, (forward_out, sample_out, backward_out, update_out), strict=True))
 
 # %% [markdown]
-# A faster step that is another step is worth nothing. So every stage makes two steps from the same start, with the same noise, and must reach the
+# A faster step is worth nothing if it is another step. So every stage makes two steps from the same start, with the same noise, and must reach the
 # same moments and parameters as the first.
 
-
 # %%
-def state_after(s, parts, steps=2):
-    """Parameters and Adam's moments after some steps, by name."""
-    s.testing = True
-    for _ in range(steps):
-        for work in parts.values():
-            work(s)
-    return {(kind, name): array for kind in "pmv" for name, array in getattr(s, kind).items()}
-
-
 reference = state_after(fresh(np.float64), NAIVE)
-
-
-# %%
-def same(s, parts, name):
-    """Check a stage against the first one, to float32's accuracy."""
-    worst = 0.0
-    for key, array in state_after(s, parts).items():
-        scale = np.abs(reference[key]).mean()
-        worst = max(worst, float(np.abs(array - reference[key]).mean() / scale))
-    print(f"{name}: mean difference from the first stage at most {worst:.0e} of the mean size")
-    assert worst < 1e-4, name
 
 
 # %%
@@ -410,23 +452,26 @@ stages["out="], moved["out="] = (fresh(), WITH_OUT), count(fresh(), WITH_OUT)
 # results are written once. `prange` may share the rows out to threads; each writes its own outputs, so the bits do not depend on their number. The
 # generator of the noise stays outside for now: where it takes most of the sampling's time, this stage cannot gain much.
 #
-# `fastmath` lets the compiler use laws that floats do not obey. **Predict.** What does a check for NaN find in an array that has one, with
+# `fastmath` lets the compiler use laws that floats do not obey.
+#
+# **Predict.** What does a check for NaN find in an array that has one, with
 # `fastmath=True`?
+
+
+# %%
+def count_nan(x):
+    found = 0
+    for i in range(x.size):
+        found += 1 if x[i] != x[i] else 0
+    return found
+
 
 # %%
 SAFE = {"contract", "arcp", "nsz"}  # fused multiply-add, reciprocals, no care for -0: NaN stays NaN
-with_nan = np.array([1, np.nan, 2], F)
 for flags in (False, SAFE, True):
-
-    @njit(fastmath=flags)
-    def count_nan(x):
-        found = 0
-        for i in range(x.size):
-            found += 1 if x[i] != x[i] else 0
-        return found
-
-    print(f"fastmath={sorted(flags) if flags is SAFE else flags}: {count_nan(with_nan)} NaN found")
-    assert flags is True or count_nan(with_nan) == 1
+    found = njit(count_nan, fastmath=flags)(np.array([1, np.nan, 2], F))
+    print(f"fastmath={sorted(flags) if flags is SAFE else flags}: {found} NaN found")
+    assert flags is True or found == 1
 
 # %% [markdown]
 # `True` includes the promise that there is no NaN, and the compiler may delete whatever looks for one. So name the flags that you mean.
@@ -450,6 +495,7 @@ def sample_fused(s):
     sample_loop(s.mean, s.var, draw(s), s.target, s.dy, s.d_var)
 
 
+# %%
 FUSED = WITH_OUT | {"sampling": sample_fused}
 same(fresh(), FUSED, "one loop for the sampling")
 Y, X, W = 4 * B * UNITS, 4 * B * INPUTS, 4 * WEIGHTS  # bytes of an array of outputs, inputs, weights
@@ -485,6 +531,7 @@ def sample_philox(s):
     sample_row(s.step, s.mean, s.var, s.target, s.dy, s.d_var, s.rows)
 
 
+# %%
 PHILOX = WITH_OUT | {"sampling": sample_philox}
 same(fresh(), PHILOX, "noise in the loop")
 stages["Philox inside"] = fresh(), PHILOX
@@ -497,23 +544,36 @@ moved["Philox inside"] = moved["out="] | {"sampling": 3 * Y + 2 * Y}
 
 
 # %%
+def make_gradient(exp, log):
+    @njit(fastmath=SAFE, error_model="numpy")
+    def gradient(theta, log_sigma2, d_theta, d_sigma2):
+        sigma2 = exp(log_sigma2)
+        ratio = theta * theta / sigma2
+        power = F(E_K2) * exp(F(K3 - 1) * log(max(ratio, F(1e-37))))
+        low = F(1) + ratio * power
+        slope = F(1) / (F(1) + ratio) + F(2 * K1 * K3) * power / (low * low)
+        return d_theta + F(1 / N) * slope * theta / sigma2, d_sigma2 * sigma2 - F(0.5 / N) * ratio * slope
+
+    return gradient
+
+
+# %%
+@njit(fastmath=SAFE, error_model="numpy")
+def adam(x, d, m, v, rate, correction):
+    m, v = F(BETA1) * m + F(1 - BETA1) * d, F(BETA2) * v + F(1 - BETA2) * (d * d)
+    return x - rate * m / (math.sqrt(v * correction) + F(EPSILON)), m, v
+
+
+# %%
 def make_sweep(exp, log):
+    gradient = make_gradient(exp, log)
+
     @njit(parallel=True, fastmath=SAFE, error_model="numpy")
     def sweep(theta, log_sigma2, d_theta, d_sigma2, m1, v1, m2, v2, rate, correction):
         for i in prange(theta.size):
-            sigma2 = exp(log_sigma2[i])
-            ratio = theta[i] * theta[i] / sigma2
-            power = F(E_K2) * exp(F(K3 - 1) * log(max(ratio, F(1e-37))))
-            low = F(1) + ratio * power
-            slope = F(1) / (F(1) + ratio) + F(2 * K1 * K3) * power / (low * low)
-            g = d_theta[i] + F(1 / N) * slope * theta[i] / sigma2
-            h = d_sigma2[i] * sigma2 - F(0.5 / N) * ratio * slope
-            m1[i] = F(BETA1) * m1[i] + F(1 - BETA1) * g
-            v1[i] = F(BETA2) * v1[i] + F(1 - BETA2) * (g * g)
-            m2[i] = F(BETA1) * m2[i] + F(1 - BETA1) * h
-            v2[i] = F(BETA2) * v2[i] + F(1 - BETA2) * (h * h)
-            theta[i] -= rate * m1[i] / (math.sqrt(v1[i] * correction) + F(EPSILON))
-            moved_to = log_sigma2[i] - rate * m2[i] / (math.sqrt(v2[i] * correction) + F(EPSILON))
+            g, h = gradient(theta[i], log_sigma2[i], d_theta[i], d_sigma2[i])
+            theta[i], m1[i], v1[i] = adam(theta[i], g, m1[i], v1[i], rate, correction)
+            moved_to, m2[i], v2[i] = adam(log_sigma2[i], h, m2[i], v2[i], rate, correction)
             log_sigma2[i] = min(max(moved_to, F(-20)), F(10))
 
     return sweep
@@ -521,23 +581,6 @@ def make_sweep(exp, log):
 
 # %%
 sweep_loop = make_sweep(math.exp, math.log)
-
-
-# %%
-def with_sweep(loop):
-    """An update that does all weights by a loop, and the bias in NumPy."""
-
-    def work(s):
-        s.step += 1
-        rate, correction = F(LR / (1 - BETA1**s.step)), F(1 / (1 - BETA2**s.step))
-        flat = [table[name].ravel() for table in (s.p, s.d) for name in ("theta", "log_sigma2")]
-        flat += [table[name].ravel() for name in ("theta", "log_sigma2") for table in (s.m, s.v)]
-        loop(*flat, rate, correction)
-        m, v, d = s.m["bias"], s.v["bias"], s.d["bias"]
-        m[:], v[:] = BETA1 * m + (1 - BETA1) * d, BETA2 * v + (1 - BETA2) * d * d
-        s.p["bias"] -= rate * m / (np.sqrt(v * correction) + EPSILON)
-
-    return work
 
 
 # %% sweep_bytes tags=["blank"]
@@ -603,6 +646,7 @@ def sweep_blocks(theta, log_sigma2, d_theta, d_sigma2, m1, v1, m2, v2, rate, cor
         adam_block(log_sigma2[at], d_sigma2[at], m2[at], v2[at], rate, correction, F(-20), F(10))
 
 
+# %%
 BLOCKS = PHILOX | {"update": with_sweep(sweep_blocks)}
 same(fresh(), BLOCKS, "vector code in blocks")
 stages["vector code"], moved["vector code"] = (fresh(), BLOCKS), moved["one pass"]
@@ -610,35 +654,6 @@ stages["vector code"], moved["vector code"] = (fresh(), BLOCKS), moved["one pass
 # %% [markdown]
 # **The package.** What is left is forward and backward. The package's kernels multiply for mean and variance tile by tile, square `x` and
 # exponentiate $\log\sigma^2$ while they pack them, and sample where the products are still in a cache; no array of squares or of $\sigma^2$ exists.
-
-
-# %%
-def packaged(name):
-    """The layer on a backend of the package, as a state and its parts."""
-    s, engine, memory = fresh(), get_backend(name), Buffers()
-    weights = ParamSpec("theta", s.p["theta"].shape, s.p["theta"], s.p["log_sigma2"])
-    arena = Arena([weights, ParamSpec("bias", (UNITS,), s.p["bias"])], F, "log_uniform")
-    s.p = arena.views
-    s.m, s.v = ({key: arena.views_of(key)[i] for key in s.p} for i in (1, 2))
-    y, dy, d = np.empty((B, UNITS), F), np.empty((B, UNITS), F), arena.grad_views
-
-    def ahead(s):
-        engine.lrt_forward(s.x, *s.p.values(), 0.0, NoiseKey(SEED, 0, s.step), False, y, memory)
-
-    def loss(s):
-        np.subtract(y, s.target, out=dy)
-        np.divide(dy, B, out=dy)
-
-    def back(s):
-        weights = s.p["theta"], s.p["log_sigma2"]
-        engine.lrt_backward(s.x, *weights, 0.0, dy, None, *d.values(), None, memory)
-
-    def step(s):
-        s.step += 1
-        adam = AdamSettings(LR, BETA1, BETA2, EPSILON, s.step)
-        engine.adam_step(arena, StepSettings(1 / N, 0.0, adam), held=False)
-
-    return s, dict(zip(NAIVE, (ahead, loss, back, step), strict=True))
 
 
 # %%
@@ -699,7 +714,7 @@ assert total["NumPy, float64"] == 2 * total["NumPy, float32"]
 assert total["NumPy, float32"] > total["one pass"] == total["vector code"] > total["the package"]
 
 # %% [markdown]
-# Points move right as traffic falls, and up as the time does. Two stages share a place on the axis: one pass and vector code move the same bytes, and
+# Points move right as traffic falls, and up as the time falls. Two stages share a place on the axis: one pass and vector code move the same bytes, and
 # differ in how they compute. A roofline says what could be, not what is; a point far below it asks for a reason, such as calls in a loop. And a point
 # may lie above a memory line, where its operations touch less at a time than that line stands for.
 #
@@ -746,13 +761,16 @@ def show_floors(batch):
 #
 # ## Exercises
 #
-# **Exercise 1.** Write `0.5` instead of `F(0.5)` in a Numba function of a float32. What type does it return, and what does that do to a vector loop?
+# **Exercise 1.** Write `0.5` instead of `F(0.5)` in a Numba function `f` of a float32. What type does it return (after a call, `f.nopython_signatures` says), and what does
+# that do to a vector loop?
 #
 # **Exercise 2.** Below which batch size does the update take longer than the products, if both ran at the limits of this core?
 #
-# **Exercise 3.** The sum of an array by `prange` adds per thread, so its bits depend on the threads. Write one whose bits do not.
+# **Exercise 3.** The sum of an array by `prange` adds per thread, so its bits depend on the number of threads. Write one whose bits do not. (A trap: in a parallel function
+# Numba shares out `.sum()` as well, so do the last sum outside.)
 #
-# **Exercise 4.** What held the one pass back, the calls or the long loop? Give `make_sweep` the functions `exp32` and `log32`, and time the update three ways.
+# **Exercise 4.** What held the one pass back, the calls or the long loop? Give `make_sweep` the functions `exp32` and `log32`, and time the update three ways. (`race` takes
+# a state and parts for each name, as in `stages`.)
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

@@ -1,6 +1,11 @@
 # %% [markdown]
 # # How does a GPU see this layer?
 #
+# ![Two recordings of sixteen threads, touch by touch](pictures/07_think_like_a_gpu.png)
+#
+# Read it like a score: sixteen threads, one line each, time running to the right. Orange is a fetch from far away, blue a look at what lies at hand. Both halves
+# compute the same sixteen numbers. In the lower one the threads work together, and by the end of this page you will have written it.
+#
 # **What you'll do.** Solve seven puzzles. Each is a CUDA kernel of a few lines, and the last one is a whole Sparse VD layer: both matrix products, the
 # noise, one launch. No GPU is needed: Numba's simulator runs the kernels as ordinary Python threads.
 #
@@ -25,10 +30,13 @@ os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # simulate CUDA; Numba reads this once
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
 from numba import cuda
 from numba.cuda.simulator.kernel import BlockThread
 from numba.cuda.simulator.kernelapi import FakeCUDAShared
 
+import svd_numpy as svd
 from svd_numpy.kernels import get_backend
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.plots import COLOURS, STYLE
@@ -38,23 +46,13 @@ FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests draw less
 F, U64, ZERO = np.float32, np.uint64, np.float32(0)
 rng = np.random.default_rng(0)
 
-# %% [markdown]
-# ## A machine that remembers
-#
-# You write the program of **one thread**. The machine runs it in thousands, and each finds out who it is: `cuda.threadIdx` is its place in its
-# **block**, `cuda.blockIdx` the place of the block in the **grid**. Threads of one block share a small, fast *shared memory* and can wait for each other
-# at a *barrier*. Blocks know nothing of each other. All see the large, slow *global memory*.
-#
-# A simulator is slow, but it can be watched. The arrays below write down every touch, so each picture of this notebook that shows threads is drawn
-# from a run.
 
-# %%
-Touch = namedtuple("Touch", "block thread epoch moment index wrote")
+# %% tags=["helpers"]
+Touch = namedtuple("Touch", "block thread epoch moment at index wrote")
 
 
-# %%
 class Traced:
-    """An array that remembers who touched it. `epoch`: barriers a thread has passed; `moment`: its touches of this array."""
+    """An array that remembers who touched it. `epoch`: barriers a thread has passed; `moment`: its touches of this array, `at`: of all."""
 
     def __init__(self, array):
         self.array, self.shape, self.size = array, array.shape, array.size
@@ -64,7 +62,8 @@ class Traced:
         me = threading.current_thread()
         who = tuple(me.blockIdx), tuple(me.threadIdx)
         index = tuple(map(int, index)) if isinstance(index, tuple) else int(index)
-        self.touches.append(Touch(*who, getattr(me, "epoch", 0), self.moments[who], index, wrote))
+        me.at = getattr(me, "at", -1) + 1
+        self.touches.append(Touch(*who, getattr(me, "epoch", 0), self.moments[who], me.at, index, wrote))
         self.moments[who] += 1
 
     def __getitem__(self, index):
@@ -76,12 +75,6 @@ class Traced:
         self.array[index] = value
 
 
-# %% [markdown]
-# `launch` runs a kernel and hands back the shared arrays that it made. `races` looks for what a GPU never tells you: a place that two threads touch,
-# one of them writing, without a barrier in between. `judge` is the judge of your solutions.
-
-
-# %%
 def launch(kernel, blocks, threads, *arguments):
     """Run a kernel in the simulator; return its shared arrays, traced."""
     made = {}
@@ -98,7 +91,6 @@ def launch(kernel, blocks, threads, *arguments):
     return list(made.values())
 
 
-# %%
 def races(array, shared):
     """Places touched by two threads, one of them writing, in one epoch of a block (shared) or at any time (global)."""
     places = {}
@@ -111,7 +103,6 @@ def races(array, shared):
     )
 
 
-# %%
 def judge(kernel, blocks, threads, *inputs, expected):
     """Run a kernel; print a verdict; return all its arrays: inputs, output, shared ones."""
     arrays = [Traced(entry) if isinstance(entry, np.ndarray) else entry for entry in inputs]
@@ -142,21 +133,51 @@ def judge(kernel, blocks, threads, *inputs, expected):
     return found
 
 
+def score(arrays, block=(1, 0, 0), far=10):
+    """What each of 16 threads of a block does, moment by moment, if global memory takes `far` times as long as shared memory.
+
+    0 and 1: it reads or writes global memory; 2 and 3: shared memory; NaN: it waits.
+    """
+    mine = sorted(
+        (t.epoch, t.at, t.thread, n > 2, t.wrote) for n, a in enumerate(arrays) for t in a.touches if t.block == block
+    )
+    rows = [[] for _ in range(16)]
+    for epoch in range(mine[-1][0] + 1):
+        for _, _, (across, down, _), near, wrote in (touch for touch in mine if touch[0] == epoch):
+            rows[4 * down + across] += [2 + wrote] if near else [wrote] * (far - 1) + [np.nan]
+        barrier = max(map(len, rows)) + 2
+        rows = [row + [np.nan] * (barrier - len(row)) for row in rows]
+    return np.array(rows, float)
+
+
+# %% [markdown]
+# ## A machine that remembers
+#
+# You write the program of **one thread**. The machine runs it in thousands, and each finds out who it is: `cuda.threadIdx` is its place in its
+# **block**, `cuda.blockIdx` the place of the block in the **grid**. Threads of one block share a small, fast *shared memory* and can wait for each other
+# at a *barrier*. Blocks know nothing of each other. All see the large, slow *global memory*.
+#
+# A simulator is slow, but it can be watched. Arrays of the class `Traced`, in the folded cell above, write down every touch, so each picture of this notebook that
+# shows threads is drawn from a run.
+
+# %% [markdown]
+# `judge` runs your kernels and says whether they are right. It also looks for what a GPU never tells you, a **race**: a place that two threads touch, one of them
+# writing, without a barrier in between.
+
+
 # %% [markdown]
 # ## Three puzzles about who does what
 #
-# **Puzzle 1, map.** One block, a thread per number: `out = x**2`. Your lines go where a comment asks for them; the folded cell behind each puzzle
-# holds a solution.
+# **Puzzle 1, map.** One block, a thread per number: `out = x**2`. Your lines go where a comment asks for them. Run the cells again until the verdict is green. Then
+# run the cell with `use_answer`: it runs our solution as well, since the pictures need its recordings.
 #
 # **Puzzle 2, guard.** Now several blocks. `cuda.grid(1)` is a thread's place in the whole grid: `blockIdx.x * blockDim.x + threadIdx.x`. Blocks have
 # one size, data any: here ten numbers and three blocks of four threads.
 #
 # **Predict.** What do threads 10 and 11 do if nobody stops them? Here, and on a GPU?
 
+
 # %%
-x = rng.normal(size=10).astype(F)
-
-
 @cuda.jit
 def square(x, out):
     """out = x**2; the number of this thread has the index cuda.threadIdx.x"""
@@ -171,6 +192,8 @@ def square_all(x, out):
     out[i] = value * value
 
 
+# %%
+x = rng.normal(size=10).astype(F)
 _ = judge(square, 1, 10, x, expected=x**2)
 _ = judge(square_all, 3, 4, x, expected=x**2)
 
@@ -200,16 +223,16 @@ assert judge(square, 1, 10, x, expected=x**2) and judge(square_all, 3, 4, x, exp
 # **Puzzle 3, grid-stride loop.** Let the grid not depend on the size at all: each thread does several numbers, one grid apart. `cuda.gridsize(1)` is
 # the number of all threads.
 
+
 # %%
-x = rng.normal(size=1024).astype(F)
-
-
 @cuda.jit
 def square_any(x, out):
     """out = x**2 for any size of x and any grid."""
     # your loop
 
 
+# %%
+x = rng.normal(size=1024).astype(F)
 _ = judge(square_any, 2, 4, x[:22], expected=x[:22] ** 2)
 
 
@@ -240,6 +263,7 @@ def square_pieces(x, out):
         out[i] = value * value
 
 
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(8.2, 4.2), sharey=True)
 for ax, kernel, title in zip(axes, (square_pieces, square_any), ("a piece for each", "grid-stride loop"), strict=True):
     source, *_ = judge(kernel, 1, 32, x, expected=x**2)
@@ -247,7 +271,7 @@ for ax, kernel, title in zip(axes, (square_pieces, square_any), ("a piece for ea
     for touch in source.touches:
         touched[touch.index] = 2 if touch.moment == 5 else 1
     lines = len({touch.index // 32 for touch in source.touches if touch.moment == 5})
-    ax.imshow(touched.reshape(32, 32), cmap=plt.matplotlib.colors.ListedColormap([COLOURS["dead"], COLOURS["test"]]))
+    ax.imshow(touched.reshape(32, 32), cmap=ListedColormap([COLOURS["dead"], COLOURS["test"]]))
     ax.set(title=f"{title}: {lines} line{'s' * (lines > 1)} at once", xlabel="place in the line", xticks=[0, 31])
     ax.grid(visible=False)
     assert lines == (32 if kernel is square_pieces else 1)
@@ -263,10 +287,8 @@ plt.show()
 # **Puzzle 4, reduction.** Block `b` adds 16 numbers. Eight threads add pairs into shared memory; then half of them, then a quarter, add what is left,
 # with a barrier after every round.
 
+
 # %%
-x = rng.lognormal(0, 2, 256).astype(F)
-
-
 @cuda.jit
 def block_sums(x, out):
     """out[b] = x[16 * b : 16 * b + 16].sum()"""
@@ -278,6 +300,7 @@ def block_sums(x, out):
 
 
 # %%
+x = rng.lognormal(0, 2, 256).astype(F)
 _ = judge(block_sums, 16, 8, x, expected=x.reshape(16, 16).sum(axis=1))
 
 
@@ -381,6 +404,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
+# %%
 wanted = get_backend("numpy").noise(NoiseKey(seed=3, layer=1, step=2), 6, 24)
 _ = judge(noise, 2, 4, 1, 2, 3, expected=wanted)
 
@@ -412,6 +436,7 @@ def stateful(out):
         out[i // out.shape[1], i % out.shape[1]] = F(state) / F(2147483647) * F(4) - F(2)
 
 
+# %%
 fig, axes = plt.subplots(2, 2, figsize=(7.6, 3.4))
 for row, (kernel, words, name) in enumerate(((stateful, (), "state in a thread"), (noise, (1, 2, 3), "Philox"))):
     fields = []
@@ -426,6 +451,8 @@ for row, (kernel, words, name) in enumerate(((stateful, (), "state in a thread")
 axes[1, 0].set(xlabel="unit", ylabel="example")
 fig.tight_layout()
 plt.show()
+
+# %%
 for name in ("numpy", "numba", "cuda"):
     other = get_backend(name).noise(NoiseKey(3, 1, 2), 6, 24)
     print(f"backend {name!r}: largest difference from ours {np.abs(other - drawn.array).max():.0e}")
@@ -498,30 +525,37 @@ def tiled(a, b, out):
 tiles = judge(tiled, GRID, (TILE, TILE), x, theta, expected=x @ theta)
 
 # %% tags=["cover"]
-fig, axes = plt.subplots(2, 2, figsize=(8.2, 4.9), width_ratios=(10, 12))
-for row, (arrays, title) in enumerate(((plain, "a thread per output"), (tiles, "tiles"))):
-    for ax, array, name in zip(axes[row], arrays, ("x", "θ"), strict=False):
-        fetched = np.zeros(array.shape, int)
-        for touch in array.touches:
-            fetched[touch.index] += 1
-        ax.imshow(fetched, cmap="Oranges", vmin=0, vmax=26, aspect="auto")
-        for at in np.ndindex(fetched.shape):
-            mine = {t.block == (1, 0, 0) for t in array.touches if t.index == at}
-            colour, weight = ("black", "bold") if True in mine else ("#7A6656", "normal")
-            ax.text(*at[::-1], fetched[at], ha="center", va="center", fontsize=8, color=colour, weight=weight)
-        ax.set(title=f"{title}: fetches of {name}", xticks=[], yticks=[])
-        ax.grid(visible=False)
-fig.suptitle("Bold: what block (1, 0) needs", x=0.02, ha="left", fontsize=11)
-fig.tight_layout()
+colours = ListedColormap([COLOURS["test"], COLOURS["accent"], COLOURS["train"], "#A9CCE5"])
+kinds = ("fetched from global memory", "written there", "read in shared memory", "put there")
+scores = [
+    ("a thread per output: everybody fetches everything", plain),
+    ("tiles: fetch a little, share the rest", tiles),
+]
+fig, axes = plt.subplots(2, 1, figsize=(8.4, 5.6), sharex=True)
+for ax, (title, arrays) in zip(axes, scores, strict=True):
+    ax.imshow(score(arrays), cmap=colours, vmin=0, vmax=3, aspect="auto", interpolation="none")
+    ax.set(title=title, ylabel="thread", yticks=[0, 15], yticklabels=["1", "16"])
+    ax.set_yticks(np.arange(-0.5, 16), minor=True)
+    ax.grid(visible=False)
+    ax.grid(which="minor", axis="y", color="white", linewidth=1.5)
+    ax.tick_params(which="both", length=0)
+axes[1].set(
+    xlabel="time, if global memory takes ten times as long as shared memory", xlim=(-0.5, score(plain).shape[1])
+)
+marks = [Patch(color=colours(n), label=kind) for n, kind in enumerate(kinds)]
+fig.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=9)
+fig.tight_layout(rect=(0, 0.05, 1, 1))
 plt.show()
 
 # %% [markdown]
-# A number of `x` is fetched once for each of the 12 columns, or once for each of the 3 blocks beside each other. With tiles of $T$, traffic falls by $T$.
+# This is the picture from the top of the page, and now you can read it. Without tiles each thread fetches all of its 20 numbers itself. With tiles it fetches five or six and takes
+# the rest from what its neighbours have put into shared memory; in the white gaps all wait for each other. Over all blocks, a number of `x` is fetched 12 times without tiles, once for each column,
+# and 3 times with them, once for each block beside each other. With tiles of $T\times T$, traffic falls by $T$.
 #
 # ## The whole layer in one kernel
 #
 # **Puzzle 7, the fused layer.** $y = x\theta + b + \sqrt{x^2\sigma^2}\,\varepsilon$. Extend your tiles: one strip of `x` serves **both** sums and is
-# squared where it is used; $\sigma^2 = e^{\log\sigma^2}$ is made on the way into shared memory; noise is drawn at the end, for one's own output. The strips are set up.
+# squared where it is used; $\sigma^2 = e^{\log\sigma^2}$ is made on the way into shared memory; each thread draws the noise of its own output at the end. The strips are set up.
 
 
 # %%
@@ -531,12 +565,8 @@ def fused(x, theta, log_sigma2, bias, layer, step, seed, out):
     strip_x = cuda.shared.array((TILE, TILE), np.float32)
     strip_theta = cuda.shared.array((TILE, TILE), np.float32)
     strip_sigma2 = cuda.shared.array((TILE, TILE), np.float32)
-    tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-    n, m = cuda.grid(2)
-    mean, var = ZERO, ZERO
-    for k0 in range(0, x.shape[1], TILE):
-        strip_x[ty, tx] = x[m, k0 + tx] if m < x.shape[0] and k0 + tx < x.shape[1] else ZERO
-        # two more strips; a barrier; both sums; a barrier
+    (n, m), mean, var = cuda.grid(2), ZERO, ZERO
+    # for each k0 three strips, as in tiled; a barrier; both sums; a barrier
     # and the output, with normal(m, n, layer, step, seed)
 
 
@@ -629,11 +659,13 @@ def traffic(m, n, k, down, across, fuse):
     return 2 * m * k + 2 * k * n + 2 * sum(strips) + 2 * m * n + m * n + 5 * m * n
 
 
+# %%
 def intensity(shape):
     """Of LeNet-300-100's first layer, in operations per byte: 4 operations for each m, n, k; 4 bytes for each touch."""
     return 4 * M * N * K / (4 * traffic(M, N, K, *shape))
 
 
+# %%
 M, N, K = 100, 300, 784
 shapes = {"naive, six launches": (1, 1, False), "tiles, six launches": (4, 4, False), "tiles, fused": (4, 4, True)}
 fig, ax = plt.subplots(figsize=(7.4, 2.4))
@@ -661,6 +693,7 @@ kernels |= {"fused 32 × 64": (32, 64, True), "fused 128 × 64": (128, 64, True)
 ideal = 4 * M * N * K / (4 * (M * K + 2 * K * N + 2 * M * N))  # every number once: what no kernel can beat
 
 
+# %%
 def roofline(points):
     fig, ax = plt.subplots(figsize=(7.4, 3.6))
     reach, label = (
@@ -716,14 +749,14 @@ def show_tile(down, across, fuse):
 # simulator, against NumPy.
 
 # %%
-import svd_numpy as svd
-
 results = {}
 for name in ("numpy", "cuda"):
     model = svd.Sequential(svd.VariationalDense(10, 12), svd.ReLU(), svd.VariationalDense(12, 3), backend=name)
     for key, array in model.parameters.items():
         array[...] = np.random.default_rng(len(key)).normal(-1, 0.5, array.shape)
     results[name] = model.loss_and_grads(x, np.arange(8) % 3, n_train=8, kl_weight=1.0)
+
+# %%
 print(f"loss: numpy {results['numpy'][0]:.6f}, cuda {results['cuda'][0]:.6f}")
 for key, gradient in results["numpy"][1].items():
     assert np.allclose(results["cuda"][1][key], gradient, rtol=1e-3, atol=1e-4), key
@@ -732,13 +765,13 @@ print("gradients of all", len(results["numpy"][1]), "parameters agree")
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Leave out the second barrier of `tiled` and let `judge` look at it. For which sizes is the result right all the same?
+# **Exercise 1.** Leave out the second barrier of `tiled` and let `judge` look at it. For which numbers of inputs is the result right all the same?
 #
 # **Exercise 2.** Shared memory has 32 *banks*; number $i$ of an array lies in bank $i \bmod 32$, and a bank serves one number at a time. In a strip
 # of 32×32, how many of a warp's 32 reads fall into one bank if the warp reads a row? A column? What if rows are 33 long?
 #
-# **Exercise 3.** Let each thread own a patch of $a\times b$ outputs. Per step of `k` it reads $a + 2b$ numbers from shared memory. How many reads is
-# that for one multiply-add, for 1×1, 4×4 and 8×4?
+# **Exercise 3.** Let each thread of `fused` own a patch of $a\times b$ outputs. Per step of `k` it reads $a + 2b$ numbers from shared memory: $a$ of `x`, $b$ of $\theta$, $b$ of
+# $\sigma^2$. How many reads is that for one multiply-add, for 1×1, 4×4 and 8×4? (Mean and variance both take one.)
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

@@ -27,11 +27,45 @@ rng = np.random.default_rng(0)
 name, pixels, labels = micro.load_problem()
 images = pixels.reshape(-1, 8, 8, 1)  # (examples, height, width, channels)
 
+
+# %% tags=["helpers"]
+def fresh_net():
+    """12 filters of 5x5 and a dense layer; log_sigma2 = -10, hardly any noise."""
+    generator = np.random.default_rng(1)
+    thetas = [generator.normal(0, np.sqrt(2 / shape[0]), shape) for shape in ((25, 12), (192, 10))]
+    return [{"theta": t, "log_sigma2": np.full(t.shape, -10.0), "bias": np.zeros(t.shape[1])} for t in thetas]
+
+
+def batches(epoch, size=50):
+    """Rows of the training images, shuffled anew in each epoch."""
+    shuffled = np.random.default_rng([0, epoch]).permutation(train)
+    return np.split(shuffled, range(size, len(shuffled), size))
+
+
+def pruned_logits(net, rows):
+    """Logits of the pruned network, without noise."""
+    hidden = windows[rows].reshape(-1, 25)
+    for number, layer in enumerate(net):
+        hidden = hidden @ (layer["theta"] * micro.kept(layer)) + layer["bias"]
+        hidden = hidden if number else np.maximum(hidden, 0).reshape(-1, 192)
+    return hidden
+
+
+def central_difference(layer, key, way, h=1e-6):
+    """Slope of the NLL of eight images if parameters of a layer of `net` move this way."""
+    layer[key] += h * way
+    above = nll(net, train[:8], 0)[0]
+    layer[key] -= 2 * h * way
+    below = nll(net, train[:8], 0)[0]
+    layer[key] += h * way
+    return (above - below) / 2 / h
+
+
 # %% [markdown]
 # ## Six loops
 #
 # A convolutional layer slides a small window over an image. At each stop it multiplies what it sees with a filter and adds up; each filter gives
-# one channel of the result. (Strictly, this is a correlation: the filter is not flipped. Deep learning does not mind.)
+# one channel of the result. (Strictly, this is a correlation: the filter is not flipped. In deep learning nobody minds.)
 
 
 # %%
@@ -104,6 +138,7 @@ def conv(images, theta):
     return rows.reshape(len(images), images.shape[1] - kh + 1, images.shape[2] - kw + 1, n_out)
 
 
+# %%
 colour_images, filters = rng.normal(size=(2, 6, 7, 3)), rng.normal(size=(3, 2, 3, 4))
 assert np.allclose(conv(colour_images, filters), conv_loops(colour_images, filters))
 print("loops and product agree; rows of im2col for one digit:", im2col(images[:1], 3, 3).shape)
@@ -142,14 +177,14 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Not quite 25, since windows do not hang over the border. That is the price of the simple way. Fast libraries form these rows tile by
-# tile in the cache and never store them; the mathematics is the same. What does *not* change is the number of multiplications: six loops and one
-# product do the same arithmetic, and the product does it in an order that keeps the processor busy.
+# Not quite 25, since windows do not hang over the border. That is what the simple way costs. Fast libraries form these rows tile by
+# tile in the cache and never store them; the mathematics is the same. The number of multiplications does *not* change: six loops and one
+# product do the same arithmetic, but the product does it in an order that keeps the processor busy.
 #
 # ## Backwards: the transpose of a copy is a sum
 #
 # The product $Y = \text{cols}\cdot\Theta$ is a dense layer whose examples are windows, so we know two gradients already: $d_\Theta = \text{cols}^\top d_Y$ and
-# $d_\text{cols} = d_Y\,\Theta^\top$. Left is the way from $d_\text{cols}$ to the image. im2col is linear: it copies each pixel to several
+# $d_\text{cols} = d_Y\,\Theta^\top$. What is missing is the way from $d_\text{cols}$ to the image. im2col is linear: it copies each pixel to several
 # places. Its transpose, **col2im**, adds up what comes back from those places.
 
 
@@ -199,7 +234,7 @@ ax.grid(visible=False)
 plt.show()
 
 # %% [markdown]
-# It counts the windows that see each pixel: 9 inside, 1 in a corner. A border pixel has less say in the output, and gets less gradient.
+# It counts the windows that see each pixel: 9 inside, 1 in a corner. A border pixel has less influence on the output, and gets less gradient.
 #
 # ## Sparse VD on filters
 #
@@ -213,10 +248,14 @@ plt.show()
 # %%
 theta, sigma = edges.reshape(9, 1), np.full((9, 1), 0.3)
 cols = im2col(images[:1], 3, 3)[[13, 19]]  # two windows, one above the other, on the stroke of a digit
+
+# %%
 draws = 20_000 if FULL else 4_000
 by_filter = np.array([(cols @ (theta + sigma * rng.standard_normal(theta.shape)))[:, 0] for _ in range(draws)])
 mean, std = (cols @ theta)[:, 0], np.sqrt(cols**2 @ sigma**2)[:, 0]
 by_output = mean + std * rng.standard_normal((draws, 2))
+
+# %%
 for way, sample in (("filter drawn", by_filter), ("outputs drawn", by_output)):
     print(f"{way:14} std {sample.std(axis=0).round(3)}, correlation {np.corrcoef(sample.T)[0, 1]:.2f}")
 cosine = cols[0] @ cols[1] / np.linalg.norm(cols[0]) / np.linalg.norm(cols[1])
@@ -243,8 +282,8 @@ plt.show()
 #
 # ## Which weights die?
 #
-# Train a small network on the digits: 12 filters of 5×5, ReLU, and a dense layer from the 4·4·12 outputs to 10 classes. All that is new beside the
-# dense network is im2col on the way in. The image is the first layer's input, so col2im is not even needed.
+# Train a small network on the digits: 12 filters of 5×5, ReLU, and a dense layer from the 4·4·12 outputs to 10 classes. Compared with a dense network, only
+# im2col is new, on the way in. The image is the first layer's input, so col2im is not even needed.
 
 
 # %%
@@ -276,19 +315,12 @@ def backward(net, tape, dy):
 
 
 # %% [markdown]
-# The training loop is that of [notebook 3](03_watch_weights_die.ipynb). First a word to the reader who trusts nobody: is this gradient right?
+# The training loop is that of [notebook 3](03_watch_weights_die.ipynb). But first, is this gradient right? Compare it with central differences.
 
 # %%
 order = np.random.default_rng(0).permutation(len(images))
 train, test = order[360:], order[:360]
 windows = im2col(images, 5, 5).reshape(len(images), 16, 25)  # every window of every digit, once and for all
-
-
-def fresh_net():
-    """12 filters of 5x5 and a dense layer; log_sigma2 = -10, hardly any noise."""
-    generator = np.random.default_rng(1)
-    thetas = [generator.normal(0, np.sqrt(2 / shape[0]), shape) for shape in ((25, 12), (192, 10))]
-    return [{"theta": t, "log_sigma2": np.full(t.shape, -10.0), "bias": np.zeros(t.shape[1])} for t in thetas]
 
 
 # %%
@@ -306,48 +338,44 @@ for layer in net:
 _, gradients = nll(net, train[:8], 0)
 for layer, gradient in zip(net, gradients, strict=True):
     for key in ("theta", "log_sigma2", "bias"):
-        way, h = rng.normal(size=layer[key].shape), 1e-6
-        layer[key] += h * way
-        above = nll(net, train[:8], 0)[0]
-        layer[key] -= 2 * h * way
-        numeric = (above - nll(net, train[:8], 0)[0]) / 2 / h
-        layer[key] += h * way
-        assert np.isclose(numeric, (gradient[key] * way).sum(), rtol=1e-5), key
+        way = rng.normal(size=layer[key].shape)
+        assert np.isclose(central_difference(layer, key, way), (gradient[key] * way).sum(), rtol=1e-5), key
 print("six gradients agree with central differences")
 
 # %% [markdown]
 # **Predict.** The filters have 300 weights, each used at 16 positions; the dense layer has 1,920, each used once. Which layer will lose the larger
 # share?
 
+
 # %%
-epochs, batch = (60, 50) if FULL else (12, 50)
-net, step, sparsity, first_filters = fresh_net(), 0, [], None
+def add_kl(net, gradients, share):
+    """Add this share of the KL's gradients to those of the NLL."""
+    for layer, gradient in zip(net, gradients, strict=True):
+        _, d_theta, d_log_sigma2 = micro.kl_divergence(layer["theta"], layer["log_sigma2"])
+        gradient["theta"] += share * d_theta
+        gradient["log_sigma2"] += share * d_log_sigma2
+
+
+# %%
+epochs, net, step, filters_by_epoch, sparsity = 60 if FULL else 12, fresh_net(), 0, [], []
 moments = micro.zeros_like(net), micro.zeros_like(net)
 for epoch in range(epochs):
     kl_weight, rate = min(1.0, 3 * epoch / epochs), 5e-3 * min(1.0, 3 * (1 - epoch / epochs))
-    shuffled = np.random.default_rng([0, epoch]).permutation(train)
-    for rows in np.split(shuffled, range(batch, len(shuffled), batch)):
+    for rows in batches(epoch):
         _, gradients = nll(net, rows, step)
-        for layer, gradient in zip(net, gradients, strict=True):
-            _, d_theta, d_log_sigma2 = micro.kl_divergence(layer["theta"], layer["log_sigma2"])
-            gradient["theta"] += kl_weight / len(train) * d_theta
-            gradient["log_sigma2"] += kl_weight / len(train) * d_log_sigma2
+        add_kl(net, gradients, kl_weight / len(train))
         micro.adam_step(net, gradients, moments, rate, step)
         step += 1
     sparsity.append([1 - micro.kept(layer).mean() for layer in net])
-    if epoch == epochs // 10:
-        first_filters = (net[0]["theta"] * micro.kept(net[0])).copy()
+    filters_by_epoch.append(net[0]["theta"] * micro.kept(net[0]))
 
 # %%
-hidden = windows[test].reshape(-1, 25)
-for number, layer in enumerate(net):
-    hidden = hidden @ (layer["theta"] * micro.kept(layer)) + layer["bias"]
-    hidden = hidden if number else np.maximum(hidden, 0).reshape(-1, 192)
-error = (hidden.argmax(axis=1) != labels[test]).mean()
-sparsity = np.array(sparsity)
-print(
-    f"pruned network: test error {error:.1%}; pruned: filters {sparsity[-1, 0]:.1%}, dense layer {sparsity[-1, 1]:.1%}"
-)
+logits, sparsity = pruned_logits(net, test), np.array(sparsity)
+error = (logits.argmax(axis=1) != labels[test]).mean()
+print(f"pruned network: test error {error:.1%}; pruned: filters {sparsity[-1, 0]:.1%}", end=", ")
+print(f"dense layer {sparsity[-1, 1]:.1%}")
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 2.8))
 for column, (label, colour) in enumerate((("filters, each weight used 16 times", "test"), ("dense layer", "train"))):
     ax.plot(1 + np.arange(epochs), 100 * sparsity[:, column], color=COLOURS[colour], label=label)
@@ -359,7 +387,7 @@ if FULL:
 
 # %%
 fig, axes = plt.subplots(2, 12, figsize=(8.6, 1.9))
-for row, (filters, label) in enumerate(((first_filters, "early"), (net[0]["theta"] * micro.kept(net[0]), "end"))):
+for row, (filters, label) in enumerate(((filters_by_epoch[epochs // 10], "early"), (filters_by_epoch[-1], "end"))):
     for column in range(12):
         weights = filters[:, column].reshape(5, 5)
         axes[row, column].imshow(np.where(weights == 0, np.nan, weights), cmap="RdBu_r", vmin=-1, vmax=1)
@@ -369,12 +397,14 @@ for row, (filters, label) in enumerate(((first_filters, "early"), (net[0]["theta
 fig.suptitle("The 12 filters; grey: pruned", x=0.02, ha="left", fontsize=11)
 fig.tight_layout()
 plt.show()
+
+# %%
 dead = ~micro.kept(net[0]).any(axis=0)
 print(f"filters without a single weight left: {dead.sum()} of 12")
 
 # %% [markdown]
 # Both layers lose most of their weights; the filters lose less. Two things work together here. A filter weight takes part in sixteen
-# outputs of every image, so the data have sixteen times the occasion to object to its noise, while the KL charges for it once. And
+# outputs of every image, so its noise does sixteen times the damage, while the KL charges for it once. And
 # whatever dies in the filters takes weights of the next layer along: behind a filter that is gone, all channels are constant, and the
 # 16·10 dense weights that read them have nothing left to say. It is a tendency, not a law. In the published LeNet-5 the first convolution loses least
 # (67 %), but the second one (98 %) loses more than the last dense layer (95 %).
@@ -423,7 +453,7 @@ assert np.allclose(package, conv(colour_images, filters))
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Give `conv` a stride: windows start at every second pixel only. Which two lines change?
+# **Exercise 1.** Give `conv` a stride: windows start at every second pixel only. (Take every second window of `sliding_window_view`.) Which two lines change?
 #
 # **Exercise 2.** Give it padding: a border of $q$ zeros, so that 3×3 windows keep the size of the image. What changes in the backward pass?
 #
@@ -435,8 +465,8 @@ assert np.allclose(package, conv(colour_images, filters))
 # **Exercise 5.** Average pooling takes the mean of an output over all positions. Compare the spread of that mean when the filter is drawn and when the outputs are. Which noise
 # would pooling let you feel?
 #
-# **Exercise 6.** Cut the dead filters out of the trained network, for good: with their channels in the dense layer, and without changing any output. (Mind the
-# biases: is a dead filter's output 0?)
+# **Exercise 6.** Cut the dead filters out of the trained network, for good: with their channels in the dense layer, and without changing any of the `logits`. (Mind the
+# biases: is a dead filter's output 0? The dense layer's 192 inputs are 16 positions times 12 channels.)
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
@@ -495,8 +525,8 @@ small_bias = net[1]["bias"] + (constant[dead, None] * readers[:, dead].sum(axis=
 small_filters, small_dense = filters_left[:, ~dead], readers[:, ~dead].reshape(-1, 10)
 features = np.maximum(windows[test].reshape(-1, 25) @ small_filters + net[0]["bias"][~dead], 0)
 small_logits = features.reshape(len(test), -1) @ small_dense + small_bias
-print(f"{(~dead).sum()} of 12 filters; largest difference of the logits {np.abs(small_logits - hidden).max():.0e}")
-assert np.allclose(small_logits, hidden)
+print(f"{(~dead).sum()} of 12 filters; largest difference of the logits {np.abs(small_logits - logits).max():.0e}")
+assert np.allclose(small_logits, logits)
 
 # %% [markdown]
 # ## In practice

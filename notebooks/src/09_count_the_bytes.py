@@ -7,8 +7,8 @@
 # **What you'll learn.** Why the same network is "68 times" and "32 times" smaller, several ways to store places and the bound that none can beat, how the
 # posterior says which bits are noise, and from which density on sparsity pays in time.
 #
-# **What you'll need.** NumPy, binary numbers, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 45 minutes. MNIST is taken where it
-# can be had, scikit-learn's small digits elsewhere.
+# **What you'll need.** NumPy, binary numbers, and what $\log\alpha$ is ([notebook 1](01_price_a_weight.ipynb)). About 45 minutes. It uses MNIST where that
+# is installed, otherwise scikit-learn's small digits.
 
 # %% tags=["setup"]
 # From cells.py.
@@ -26,16 +26,27 @@ import numpy as np
 import svd_numpy as svd
 from svd_numpy.experiments.recipes import get_recipe, stretch
 from svd_numpy.plots import COLOURS, STYLE
+from svd_numpy.sparse import DenseOp, SparseModel, TakeOp, Weights
 
 plt.rcParams.update(STYLE)
 FULL = os.environ.get("SVD_NUMPY_NOTEBOOKS") != "short"  # tests train for fewer epochs, on fewer images
 rng = np.random.default_rng(0)
 
 
+# %% tags=["helpers"]
 def show_ticks(axis, ticks, labels=None):
     """Label these places of a logarithmic axis, and no others."""
     axis.set_ticks(ticks, labels or [f"{tick:g}" for tick in ticks])
     axis.set_ticks([], minor=True)
+
+
+def one_layer(matrix):
+    """A network of one layer in the sparse form."""
+    index = np.arange(len(matrix), dtype=np.int32)
+    take = TakeOp("input", (len(matrix),), (len(matrix),), index, None)
+    offset = np.zeros(matrix.shape[1], np.float32)
+    op = DenseOp("dense", matrix.shape, index, Weights.from_matrix(matrix, "sparse"), offset, True)
+    return SparseModel([take, op], svd.Categorical())
 
 
 # %% [markdown]
@@ -43,7 +54,7 @@ def show_ticks(axis, ticks, labels=None):
 #
 # Molchanov, Ashukha and Vetrov (2017) print 68 for LeNet-300-100: all weights / weights kept. So about 3,900 of 266,200 weights are left.
 #
-# **Predict.** A float takes 4 bytes. Stored with the places of those weights, how many times smaller is the file: 68, 50, 32 or 20 times?
+# **Predict.** A float takes 4 bytes. If the file also says where those weights belong, how many times smaller is it: 68, 50, 32 or 20 times?
 #
 # The usual way is **CSR**, *compressed sparse rows*: the values row by row, a column index for each, and for each row where it begins.
 
@@ -89,10 +100,13 @@ data = svd.load("auto" if FULL else "digits")
 part = data.split(len(data.x_train) // 12)
 config = stretch(get_recipe("lenet-300-100", "default").config, 32 if FULL else 12)
 config = replace(config, finetune_epochs=0, batch_size=100 if len(part.x_train) > 10_000 else 20)
+
+# %%
 hidden = svd.VariationalDense(784, 300), svd.ReLU(), svd.VariationalDense(300, 100), svd.ReLU()
 model = svd.Sequential(*hidden, svd.VariationalDense(100, 10))
 svd.fit(model, part, config, progress=False)
 
+# %%
 layers = ("dense1", "dense2", "dense3")
 matrices, bias, sigma = {}, {}, {}
 for name in layers:
@@ -101,6 +115,8 @@ for name in layers:
     bias[name] = model.parameters[f"{name}.bias"].copy()
     sigma[name] = np.exp(model.parameters[f"{name}.log_sigma2"][keep].astype(float) / 2)
     print(f"{name}: {keep.sum():,} of {keep.size:,} weights kept, density {keep.mean():.2%}")
+
+# %%
 kept = sum(np.count_nonzero(m) for m in matrices.values())
 print(f"{data.name}: {WEIGHTS / kept:.0f} times fewer weights")
 
@@ -153,6 +169,7 @@ def from_gaps(gaps, values, shape):
     return flat.reshape(shape[::-1]).T
 
 
+# %%
 for name, matrix in matrices.items():
     assert np.array_equal(from_gaps(*to_gaps(matrix, 5), matrix.shape), matrix), name
 print("three matrices stored as gaps and read back")
@@ -235,7 +252,7 @@ plt.show()
 #
 # All of it together, for our network, with values of 32 bits:
 
-# %% tags=["cover"]
+# %%
 n = np.array([np.count_nonzero(m) for m in matrices.values()])
 size = np.array([m.size for m in matrices.values()])
 gap_list = [(w, len(to_gaps(m, w)[0])) for m, w in zip(matrices.values(), best.values(), strict=True)]
@@ -247,6 +264,8 @@ FORMATS = {  # bits of values, of places
     "gaps, best width": (32 * kept, sum(entries * (w + 32) for w, entries in gap_list) - 32 * kept),
     "entropy bound": (32 * kept, (size * entropy(n / size)).sum()),
 }
+
+# %% tags=["cover"]
 fig, ax = plt.subplots(figsize=(7.6, 3.2))
 for row, (values, places) in enumerate(FORMATS.values()):
     ax.barh(row, values / 8000, color=COLOURS["kept"], label="values" if row == 0 else None)
@@ -278,13 +297,14 @@ def bits_by_sigma(theta, sigma):
     return 1 + round(float(np.abs(theta).max() * 2**behind)).bit_length()
 
 
+# %%
 by_sigma = {name: bits_by_sigma(matrices[name], sigma[name]) for name in layers}
 by_sigma2 = {name: bits_by_sigma(matrices[name], sigma[name] ** 2) for name in layers}
 print("by sigma:", by_sigma, " by sigma^2:", by_sigma2)
 assert list(by_sigma.values()) == list(svd.posterior_bits(model).values())
 
 # %% [markdown]
-# (The authors compared the step with $\sigma^2$. That has another unit, but asks for more bits where $\sigma<1$.) Try it: round every weight to multiples of a power of two, and look at the
+# (The authors compared the step with $\sigma^2$, which has another unit, but gives more bits where $\sigma<1$.) Try it: round every weight to multiples of a power of two, and look at the
 # error on the held-out images.
 
 
@@ -329,6 +349,8 @@ def error_with(bits, more=0):
 assert np.allclose(predict(matrices, part.x_valid[:20]), model.predict(part.x_valid[:20]), atol=1e-3)
 same = np.arange(2, 13)
 curve = np.array([error_with(dict.fromkeys(layers, b)) for b in same])
+
+# %%
 tried = {
     "32 bits": error(matrices),
     "by sigma^2": error_with(by_sigma2),
@@ -338,6 +360,8 @@ tried = {
 for what, share in tried.items():
     more = (share - tried["32 bits"]) * len(part.y_valid)
     print(f"{what:20} held-out error {share:.2%}, {more:+.0f} images of {len(part.y_valid):,}")
+
+# %%
 if data.name == "mnist":
     assert abs(tried["by sigma^2"] - tried["32 bits"]) < 0.003 and tried["by sigma"] < tried["32 bits"] + 0.02
     assert tried["by sigma, one fewer"] > 3 * tried["32 bits"]
@@ -345,6 +369,8 @@ if data.name == "mnist":
 # %%
 weights = matrices["dense1"][matrices["dense1"] != 0]
 bits, limit = by_sigma["dense1"], 1.05 * np.abs(weights).max()
+
+# %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.3), width_ratios=(1.2, 1))
 left.hist(weights, np.linspace(-limit, limit, 151), color=COLOURS["kept"], alpha=0.5, label="32 bits")
 levels, counts = np.unique(rounded(weights, bits), return_counts=True)
@@ -367,8 +393,9 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# (The longest line on the left stands at 0: weights that rounding makes 0 need not be stored at all.) One bit fewer than $\sigma$ asks for, and the network breaks. With those bits the network stands, but it pays for them: some dozens of images more are wrong (about a percentage point). With those of $\sigma^2$ hardly anything is lost. And the posterior knew that without looking at
-# a single held-out image: a network trained *with* noise of size $\sigma$ bears an error of rounding of about that size.
+# (The longest line on the left stands at 0: weights that rounding makes 0 need not be stored at all.) With one bit fewer than $\sigma$ asks for, the network breaks. With as many as $\sigma$
+# asks for, it works, but some dozens of images more are wrong (about a percentage point). With the bits of $\sigma^2$ hardly anything is lost. And the posterior knew that without looking at
+# a single held-out image: a network trained *with* noise of size $\sigma$ tolerates rounding errors of about that size.
 #
 # Change the bits yourself. (Without a running kernel you see one position of the slider.)
 
@@ -402,6 +429,8 @@ model.save(folder / "with posterior.safetensors")
 small.save(folder / "compact.safetensors")
 svd.save_packed(folder / "compact, packed.svdz", small)
 svd.save_packed(folder / "rounded, packed.svdz", tiny)
+
+# %%
 on_disk = {path.stem: path.stat().st_size for path in folder.iterdir()}
 on_disk = dict(sorted(on_disk.items(), key=lambda item: -item[1]))
 again = svd.load_packed(folder / "rounded, packed.svdz")
@@ -424,11 +453,11 @@ assert max(on_disk, key=on_disk.get) == "with posterior"
 assert on_disk["rounded, packed"] < on_disk["compact, packed"] < on_disk["the same, zipped"] < whole
 
 # %% [markdown]
-# The largest file is the one that training leaves: it holds a $\theta$ and a $\log\sigma^2$ for every weight, dead ones too. Pruning alone made no file smaller; zipping the zeros already helps a lot.
+# The largest file is the one that training leaves: it holds a $\theta$ and a $\log\sigma^2$ for every weight, dead ones too. Pruning alone makes no file smaller, but zipping the zeros helps a lot.
 #
 # ## And is it faster?
 #
-# Zeros alone are not: a matrix product multiplies by them at full price. Two things help. First, **cut out what is dead**: inputs that nobody reads, units that nothing reaches or nothing reads. Draw dense1, rows and
+# Not by zeros alone: a matrix product multiplies by them at full price. Two things help. First, **cut out what is dead**: inputs that no unit reads, and units without inputs or readers. Draw dense1, rows and
 # columns sorted by how much is left:
 
 # %%
@@ -451,7 +480,7 @@ print(f"units of dense1 with an input: {live[1]}; that dense2 also reads: {reach
 assert small.ops[1].weights.shape[1] <= reached.sum() <= live[1]
 
 # %% [markdown]
-# (`compress` goes further than the picture: a unit that nobody reads goes, too, and so does what only such units read.) The live sub-matrix is smaller, but still mostly zeros. So, second, **a kernel that walks through the kept weights only**. Its price: it must look up where each one belongs.
+# (`compress` goes further than the picture: a unit that nobody reads is cut out, too, and so are inputs that only such units read.) The live sub-matrix is smaller, but still mostly zeros. So, second, **use a kernel that walks through the kept weights only**. Its price is that it must look up where each one belongs.
 #
 # How do you time such a thing honestly? Same images, same outputs; take turns, so that a disturbance hits all; many calls a turn, since the threads of one library may go
 # on spinning for a while and take the other's cores; and keep the *fastest* call, since other programs can only add time.
@@ -491,20 +520,7 @@ for batch in (1, 100, min(2000, len(pixels))):
     print(f"{batch:8,}{took['dense']:15.1f}{took['compact']:10.1f}   ratio {took['dense'] / took['compact']:.1f}")
 
 # %% [markdown]
-# The ratio is not the ratio of the weights: part of the time goes into calls, into gathering inputs, into moving pixels. From which density on is the sparse kernel not worth it? One layer of random weights, three sizes:
-
-# %%
-from svd_numpy.sparse import DenseOp, SparseModel, TakeOp, Weights
-
-
-def one_layer(matrix):
-    """A network of one layer in the sparse form."""
-    index = np.arange(len(matrix), dtype=np.int32)
-    take = TakeOp("input", (len(matrix),), (len(matrix),), index, None)
-    offset = np.zeros(matrix.shape[1], np.float32)
-    op = DenseOp("dense", matrix.shape, index, Weights.from_matrix(matrix, "sparse"), offset, True)
-    return SparseModel([take, op], svd.Categorical())
-
+# This is not the ratio of the weights: part of the time goes into calls, gathering inputs and moving pixels. Above which density is the sparse kernel not worth it? One layer of random weights, three sizes:
 
 # %%
 densities = np.array([0.01, 0.03, 0.1, 0.3, 1.0])
@@ -541,7 +557,7 @@ for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists()
 
 # %% [markdown]
 # The 1 % of the smallest layer is the lowest density that was tried: there, NumPy always won. The smaller the layer, the less there is to gain: in the end the call itself costs more than the arithmetic. And
-# a matrix that is full is better left dense; a kept weight costs more than a dense one, since it has to be looked up.
+# a full matrix is better left dense: a weight on a list costs more than one in a matrix, since its place has to be looked up.
 # ([`break_even.md`](../benchmarks/results/break_even.md) has more sizes and batches.)
 #
 # ## The same with the package
@@ -562,9 +578,10 @@ net_reader = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(net_reader)
 outputs = net_reader.load(folder / "net.npz")(data.x_test[:100])
 assert np.allclose(outputs, tiny.predict(data.x_test[:100]), atol=1e-3)
-print(
-    f"net.npz {(folder / 'net.npz').stat().st_size:,} bytes; its reader {len(reader.read_text().splitlines())} lines of NumPy"
-)
+lines, size = len(reader.read_text().splitlines()), (folder / "net.npz").stat().st_size
+print(f"net.npz {size:,} bytes; its reader {lines} lines of NumPy")
+
+# %%
 if importlib.util.find_spec("onnx"):
     svd.export_onnx(tiny, folder / "net.onnx")
     print(f"net.onnx {(folder / 'net.onnx').stat().st_size:,} bytes, with all zeros of the live sub-matrices")
@@ -576,13 +593,16 @@ else:
 #
 # **Exercise 1.** Values take 8 bits. Between which two densities is a bitmap with the kept values smaller than 16-bit indices, and smaller than the whole dense matrix?
 #
-# **Exercise 2.** Indices of 8 bits: dense1 has 784 inputs and 300 outputs, both too many. After compaction, which way round would you store it? How large is it then?
+# **Exercise 2.** Indices of 8 bits reach 256 places, and dense1 has 784 inputs and 300 outputs, both too many. After compaction (`small.ops[1].weights` has a `shape` and a number `kept`),
+# would you store it input by input or output by output? How large is it then, by `csr_bytes`?
 #
-# **Exercise 3.** How many bits does a *rounded* value of dense1 need on average if frequent ones get short codes? (Entropy again, of its levels.)
+# **Exercise 3.** How many bits does a *rounded* value of dense1 need on average if frequent ones get short codes? (Entropy again: with shares $p_i$ of the levels, $-\sum p_i\log_2 p_i$. The
+# weights are in `weights`, their number of bits in `bits`.)
 #
-# **Exercise 4.** Suppose somebody stores the live sub-matrices with all their zeros in 8 bits per weight. How many times smaller than float32 is that, and what is its advantage?
+# **Exercise 4.** Suppose somebody stores the live sub-matrices (`op.weights.shape` for the `op` in `small.ops[1:]`) with all their zeros in 8 bits per weight. How many times smaller than the
+# dense network in float32 is that, and what is its advantage?
 #
-# **Exercise 5.** For which densities is a gap of 5 bits the best width, if values have 32 bits? And if they have 5?
+# **Exercise 5.** For which densities is a gap of 5 bits the best width, if values have 32 bits? And if they have 5? (`gap_cost` has the number of entries per kept weight.)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. Bits per weight, kept or not: bitmap 1 + 8 p, indices 16 p + 8 p, dense 8.

@@ -71,13 +71,15 @@ plt.show()
 # ## First cut: a smaller matrix
 #
 # Take the pruned network in plain NumPy. Some units of the hidden layer have lost all their inputs. They are *constants*: each gives $\mathrm{ReLU}(b)$ for
-# every image. Others are read by nobody. Both kinds can go.
+# every image. Others are read by no class. Both kinds can go.
 #
 # **Predict.** If you simply delete a unit that has no inputs, do the outputs stay the same?
 
 # %%
 weights = {name: net.parameters[f"{name}.theta"] * mask for name, mask in alive.items()}
 bias = {name: net.parameters[f"{name}.bias"] for name in alive}
+
+# %%
 constant = ~alive["dense1"].any(axis=0)  # units without inputs
 unread = ~alive["dense2"].any(axis=1)  # units that no class reads
 images = (data.x_test[:200] / 255).astype(np.float32)
@@ -85,7 +87,7 @@ logits = np.maximum(images @ weights["dense1"] + bias["dense1"], 0) @ weights["d
 print(f"of 100 units, {constant.sum()} are constants and {unread.sum()} are read by nobody")
 
 # %% [markdown]
-# They do not: what a constant adds to the classes would be missing. It belongs into the bias of the next layer. Write it down.
+# They do not: what a constant adds to the classes would be missing. It belongs in the bias of the next layer. Write it down.
 
 
 # %% folded_bias tags=["blank"]
@@ -241,13 +243,14 @@ assert removed[-1]["living"] < 0.5 * total or not FULL
 #
 # ## Exercises
 #
-# **Exercise 1.** A weight's noise goes with it. By how much does the variance of a hidden unit change if all weights above 5 go? Compute it for the first network and the test images.
+# **Exercise 1.** A weight's noise goes with it. Which share of the noise variance of a hidden unit goes if all weights with $\log\alpha > 5$ go? Compute it for the first network, `net`, and
+# `images`. (The variance is $\sum_i x_i^2\sigma_i^2$, and $\log\sigma^2$ is in `net.parameters["dense1.log_sigma2"]`.)
 #
-# **Exercise 2.** The package uses a list where it takes $2.5$ times the number of living weights to fill the matrix. At which density is that, and what do you
-# conclude about the speed of one weight on a list?
+# **Exercise 2.** The package puts a layer on a list if $2.5$ times the number of its living weights is less than the size of its matrix. At which density does it change over, and what do you
+# conclude about the time for one weight on a list?
 #
 # **Exercise 3.** Suppose the living share falls as in the first picture and a step costs a fixed tenth plus nine tenths of the living share. How much faster is the
-# whole run? What would a step at 1 % have to cost for the run to be ten times as fast?
+# whole run? (The share is in `share`, epoch by epoch.) Could a cheaper step at the end make the run ten times as fast?
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. The sum of x² σ² over the weights that go, beside the whole.

@@ -2,9 +2,9 @@
 # # How do you choose the KL weight and the threshold?
 #
 # **What you'll do.** Train one small network with many KL weights, draw what sparsity costs, choose by a rule, choose a threshold in the same way, and open the
-# test set once. Then visit the clinic: six histograms without labels, and you say what went wrong in each run.
+# test set once. Then visit the clinic: from six histograms without labels, say what went wrong in each run.
 #
-# **What you'll learn.** What the KL weight buys, why every choice needs images of its own, how much of a difference is luck, and to read a
+# **What you'll learn.** What the KL weight buys, why every choice needs images of its own, how much of a difference is luck, and how to read a
 # histogram of $\log\alpha$.
 #
 # **What you'll need.** The price of a weight ([notebook 1](01_price_a_weight.ipynb)) and the meaning of $N$ ([notebook 0](00_pay_for_a_weight.ipynb)). About 30
@@ -143,13 +143,16 @@ for line in re.findall(r"^\| ([\d.]+) \| ([\d. ±]+) \| ([\d. ±]+) \| ([\d. ±]
 net = nets[beta, 0]
 curve = svd.threshold_curve(net, data, np.arange(-4, 6.5, 0.5), by_layer=False)
 cut = curve.select(tolerance=luck / 100)
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.plot(curve.thresholds, 100 * curve.error, "o-", color=COLOURS["test"], label="held-out error")
 ax.plot(curve.thresholds, 100 * np.array(curve.density), "s--", color=COLOURS["train"], label="weights kept")
 for t, label in ((3.0, "3, the paper's"), (cut, f"{cut:g}, chosen")):
     ax.axvline(t, color=COLOURS["ink"], linestyle=":", linewidth=1.5)
-    ax.text(t + 0.1, 30, label, rotation=90, va="center")
-ax.set(yscale="log", xlabel="threshold on log α", ylabel="%", ylim=(1, 120), title="One network, cut at many places")
+    ax.text(t, 125, label, ha="center", va="bottom", fontsize=9)
+ax.set(yscale="log", xlabel="threshold on log α", ylabel="%", ylim=(1, 120))
+ax.set_title("One network, cut at many places", pad=20)
 ax.set_yticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
 ax.minorticks_off()
 ax.legend()
@@ -236,13 +239,14 @@ check(
 # %% [markdown]
 # What to look for: **two heaps with a valley** say that the run has settled. **One heap** around the start says that the KL is missing, or has had no time. **No living heap**
 # says that the KL is too strong, usually by a factor of $N$ over the batch size. **A heap far beyond all others** is made of inputs that say nothing: leave them out of the
-# count, or your compression brags with empty pixels.
+# count, or you take credit for empty pixels.
 #
 # ## Exercises
 #
-# **Exercise 1.** Choose the KL weight on 100 held-out images instead of 400, many times with other hundreds. How often is the choice the same?
+# **Exercise 1.** Choose the KL weight on 100 of the 400 held-out images, for many random hundreds. (`nets[beta, 0].predict` gives scores; `choose` does the rest.) How often is the
+# choice the same?
 #
-# **Exercise 2.** Correct the compression of the run with dead inputs: count only weights of inputs that vary.
+# **Exercise 2.** Correct the compression of the run with dead inputs, `patients[5]`: count only weights of inputs that vary, the first 64.
 #
 # **Exercise 3.** Take the *best of five seeds* on the held-out images, and compare its held-out with its test error.
 

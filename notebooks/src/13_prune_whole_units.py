@@ -79,13 +79,13 @@ print(", ".join(f"{name}: {value:.0f} µs" for name, value in took.items()))
 #
 # Let a unit be multiplied by a random factor, $z = m\,(1 + \sqrt\alpha\,\varepsilon)$, and give $z$ the log-uniform prior. The KL is that of
 # [notebook 1](01_price_a_weight.ipynb), with the $\alpha$ of the *gate*, and it is paid **once for the unit**, not once for each of its weights. If the
-# data do not object, $\alpha$ grows, and the unit closes with everything that feeds or reads it. (Louizos, Ullrich and Welling 2017 do this; their prior is called
+# data do not resist, $\alpha$ grows, and the unit closes, with all the weights into it and out of it. (Louizos, Ullrich and Welling 2017 do this; their prior is called
 # normal-Jeffreys.)
 #
 # A unit of 784 inputs pays as much as a single weight. So where should the threshold be? A factor with $\alpha > 1$ is more noise than signal, and the package
 # closes gates at $\log\alpha > 0$.
 #
-# Try it where we know the truth: twenty inputs, of which the first four determine $y$. A gate on each input; the weights behind it are ordinary numbers.
+# Try it where we know the truth: twenty inputs, of which the first four determine $y$. There is a gate on each input, and its mean does the work of the weight behind it.
 
 # %%
 n = 400
@@ -224,7 +224,7 @@ def predict_pruned(x):
     return np.maximum(x @ pruned[0] + offsets[0], 0) @ pruned[1] + offsets[1]
 
 
-# %% tags=["cover"]
+# %%
 rows = {}
 for name, net, predict, stored in (
     ("single weights", single, predict_pruned, sum(map(np.size, pruned))),
@@ -233,6 +233,8 @@ for name, net, predict, stored in (
     error = 100 * svd.evaluate(net, digits.x_test, digits.y_test)["error"]
     kept = sum(map(np.count_nonzero, pruned)) if net is single else stored
     rows[name] = (error, kept, stored, microseconds(lambda predict=predict: predict(x_test)))
+
+# %% tags=["cover"]
 fig, axes = plt.subplots(1, 4, figsize=(8.6, 2.6))
 titles = ("test error (%)", "weights left", "numbers in matrices", "µs, 360 images")
 for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
@@ -273,11 +275,12 @@ for name, net in (("single weights", single), ("whole units", units)):
 #
 # ## Exercises
 #
-# **Exercise 1.** A unit costs about as much as a weight here. How many nats per image does it cost to keep all 884 gates at $\log\alpha = -4$, with 1,437 images? And all 79,400 weights?
+# **Exercise 1.** A unit pays as much as a single weight here. How many nats per image does it cost to keep all 884 gates at $\log\alpha = -4$, with 1,437 images? And all 79,400 weights?
+# (`svd.kl_divergence(theta, log_sigma2, "log_uniform")` has the price of each.)
 #
-# **Exercise 2.** Histogram the gates' scores (`gate.scores()`). Are there two heaps? Is the threshold between them?
+# **Exercise 2.** Draw a histogram of the gates' scores (`gate.scores()`, their $\log\alpha$). Are there two heaps? Is the threshold between them?
 #
-# **Exercise 3.** Prune units of the *other* network: close those that have no input or no reader. How small do its matrices get?
+# **Exercise 3.** Prune units of the *other* network, whose weights are in `pruned`: cut out those that have no input or no reader. How small do its matrices get?
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 # Solution 1. The price at log α = -4, from notebook 1, times how many there are, over N.
@@ -305,7 +308,7 @@ print(
 # %% [markdown]
 # ## In practice
 #
-# Ask first what is to be saved. For bytes, prune single weights. For time on plain hardware, prune units. Give gates a higher learning rate than weights, since they
+# Ask first what you want to save. For bytes, prune single weights. For time on plain hardware, prune units. Give gates a higher learning rate than weights, since they
 # have a long way to go (the package does), look at their histogram, and fine-tune after closing. Measure time on the machine that matters.
 #
 # ## Further reading

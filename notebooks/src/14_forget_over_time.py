@@ -94,10 +94,10 @@ print(
 assert abs(anew.std() / spread_anew(T, sigma) - 1) < 0.1 and abs(once.std() / spread_once(T, sigma) - 1) < 0.1
 
 # %% [markdown]
-# Beside the mean, which is 100, noise drawn anew is a murmur: it averages out. The data would not object to it, so the KL would raise it without resistance, and
+# Beside the mean, which is 100, noise drawn anew hardly matters: it averages out. The data would hardly notice it, so the KL would raise it without resistance, and
 # $\log\alpha$ would say "pruned" of weights that the network needs. So a recurrent layer must **sample the weights themselves, once, and use the same sample at
-# every step** (Chirkova, Lobacheva and Vetrov 2018). The price is gradient noise that the whole batch shares: what [notebook 2](02_tame_the_noise.ipynb) avoids for dense layers, we
-# have to accept here.
+# every step** (Chirkova, Lobacheva and Vetrov 2018). The price is gradient noise that the whole batch shares. [Notebook 2](02_tame_the_noise.ipynb) avoids it for dense layers; here we
+# have to accept it.
 #
 # ## How much KL for a text?
 #
@@ -216,9 +216,11 @@ print(f"{small.sizes()['weights']:,} weights are stored")
 #
 # ## Exercises
 #
-# **Exercise 1.** Let the state decay, $h_t = \lambda h_{t-1} + w x_t$, as a forget gate does. How large is the ratio of the two spreads for $\lambda = 0.5, 0.9, 0.99$ after many steps?
+# **Exercise 1.** Let the state decay, $h_t = \lambda h_{t-1} + w x_t$ with $x_t = 1$, as a forget gate does. How large is the ratio of the two spreads for $\lambda = 0.5, 0.9, 0.99$ after
+# many steps? (Sum the geometric series of the weights $\lambda^k$, or of their squares.)
 #
-# **Exercise 2.** How many numbers of the embedding (columns) are used by no word? How many bytes does striking them out save?
+# **Exercise 2.** How many columns of the embedding are used by no word (`alive` says)? How many bytes does striking them out save? (A column has a number for each word, 64 weights
+# of the LSTM read it, and a float32 has 4 bytes.)
 #
 # **Exercise 3.** A text has 900,000 letters in rows of 50. Which KL weight makes a loss per letter the bound if the KL is divided by rows, by letters, or not at all?
 

@@ -148,7 +148,9 @@ else:
 # The program prints its verdict on the ten images. Take the same `main.c` to the chip: if the scores agree there, too, then the compiler, the word sizes and the memory
 # are all right. **A test that travels with the code is worth more than any document.**
 #
-# How large is all this on real chips? The repository's figures for its two default networks:
+# How large is all this on real chips? The repository's figures for its two default networks follow.
+#
+# **Predict.** The convolutional network, LeNet-5, has half as many weights as the dense one. Which takes more time per image, and why?
 
 # %% tags=["results", "cover"]
 path = pathlib.Path("..", "benchmarks", "results", "c_export.json")
@@ -180,9 +182,8 @@ for run in report["runs"]:
     assert run["avr"]["flash"] < 32 * 1024 and run["avr"]["ram"] < 2048
 
 # %% [markdown]
-# Both fit on an eight-bit chip with 2 KiB of RAM. A dense LeNet-300-100 has 266,200 weights: in 8 bits each, eight times the chip's flash.
-#
-# **Predict.** The convolutional network has fewer weights than the dense one. Which takes more time per image, and why?
+# Both fit on an eight-bit chip with 2 KiB of RAM. (A LeNet-300-100 that is not pruned has 266,200 weights: in 8 bits each, eight times the chip's flash.) LeNet-5 has fewer weights, but
+# a filter weight is used at hundreds of positions, so it takes forty times as long.
 #
 # ## A page
 #
@@ -197,8 +198,8 @@ assert "fetch(" not in text
 # %% [markdown]
 # (One such page, for a network trained on MNIST, is [`docs/demo.html`](../docs/demo.html).)
 #
-# **What the picture of a digit does not show.** A network that runs on a chip sees other images than yours: another camera, another pen. Quantities that you can watch there are few.
-# The integer scores are one: a small gap between the best two says "unsure". How good a warning is it?
+# A network that runs on a chip sees other images than yours: another camera, another pen. There is little that you can watch there. But you have the integer scores:
+# a small gap between the best two says "unsure". How good a warning is it?
 
 # %%
 sorted_scores = np.sort(integers, axis=1)
@@ -207,6 +208,8 @@ wrong = integers.argmax(axis=1) != data.y_test
 order = np.argsort(gap)
 shares = np.arange(1, len(gap) + 1) / len(gap)
 found = np.cumsum(wrong[order]) / max(wrong.sum(), 1)
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 2.9))
 ax.plot(100 * shares, 100 * found, color=COLOURS["test"], linewidth=2.2, label="smallest gap first")
 ax.plot([0, 100], [0, 100], "--", color=COLOURS["ink"], label="by chance")
@@ -227,9 +230,9 @@ print(f"{wrong.sum()} errors; the tenth of the images with the smallest gaps hol
 #
 # ## Exercises
 #
-# **Exercise 1.** Calibrate with images that are half as bright. What happens to the error of the whole numbers on ordinary images?
+# **Exercise 1.** Calibrate with images that are half as bright. What happens to the error of the whole numbers on ordinary images? (`svd.to_integers` takes the images to calibrate with.)
 #
-# **Exercise 2.** Cut the 8 bits of the weights to 4 in `to_8_bits`. How large is the error of the sums now?
+# **Exercise 2.** Give the weights 4 bits instead of 8, numbers from −7 to 7. How large is the error of the sums, compared with `exact`?
 #
 # **Exercise 3.** An image comes by radio, byte by byte, at 9,600 baud (960 bytes a second). What takes longer for LeNet-300-100 on the ATmega328P: to receive
 # an image or to classify it?
