@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ import svd_numpy as svd
 from svd_numpy.data import Dataset
 from svd_numpy.files.run_log import read_log
 from svd_numpy.kernels.priors import log_alpha
+from svd_numpy.train.console import is_watched
 from svd_numpy.train.schedules import at_epoch, check_knots
 from svd_numpy.train.trainer import Trainer
 
@@ -294,6 +297,19 @@ def test_lines_for_a_log_and_silence_when_wanted(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "epoch    6/6" in out and "test error" in out and "compression" in out
     assert timeless(quiet) == timeless(loud)
+
+
+@pytest.mark.parametrize(("module", "shell", "bar"), [
+    ("ipykernel", None, False),  # imported, as by a program that starts notebooks
+    ("IPython", SimpleNamespace(), False),  # IPython in a terminal whose output goes elsewhere
+    ("IPython", SimpleNamespace(kernel="of a notebook"), True),
+])  # fmt: skip
+def test_only_in_a_notebook_is_a_bar_shown_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, module: str, shell: object, bar: bool
+) -> None:
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(get_ipython=lambda: shell))
+    assert is_watched() == bar
 
 
 def test_a_diverging_run_stops_with_its_reason_and_finite_weights() -> None:

@@ -161,8 +161,10 @@ class CarefulReporter(Reporter):
 
 def is_watched() -> bool:
     """Whether somebody looks on, in a terminal or a notebook, for whom a bar can move."""
-    terminal = sys.stderr is not None and sys.stderr.isatty()  # None in services, and where it was closed
-    return terminal or "ipykernel" in sys.modules
+    if sys.stderr is not None and sys.stderr.isatty():  # None in services, and where it was closed
+        return True
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")  # that of a notebook; a terminal has none
 
 
 def make_reporter(trainer: Trainer, progress: bool) -> Reporter:
