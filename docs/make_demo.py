@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from svd_numpy.exchange.page.html import fill
+from svd_numpy.exchange.page.html import filled_with
 from svd_numpy.files.atomic import write_atomic
 
 PAGE = Path(__file__).with_name("demo.html")
@@ -29,7 +29,7 @@ def data_of(page: str) -> dict[str, str]:
 
 def renewed(page: str) -> str:
     """Return the page as it would be written today, with the same data."""
-    return fill(**data_of(page))
+    return filled_with(data_of(page))
 
 
 def main() -> None:

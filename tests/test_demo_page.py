@@ -62,7 +62,7 @@ def test_a_change_of_any_source_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
     from svd_numpy.exchange.page import html
 
     page, read = PAGE.read_text(encoding="utf-8"), html._read
-    for changed in ("page.html", "page.css", "helpers.js", "network.js", "pictures.js", "demo.js"):
+    for changed in ("page.html", "page.css", "helpers.js", "bytes.js", "network.js", "pictures.js", "demo.js"):
         monkeypatch.setattr(html, "_read", lambda name, changed=changed: read(name) + " " * (name == changed))
         assert make_demo.renewed(page) != page
 

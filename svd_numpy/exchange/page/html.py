@@ -29,6 +29,7 @@ from svd_numpy.kernels.backend import Array
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Categorical
 
+_PAGE, _SCRIPTS = "page.html", ("helpers", "bytes", "network", "pictures", "demo")  # of a network for digits
 MOST_BYTES = 200_000
 _MOST_DIGITS, _LEAST_DIGITS = 400, 50
 _STEP = 10  # in which digits are added
@@ -116,16 +117,22 @@ def _page(
 
 def _filled(title: str, described: Mapping[str, Any], numbers: bytes, x: Array, y: Array) -> str:
     content = numbers + x.tobytes() + y.tobytes()
-    return fill(
-        TITLE=html.escape(title),
-        DESCRIPTION=json.dumps({**described, "digits": len(x)}, separators=(",", ":")).replace("<", "\\u003c"),
-        NUMBERS=base64.b64encode(zlib.compress(content, 9)).decode(),
-    )
+    return fill(title, {**described, "digits": len(x)}, content)
 
 
 def fill(
-    page: str = "page.html", scripts: Sequence[str] = ("helpers", "network", "pictures", "demo"), **data: str
+    title: str, described: Mapping[str, Any], numbers: bytes, page: str = _PAGE, scripts: Sequence[str] = _SCRIPTS
 ) -> str:
+    """Fill a page: style, scripts, title, what is described as JSON, and numbers, compressed."""
+    data = {
+        "TITLE": html.escape(title),
+        "DESCRIPTION": json.dumps(described, separators=(",", ":")).replace("<", "\\u003c"),
+        "NUMBERS": base64.b64encode(zlib.compress(numbers, 9)).decode(),
+    }
+    return filled_with(data, page, scripts)
+
+
+def filled_with(data: Mapping[str, str], page: str = _PAGE, scripts: Sequence[str] = _SCRIPTS) -> str:
     """Put style and scripts around a page's TITLE, DESCRIPTION and NUMBERS, all three as they stand in the file."""
     files = {"STYLE": "page.css", **{name.upper(): f"{name}.js" for name in scripts}}
     parts = {**data, **{part: _read(name) for part, name in files.items()}}

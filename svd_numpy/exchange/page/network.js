@@ -3,18 +3,8 @@
 
 /** Layers with their weights, and the test digits, from the description and the bytes that Python wrote. */
 function readNetwork(description, bytes) {
-  let at = 0;
-  const take = (count) => bytes.slice(at, (at += count));
+  const { take, distance } = reader(bytes);
   const signed = (count) => new Int8Array(take(count).buffer);
-  const distance = () => {
-    // seven bits a byte, the lowest first; the top bit says that more follow
-    let value = 0;
-    for (let shift = 1; ; shift *= 128) {
-      const byte = bytes[at++];
-      value += (byte & 127) * shift;
-      if (byte < 128) return value;
-    }
-  };
   const floats = (count) => Float64Array.from(new Float32Array(take(4 * count).buffer));
   const layers = description.layers.map((layer) => {
     if (layer.kind === "scale") return { ...layer, factor: floats(layer.features), shift: floats(layer.features) };

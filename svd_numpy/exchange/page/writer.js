@@ -3,17 +3,7 @@
 
 /** Layers with their weights and states, from the description and the bytes that Python wrote. */
 function readWriter(description, bytes) {
-  let at = 0;
-  const take = (count) => bytes.slice(at, (at += count));
-  const distance = () => {
-    // seven bits a byte, the lowest first; the top bit says that more follow
-    let value = 0;
-    for (let shift = 1; ; shift *= 128) {
-      const byte = bytes[at++];
-      value += (byte & 127) * shift;
-      if (byte < 128) return value;
-    }
-  };
+  const { take, distance } = reader(bytes);
   const matrix = ({ rows, scale }) => {
     const starts = [0];
     for (let row = 0; row < rows; row++) starts.push(starts[row] + distance());

@@ -6,10 +6,6 @@ of 1/32767 of the largest. The page keeps the state, as `RecurrentModel` does.
 
 from __future__ import annotations
 
-import base64
-import html
-import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +71,7 @@ def export_writer(
     if isinstance(model, Sequential):
         total = sum(layer.theta.size for layer in model.layers if hasattr(layer, "theta"))
     described |= {"total": total, "prompt": prompt}
-    page = fill(
-        "writer.html", ("helpers", "writer", "writing"),
-        TITLE=html.escape(title),
-        DESCRIPTION=json.dumps(described, separators=(",", ":")).replace("<", "\\u003c"),
-        NUMBERS=base64.b64encode(zlib.compress(numbers, 9)).decode(),
-    )  # fmt: skip
+    page = fill(title, described, numbers, "writer.html", ("helpers", "bytes", "writer", "writing"))
     if len(page.encode()) > MOST_BYTES:
         raise SvdValueError(
             f"export_writer: the page would have {len(page.encode()):,} bytes with its {small.n_weights:,} weights, "
