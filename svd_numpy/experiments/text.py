@@ -57,7 +57,7 @@ SENTENCES = TrainConfig(
     epochs=60, batch_size=64, lr=1e-3, lr_schedule=((40.0, 1.0), (60.0, 0.0)), kl_schedule=((0.0, 0.0), (30.0, 0.7)),
     clip_norm=10.0, eval_every=1,
 )  # fmt: skip
-_ORDINARY_LR = {"letters": 2e-3, "sentences": 1e-3}  # of networks without noise on their weights
+_ORDINARY_LETTERS_LR = 2e-3  # of networks without noise on their weights
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def train_text(
         dense(units, data.n_classes, **options.of_layer()),
     ]
     model = Sequential(*layers, backend=options.backend, seed=seed, input_shape=(data.x_train.shape[1],))
-    return _run(model, data, options.configure(LETTERS, data.lanes, _ORDINARY_LR["letters"]), options)
+    return _run(model, data, options.configure(LETTERS, data.lanes, _ORDINARY_LETTERS_LR), options)
 
 
 def train_sentiment(
@@ -274,7 +274,7 @@ def train_sentiment(
         dense(units, data.n_classes, **options.of_layer()),
     ]
     model = Sequential(*layers, backend=options.backend, seed=seed, input_shape=(data.x_train.shape[1],))
-    return _run(model, data, options.configure(SENTENCES, SENTENCES.batch_size, _ORDINARY_LR["sentences"]), options)
+    return _run(model, data, options.configure(SENTENCES, SENTENCES.batch_size, SENTENCES.lr), options)
 
 
 def _load_auto(dataset: str, best: str, substitute: str, options: _Options) -> Dataset:
