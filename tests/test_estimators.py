@@ -131,6 +131,44 @@ def test_gates_close_whole_columns_and_units() -> None:
         svd.SparseVDRegressor(gates="magic").fit(x, y)
 
 
+def test_the_baseline_prunes_ordinary_weights_to_the_sparsity_that_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 12))
+    y = (x[:, 0] - x[:, 1] > 0).astype(int)
+    rule = svd.GradualMagnitude(start=0.1, stop=0.6, sparsity=0.9, every=10)
+    classifier = clone(svd.SparseVDClassifier(hidden_sizes=(16,), pruning=rule, random_state=0)).fit(x, y)
+    assert not classifier.model_.variational_layers
+    assert round(classifier.sparsity_, 2) == 0.9
+    assert sum(np.count_nonzero(coef) for coef in classifier.coefs_) == round(0.1 * (12 * 16 + 16 * 2))
+    assert classifier.selected_features_[:2].all() and classifier.score(x, y) > 0.95
+    hidden = np.maximum(classifier.scaler_.transform(x) @ classifier.coefs_[0] + classifier.intercepts_[0], 0)
+    outputs = hidden @ classifier.coefs_[1] + classifier.intercepts_[1]
+    np.testing.assert_allclose(outputs, classifier._outputs(x), rtol=1e-6, atol=1e-6)
+    regressor = svd.SparseVDRegressor(hidden_sizes=(), pruning=rule, random_state=0).fit(x, x @ np.arange(12.0))
+    assert np.count_nonzero(regressor.coef_) == 1 and regressor.selected_features_[11]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"early_stopping": True}, "early_stopping: got True with a pruning"),
+        ({"finetune_epochs": 3}, "finetune_epochs: got 3"),
+        ({"pruning": 0.9}, "pruning: got 0.9"),
+    ],
+)
+def test_what_a_baseline_cannot_do_is_said(options: dict[str, Any], message: str) -> None:
+    rule = svd.GradualMagnitude(start=0.1, stop=0.6, sparsity=0.9)
+    x, y = np.eye(8), np.arange(8) % 2
+    with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=message):
+        svd.SparseVDClassifier(**{"pruning": rule, **options}).fit(x, y)
+
+
+def test_a_baseline_has_no_partial_fit() -> None:
+    rule = svd.GradualMagnitude(start=0.1, stop=0.6, sparsity=0.9)
+    with pytest.raises(svd.SvdValueError, match="in partial_fit"):
+        svd.SparseVDClassifier(pruning=rule).partial_fit(np.eye(8), np.arange(8) % 2, classes=[0, 1])
+
+
 @pytest.mark.parametrize("labels", [["no", "yes", "perhaps"], [-1.0, 0.5, 7.0], [True, False]])
 def test_labels_of_any_kind(labels: list[Any]) -> None:
     rng = np.random.default_rng(0)

@@ -44,8 +44,8 @@ class Categorical:
         return np.where(missing, -1, labels).reshape(rows)
 
     def count(self, y: Array) -> int:
-        """How many labels there are: -1 is none."""
-        return int(np.count_nonzero(y >= 0))
+        """How many labels there are: -1, only in sequences, is none."""
+        return len(y) if y.ndim == 1 else int(np.count_nonzero(y >= 0))
 
     def loss(self, backend: Backend, outputs: Array, y: Array, d_outputs: Array) -> tuple[float, float]:
         """Return (summed NLL in nats, number of wrong predictions); d_outputs = d(mean NLL)/d(outputs).

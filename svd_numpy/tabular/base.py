@@ -18,12 +18,14 @@ from svd_numpy.data import Dataset
 from svd_numpy.data.csr import dense, is_sparse
 from svd_numpy.network.core import EVAL_ROWS
 from svd_numpy.network.fold import fold_gates
+from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.objective import Likelihood
 from svd_numpy.network.sparsity import measure_sparsity
 from svd_numpy.tabular.networks import estimate_noise, make_config, make_network, used_inputs
 from svd_numpy.tabular.online import one_pass
 from svd_numpy.train.loop import fit
+from svd_numpy.train.pruning import Pruning
 
 Array = NDArray[Any]
 
@@ -65,6 +67,10 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     gates : str, optional
         A family of `Gate`, such as "ard": every column and every hidden unit is multiplied by a random factor, and
         those whose factors are all noise are closed. Then fewer columns are selected, and fewer units are left.
+    pruning : Pruning, optional
+        The baseline: ordinary weights, pruned by this rule in the place of Sparse VD, such as
+        `GradualMagnitude(start=0.1, stop=0.7, sparsity=0.9)`. Its epochs are shares of `epochs`. For `fit` only, and
+        without `early_stopping`, `finetune_epochs` and `remove_above`.
     class_weight : "balanced" or dict of label -> weight, optional
         Of the classifier only: factors on `sample_weight` by class. "balanced" gives each class the same sum.
     finetune_epochs : int
@@ -131,6 +137,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         warm_start: bool = False,
         remove_above: float | None = None,
         gates: str | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
         self.hidden_sizes = hidden_sizes
         self.epochs = epochs
@@ -148,6 +155,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.remove_above = remove_above
         self.gates = gates
+        self.pruning = pruning
 
     @property
     def _start(self) -> Sequential | None:
@@ -160,7 +168,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     def _network(self, n_in: int, n_outputs: int, likelihood: str | Likelihood, seed: int) -> Sequential:
         return make_network(
             n_in, self.hidden_sizes, n_outputs, likelihood=likelihood, seed=seed, prior=self.prior,
-            threshold=self.threshold, backend=self.backend, gates=self.gates,
+            threshold=self.threshold, backend=self.backend, gates=self.gates, variational=self.pruning is None,
         )  # fmt: skip
 
     def _train(
@@ -168,6 +176,8 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Standardise the inputs, train, and record what survived."""
         seed, start = self._seed(), self._start
+        if check_flag("early_stopping", self.early_stopping) and self.pruning is not None:
+            raise SvdValueError("early_stopping: got True with a pruning, which must run to its end; leave one out")
         model = self._network(x.shape[1], n_outputs, likelihood, seed)
         if start is not None:
             model.init_from(start)
@@ -176,7 +186,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         _centre(model, scaler)
         table = _table(scaler.transform(x), y, weights, n_classes)
         patience = 0
-        if check_flag("early_stopping", self.early_stopping):
+        if self.early_stopping:
             patience = check_count("n_iter_no_change", self.n_iter_no_change)
             fraction = check_number("validation_fraction", self.validation_fraction, low=0, high=1)
             table = table.split(min(max(1, round(fraction * x.shape[0])), x.shape[0] - 1), seed)
@@ -184,7 +194,7 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         config = make_config(
             n_rows, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, kl_weight=self.kl_weight,
             finetune_epochs=self.finetune_epochs, threshold=self.threshold, seed=seed, patience=patience,
-            remove_above=self.remove_above,
+            remove_above=self.remove_above, pruning=self.pruning,
         )  # fmt: skip
         history = fit(model, table, config, [estimate_noise], progress=False)
         self.model_, self.scaler_ = model, scaler
@@ -197,6 +207,8 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
         n_rows: int | None,
     ) -> None:  # fmt: skip
         """Train on each row once, and record what survived. The first call decides how inputs are standardised."""
+        if self.pruning is not None:
+            raise SvdValueError(f"pruning: got {self.pruning!r} in partial_fit, which knows no last epoch; use fit")
         seed, first = self._seed(), not hasattr(self, "model_")
         model = self._network(x.shape[1], n_outputs, likelihood, seed) if first else self.model_
         scaler = standardiser(x, weights) if first else self.scaler_
@@ -216,8 +228,9 @@ class SparseVD(BaseEstimator):  # type: ignore[misc]
     def _read_off(self) -> None:
         """Set the attributes that say what is left of the network."""
         report, model = measure_sparsity(self.model_), fold_gates(self.model_)
-        self.coefs_ = [layer.pruned_theta(model.threshold) for layer in model.variational_layers]
-        self.intercepts_ = [layer.bias.copy() for layer in model.variational_layers]
+        layers = [layer for layer in model.layers if isinstance(layer, Weighted)]
+        self.coefs_ = [layer.pruned_theta(model.threshold) for layer in layers]
+        self.intercepts_ = [layer.bias.copy() for layer in layers]
         self.sparsity_, self.compression_ = report.overall, report.compression
         self.selected_features_ = used_inputs(model)
         paths = np.abs(self.coefs_[0].astype(np.float64))

@@ -19,6 +19,7 @@ from sklearn.utils.validation import validate_data
 from svd_numpy.checks import SvdValueError
 from svd_numpy.network.objective import Gaussian
 from svd_numpy.tabular.base import Array, SparseVD, standardiser, weighted
+from svd_numpy.train.pruning import Pruning
 
 _DRAWS = 100  # networks from the posterior, for the spread of a prediction
 _TARGETS: dict[str, Any] = {"accept_sparse": "csr", "y_numeric": True, "multi_output": True}
@@ -58,11 +59,12 @@ class SparseVDClassifier(ClassifierMixin, SparseVD):  # type: ignore[misc]
         warm_start: bool = False,
         remove_above: float | None = None,
         gates: str | None = None,
+        pruning: Pruning | None = None,
         class_weight: Any = None,
     ) -> None:
         super().__init__(
             hidden_sizes, epochs, batch_size, lr, kl_weight, prior, threshold, finetune_epochs, backend, random_state,
-            early_stopping, validation_fraction, n_iter_no_change, warm_start, remove_above, gates,
+            early_stopping, validation_fraction, n_iter_no_change, warm_start, remove_above, gates, pruning,
         )  # fmt: skip
         self.class_weight = class_weight
 

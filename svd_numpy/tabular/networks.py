@@ -22,6 +22,7 @@ from svd_numpy.sparse.compaction import compact
 from svd_numpy.sparse.ops import TakeOp
 from svd_numpy.sparse.stages import stages_of
 from svd_numpy.train.config import TrainConfig
+from svd_numpy.train.pruning import Pruning, check_pruning
 from svd_numpy.train.trainer import Record, Trainer
 
 STEPS, _EPOCHS = 1500, 50  # the default budget: this many steps, but at least this many epochs
@@ -84,6 +85,7 @@ def make_config(
     seed: int = 0,
     patience: int = 0,
     remove_above: float | None = None,
+    pruning: Pruning | None = None,
 ) -> TrainConfig:
     """Lay out the training on a table of `n_rows` rows.
 
@@ -104,12 +106,14 @@ def make_config(
         As in `TrainConfig`; the second half of the epochs is watched, or the fine-tuning if there is any.
     remove_above : float, optional
         As in `TrainConfig`; from the middle of the epochs on, when the KL term has its full weight.
+    pruning : Pruning, optional
+        As in `TrainConfig`, but its epochs are shares of all.
     """
     check_count("batch_size", batch_size)
     if epochs is None:
         epochs = max(_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / batch_size)))
     check_count("epochs", epochs)
-    lr = check_number("lr", lr, low=0, high=10)
+    lr, rule = check_number("lr", lr, low=0, high=10), check_pruning("pruning", pruning)
     return TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
@@ -125,6 +129,7 @@ def make_config(
         patience=patience,
         remove_above=remove_above,
         remove_from=epochs // 2,
+        pruning=None if rule is None else rule.stretched(epochs),
     )
 
 

@@ -25,6 +25,7 @@ from svd_numpy.kernels.cpu.simd import (
     log32,
     max32,
     noise_row,
+    own_function,
     prefetch,
     sqrt32,
     wide_vectors,
@@ -291,24 +292,39 @@ def dense_backward(threads, x, theta_t, dy, d_theta, d_bias, dx, scratch):
 
 
 @kernel()
+def _exps(z):
+    """z <- e**z."""
+    wide_vectors()
+    own_function()
+    for i in range(len(z)):
+        z[i] = exp32(z[i])
+
+
+@kernel()
 def softmax_cross_entropy(logits, labels, d_logits):
     """Sum of the NLL in nats, number of wrong predictions; d_logits = (softmax - one_hot) / B."""
     rows, classes = logits.shape
     scale = ONE / F(rows)
     nll, wrong = 0.0, 0.0
     for b in range(rows):
-        z, d, label = logits[b], d_logits[b], labels[b]
+        z, d = logits[b], d_logits[b]
         best = 0
         for c in range(1, classes):
             if z[c] > z[best]:
                 best = c
+        for c in range(classes):
+            d[c] = z[c] - z[best]
+        nll -= np.float64(d[labels[b]])
+        wrong += 1.0 if best != labels[b] else 0.0
+    _exps(d_logits.reshape(-1))  # of all rows at once: a row alone is short of a vector
+    for b in range(rows):
+        d = d_logits[b]
         total = ZERO
         for c in range(classes):
-            d[c] = exp32(z[c] - z[best])
             total += d[c]
+        factor = scale / total
         for c in range(classes):
-            d[c] = d[c] * (scale / total) if d[c] > F(1e-30) else ZERO  # keeps subnormals out of backward
-        d[label] -= scale
-        nll += np.float64(log32(total) - (z[label] - z[best]))
-        wrong += 1.0 if best != label else 0.0
+            d[c] = d[c] * factor if d[c] > F(1e-30) else ZERO  # keeps subnormals out of backward
+        d[labels[b]] -= scale
+        nll += np.float64(log32(total))
     return nll, wrong
