@@ -70,8 +70,9 @@ plt.show()
 #
 # $$\log p(\text{data}) = \log \mathbb E_q\!\left[\frac{p(\text{data}\mid w)\,p(w)}{q(w)}\right] \;\ge\; \mathbb E_q\big[\log p(\text{data}\mid w)\big] - \mathrm{KL}(q\,\|\,\text{prior}).$$
 #
-# The right-hand side is the **evidence lower bound**. Its first term asks $q$ to explain the data. Its second term is what you pay: the distance
-# that $q$ has moved away from the prior. **That is why a weight costs something**: a number that you know precisely is a claim, and claims must be worth their price.
+# The right-hand side is the **evidence lower bound**. Its first term asks $q$ to explain the data. Its second term is what you pay: the
+# Kullback–Leibler divergence $\mathrm{KL}(q\,\|\,\text{prior}) = \mathbb E_q[\log q - \log\text{prior}]$, the distance that $q$ has moved away from the prior. Logarithms are
+# natural, so its unit is the *nat*. **That is why a weight costs something**: a number that you know precisely is a claim, and claims must be worth their price.
 #
 # For our model both terms have a formula. The second one, for two normal distributions with prior $\mathcal N(0, 1)$, is
 #
@@ -124,6 +125,7 @@ plt.show()
 # %%
 print(f"bound at the posterior: {bound(best_mean, best_std):.6f}; log evidence {log_evidence:.6f}")
 for m, s in ((best_mean, 0.5), (0.0, best_std), (1.0, 1.0)):
+    # in units in which the posterior is N(0, 1)
     q_from_posterior = kl_normal((m - best_mean) / best_std, s / best_std)
     print(f"m = {m:.2f}, s = {s:.2f}: gap {log_evidence - bound(m, s):.4f}, KL(q, posterior) {q_from_posterior:.4f}")
     assert np.isclose(log_evidence - bound(m, s), q_from_posterior)
@@ -134,7 +136,7 @@ for m, s in ((best_mean, 0.5), (0.0, best_std), (1.0, 1.0)):
 #
 # ## What $N$ is
 #
-# Training sees batches. Divide the bound by the number $N$ of independent examples and change its sign; then the loss of a batch is
+# Training sees batches. Divide the bound by the number $N$ of independent examples and change its sign; then the loss of a batch is its mean negative log likelihood (NLL) plus a share of the KL:
 #
 # $$\underbrace{\frac1B\sum_{b} -\log p(y_b\mid w)}_{\text{mean NLL of the batch}} \;+\; \frac{\mathrm{KL}}{N} .$$
 #
@@ -227,7 +229,7 @@ for p in (0.2, 0.5, 0.95):
     assert abs(factor.var() / alpha_of(p) - 1) < 0.05
 
 # %% [markdown]
-# The threshold of Sparse VD, $\log\alpha = 3$, is a dropout rate of 95 %. A unit adds up many such terms, and by the central limit theorem it does not notice
+# Sparse variational dropout (Sparse VD), the method of these notebooks, removes a weight when $\log\alpha$ exceeds 3: a dropout rate of 95 %. A unit adds up many such terms, and by the central limit theorem it does not notice
 # whether the factors were 0 and $1/(1-p)$ or normal with the same variance:
 
 # %%
@@ -268,7 +270,7 @@ for n_train in (100, 200):
 # ## Exercises
 #
 # **Exercise 1.** Maximise the bound by gradient ascent on $m$ and $\log s$, from $m = 0$, $s = 1$, one measurement at a time. (One measurement stands for all $N$: its part of the fit
-# counts $N$ times, the KL once.) Where does it end, and how much does it jitter?
+# counts $N$ times, the KL once. A learning rate of 0.001 will do.) Where does it end, and how much does it jitter?
 #
 # **Exercise 2.** How much evidence is there *for having the weight at all*? Compare the log evidence with that of the model $y = \text{noise}$. For which true weights do the
 # data, on average, prefer the model without it? (Draw many sets of measurements for several true weights.)

@@ -87,7 +87,7 @@ plt.show()
 #
 # ## First bite: algebra
 #
-# Write the divergence out and insert $w = \theta(1 + \sqrt\alpha\,\varepsilon)$:
+# Write the divergence out, in natural logarithms (so that its unit is the *nat*), and insert $w = \theta(1 + \sqrt\alpha\,\varepsilon)$:
 #
 # $$\mathrm{KL} = \mathbb E_q[\log q(w)] - \mathbb E_q[\log p(w)]
 #   = -\tfrac12\log(2\pi e\,\sigma^2) + \mathbb E_q \log|w| + \text{const}.$$

@@ -29,6 +29,12 @@ COLOUR = {"multiplicative": COLOURS["test"], "additive": COLOURS["accent"], "loc
 
 
 # %% tags=["helpers"]
+def sums_are_right():
+    """Four inputs of 2, weights N(1, 3²): sums with mean 8 and standard deviation 12, each with a noise of its own."""
+    y = draw_sum(2 * np.ones((50_000, 4)), np.ones((4, 2)), 3 * np.ones((4, 2)), np.random.default_rng(0)) - 8
+    return abs(y.mean()) < 0.2 and abs(y.std() - 12) < 0.2 and abs(np.corrcoef(y.T)[0, 1]) < 0.05
+
+
 def drawn_once(kind):
     """Both gradients from the same noise, for five images."""
     rows, log_sigma2 = train[:5], 1 + np.log(theta**2)
@@ -134,11 +140,11 @@ def draw_sum(x, theta, sigma, rng):
 
 
 # %% tags=["check"]
-twos = 2 * np.ones((50_000, 4))  # four inputs of 2, weights N(1, 3²): mean 8, standard deviation 12
 check(
     "draw_sum",
-    lambda: abs(draw_sum(twos, np.ones((4, 1)), 3 * np.ones((4, 1)), np.random.default_rng(0)).std() - 12) < 0.2,
+    sums_are_right,
     "Variances of independent terms add up: x² times σ², summed over the inputs. That is a matrix product.",
+    "Add the mean, and give each example and each output a noise of its own.",
     "std = np.sqrt(x**2 @ sigma**2); then mean plus std times one normal for each example and output.",
 )
 
@@ -161,7 +167,7 @@ plt.show()
 # %% [markdown]
 # ## The gradients
 #
-# The loss is the mean cross-entropy of a batch; `dy`, softmax minus target, is its gradient for the outputs. Three ways to go
+# The loss is the mean cross-entropy of a batch, that is, the negative log likelihood (NLL) of its labels; `dy`, softmax minus target, is its gradient for the outputs. Three ways to go
 # on, in six lines of chain rule. ([Notebook 4](04_derive_every_gradient.ipynb) derives those of the last way.)
 
 
