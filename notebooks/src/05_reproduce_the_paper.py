@@ -30,7 +30,7 @@ rng = np.random.default_rng(0)
 # ## The claim
 #
 # Table 1 of Molchanov, Ashukha and Vetrov (2017) has a row for each network: test error, sparsity of each layer, and *compression*, all weights /
-# weights kept. Neither biases nor bytes are counted.
+# weights kept. Neither biases nor bytes are counted. (Han 2015, DNS and SWS are other ways to compress: see the end of this page.)
 
 # %% tags=["results"]
 ROWS = {  # error %, compression: the numbers printed in table 1
@@ -104,7 +104,7 @@ for error in (1.92, 0.75):
 # %% [markdown]
 # About 0.14 and 0.09 points. A difference of 0.1 points between two rows of the table is, by itself, no news.
 #
-# The seed is another kind of luck: other first weights, other noise, *the same test images*. The repository trains each recipe with several seeds
+# The seed is another kind of luck: other first weights, other noise, *the same test images*. The repository trains each *recipe* (all settings of a run, under a name) with several seeds
 # and keeps every run in a file. Here they are. (Outside a checkout you see the published rows only.)
 
 
@@ -155,7 +155,7 @@ plt.show()
 
 # %% [markdown]
 # Squares are rows of the paper's table with bars of one standard error; the paper prints one number per method and no spread. Dots are our runs, one for each seed; recipes
-# with other names than `paper` and `default` are earlier forms of `default`.
+# with other names are `default` changed: `unshifted` sees the images as they are, with a KL weight that rises less; `without-removal` keeps dead weights to the end.
 # Lower and further to the right is better, and a point that is lower *but further left* is not better: it is another trade.
 #
 # Look at `paper` on the left: the authors' own recipe ends with a higher error *and* far more compression than they print. It has traded more error for
@@ -174,8 +174,8 @@ plt.show()
 # | choices | test error measured every epoch, no held-out images | held-out training images choose; the test set is measured once |
 # | LeNet-300-100 | 200 epochs; learning rate flat for 100, then down to 0 | recipe `paper`: the same; `default`: our own |
 # | KL weight | 0 to 1 over epochs 5 to 20 | `paper`: the same; `default`: slowly, and past 1 |
-# | while training | weights beyond the threshold are masked (`train_clip`) | `paper`: the same; `default`: no mask, survivors fine-tuned |
-# | images | MNIST as it is | `paper`: the same; `default`: shifted by up to a pixel while training |
+# | while training | weights beyond the threshold are masked (`train_clip`) | `paper`: the same; `default`: no mask, weights far beyond the threshold removed for good ([notebook 11](11_train_faster.ipynb)), survivors fine-tuned |
+# | images | the mean image subtracted | `paper`: the same; `default`: not subtracted, but shifted by up to a pixel while training |
 # | LeNet-5 | the script warms the KL up; an author wrote in an issue that the row was trained without | `paper`: as in the script |
 #
 # So even `paper` reproduces a *script*, and nobody outside knows whether that script produced the row. All that you can compare with a row is its place in the picture above.
@@ -330,7 +330,7 @@ if data.name == "mnist":
     assert after < before
 
 # %% [markdown]
-# From here on nothing is chosen any more, so the test set may be opened:
+# For this network nothing is chosen any more, so the test set may be opened:
 
 # %%
 wrong = {"Sparse VD": sparse.predict(data.x_test).argmax(axis=1) != data.y_test}

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Where does the time go?
 #
-# **What you'll do.** Take one training step of a Sparse VD layer from plain NumPy to fused kernels, a stage at a time. Each stage is tested against
+# **What you'll do.** Take one training step of a Sparse VD layer from plain NumPy to *fused kernels*, compiled loops that do several operations in one pass, a stage at a time. Each stage is tested against
 # the first before it is timed, and each is explained by two numbers of your machine.
 #
 # **What you'll learn.** To count bytes and operations, to read a roofline, what a temporary array costs, what Numba needs before it writes vector

@@ -362,7 +362,7 @@ assert len(set(arrivals)) > 3
 #
 # $$p = M_0\,c_0,\quad q = M_1\,c_2,\qquad (c_0, c_1, c_2, c_3) \leftarrow (q_\text{high} \oplus c_1 \oplus k_0,\;\; q_\text{low},\;\; p_\text{high} \oplus c_3 \oplus k_1,\;\; p_\text{low}).$$
 #
-# Ten rounds make four random words, and Box–Muller makes two normals of two words. That part is given:
+# Here $\oplus$ is the exclusive or, `^`. Ten rounds make four random words, and Box–Muller makes two normals of two words. That part is given:
 
 # %%
 M0, M1, W0, W1 = U64(0xD2511F53), U64(0xCD9E8D57), U64(0x9E3779B9), U64(0xBB67AE85)
@@ -471,6 +471,7 @@ for name in ("numpy", "numba", "cuda"):
 #
 # **Puzzle 6, tiles.** A block of 4×4 threads owns 4×4 outputs and walks along `k` in strides of 4. At each it copies a 4×4 strip of `a` and of `b`
 # into shared memory, one number of each per thread, and zeros beyond the edge; then every thread multiplies from there. Where do the two barriers go?
+# (Make each shared array on a line of its own: the simulator tells them apart by their lines.)
 
 
 # %%
@@ -548,9 +549,9 @@ fig.tight_layout(rect=(0, 0.05, 1, 1))
 plt.show()
 
 # %% [markdown]
-# This is the picture from the top of the page, and now you can read it. Without tiles each thread fetches all of its 20 numbers itself. With tiles it fetches five or six and takes
+# This is the picture from the top of the page, and now you can read it. Without tiles each thread fetches all of its 20 numbers itself. With tiles it fetches four to six and takes
 # the rest from what its neighbours have put into shared memory; in the white gaps all wait for each other. Over all blocks, a number of `x` is fetched 12 times without tiles, once for each column,
-# and 3 times with them, once for each block beside each other. With tiles of $T\times T$, traffic falls by $T$.
+# and 3 times with them, once for each of the three blocks side by side. With tiles of $T\times T$, traffic falls by $T$.
 #
 # ## The whole layer in one kernel
 #
@@ -722,7 +723,7 @@ assert intensity(kernels["fused 128 × 64"]) > PEAK / SPEED and math.ceil(M / 12
 # %% [markdown]
 # The corner is where the device can compute as fast as it can fetch. Tiles move a kernel to the right; fusing moves it further, at no cost in
 # arithmetic. Large tiles reach the flat part, and then other things count. Tiles of 128×64 cut this layer into 5 blocks, and the H200 has 132
-# multiprocessors to feed. So the package takes smaller tiles here and cuts the sum over `k` into slices, whose parts are added in a fixed order, as
+# multiprocessors, which run one or more blocks each, to feed. So the package takes smaller tiles here and cuts the sum over `k` into slices, whose parts are added in a fixed order, as
 # in puzzle 4. And the model is strict: it lets every read go to global memory, while real devices have caches, which help the naive kernel most. Try
 # tiles of your own. (Without a running kernel you see one position of the sliders.)
 
@@ -744,7 +745,7 @@ def show_tile(down, across, fuse):
 # %% [markdown]
 # ## The same with the package
 #
-# `backend="cuda"` is this layer, grown up: tiles of 32×64 or 128×64, a patch of 4×4 or 8×4 outputs in the registers of each thread, the next strip on
+# `backend="cuda"` is this layer, grown up: tiles of 32×64 or 128×64, a patch of 4×4 or 8×4 outputs in the *registers* of each thread, its own and fastest memory, the next strip on
 # its way while one is multiplied; and all three passes, forward, input gradients and weight gradients, from one source. Here it runs in the
 # simulator, against NumPy.
 
