@@ -77,17 +77,20 @@ class Traced:
 
 def launch(kernel, blocks, threads, *arguments):
     """Run a kernel in the simulator; return its shared arrays, traced."""
-    made = {}
+    made, barriers = {}, {}
 
     def shared_array(self, shape, dtype):  # one array for each line of source, as in the simulator
         return made.setdefault(sys._getframe(1).f_lineno, Traced(np.full(shape, np.nan, dtype)))
 
     def barrier(self, plain=BlockThread.syncthreads):
         self.epoch = getattr(self, "epoch", 0) + 1
+        barriers.setdefault(tuple(self.blockIdx), {})[tuple(self.threadIdx)] = self.epoch
         plain(self)
 
     with patch.object(FakeCUDAShared, "array", shared_array), patch.object(BlockThread, "syncthreads", barrier):
         kernel[blocks, threads](*arguments)
+    if any(len(passed) < np.prod(threads) or len({*passed.values()}) > 1 for passed in barriers.values()):
+        raise RuntimeError("some threads of a block miss a barrier; on a GPU the others may wait for ever")
     return list(made.values())
 
 
@@ -162,7 +165,8 @@ def score(arrays, block=(1, 0, 0), far=10):
 
 # %% [markdown]
 # `judge` runs your kernels and says whether they are right. It also looks for what a GPU never tells you, a **race**: a place that two threads touch, one of them
-# writing, without a barrier in between.
+# writing, without a barrier in between. And it refuses a barrier that only some threads of a block reach, inside an `if`, say: on a
+# GPU the others may wait for ever.
 
 
 # %% [markdown]
