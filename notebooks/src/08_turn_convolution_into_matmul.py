@@ -202,7 +202,10 @@ def col2im(cols, shape, kh, kw):
 # %% tags=["check"]
 check(
     "col2im",
-    lambda: np.allclose(col2im(np.ones((4, 9)), (1, 4, 4, 1), 3, 3)[0, :, :, 0], np.outer([1, 2, 2, 1], [1, 2, 2, 1])),
+    lambda: np.allclose(
+        col2im(im2col(images[:1], 7, 6), (1, 8, 8, 1), 7, 6)[0, :, :, 0],
+        images[0, :, :, 0] * np.outer([1, 2, 2, 2, 2, 2, 2, 1], [1, 2, 3, 3, 3, 3, 2, 1]),
+    ),
     "For the place (ky, kx) of the window, cols[:, :, :, ky, kx] holds what comes back from all stops.",
     "It goes to the pixels that stood at this place: add cols[:, :, :, ky, kx].",
 )
