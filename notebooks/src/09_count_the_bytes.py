@@ -87,6 +87,8 @@ for what, size in (
     print(f"{what:22} {size:8,.0f} bytes, {plain / size:5.1f} times smaller")
 
 # %% [markdown]
+# (Three matrices have three pointers more than rows. The function adds one; `OUTPUTS + 2` adds the others.)
+#
 # With SciPy's indices of 32 bits an index costs as much as its value, and half of the 68 is gone. Nothing is wrong with either number, but
 # **a compression ratio without the name of what was counted means nothing.**
 #
@@ -319,7 +321,7 @@ def rounded(matrix, bits):
 # %% tags=["check"]
 check(
     "rounded",
-    lambda: np.allclose(rounded(np.array([0.3, -0.7, 2.6]), 3), [0, -1, 3]),
+    lambda: np.allclose(rounded(np.array([0.3, -0.7, 1.3]), 3), [0.5, -0.5, 1.5]),
     "How many steps is a weight? Round that to a whole number.",
     "np.rint rounds; then multiply by the step again.",
 )
