@@ -101,7 +101,7 @@ def folded_bias(bias1, weights2, bias2, constant):
 check(
     "folded_bias",
     lambda: np.allclose(
-        folded_bias(np.array([2.0, -1.0]), np.array([[1.0, 3.0], [5.0, 5.0]]), np.ones(2), np.array([True, True])),
+        folded_bias(np.array([2.0, 9.0, -1.0]), np.array([[1.0, 3.0], [4, 4], [5, 5]]), np.ones(2), np.arange(3) != 1),
         [3, 7],
     ),
     "Each constant unit adds its value times its outgoing weights, weights2[constant].",
@@ -243,7 +243,7 @@ assert removed[-1]["living"] < 0.5 * total or not FULL
 #
 # ## Exercises
 #
-# **Exercise 1.** A weight's noise goes with it. Which share of the noise variance of a hidden unit goes if all weights with $\log\alpha > 5$ go? Compute it for the first network, `net`, and
+# **Exercise 1.** A weight's noise goes with it. Which share of the noise variance of an average hidden unit goes if all weights with $\log\alpha > 5$ go? Compute it for the first network, `net`, and
 # `images`. (The variance is $\sum_i x_i^2\sigma_i^2$, and $\log\sigma^2$ is in `net.parameters["dense1.log_sigma2"]`.)
 #
 # **Exercise 2.** The package puts a layer on a list if $2.5$ times the number of its living weights is less than the size of its matrix. At which density does it change over, and what do you
