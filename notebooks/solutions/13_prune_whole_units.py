@@ -20,7 +20,8 @@ for what, count in (("gates", 884), ("weights", 79_400)):
     print(f"{count:6,} {what}: {count * price / 1437:6.2f} nats per image")
 
 # %% Exercise 2
-# Solution 2. After enough epochs there are; the threshold of 0 lies between.
+# Solution 2. Hidden units: a heap near -4 and a thin tail, in which the threshold lies. Inputs: a pile on the right, of
+# pixels that are nearly always 0, and one broad heap that the threshold cuts. How many inputs are open depends on it.
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6))
 for ax, gate in zip(axes, gates, strict=True):
     ax.hist(np.clip(gate.scores(), -12, 12), 49, color=COLOURS["kept"])
@@ -29,7 +30,7 @@ for ax, gate in zip(axes, gates, strict=True):
 plt.show()
 
 # %% Exercise 3
-# Solution 3. Most inputs and units have some weight left, so the matrices shrink far less than the number of weights.
+# Solution 3. A unit stays as long as one of its weights does, so the matrices shrink far less than the number of weights.
 living = pruned[0].any(axis=0) & pruned[1].any(axis=1)
 read = pruned[0][:, living].any(axis=1)
 print(

@@ -104,7 +104,7 @@ def gated(x, mean, log_sigma2, noise):
 check(
     "gated",
     lambda: np.allclose(
-        gated(np.ones((2, 1)), np.array([3.0]), np.array([0.0]), np.array([[1.0], [-1.0]])), [[4], [2]]
+        gated(np.array([[2.0], [3.0]]), np.array([3.0]), np.log([4.0]), np.array([[1.0], [-1.0]])), [[10], [3]]
     ),
     "Draw the gates: mean + sigma * noise.",
     "Then multiply x by them, entry by entry.",
@@ -164,7 +164,7 @@ EPOCHS = 40 if FULL else 6
 schedule = {"epochs": EPOCHS, "lr": 3e-3, "batch_size": 50}
 single = svd.Sequential(svd.VariationalDense(784, 100), svd.ReLU(), svd.VariationalDense(100, 10))
 kl = ((EPOCHS / 8, 0.0), (EPOCHS / 2, 1.0))
-svd.fit(single, digits, svd.TrainConfig(kl_schedule=kl, **schedule), progress=False)
+history = svd.fit(single, digits, svd.TrainConfig(kl_schedule=kl, **schedule), progress=False)
 
 # %%
 units = svd.Sequential(
@@ -192,7 +192,7 @@ def fold(weights, factors):
 # %% tags=["check"]
 check(
     "fold",
-    lambda: np.allclose(np.ones((1, 3)) @ fold(np.eye(3), np.array([1.0, 2.0, 0.0])), [1, 2, 0]),
+    lambda: np.allclose(fold(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([2.0, 0.5])), [[2, 4], [1.5, 2]]),
     "(x * factors) @ weights must be x @ fold(weights, factors): each row of the weights gets its factor.",
     "factors[:, None] is a column; it multiplies the rows.",
 )
@@ -289,7 +289,8 @@ for what, count in (("gates", 884), ("weights", 79_400)):
     print(f"{count:6,} {what}: {count * price / 1437:6.2f} nats per image")
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-# Solution 2. After enough epochs there are; the threshold of 0 lies between.
+# Solution 2. Hidden units: a heap near -4 and a thin tail, in which the threshold lies. Inputs: a pile on the right, of
+# pixels that are nearly always 0, and one broad heap that the threshold cuts. How many inputs are open depends on it.
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6))
 for ax, gate in zip(axes, gates, strict=True):
     ax.hist(np.clip(gate.scores(), -12, 12), 49, color=COLOURS["kept"])
@@ -298,7 +299,7 @@ for ax, gate in zip(axes, gates, strict=True):
 plt.show()
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-# Solution 3. Most inputs and units have some weight left, so the matrices shrink far less than the number of weights.
+# Solution 3. A unit stays as long as one of its weights does, so the matrices shrink far less than the number of weights.
 living = pruned[0].any(axis=0) & pruned[1].any(axis=1)
 read = pruned[0][:, living].any(axis=1)
 print(
