@@ -62,7 +62,7 @@ def to_8_bits(values):
 # %% tags=["check"]
 check(
     "to_8_bits",
-    lambda: to_8_bits(np.array([0.5, -1.0, 0.1]))[0].tolist() == [64, -127, 13],
+    lambda: to_8_bits(np.array([0.8, -2.0, 0.2]))[0].tolist() == [51, -127, 13],
     "How many scales is a value? Round to the nearest whole number.",
     "np.rint(values / scale)",
 )
@@ -93,7 +93,7 @@ def scaled(total, factor, shift=20):
 # %% tags=["check"]
 check(
     "scaled",
-    lambda: scaled(100_000, 0.00137) == 137 and scaled(-1000, 0.5) == -500,
+    lambda: scaled(1_000_000, 0.00137) == 1370 and scaled(-1000, 0.5, 10) == -500,
     "The multiplier is the factor times 2 to the power of shift, as a whole number.",
     "round(factor * 2**shift)",
 )
