@@ -1,10 +1,10 @@
 """Run the cells of tutorials in this process: `run_cells.py [--results] < cells`.
 
-Standard input is JSON: for each tutorial its cells of code, with their tags. Both editions are run in one go: at each
-blank, the students' cell with nothing filled in, whose check has to say so and to take the answer from `solutions/`;
-then the check again, which has to say "right". (The answers are those of the instructors' edition; another test
-compares them.) A cell that raises or warns ends it. `--results` runs only the cells that show `benchmarks/results/`,
-and prints what they print, as JSON.
+Standard input is JSON: for each tutorial its cells of code, with their tags. Both editions are run in one go: at
+each blank, the students' cell with nothing filled in, and then with each of its wrong answers, whose check has to
+say so and to take the answer from `solutions/`; then the check again, which has to say "right". (The answers are
+those of the instructors' edition; another test compares them.) A cell that raises or warns ends it. `--results` runs
+only the cells that show `benchmarks/results/`, and prints what they print, as JSON.
 
 Without Jupyter between them, cells start seconds sooner, and no message between processes can be lost. Whoever starts
 this has read the sources, so jupytext, which takes a second to import, is not needed here.
@@ -44,16 +44,20 @@ def verdict(shell: InteractiveShell, judge: str, *, right: bool) -> None:
     """The check of a blank says what it should."""
     said = run(shell, judge)
     if ("🟥" in said or "⬜" in said) == right or ("🟩" in said) != right:
-        sys.exit(f"a blank that is {'right' if right else 'not filled in'} is judged otherwise:\n{judge}\n\n{said}")
+        sys.exit(f"a blank that is {'right' if right else 'empty or wrong'} is judged otherwise:\n{judge}\n\n{said}")
 
 
 def both_editions(shell: InteractiveShell, cells: list[dict[str, Any]]) -> None:
-    """Run all cells, with every blank empty and then with its answer."""
+    """Run all cells, with every blank empty, with wrong answers, and then with its answer."""
+    wrong = list[str]()
     for cell in cells:
         if "blank" in cell["tags"]:
-            run(shell, "\n".join(map(editions.emptied, cell["source"].splitlines())))
+            empty = "\n".join(map(editions.emptied, cell["source"].splitlines()))
+            wrong = [empty, *(re.sub(r"\.\.\.  # your line$", slip, empty, flags=re.M) for slip in cell["slips"])]
         elif "check" in cell["tags"]:
-            verdict(shell, cell["source"], right=False)
+            for filled in wrong:
+                run(shell, filled)
+                verdict(shell, cell["source"], right=False)
             verdict(shell, cell["source"], right=True)
         else:
             run(shell, cell["source"])

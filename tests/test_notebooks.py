@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import re
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from processes import environment
+from slips import SLIPS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -112,6 +114,14 @@ def test_notebooks_were_run_top_to_bottom_without_error_or_warning(name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_cell_ends_in_a_call_whose_value_nobody_wants_to_see(name: str) -> None:
+    for cell in editions.with_answers(editions.read_source(source_of(name))).cells:
+        last = ast.parse(cell.source).body[-1:] if cell.cell_type == "code" else []
+        called = [ast.unparse(line.value) for line in last if isinstance(line, ast.Expr)]
+        assert not any(call.startswith(("svd.fit", "svd.save", "svd.export")) for call in called), called
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_notebooks_are_small_and_name_no_place_on_a_disk(name: str) -> None:
     text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
     assert len(text.encode()) < MOST_BYTES
@@ -170,7 +180,10 @@ def test_the_lecturers_page_has_a_quiz_with_an_answer_to_each_question() -> None
 def ready(name: str) -> list[dict[str, Any]]:
     """The cells of code of a source, for run_cells.py."""
     code = [cell for cell in editions.read_source(source_of(name)).cells if cell.cell_type == "code"]
-    return [{"source": cell.source, "tags": editions.tags(cell)} for cell in code]
+    blanks = {
+        cell.id: SLIPS.get((name[:2], editions.name_of(cell)), ()) for cell in code if "blank" in editions.tags(cell)
+    }
+    return [{"source": cell.source, "tags": editions.tags(cell), "slips": blanks.get(cell.id)} for cell in code]
 
 
 def run_cells(folder: Path, *names: str, mode: str, results: bool = False) -> str:
@@ -184,6 +197,16 @@ def run_cells(folder: Path, *names: str, mode: str, results: bool = False) -> st
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
+
+
+def test_slips_are_of_blanks_that_there_are() -> None:
+    blanks = {
+        (name[:2], editions.name_of(cell))
+        for name in NAMES
+        for cell in editions.read_source(source_of(name)).cells
+        if "blank" in editions.tags(cell)
+    }
+    assert set(SLIPS) <= blanks
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -106,7 +106,7 @@ config = replace(config, finetune_epochs=0, batch_size=100 if len(part.x_train) 
 # %%
 hidden = svd.VariationalDense(784, 300), svd.ReLU(), svd.VariationalDense(300, 100), svd.ReLU()
 model = svd.Sequential(*hidden, svd.VariationalDense(100, 10))
-svd.fit(model, part, config, progress=False)
+history = svd.fit(model, part, config, progress=False)
 
 # %%
 layers = ("dense1", "dense2", "dense3")
@@ -425,12 +425,12 @@ small = svd.compress(model)
 tiny = svd.quantise(small, svd.search_bits(small, part.x_valid, part.y_valid, tolerance=0.002))
 folder = pathlib.Path(tempfile.mkdtemp())
 arrays = matrices | {f"{name}.bias": bias[name] for name in layers}
-np.savez(folder / "dense, float32.npz", **arrays)
-np.savez_compressed(folder / "the same, zipped.npz", **arrays)
 model.save(folder / "with posterior.safetensors")
 small.save(folder / "compact.safetensors")
 svd.save_packed(folder / "compact, packed.svdz", small)
 svd.save_packed(folder / "rounded, packed.svdz", tiny)
+np.savez(folder / "dense, float32.npz", **arrays)
+np.savez_compressed(folder / "the same, zipped.npz", **arrays)
 
 # %%
 on_disk = {path.stem: path.stat().st_size for path in folder.iterdir()}

@@ -608,7 +608,7 @@ if relative:
 
 # %% [markdown]
 # - **Small layers.** At 64×64, NumPy has finished before sparse code has got going: calling it with nothing to do takes longer than the whole product. Larger layers
-#   pay off once a quarter to a half of the weights is left, by shape and batch; 300×100, for a single image, hardly ever.
+#   pay off once a quarter to a half of the weights is left, by shape and batch; 300×100, for one image, hardly ever.
 # - **Small tables.** On diabetes, pruning rescues an overfitting network, and makes it about as good as ridge regression, which takes a line of code. On Boston the network
 #   was good, and pruning nine weights in ten costs a tenth more error.
 #
@@ -617,7 +617,7 @@ if relative:
 # **Exercise 1.** Let the data be three answers "yes" with $L(w) = (1 + e^{-w})^{-3}$ instead of a measurement. At which ends does $\int L(w)/|w|\,dw$ diverge now?
 #
 # **Exercise 2.** The KL weight is a significance level in disguise. Which KL weight turns Sparse VD's rule into the 5 % test, and which into BIC's rule for 60,000 images? What is
-# the rule at a KL weight of 2.2, the last one in the recipe of LeNet-300-100? (See `rules` and `limit`.)
+# the rule at a KL weight of 2.2, the recipe's last? (See `rules` and `limit`.)
 #
 # **Exercise 3.** BIC's bar rises with the data; Sparse VD's should not. Give the one-layer network four times as many meaningless examples, in batches four times as large. Does it keep a smaller share?
 #
