@@ -156,7 +156,8 @@ if FULL:
 #
 # ## Both ways on the digits
 #
-# A network 784-100-10, once with noise on every weight, once with gates on the inputs and the hidden units.
+# A network 784-100-10, once with noise on every weight, once with gates on the inputs and the hidden units. (As in the paper, the
+# weights behind gates are Gaussians, too, with a normal prior and little noise, which `sigma_max` bounds.)
 
 # %%
 digits = svd.load("digits")
