@@ -170,7 +170,7 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         "# Three student experiments, as written and as meant", "",
         f"* Machine: {one_line(found['machine'])}",
-        f"* Command: `{found['command']}`",
+        f"* Command: {found['command']}",
         "* MNIST, 60,000 training images; test error in %, mean ± standard deviation over the seeds", "",
         "## Rates of dropout, 784-256-10", "",
         f"| noise | epochs | {' | '.join(f'{p:g}' for p in RATES)} |", "|---" * (len(RATES) + 2) + "|",
