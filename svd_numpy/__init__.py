@@ -33,6 +33,7 @@ _HOME = {
     "Gaussian": "network.objective",
     "GaussianDropout": "network.layers",
     "GradualMagnitude": "train.magnitude",
+    "IVON": "train.ivon",
     "IntegerModel": "exchange",
     "LSTM": "network.layers",
     "Layer": "network.layers",

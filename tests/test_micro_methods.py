@@ -14,7 +14,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm, truncnorm
 
-from svd_numpy.micro import Array, Net, l0, sparse_vd
+from svd_numpy.micro import Array, Net, ivon, l0, sparse_vd
 from svd_numpy.micro import __main__ as command
 from svd_numpy.micro import bayesian_compression as bayesian
 from svd_numpy.micro import dynamic_surgery as surgery
@@ -25,6 +25,7 @@ METHODS: dict[str, ModuleType] = {
     "structured_pruning": structured,
     "dynamic_surgery": surgery,
     "l0": l0,
+    "ivon": ivon,
 }
 Loss = Callable[[Net, Array, Array, int], tuple[float, Net]]  # net, x, labels, step
 
@@ -53,6 +54,7 @@ LOSSES: dict[str, Loss] = {
     "structured_pruning": structured_loss,
     "dynamic_surgery": surgery_loss,
     "l0": l0_loss,
+    "ivon": lambda net, x, labels, step: ivon.loss_and_gradients(net, x, labels),
 }
 GOLDEN = {  # the losses of the first four steps
     "bayesian_compression": [2.51507863514, 2.38407559118, 2.33406695082, 2.30314550954],
@@ -98,7 +100,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
             np.testing.assert_allclose(gradient[parameter].ravel(), expected, rtol=1e-5, atol=1e-8, err_msg=parameter)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_the_first_steps_are_always_the_same(name: str) -> None:
     net, (x, labels) = METHODS[name].make_net(5, 4, 3), problem()
     moments, losses = (sparse_vd.zeros_like(net), sparse_vd.zeros_like(net)), []
@@ -135,6 +137,43 @@ def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="'l1', expected one of sparse_vd, bayesian_compression"):
         command.main(["l1"])
     assert set(command.METHODS) == {"sparse_vd", "lstm", *METHODS}
+
+
+# ------------------------------------------------------------ IVON
+
+
+def test_the_curvature_stays_positive_and_finds_its_mean() -> None:
+    rng, h = np.random.default_rng(0), np.array([0.1, 3.0, 1e-3])
+    history = []
+    for _ in range(20_000):
+        h = ivon.new_curvature(h, rng.normal([0.5, 0.0, -1.0], [3.0, 0.0, 3.0]), beta2=0.99)
+        assert (h + ivon.DELTA > 0).all()
+        history.append(h)
+    # The noise has a variance of (1 - beta2) / 2 times that of an estimate, and the square lifts the mean a little.
+    assert np.mean(history, axis=0)[0] == pytest.approx(0.5, abs=0.1)
+    assert 0 < h[1] < 0.01
+
+
+def test_ivon_finds_the_posterior_of_a_quadratic() -> None:
+    """One unit, labels that say nothing: the curvature is known, and so are mean and sigma of the posterior."""
+    rng = np.random.default_rng(0)
+    h, mean, g = np.full(4, 0.1), np.zeros(4), np.zeros(4)
+    curvature, slope, n = np.array([0.2, 0.5, 1.0, 2.0]), np.array([1.0, -1.0, 0.5, 0.0]), 200
+    for t in range(20_000):
+        std, noise = ivon.sigma(h, n), rng.standard_normal(4)
+        gradient = curvature * (mean + std * noise) - slope
+        g += 0.1 * (gradient - g)
+        h = ivon.new_curvature(h, gradient * noise / std)
+        mean -= 0.01 * (g / (1 - 0.9 ** (t + 1)) + ivon.DELTA * mean) / (h + ivon.DELTA)
+    np.testing.assert_allclose(h, curvature, rtol=0.25)
+    np.testing.assert_allclose(mean, slope / (curvature + ivon.DELTA), atol=0.1)
+
+
+def test_ivon_prunes_what_is_least_known() -> None:
+    net = [{"theta": np.array([[3.0, -0.1], [0.2, -4.0]]), "bias": np.ones(2)}]
+    scores = [np.array([[0.1, 5.0], [4.0, 2.0]])]
+    np.testing.assert_array_equal(ivon.pruned(net, scores, 0.5)[0]["theta"], [[0.0, -0.1], [0.2, 0.0]])
+    np.testing.assert_array_equal(ivon.pruned(net, scores, 0.5)[0]["bias"], [1, 1])
 
 
 # ------------------------------------------------------------ Bayesian compression

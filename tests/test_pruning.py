@@ -13,7 +13,8 @@ from test_micro_methods import numeric_slope
 
 import svd_numpy as svd
 from svd_numpy.files import checkpoint
-from svd_numpy.micro import dynamic_surgery, zeros_like
+from svd_numpy.kernels.backend import NoiseKey
+from svd_numpy.micro import dynamic_surgery, ivon, zeros_like
 from svd_numpy.train import loop, sharing, surgery
 from svd_numpy.train.magnitude import drop_smallest
 from svd_numpy.train.pruning import Place, Pruning, check_pruning
@@ -24,6 +25,7 @@ PRUNINGS: dict[str, Pruning] = {
     "rounds": svd.MagnitudeRounds(rounds=((2, 0.5), (4, 0.8)), scale="layer", l2=1e-3),
     "gradual": svd.GradualMagnitude(start=1, stop=5, sparsity=0.9, every=2),
     "surgery": svd.Surgery(start=2, stop=5, c=(0.5, 0.2), gamma=0.1, l2=1e-4),
+    "ivon": svd.IVON(start=1, stop=5, sparsity=0.9, every=2, l2=1e-3, beta2=0.99),
     "sharing": svd.WeightSharing(start=2, stop=5, components=5, strength=0.1, l2=1e-3),
 }
 
@@ -72,18 +74,21 @@ def left(model: svd.Sequential) -> list[int]:
 
 
 def test_the_smallest_weights_leave_of_the_network_or_for_their_layer() -> None:
-    names = ["dense1.theta", "dense2.theta"]
+    def drop(model: svd.Sequential, sparsity: float, scale: Any) -> None:
+        sizes = {name: np.abs(model.parameters[name]) for name in ("dense1.theta", "dense2.theta")}
+        drop_smallest(model.arena, sizes, sparsity, scale)
+
     model = two_layers()
-    drop_smallest(model.arena, names, 0.5, "none")
+    drop(model, 0.5, "none")
     assert left(model) == [0, 4]
     model = two_layers()
-    drop_smallest(model.arena, names, 0.5, "layer")
+    drop(model, 0.5, "layer")
     np.testing.assert_array_equal(model.parameters["dense1.theta"] != 0, [[False, False], [True, True]])
     np.testing.assert_array_equal(model.parameters["dense2.theta"] != 0, [[False, False], [True, True]])
     model.parameters["dense1.theta"][0, 0] = 9  # dead ones stay dead, whatever they hold
-    drop_smallest(model.arena, names, 0.625, "none")
+    drop(model, 0.625, "none")
     np.testing.assert_array_equal(model.parameters["dense1.theta"] != 0, [[False, False], [False, True]])
-    drop_smallest(model.arena, names, 0.999, "none")
+    drop(model, 0.999, "none")
     assert sum(left(model)) == 1  # one weight is always left
 
 
@@ -96,11 +101,11 @@ def test_the_network_is_pruned_and_its_records_say_so(name: str, backend: str) -
     model = dense_net(backend)
     history = svd.fit(model, make_data(), config(PRUNINGS[name], eval_every=1), progress=False)
     total = sum(alive.size for alive in model.alive().values())
-    assert history[0]["compression"] == 1 or name == "gradual"
+    assert history[0]["compression"] == 1 or name in ("gradual", "ivon")
     assert history[-1]["compression"] == pytest.approx(total / sum(left(model)))
     assert history[-1]["living"] == sum(left(model)) < total
-    if name in ("rounds", "gradual"):
-        wanted = {"rounds": [1, 2, 2, 5, 5, 5], "gradual": [1, 1.79, 4.62, 8, 10, 10]}[name]
+    if name in ("rounds", "gradual", "ivon"):
+        wanted = [1, 2, 2, 5, 5, 5] if name == "rounds" else [1, 1.79, 4.62, 8, 10, 10]
         assert [record["compression"] for record in history] == pytest.approx(wanted, rel=0.01)
     if name == "sharing":
         assert len(np.unique(np.concatenate([model.parameters[f"dense{i}.theta"].ravel() for i in (1, 2)]))) <= 5
@@ -207,6 +212,45 @@ def test_surgeries_become_rare() -> None:
     assert sum(found[1000:]) == pytest.approx(np.sum(1 / (1 + 0.01 * np.arange(1000, 2000))), abs=25)
 
 
+# ------------------------------------------------------------ IVON
+
+
+def test_ivon_retraces_every_loss_of_micro() -> None:
+    data, plan = make_data(), svd.IVON(start=0, stop=1, sparsity=0, l2=ivon.DELTA, beta2=ivon.BETA2)
+    model = dense_net(dtype="float64")
+    trainer = Trainer(model, data, config(plan, epochs=9, lr=0.03))
+    net = [{n: model.parameters[f"dense{i}.{n}"].copy() for n in ("theta", "bias")} for i in (1, 2)]
+    averages = ivon.start_averages(net)
+    while not trainer.done:
+        step = trainer.progress.step
+        trainer.batches.begin(step)
+        rows = trainer.batches.order[trainer.batches.rows(step)].copy()
+        drawn = model.backend.noise(NoiseKey(0, 2**31, step), 1, 4096).ravel()
+        noise = [
+            {n: drawn[model.arena.ranges[f"dense{i}.{n}"]].reshape(a.shape) for n, a in layer.items()}
+            for i, layer in enumerate(net, start=1)
+        ]
+        x = data.x_train[rows].astype(np.float64)
+        loss = ivon.step(net, averages, noise, x, data.y_train[rows], len(data.x_train), 0.03, step)
+        trainer.progress.nll_sum = 0.0
+        trainer.step()
+        assert trainer.progress.nll_sum / len(rows) == pytest.approx(loss, rel=1e-9)
+    for i, layer in enumerate(net, start=1):
+        for name, mean in layer.items():  # between two steps the network is that of the means
+            np.testing.assert_allclose(model.parameters[f"dense{i}.{name}"], mean, rtol=1e-7, atol=1e-12)
+
+
+def test_ivon_drops_what_is_small_and_what_lies_in_a_flat_direction() -> None:
+    plan = svd.IVON(start=0, stop=1, sparsity=0.5, every=1, l2=0.01)
+    for curvature, expected in ((1.0, [0, 4]), (1e4, [4, 0])):  # of the first layer, whose weights are smaller
+        model = two_layers()
+        pruner = plan.pruner(model, PLACE)
+        pruner.arrays["pruning/h"][:] = 1
+        pruner.arrays["pruning/h"][model.arena.ranges["dense1.theta"]] = curvature
+        pruner.after_update(PLACE.steps_per_epoch)
+        assert left(model) == expected
+
+
 # ------------------------------------------------------------ weight-sharing
 
 
@@ -262,6 +306,7 @@ def test_weights_take_the_mean_of_their_component_and_overlapping_ones_become_ze
         (lambda: svd.MagnitudeRounds(scale="neuron"), "scale: got 'neuron', expected one of"),
         (lambda: svd.GradualMagnitude(start=5, stop=5), "stop: got epoch 5, expected one after start, 5"),
         (lambda: svd.Surgery(c=()), r"c: got \(\), expected numbers"),
+        (lambda: svd.IVON(l2=0), "l2: got 0"),
         (lambda: svd.WeightSharing(components=1), "components: got 1"),
         (lambda: config(PRUNINGS["rounds"], finetune_epochs=2), "finetune_epochs: got 2 and pruning"),
         (lambda: config(PRUNINGS["rounds"], remove_above=3.0), "remove_above: got 3.0 and pruning"),

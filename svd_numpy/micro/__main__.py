@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-METHODS = ("sparse_vd", "bayesian_compression", "structured_pruning", "dynamic_surgery", "l0", "lstm")
+METHODS = ("sparse_vd", "bayesian_compression", "structured_pruning", "dynamic_surgery", "l0", "ivon", "lstm")
 
 
 def main(arguments: list[str]) -> None:

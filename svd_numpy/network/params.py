@@ -77,6 +77,8 @@ class Arena:
         0 where a number is held fixed in fine-tuning (`Backend.adam_step`), otherwise 1.
     segments : tuple of Segment
         The table. Every number except padding belongs to one segment.
+    ranges : dict of name -> slice
+        Where each parameter is.
     views, grad_views, mask_views : dict of name -> array
         Views of `params`, `grads` and `mask` in the shapes of the parameters, in the order of the layers.
     """
@@ -90,12 +92,12 @@ class Arena:
         self.mask = np.ones(size, np.uint8)
         at, behind = 0, 2 * n_weights  # where the next numbers with and without a posterior go
         table = list[Segment]()
-        self._ranges: dict[str, slice] = {}
+        self.ranges: dict[str, slice] = {}
         for spec in specs:
             if spec.log_sigma2 is None:
                 low, high = _given(spec.low, -math.inf), _given(spec.high, math.inf)
                 table.append(Segment(spec.name, behind, behind + spec.size, -1, "", low, high, spec.lr_factor))
-                self._ranges[spec.name] = slice(behind, behind + spec.size)
+                self.ranges[spec.name] = slice(behind, behind + spec.size)
                 behind += spec.size
             else:
                 low, high = _given(spec.low, LOG_SIGMA2_MIN), _given(spec.high, LOG_SIGMA2_MAX)
@@ -104,12 +106,12 @@ class Arena:
                 )
                 table.append(row)
                 for name, start in zip(spec.names, (at, row.log_sigma2), strict=True):
-                    self._ranges[name] = slice(start, start + spec.size)
+                    self.ranges[name] = slice(start, start + spec.size)
                 at += spec.size
         self.segments = _merged(sorted(table, key=lambda row: row.start))
         shapes = {name: spec.shape for spec in specs for name in spec.names}
         self.views, self.grad_views, self.mask_views = (
-            {name: flat[self._ranges[name]].reshape(shape) for name, shape in shapes.items()}
+            {name: flat[self.ranges[name]].reshape(shape) for name, shape in shapes.items()}
             for flat in (self.params, self.grads, self.mask)
         )
         for spec in specs:
@@ -119,12 +121,12 @@ class Arena:
 
     def views_of(self, name: str) -> list[Array]:
         """Views of a parameter's values, both moments and its mask, in its shape."""
-        shape, here = self.views[name].shape, self._ranges[name]
+        shape, here = self.views[name].shape, self.ranges[name]
         return [flat[here].reshape(shape) for flat in (self.params, self.m, self.v, self.mask)]
 
     def bounds_of(self, name: str) -> tuple[float, float]:
         """Lowest and highest number that an array of parameters can hold."""
-        start = self._ranges[name].start
+        start = self.ranges[name].start
         for row in self.segments:
             size = row.stop - row.start
             if row.start <= start < row.stop:
@@ -143,7 +145,7 @@ class Arena:
 
         Their moments become 0, too, and their log variances, if they have any, the lowest that there is.
         """
-        alive, here = alive.reshape(-1), self._ranges[name]
+        alive, here = alive.reshape(-1), self.ranges[name]
         dead = ~alive
         for flat in (self.params, self.m, self.v):
             flat[here][dead] = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from svd_numpy.checks import SvdValueError, check_choice, check_count, check_number
+from svd_numpy.kernels.backend import Array
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.params import Arena
 from svd_numpy.train.pruning import Place, Pruner, Pruning
@@ -34,7 +36,7 @@ class _ByMagnitude(Pruning):
 
     def pruner(self, model: Sequential, place: Place) -> Pruner:
         """See `Pruning.pruner`."""
-        return _MagnitudePruner(self, model, place)
+        return GradualPruner(self, model, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,32 +123,43 @@ class GradualMagnitude(_ByMagnitude):
         return replace(self, sparsity=sparsity)
 
 
-class _MagnitudePruner(Pruner):
+class GradualPruner(Pruner):
+    """Prunes the smallest weights whenever the plan says so."""
+
     def __init__(self, plan: _ByMagnitude, model: Sequential, place: Place) -> None:
         super().__init__(model, place)
         self._plan = plan
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, lr: float) -> None:
+        """See `Pruner.before_update`."""
         self.decay(self._plan.l2)
 
+    def sizes(self, name: str) -> Array:
+        """What the weights of an array are compared by."""
+        return np.abs(self.arena.views[name])
+
     def after_update(self, done: int) -> None:
+        """See `Pruner.after_update`."""
         sparsity = self._plan.sparsity_at(done, self.place)
         if sparsity is not None:
-            drop_smallest(self.arena, self.weights, sparsity, self._plan.scale)
+            drop_smallest(self.arena, {name: self.sizes(name) for name in self.weights}, sparsity, self._plan.scale)
 
 
-def drop_smallest(arena: Arena, weights: list[str], sparsity: float, scale: Scale) -> None:
-    """Set the smallest weights of these arrays to 0 for good, until this share of them is 0; dead ones stay dead."""
+def drop_smallest(arena: Arena, sizes: Mapping[str, Array], sparsity: float, scale: Scale) -> None:
+    """Set the smallest weights of these arrays to 0 for good, until this share of them is 0; dead ones stay dead.
+
+    sizes : by the name of the array, of its shape
+    """
     scores = []
-    for name in weights:
-        size, alive = np.abs(arena.views[name]).ravel(), arena.mask_views[name].ravel() == 1
+    for name, size in sizes.items():
+        size, alive = size.ravel(), arena.mask_views[name].ravel() == 1
         if scale == "layer" and alive.any():
-            size /= max(float(arena.views[name].ravel()[alive].std()), np.finfo(np.float32).tiny)
+            size = size / max(float(arena.views[name].ravel()[alive].std()), np.finfo(np.float32).tiny)
         scores.append(np.where(alive, size, -1))  # below every living one
     everything = np.concatenate(scores)
     dead = min(round(sparsity * everything.size), everything.size - 1)
     least = np.partition(everything, dead)[dead]  # the smallest score that is kept
-    for name, score in zip(weights, scores, strict=True):
+    for name, score in zip(sizes, scores, strict=True):
         arena.hold(name, (score >= max(least, 0)).reshape(arena.views[name].shape))
 
 

@@ -1,8 +1,9 @@
 """Pruning of ordinary weights while training: what a `TrainConfig` says about it, and what does it in a run.
 
 A `Pruning` is a setting: a few numbers, which go into checkpoints as JSON. A `Pruner` does the work in one run. It acts
-at the end of backward and at the end of a step, and after each step the network is the pruned one: scores, sparsity,
-pictures and files need to know nothing of it. Whatever else it remembers is in its `arrays`, which checkpoints store.
+before and after the passes of a step and at its end, and after each step the network is the pruned one: scores,
+sparsity, pictures and files need to know nothing of it. Whatever else it remembers is in its `arrays`, which
+checkpoints store.
 """
 
 from __future__ import annotations
@@ -57,8 +58,11 @@ class Pruner:
         """Whether this step leaves numbers alone whose mask is 0."""
         return True
 
-    def before_update(self, step: int) -> None:
-        """Do what comes after the gradients of this step and before Adam; steps count from 0."""
+    def before_forward(self, step: int) -> None:
+        """Do what comes before the passes of this step; steps count from 0."""
+
+    def before_update(self, step: int, lr: float) -> None:
+        """Do what comes after the gradients of this step and before Adam, whose learning rate is `lr`."""
 
     def after_update(self, done: int) -> None:
         """Do what comes after Adam; `done` steps are done, this one included."""

@@ -155,7 +155,7 @@ class _Sharer(Pruner):
     def _theta(self) -> Array:
         return np.concatenate([self.arena.views[name].ravel() for name in self.weights])
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, lr: float) -> None:
         """Add the gradient of the prior, and move the mixture; once the weights are quantised, keep them."""
         if step >= self._stop:
             for name in self.weights:

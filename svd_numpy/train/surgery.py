@@ -76,7 +76,7 @@ class _Surgeon(Pruner):
         """See `Pruner.holds`: only once the surgeries are over."""
         return step >= self._stop
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, lr: float) -> None:
         """Put all weights back, so that Adam updates them with the gradient of the cut network."""
         if self._start <= step < self._stop:
             self.arena.params[:] = self._uncut

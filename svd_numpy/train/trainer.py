@@ -214,7 +214,7 @@ class Trainer:
         if self.pruner is None:
             backend.adam_step(model.arena, settings, held=self.finetunes(step) or self.removes)
         else:
-            self.pruner.before_update(step)
+            self.pruner.before_update(step, settings.adam.lr)
             backend.adam_step(model.arena, settings, held=self.pruner.holds(step))
             self.pruner.after_update(step + 1)
 
@@ -230,6 +230,8 @@ class Trainer:
             self.begin_epoch(step)
             rows = self.batches.rows(step)
             count = rows.stop - rows.start
+            if self.pruner is not None:
+                self.pruner.before_forward(step)
             self.enter(*(operations or self.operations)(model.backend, step, rows, count, step))
 
     def begin_epoch(self, step: int) -> bool:

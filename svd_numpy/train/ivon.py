@@ -1,0 +1,100 @@
+"""IVON (Shen et al. 2024): a Gaussian over ordinary weights at about the price of Adam, which says what may leave.
+
+`micro/ivon.py` derives it. In place of Adam, a step draws the weights from N(m, sigma^2), and moves the means m by the
+gradient there, divided by the curvature h that it estimates on the way; sigma = 1 / sqrt(n_train (h + l2)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from svd_numpy.checks import check_number
+from svd_numpy.kernels.backend import Array, NoiseKey
+from svd_numpy.network.model import Sequential
+from svd_numpy.train.magnitude import GradualMagnitude, GradualPruner
+from svd_numpy.train.pruning import Place, Pruner
+
+_LAYER = 2**31  # in the noise keys: that of no layer
+_ROW = 4096  # numbers of noise in a row
+
+
+@dataclass(frozen=True, kw_only=True)
+class IVON(GradualMagnitude):
+    """Train by improved variational online Newton, and prune gradually the weights whose sign is least known.
+
+    The weights with the least |m| / sigma leave, along the same curve as with `GradualMagnitude`. The learning rates of
+    `TrainConfig` are IVON's, and larger than Adam's by about a hundred: gradients are divided by the curvature, not
+    by its root. The network that is scored, stored and shipped is that of the means.
+
+    Attributes
+    ----------
+    start, stop, sparsity, every, scale
+        See `GradualMagnitude`.
+    l2 : float
+        delta, above 0: the prior of each number of the network is N(0, 1 / (n_train l2)).
+    h_start : float
+        First curvature, above 0.
+    beta1, beta2 : float
+        Decay of the averages of the gradient and of the curvature.
+    """
+
+    kind: ClassVar[str] = "ivon"
+    l2: float = 1e-4
+    h_start: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.9995
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("l2", self.l2, low=1e-12, high=1)
+        check_number("h_start", self.h_start, low=1e-6, high=1e6)
+        for name in ("beta1", "beta2"):
+            check_number(name, getattr(self, name), low=0, high=1 - 1e-7)
+
+    def pruner(self, model: Sequential, place: Place) -> Pruner:
+        """See `Pruning.pruner`."""
+        return _Newton(self, model, place)
+
+
+class _Newton(GradualPruner):
+    """Between two steps the network's numbers are the means. `arrays`: the averages g and h."""
+
+    def __init__(self, plan: IVON, model: Sequential, place: Place) -> None:
+        super().__init__(plan, model, place)
+        self._ivon, self._backend = plan, model.backend
+        params = self.arena.params
+        self._means, self._g, self._h = params.copy(), np.zeros_like(params), np.full_like(params, plan.h_start)
+        self.arrays = {"pruning/g": self._g, "pruning/h": self._h}
+
+    def _sigma(self) -> Array:
+        return np.asarray(1 / np.sqrt(self.place.n_train * (self._h + self._ivon.l2)))
+
+    def before_forward(self, step: int) -> None:
+        """Draw the weights; those that have left stay 0."""
+        params, rows = self.arena.params, -(-self.arena.params.size // _ROW)
+        noise = self._backend.noise(NoiseKey(self.place.seed, _LAYER, step), rows, _ROW)
+        self._noise = noise.ravel()[: params.size]
+        self._means[:] = params
+        params += self._sigma() * self._noise * self.arena.mask
+
+    def before_update(self, step: int, lr: float) -> None:
+        """Move the averages and the means. Adam gets gradients of 0, and so it changes nothing."""
+        plan, gradient, g, h = self._ivon, self.arena.grads, self._g, self._h
+        change = gradient * self._noise / self._sigma()  # becomes (1 - beta2) (h^ - h)
+        change -= h
+        change *= 1 - plan.beta2
+        g += (1 - plan.beta1) * (gradient - g)
+        h += change + change**2 / (2 * (h + plan.l2))
+        slope = g / (1 - plan.beta1 ** (step + 1)) + plan.l2 * self._means
+        self.arena.params[:] = self._means - lr * slope / (h + plan.l2) * self.arena.mask
+        gradient[:] = 0
+
+    def sizes(self, name: str) -> Array:
+        """|m| / sigma of the weights of an array, up to a factor that all have."""
+        theta = self.arena.views[name]
+        return np.asarray(
+            np.abs(theta) * np.sqrt(self._h[self.arena.ranges[name]] + self._ivon.l2).reshape(theta.shape)
+        )
