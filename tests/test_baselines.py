@@ -23,7 +23,7 @@ from svd_numpy.train.schedules import at_epoch
 from svd_numpy.train.trainer import Trainer
 
 PLAIN = ("dense", "dropout", "gaussian-dropout")
-PRUNING = ("magnitude", "magnitude-rewind", "gradual-magnitude", "surgery", "weight-sharing")
+PRUNING = ("magnitude", "magnitude-rewind", "gradual-magnitude", "ivon", "surgery", "weight-sharing")
 
 
 def train(**changes: Any) -> svd.TrainResult:
@@ -90,7 +90,7 @@ def test_the_recipes_prune_within_the_epochs_of_sparse_vd(method: str, plan: Any
 
 
 def test_the_sparsity_can_be_chosen_where_magnitude_decides() -> None:
-    for method in ("magnitude", "magnitude-rewind", "gradual-magnitude"):
+    for method in ("magnitude", "magnitude-rewind", "gradual-magnitude", "ivon"):
         assert train(method=method, sparsity=0.8).compression == pytest.approx(5, rel=0.01)
     rounds = svd.MagnitudeRounds(rounds=((1, 0.5), (2, 0.75), (3, 0.9)))
     assert rounds.ending_at(0.8) == svd.MagnitudeRounds(rounds=((1, 0.5), (2, 0.75), (3, 0.8)))

@@ -216,7 +216,9 @@ def test_surgeries_become_rare() -> None:
 
 
 def test_ivon_retraces_every_loss_of_micro() -> None:
-    data, plan = make_data(), svd.IVON(start=0, stop=1, sparsity=0, l2=ivon.DELTA, beta2=ivon.BETA2)
+    data = make_data()
+    std = float(ivon.sigma(np.array(ivon.H_START), len(data.x_train)))
+    plan = svd.IVON(start=0, stop=1, sparsity=0, l2=ivon.DELTA, std_start=std, beta2=ivon.BETA2)
     model = dense_net(dtype="float64")
     trainer = Trainer(model, data, config(plan, epochs=9, lr=0.03))
     net = [{n: model.parameters[f"dense{i}.{n}"].copy() for n in ("theta", "bias")} for i in (1, 2)]

@@ -66,6 +66,9 @@ METHODS = {
     "gradual-magnitude": Method(
         title="Gradual magnitude pruning", source="Zhu & Gupta 2017", adapt=baselines.gradual_magnitude, kind="dense"
     ),
+    "ivon": Method(
+        title="Variational online Newton (IVON)", source="Shen et al. 2024", adapt=baselines.ivon, kind="dense"
+    ),
     "surgery": Method(
         title="Dynamic network surgery", source="Guo, Yao, Chen 2016", adapt=baselines.surgery, kind="dense"
     ),

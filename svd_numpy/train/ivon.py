@@ -6,6 +6,7 @@ gradient there, divided by the curvature h that it estimates on the way; sigma =
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from svd_numpy.train.magnitude import GradualMagnitude, GradualPruner
 from svd_numpy.train.pruning import Place, Pruner
 
 _LAYER = 2**31  # in the noise keys: that of no layer
-_ROW = 4096  # numbers of noise in a row
+_BLOCK = 4096  # numbers that are treated at a time, and have a row of noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +36,22 @@ class IVON(GradualMagnitude):
         See `GradualMagnitude`.
     l2 : float
         delta, above 0: the prior of each number of the network is N(0, 1 / (n_train l2)).
-    h_start : float
-        First curvature, above 0.
+    std_start : float
+        First sigma. Where there are few examples, sigma stays larger, and so the curvature must not start too low.
     beta1, beta2 : float
         Decay of the averages of the gradient and of the curvature.
     """
 
     kind: ClassVar[str] = "ivon"
     l2: float = 1e-4
-    h_start: float = 0.1
+    std_start: float = 0.013
     beta1: float = 0.9
-    beta2: float = 0.9995
+    beta2: float = 0.9998
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("l2", self.l2, low=1e-12, high=1)
-        check_number("h_start", self.h_start, low=1e-6, high=1e6)
+        check_number("std_start", self.std_start, low=1e-6, high=1)
         for name in ("beta1", "beta2"):
             check_number(name, getattr(self, name), low=0, high=1 - 1e-7)
 
@@ -66,31 +67,35 @@ class _Newton(GradualPruner):
         super().__init__(plan, model, place)
         self._ivon, self._backend = plan, model.backend
         params = self.arena.params
-        self._means, self._g, self._h = params.copy(), np.zeros_like(params), np.full_like(params, plan.h_start)
+        self._means, self._std, self._g = (np.zeros_like(params) for _ in range(3))
+        h = max(1 / (place.n_train * plan.std_start**2) - plan.l2, 1e-6)
+        self._h, self._noise = np.full_like(params, h), params
         self.arrays = {"pruning/g": self._g, "pruning/h": self._h}
 
-    def _sigma(self) -> Array:
-        return np.asarray(1 / np.sqrt(self.place.n_train * (self._h + self._ivon.l2)))
+    def _blocks(self) -> Iterator[slice]:
+        """The numbers of the network, in parts that stay in the cache."""
+        for start in range(0, self.arena.params.size, _BLOCK):
+            yield slice(start, start + _BLOCK)
 
     def before_forward(self, step: int) -> None:
         """Draw the weights; those that have left stay 0."""
-        params, rows = self.arena.params, -(-self.arena.params.size // _ROW)
-        noise = self._backend.noise(NoiseKey(self.place.seed, _LAYER, step), rows, _ROW)
-        self._noise = noise.ravel()[: params.size]
+        params, rows = self.arena.params, -(-self.arena.params.size // _BLOCK)
+        self._noise = self._backend.noise(NoiseKey(self.place.seed, _LAYER, step), rows, _BLOCK).ravel()[: params.size]
         self._means[:] = params
-        params += self._sigma() * self._noise * self.arena.mask
+        for here in self._blocks():
+            self._std[here] = 1 / np.sqrt(self.place.n_train * (self._h[here] + self._ivon.l2))
+            params[here] += self._std[here] * self._noise[here] * self.arena.mask[here]
 
     def before_update(self, step: int, lr: float) -> None:
         """Move the averages and the means. Adam gets gradients of 0, and so it changes nothing."""
-        plan, gradient, g, h = self._ivon, self.arena.grads, self._g, self._h
-        change = gradient * self._noise / self._sigma()  # becomes (1 - beta2) (h^ - h)
-        change -= h
-        change *= 1 - plan.beta2
-        g += (1 - plan.beta1) * (gradient - g)
-        h += change + change**2 / (2 * (h + plan.l2))
-        slope = g / (1 - plan.beta1 ** (step + 1)) + plan.l2 * self._means
-        self.arena.params[:] = self._means - lr * slope / (h + plan.l2) * self.arena.mask
-        gradient[:] = 0
+        plan, params, first = self._ivon, self.arena.params, 1 - self._ivon.beta1 ** (step + 1)
+        for here in self._blocks():
+            gradient, mean, g, h = (array[here] for array in (self.arena.grads, self._means, self._g, self._h))
+            change = (1 - plan.beta2) * (gradient * self._noise[here] / self._std[here] - h)
+            g += (1 - plan.beta1) * (gradient - g)
+            h += change + change**2 / (2 * (h + plan.l2))
+            params[here] = mean - lr * (g / first + plan.l2 * mean) / (h + plan.l2) * self.arena.mask[here]
+        self.arena.grads[:] = 0
 
     def sizes(self, name: str) -> Array:
         """|m| / sigma of the weights of an array, up to a factor that all have."""
