@@ -238,7 +238,7 @@ def page(name: str, found: dict[str, list[dict[str, Any]]], shared: dict[str, An
         *(f"* {note}" for note in notes),
         "* compression: all weights / weights left, embedding included; without dead units: also those that feed or "
         "read nothing but dead units are gone, as `compress` does it; by matrix: the latter, matrix by matrix",
-        f"* seconds: {jobs} run(s) side by side",
+        f"* seconds: {jobs} run(s) side by side on a shared machine",
         "",
         *(of_characters(found) if letters else of_polarity(found)),
         "",
