@@ -78,6 +78,18 @@ def test_a_quick_run_leaves_a_table_and_a_picture_and_goes_on(
     assert (tmp_path / "reproduce.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_baseline_without_a_published_row_stands_beside_the_others(tmp_path: Path) -> None:
+    done = module.reproduce(
+        ["300-100 gradual-magnitude", "300-100 dense"], quick=True, folder=tmp_path, epochs=3, progress=False
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in str(done).splitlines() if line[:1] == "|"][2:]
+    assert [row[:2] for row in rows] == [
+        ["300-100 dense", "published"], ["", "ours"], ["300-100 gradual-magnitude", "not published"], ["", "ours"]
+    ]  # fmt: skip
+    assert rows[2][2:] == [""] * (len(rows[0]) - 2) and rows[3][3] == "68.0x"
+    assert (tmp_path / "reproduce.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_rows_that_cannot_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROWS, "other", replace(ROWS["lenet-5 dense"], name="other", method="not here"))
     with pytest.raises(svd.SvdValueError, match=r"rows: got \['magic'\], expected some of \['300-100 dense'"):

@@ -64,7 +64,8 @@ class Reproduction:
     def __str__(self) -> str:
         lines = ["| " + " | ".join(_HEAD) + " |", "|---" * len(_HEAD) + "|"]
         for row in self.rows:
-            lines.append(_line([row.name, "published", *_published(row)]))
+            theirs = ["not published"] if row.error is None else ["published", *_published(row)]
+            lines.append(_line([row.name, *theirs]))
             ours = self.counts.get(row.name)
             what = "ours" if ours is None or len(ours) == 1 else f"ours, {len(ours)} seeds"
             lines.append(_line(["", what, *([self.left_out[row.name]] if ours is None else _ours(ours))]))
@@ -81,7 +82,8 @@ class Reproduction:
         ours = {
             name: [(one.error, one.compression(ROWS[name])) for one in counts] for name, counts in self.counts.items()
         }
-        theirs = {} if self.quick else {row.name: (row.error, row.compression) for row in self.rows}
+        known = [(row.name, row.error, row.compression) for row in self.rows if not self.quick]
+        theirs = {name: (error, ratio) for name, error, ratio in known if error is not None and ratio is not None}
         return beside_published(places, ours, theirs, title="The papers' rows")
 
     def save(self, folder: str | Path) -> None:
@@ -108,13 +110,20 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join([*cells, *[''] * (len(_HEAD) - len(cells))])} |"
 
 
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.4g}x"
+
+
 def _published(row: PaperRow) -> list[str]:
     """Cells of what was published."""
-    ratio = f"{row.compression:.4g}x"
-    few, macs = (f"{value:.4g}x" if value else "" for value in (row.few_bits, row.macs))
+    ratio, few, macs = (_times(value) for value in (row.compression, row.few_bits, row.macs))
     ratios = ["", ratio] if row.measure == BLOCKS else [ratio, ""]
     live = row.left if row.measure == BLOCKS else ""  # else it is the sparsity of each layer
-    return [f"{100 * row.error:.2f}", *ratios, few, "-".join(map(str, row.bits)), macs, live, ""]
+    return [_percent(row.error), *ratios, few, "-".join(map(str, row.bits)), macs, live, ""]
 
 
 def _ours(counts: list[Counts]) -> list[str]:
@@ -136,10 +145,10 @@ def _ours(counts: list[Counts]) -> list[str]:
 
 
 def rows_table() -> str:
-    """All published rows as a Markdown table."""
+    """All rows as a Markdown table."""
     lines = ["| row | error % | compression | of | left | source | here |", "|---|---|---|---|---|---|---|"]
     for row in ROWS.values():
-        cells = [row.name, f"{100 * row.error:.2f}", f"{row.compression:.4g}x", row.measure, row.left, row.source]
+        cells = [row.name, _percent(row.error), _times(row.compression), row.measure, row.left, row.source]
         lines.append(f"| {' | '.join([*cells, 'yes' if can_run(row) else 'no'])} |")
     return "\n".join(lines)
 
@@ -158,7 +167,7 @@ def reproduce(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> Reproduction:
-    """Train the rows of the papers' tables and compare.
+    """Train the rows of the papers' tables, and baselines beside them, and compare.
 
     Parameters
     ----------
