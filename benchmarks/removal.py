@@ -92,7 +92,7 @@ def table(arch: str, rows: Sequence[dict[str, Any]], threads: int, jobs: int) ->
             mean_sd([100 * row["error"] for row in runs], 2),
             mean_sd([row["nll"] for row in runs], 4),
             mean_sd([row["compression"] for row in runs], 1),
-            "-" if variant == "off" else mean_sd(lost, 0),
+            "-" if variant == "off" or not lost else mean_sd(lost, 0),  # what it is compared with may not be done
             f"{np.mean([row['seconds'] for row in runs]):.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
