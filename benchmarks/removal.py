@@ -36,6 +36,7 @@ VARIANTS: dict[str, tuple[float | None, int]] = {  # log alpha above which weigh
     "off": (None, 0), "3": (3.0, 3), "3 from 20": (3.0, 20), "5": (5.0, 3),
     "5 from 10": (5.0, 10), "8": (8.0, 3),
 }  # fmt: skip
+DRAWN = ("5", 0)  # variant and seed of the run that is drawn
 _COLUMNS = ("removed above", "seed", "error %", "NLL", "compression", "removed survivors", "seconds", "ms, last step")
 _SUMMARY = ("removed above", "seeds", "error %", "NLL", "compression", "removed survivors %", "seconds")
 
@@ -96,6 +97,8 @@ def table(arch: str, rows: Sequence[dict[str, Any]], threads: int, jobs: int) ->
             f"{np.mean([row['seconds'] for row in runs]):.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    if any((row["variant"], row["seed"]) == DRAWN for row in rows):
+        lines += ["", f"![Living weights and milliseconds per step, {DRAWN[0]}](removal-{arch}.png)"]
     lines += ["", "## Every run", "", *_head(_COLUMNS)]
     for row in rows:
         known = row["variant"] != "off" and row["seed"] in kept
@@ -136,7 +139,7 @@ def main() -> None:
             rows.append(row)
             write_atomic(path, json.dumps(rows).encode())
             write_atomic(path.with_suffix(".md"), table(options.arch, rows, options.threads, options.jobs).encode())
-            if (row["variant"], row["seed"]) == ("5", 0):
+            if (row["variant"], row["seed"]) == DRAWN:
                 living_weights(history, title=f"{options.arch}, recipe default").savefig(
                     OUT / f"removal-{options.arch}.png"
                 )

@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 SLIPS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("00", "kl_normal"): ("m**2 + s**2 - 1 - np.log(s)", "0.5 * (m**2 + s**2 - 1) + np.log(s)"),
+    ("00", "posterior_std"): ("(1 + np.sum(x**2) * beta) ** -0.5", "1 / (1 + np.sum(x**2) / beta)"),
+    ("00", "alpha_of"): ("p", "(1 - p) / p", "1 / (1 - p)"),
+    ("01", "kl_monte_carlo"): (
+        "np.log(np.abs(1 + np.exp(log_alpha) * rng.standard_normal(draws)))",
+        "-np.log(np.abs(1 + np.exp(log_alpha / 2) * rng.standard_normal(draws)))",
+    ),
+    ("01", "slope_exact"): ("x * dawsn(x)", "-2 * x * dawsn(x)"),
+    ("01", "ard"): ("np.log1p(np.exp(-fine))", "0.5 * np.log1p(np.exp(fine))"),
+    ("02", "gradients"): ("1 + sigma * noise", "1 - sigma / theta * noise", "sigma / theta * noise"),
+    ("03", "revived"): ("(alive[1:] & alive[:-1]).any(axis=0)", "(~alive[1:] & alive[:-1]).any(axis=0)"),
+    ("04", "y2"): ("p - one_hot", "(one_hot - p) / len(x)"),
+    ("04", "input"): (
+        'd["mean2"] @ parameters["theta2"].T',
+        'd["mean2"] @ parameters["theta2"].T + h * (d["var2"] @ sigma2.T)',
+    ),
+    ("05", "standard_error"): ("percent * (100 - percent) / n", "np.sqrt(percent / n)"),
+    ("06", "sample"): ("s.dy * s.noise / s.std", "s.dy / (2 * s.std)"),
+    ("06", "sweep_bytes"): ("8 * W", "56 * W"),
     ("08", "im2col"): ("windows", "windows.transpose(0, 1, 2, 5, 4, 3)"),
     ("08", "col2im"): ("1", "cols[:, :, :, kx, ky]", "cols[:, ::-1, ::-1, ky, kx]", "cols[:, :, :, ky, kx].mean()"),
     ("09", "csr_bytes"): ("kept * (value_bytes + index_bytes) + 4 * rows",),
