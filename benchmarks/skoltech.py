@@ -147,6 +147,7 @@ def cases() -> Iterator[tuple[str, str, Run]]:
         "kl_schedule": ((5.0, 0.0), (50.0, 1.0)),
     }
     yield "deep", "as meant", sparse((784, 100, 40, 10), meant, -11.5, False, data)
+    yield "deep", "as meant, KL weight 2", sparse((784, 100, 40, 10), meant | {"kl_weight": 2.0}, -11.5, False, data)
 
 
 def never_nan(steps: int, folder: Path) -> dict[str, Any]:

@@ -214,11 +214,11 @@ fig, ax = plt.subplots(figsize=(7, 3.6))
 ax.plot(times, 100 * errors, color=COLOURS["pruned"], linewidth=1)
 dots = ax.scatter(times, 100 * errors, c=1 + np.arange(EPOCHS), cmap="cividis", s=22, zorder=3)
 fig.colorbar(dots, label="epoch")
-for epoch, side in ((0, "left"), (EPOCHS // 2, "left"), (EPOCHS - 1, "right")):
+for epoch, shift, side in ((0, 9, "left"), (EPOCHS // 4, 9, "left"), (EPOCHS - 1, 14, "right")):
     place = times[epoch], 100 * errors[epoch]
-    ax.annotate(f"epoch {epoch + 1}", place, (0, 9), textcoords="offset points", fontsize=8, ha=side)
+    ax.annotate(f"epoch {epoch + 1}", place, (0, shift), textcoords="offset points", fontsize=8, ha=side)
 ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if t < 1.5 * times.max()]
-ax.set(xscale="log", xlabel="compression", ylabel="held-out error (%)", title="First it learns, then it forgets")
+ax.set(xscale="log", xlabel="compression", ylabel="held-out error (%)", title="First it learns, then it empties")
 ax.set(xticks=ticks, xticklabels=[f"{t}" for t in ticks])
 ax.minorticks_off()
 plt.show()
