@@ -202,7 +202,8 @@ def table(found: dict[str, Any]) -> str:
             "", "## You will get NaN", "",
             f"784-100-40-10, {campaign['steps']:,} steps of batch 100 at a constant learning rate of 3e-4: "
             f"{campaign['non_finite']:g} of weights and moments were not finite at the end of any epoch. Test error "
-            f"{100 * campaign['error']:.2f} %, {campaign['compression']:.1f} times fewer weights.",
+            f"{100 * campaign['error']:.2f} %, {campaign['compression']:.1f} times fewer weights "
+            "(`python benchmarks/skoltech.py --only never-nan`).",
         ]  # fmt: skip
     return "\n".join([*lines, ""])
 

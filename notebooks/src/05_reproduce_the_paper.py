@@ -400,7 +400,7 @@ plt.show()
 
 # %% [markdown]
 # The test matters because a weak baseline flatters. Pruned in a few large rounds, without an L2 term, the same network erred on more than twice as many images as Sparse VD at this size
-# on MNIST, which says little about the methods and a lot about the care taken. Pruned gradually it comes close: in this run Sparse VD is ahead by some tens of images in 10,000. That is one
+# on MNIST, which says little about the methods and a lot about the care taken. Pruned gradually it comes close: a few dozen images in 10,000 at most, and the picture says whether that may be luck. It is one
 # seed, on one small network. DNS, in the paper's own table, prunes by size, too, but lets weights return, and gets within a hair of Sparse VD's
 # error. And Gale, Elsen and Hooker (2019) tuned both on two large networks: there magnitude pruning did as well or better, except at the highest sparsities of one of them.
 #
