@@ -114,6 +114,13 @@ def test_notebooks_were_run_top_to_bottom_without_error_or_warning(name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_whoever_only_reads_sees_a_picture_in_the_place_of_every_slider(name: str) -> None:
+    for cell in cells(name, "code"):
+        if "@slide(" in (source := "".join(cell["source"])):
+            assert any("image/png" in output.get("data", {}) for output in cell["outputs"]), source
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_cell_ends_in_a_call_whose_value_nobody_wants_to_see(name: str) -> None:
     for cell in editions.with_answers(editions.read_source(source_of(name))).cells:
         last = ast.parse(cell.source).body[-1:] if cell.cell_type == "code" else []
