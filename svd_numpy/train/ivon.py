@@ -63,9 +63,11 @@ class IVON(GradualMagnitude):
 class _Newton(GradualPruner):
     """Between two steps the network's numbers are the means. `arrays`: the averages g and h."""
 
+    _plan: IVON
+
     def __init__(self, plan: IVON, model: Sequential, place: Place) -> None:
         super().__init__(plan, model, place)
-        self._ivon, self._backend = plan, model.backend
+        self._backend = model.backend
         params = self.arena.params
         self._means, self._std, self._g = (np.zeros_like(params) for _ in range(3))
         h = max(1 / (place.n_train * plan.std_start**2) - plan.l2, 1e-6)
@@ -83,12 +85,12 @@ class _Newton(GradualPruner):
         self._noise = self._backend.noise(NoiseKey(self.place.seed, _LAYER, step), rows, _BLOCK).ravel()[: params.size]
         self._means[:] = params
         for here in self._blocks():
-            self._std[here] = 1 / np.sqrt(self.place.n_train * (self._h[here] + self._ivon.l2))
+            self._std[here] = 1 / np.sqrt(self.place.n_train * (self._h[here] + self._plan.l2))
             params[here] += self._std[here] * self._noise[here] * self.arena.mask[here]
 
     def before_update(self, step: int, lr: float) -> None:
         """Move the averages and the means. Adam gets gradients of 0, and so it changes nothing."""
-        plan, params, first = self._ivon, self.arena.params, 1 - self._ivon.beta1 ** (step + 1)
+        plan, params, first = self._plan, self.arena.params, 1 - self._plan.beta1 ** (step + 1)
         for here in self._blocks():
             gradient, mean, g, h = (array[here] for array in (self.arena.grads, self._means, self._g, self._h))
             change = (1 - plan.beta2) * (gradient * self._noise[here] / self._std[here] - h)
@@ -100,6 +102,5 @@ class _Newton(GradualPruner):
     def sizes(self, name: str) -> Array:
         """|m| / sigma of the weights of an array, up to a factor that all have."""
         theta = self.arena.views[name]
-        return np.asarray(
-            np.abs(theta) * np.sqrt(self._h[self.arena.ranges[name]] + self._ivon.l2).reshape(theta.shape)
-        )
+        h = self._h[self.arena.ranges[name]].reshape(theta.shape)
+        return np.asarray(np.abs(theta) * np.sqrt(h + self._plan.l2))
