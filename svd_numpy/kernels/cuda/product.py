@@ -113,81 +113,105 @@ def column_place(column):
 
 
 def make_share(across: int, v: Variant, along_k: bool) -> Stage:
-    """Which number of a strip (BK, across) is a thread's `e`-th: (k, other index), so that a warp reads neighbours."""
-    bk = v.tile.bk
+    """Which number of a strip (BK, across) is a thread's `i`-th: (k, other index), so that a warp reads neighbours.
+
+    Threads lie side by side, and the i-th time i steps of all threads further. Of a thread's number and of its steps
+    one is a multiple of what lies side by side, or divides it; so both can be divided for themselves, and those of the
+    steps are constants.
+    """
+    bk, threads = v.tile.bk, v.tile.threads
 
     @device
-    def share(e):
+    def share(t, i):
+        steps = i * threads
         if along_k:
-            return e % U(bk), e // U(bk)
-        return e // U(across), e % U(across)
+            return t % U(bk) + U(steps % bk), t // U(bk) + U(steps // bk)
+        return t // U(across) + U(steps // across), t % U(across) + U(steps % across)
 
     return share
 
 
-def make_stages_of_a(v: Variant) -> tuple[Stage, Stage]:
-    """Fetch a thread's share of a strip of A from memory into registers; store it in shared memory."""
-    threads, loads, separate = v.tile.threads, v.tile.bm * v.tile.bk // v.tile.threads, v.separate
+def make_stages_of_a(v: Variant) -> tuple[Stage, Stage, Stage]:
+    """Find a thread's rows of A; fetch its share of a strip from memory into registers; store it in shared memory."""
+    loads, separate = v.tile.bm * v.tile.bk // v.tile.threads, v.separate
     share = make_share(v.tile.bm, v, v.a_along_k)
 
     @device
-    def fetch(t, k0, k_end, m_left, rows, column_table, a1, a2, next_a, next_a2):
+    def find(t, m0, m_total, row_table, row_at):
         for i in range(loads):
-            k, m = share(t + U(i * threads))
-            next_a[i] = ZERO
-            if separate:
-                next_a2[i] = ZERO
-            if k0 + k < k_end and m < m_left:
-                at = rows[m] + column_table[k0 + k]
-                next_a[i] = a1[at]
-                if separate:
-                    next_a2[i] = a2[at]
+            row_at[i] = row_table[min(U(m0 + share(t, i)[1]), U(m_total - U(1)))]
 
     @device
-    def store(t, next_a, next_a2, strip_a, strip_a2):
+    def fetch(t, k0, k_end, column_table, a1, a2, row_at, next_a, next_a2):
         for i in range(loads):
-            k, m = share(t + U(i * threads))
-            strip_a[k, m] = next_a[i]
+            k = U(k0 + share(t, i)[0])
+            at = U(row_at[i] + column_table[min(k, U(k_end - U(1)))])
+            one = a1[at]
+            next_a[i] = one if k < k_end else ZERO
             if separate:
-                strip_a2[k, m] = next_a2[i]
+                two = a2[at]
+                next_a2[i] = two if k < k_end else ZERO
 
-    return fetch, store
+    @device
+    def store(t, base, next_a, next_a2, strip_a, strip_a2):
+        for i in range(loads):
+            k, m = share(t, i)
+            strip_a[base + k, m] = next_a[i]
+            if separate:
+                strip_a2[base + k, m] = next_a2[i]
+
+    return find, fetch, store
 
 
 def make_stages_of_b(v: Variant) -> tuple[Stage, Stage]:
     """Fetch a thread's share of a strip of B, and store it: log_sigma2 as sigma^2, theta where `keep` leaves it."""
-    threads, loads, pair, masked = v.tile.threads, v.tile.bn * v.tile.bk // v.tile.threads, v.pair, v.masked
+    loads, pair, masked = v.tile.bn * v.tile.bk // v.tile.threads, v.pair, v.masked
     share = make_share(v.tile.bn, v, v.b_along_k)
+    nothing = F(-math.inf) if masked else ZERO  # what past the end becomes 0 on its way to shared memory
 
     @device
-    def fetch(t, k0, k_end, n0, n_left, b_table, b_step, b1, b2, next_b, next_b2):
+    def fetch(t, k0, k_end, n0, n_total, b_table, b_step, b1, b2, next_b, next_b2):
         for i in range(loads):
-            k, n = share(t + U(i * threads))
-            next_b[i] = ZERO
+            k, n = U(k0 + share(t, i)[0]), U(n0 + share(t, i)[1])
+            at = U(b_table[min(k, U(k_end - U(1)))] + min(n, U(n_total - U(1))) * b_step)
+            one = b1[at]
+            next_b[i] = one if k < k_end else ZERO
             if pair:
-                next_b2[i] = ZERO
-            if k0 + k < k_end and n < n_left:
-                at = b_table[k0 + k] + (n0 + n) * b_step
-                next_b[i] = b1[at]
-                if pair:
-                    next_b2[i] = b2[at]
+                two = b2[at]
+                next_b2[i] = two if k < k_end else nothing
 
     @device
-    def store(t, k_left, keep, next_b, next_b2, strip_b, strip_b2):
+    def store(t, base, keep, next_b, next_b2, strip_b, strip_b2):
         for i in range(loads):
-            k, n = share(t + U(i * threads))
+            k, n = share(t, i)
             at = column_place(n)
             if masked:
-                sigma2 = F(math.exp(next_b2[i])) if k < k_left else ZERO
-                theta = next_b[i]
-                strip_b[k, at] = theta if theta * theta >= keep * sigma2 else ZERO
-                strip_b2[k, at] = sigma2
+                sigma2, theta = F(math.exp(next_b2[i])), next_b[i]
+                strip_b[base + k, at] = theta if theta * theta >= keep * sigma2 else ZERO
+                strip_b2[base + k, at] = sigma2
             else:
-                strip_b[k, at] = next_b[i]
+                strip_b[base + k, at] = next_b[i]
                 if pair:
-                    strip_b2[k, at] = next_b2[i]
+                    strip_b2[base + k, at] = next_b2[i]
 
     return fetch, store
+
+
+def in_turn(stage: Stage, count: int) -> Stage:
+    """Do `stage` for k, k + 1, ... k + count - 1, written out: the compiler leaves a loop as long as this a loop."""
+    if count == 1:
+        return stage
+    former, latter = in_turn(stage, count // 2), in_turn(stage, count - count // 2)
+
+    @device
+    def both(k, tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second):
+        former(k, tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second)
+        latter(
+            k + U(count // 2), tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first,
+            second,
+        )  # fmt: skip
+
+    return both
 
 
 def make_multiply(v: Variant) -> Stage:
@@ -196,32 +220,30 @@ def make_multiply(v: Variant) -> Stage:
     pair, square, separate = v.pair, v.square, v.separate
 
     @device
-    def multiply(tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second):
-        for step in range(bk):
-            k = U(step)
-            for i in range(tm):
-                some_a[i] = strip_a[k, ty * U(tm) + U(i)]
-                if separate:
-                    some_a2[i] = strip_a2[k, ty * U(tm) + U(i)]
+    def multiply(k, tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second):
+        for i in range(tm):
+            some_a[i] = strip_a[k, ty * U(tm) + U(i)]
+            if separate:
+                some_a2[i] = strip_a2[k, ty * U(tm) + U(i)]
+        for j in range(tn):
+            at = U(64 * (j // 4) + j % 4) + U(4) * tx
+            some_b[j] = strip_b[k, at]
+            if pair:
+                some_b2[j] = strip_b2[k, at]
+        for i in range(tm):
+            a = some_a[i]
             for j in range(tn):
-                at = U(64 * (j // 4) + j % 4) + U(4) * tx
-                some_b[j] = strip_b[k, at]
-                if pair:
-                    some_b2[j] = strip_b2[k, at]
-            for i in range(tm):
-                a = some_a[i]
+                first[i * tn + j] += a * some_b[j]
+            if square:
+                q = a * a
                 for j in range(tn):
-                    first[i * tn + j] += a * some_b[j]
-                if square:
-                    q = a * a
-                    for j in range(tn):
-                        second[i * tn + j] += q * some_b2[j]
-                elif separate:
-                    q = some_a2[i]
-                    for j in range(tn):
-                        second[i * tn + j] += q * some_b2[j]
+                    second[i * tn + j] += q * some_b2[j]
+            elif separate:
+                q = some_a2[i]
+                for j in range(tn):
+                    second[i * tn + j] += q * some_b2[j]
 
-    return multiply
+    return in_turn(multiply, bk)
 
 
 def make_write(v: Variant) -> Stage:
@@ -233,18 +255,18 @@ def make_write(v: Variant) -> Stage:
     def write(m0, n0, part, m_total, n_total, first, second, out1, out2, extra):
         # What a thread holds in registers must be named by constants, so this loop is short enough to be written out by
         # the compiler. m0, n0: where the patch begins; its columns are 16 apart.
-        size = m_total * n_total
+        size = U(m_total * n_total)
         for i in range(tm):
-            m = m0 + U(i)
+            m = U(m0 + U(i))
             for j in range(tn):
-                n = n0 + U(64 * (j // 4) + 16 * (j % 4))
+                n = U(n0 + U(64 * (j // 4) + 16 * (j % 4)))
                 if m < m_total and n < n_total:
-                    at = m * n_total + n
+                    at = U(m * n_total + n)
                     one = first[i * tn + j]
                     if parts:
-                        at += part * size * U(2 if pair else 1)
+                        at = U(at + part * size * U(2 if pair else 1))
                         if pair:
-                            out1[at + size] = second[i * tn + j]
+                            out1[U(at + size)] = second[i * tn + j]
                     elif separate:
                         one += TWO * extra[at] * second[i * tn + j]
                     elif pair:
@@ -275,13 +297,14 @@ def make_product(v: Variant, name: str) -> Kernel:
     threads, groups = v.tile.threads, tn // 4
     samples = v.role == FORWARD and v.pair and not v.parts
     # What a variant does not use has one entry, and vanishes.
-    a2_rows, b2_rows = (bk if v.separate else 1), (bk if v.pair else 1)
+    both = 2 * bk  # strips in turn: one is multiplied while the next one is stored
+    a2_rows, b2_rows = (both if v.separate else 1), (both if v.pair else 1)
     a_loads, b_loads = bm * bk // threads, bk * bn // threads
     a2_loads, b2_loads = (a_loads if v.separate else 1), (b_loads if v.pair else 1)
     patch, patch2 = tm * tn, (tm * tn if v.pair else 1)
     tm2, tn2 = (tm if v.separate else 1), (tn if v.pair else 1)
-    a_width, pair, masked = bm + 4, v.pair, v.masked
-    fetch_a, store_a = make_stages_of_a(v)
+    a_width, b_width, pair, masked = bm + 4, bn + (4 if v.b_along_k else 0), v.pair, v.masked
+    find_rows, fetch_a, store_a = make_stages_of_a(v)
     fetch_b, store_b = make_stages_of_b(v)
     multiply, write = make_multiply(v), make_write(v)
 
@@ -290,26 +313,25 @@ def make_product(v: Variant, name: str) -> Kernel:
     ):
         m_total, n_total, k_total, k_slice, positions, relu = sizes
         t = U(cuda.threadIdx.x)
-        tx, ty = t % U(16), t // U(16)
-        across = (n_total + U(bn - 1)) // U(bn)  # tiles of a row; the grid's y axis is them, slice after slice
-        part = U(cuda.blockIdx.y) // across
-        m0, n0 = U(cuda.blockIdx.x) * U(bm), (U(cuda.blockIdx.y) - part * across) * U(bn)
-        m_left, n_left = m_total - m0, n_total - n0
-        k0 = part * k_slice
-        k_end = min(k0 + k_slice, k_total)
+        tx, ty = U(t % U(16)), U(t // U(16))
+        across = U(n_total + U(bn - 1)) // U(bn)  # tiles of a row; the grid's y axis is them, slice after slice
+        part = U(U(cuda.blockIdx.y) // across)
+        m0, n0 = U(U(cuda.blockIdx.x) * U(bm)), U((U(cuda.blockIdx.y) - part * across) * U(bn))
+        k0 = U(part * k_slice)
+        k_end = U(min(U(k0 + k_slice), k_total))
         keep = dials[clock[0] * DIALS + KEEP] if masked else ZERO
 
-        rows = cuda.shared.array(bm, np.uint32)
         if ALIGNED:
-            strip_a = cuda.shared.array((bk, a_width), np.float32, alignment=16)
+            strip_a = cuda.shared.array((both, a_width), np.float32, alignment=16)
             strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32, alignment=16)
-            strip_b = cuda.shared.array((bk, bn), np.float32, alignment=16)
-            strip_b2 = cuda.shared.array((b2_rows, bn), np.float32, alignment=16)
+            strip_b = cuda.shared.array((both, b_width), np.float32, alignment=16)
+            strip_b2 = cuda.shared.array((b2_rows, b_width), np.float32, alignment=16)
         else:
-            strip_a = cuda.shared.array((bk, a_width), np.float32)
+            strip_a = cuda.shared.array((both, a_width), np.float32)
             strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32)
-            strip_b = cuda.shared.array((bk, bn), np.float32)
-            strip_b2 = cuda.shared.array((b2_rows, bn), np.float32)
+            strip_b = cuda.shared.array((both, b_width), np.float32)
+            strip_b2 = cuda.shared.array((b2_rows, b_width), np.float32)
+        row_at = cuda.local.array(a_loads, np.uint32)
         next_a, next_a2 = cuda.local.array(a_loads, np.float32), cuda.local.array(a2_loads, np.float32)
         next_b, next_b2 = cuda.local.array(b_loads, np.float32), cuda.local.array(b2_loads, np.float32)
         some_a, some_a2 = cuda.local.array(tm, np.float32), cuda.local.array(tm2, np.float32)
@@ -319,33 +341,35 @@ def make_product(v: Variant, name: str) -> Kernel:
             first[i] = ZERO
             if pair:
                 second[i] = ZERO
-        for row in range(t, bm, threads):
-            rows[U(row)] = row_table[m0 + U(row)] if U(row) < m_left else U(0)
+
+        find_rows(t, m0, m_total, row_table, row_at)
+        fetch_a(t, k0, k_end, column_table, a1, a2, row_at, next_a, next_a2)
+        fetch_b(t, k0, k_end, n0, n_total, b_table, b_step, b1, b2, next_b, next_b2)
+        store_a(t, U(0), next_a, next_a2, strip_a, strip_a2)
+        store_b(t, U(0), keep, next_b, next_b2, strip_b, strip_b2)
         cuda.syncthreads()
+        now = U(0)  # where in shared memory the strips begin that are multiplied: 0 or BK
+        for _ in range((k_end - k0 + U(bk - 1)) // U(bk)):
+            # Strips on their way while those before are multiplied. Past the last one nothing is left to fetch; where
+            # this is asked about, the compiler moves the loads behind the question, and all wait for them.
+            k0 = U(k0 + U(bk))
+            fetch_a(t, k0, k_end, column_table, a1, a2, row_at, next_a, next_a2)
+            fetch_b(t, k0, k_end, n0, n_total, b_table, b_step, b1, b2, next_b, next_b2)
+            multiply(now, tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second)
+            now = U(U(bk) - now)
+            store_a(t, now, next_a, next_a2, strip_a, strip_a2)
+            store_b(t, now, keep, next_b, next_b2, strip_b, strip_b2)
+            cuda.syncthreads()
 
-        # One round more than there are strips: the first round only fetches, the last one only multiplies.
-        for turn in range((k_end - k0 + U(bk - 1)) // U(bk) + U(1)):
-            if turn > 0:
-                store_a(t, next_a, next_a2, strip_a, strip_a2)
-                store_b(t, k_end - k0, keep, next_b, next_b2, strip_b, strip_b2)
-                cuda.syncthreads()
-                k0 += U(bk)
-            if k0 < k_end:  # strips on their way while those before are multiplied
-                fetch_a(t, k0, k_end, m_left, rows, column_table, a1, a2, next_a, next_a2)
-                fetch_b(t, k0, k_end, n0, n_left, b_table, b_step, b1, b2, next_b, next_b2)
-            if turn > 0:
-                multiply(tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second)
-                cuda.syncthreads()
-
-        m0 += ty * U(tm)
-        n0 += tx
+        m0, n0 = U(m0 + ty * U(tm)), U(n0 + tx)
         write(m0, n0, part, m_total, n_total, first, second, out1, out2, extra)
         if samples:  # which is long, and so a loop of its own over what was just stored
             here = located(key, clock, seed)
             for i in range(tm):
-                if m0 + U(i) < m_total:
+                m = U(m0 + U(i))
+                if m < m_total:
                     for group in range(groups):
-                        draw_four(m0 + U(i), n0 + U(64) * U(group), n_total, out1, out2, positions, relu, here)
+                        draw_four(m, U(n0 + U(64) * U(group)), n_total, out1, out2, positions, relu, here)
 
     return kernel(SIGNATURE, name)(product)
 

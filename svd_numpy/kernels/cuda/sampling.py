@@ -53,19 +53,19 @@ def draw_four(m, n, n_total, y, r, positions, relu, here):
 
     here : of the noise (`philox.located`)
     """
-    example, unit, at = m // positions, (m % positions) * n_total + n, m * n_total + n
-    if (unit - n) % U(64) == U(0):  # then these are the four units of one Philox block
-        n0, n1, n2, n3 = normals(example, U(16) * (unit // U(64)) + n % U(16), here)
+    example, unit, at = U(m // positions), U((m % positions) * n_total + n), U(m * n_total + n)
+    if U(unit - n) % U(64) == U(0):  # then these are the four units of one Philox block
+        n0, n1, n2, n3 = normals(example, U(U(16) * (unit // U(64)) + n % U(16)), here)
         if n < n_total:
             settle(at, n0, relu, y, r)
         if n + U(16) < n_total:
-            settle(at + U(16), n1, relu, y, r)
+            settle(U(at + U(16)), n1, relu, y, r)
         if n + U(32) < n_total:
-            settle(at + U(32), n2, relu, y, r)
+            settle(U(at + U(32)), n2, relu, y, r)
         if n + U(48) < n_total:
-            settle(at + U(48), n3, relu, y, r)
+            settle(U(at + U(48)), n3, relu, y, r)
     else:
         for j in range(4):
             beyond = U(16) * U(j)
             if n + beyond < n_total:
-                settle(at + beyond, normal_at(example, unit + beyond, here), relu, y, r)
+                settle(U(at + beyond), normal_at(example, U(unit + beyond), here), relu, y, r)

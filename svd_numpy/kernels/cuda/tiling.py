@@ -58,7 +58,7 @@ class Tile(NamedTuple):
 
 # Few blocks and short sums want the small one; large products the large one.
 SMALL = Tile(4, 64, 8, 4, 4) if SIMULATED else Tile(32, 64, 16, 4, 4)
-LARGE = Tile(16, 64, 8, 8, 4) if SIMULATED else Tile(128, 64, 16, 8, 4)
+LARGE = Tile(16, 64, 8, 8, 4) if SIMULATED else Tile(128, 64, 8, 8, 4)
 TILES = {"small": SMALL, "large": LARGE}
 
 
