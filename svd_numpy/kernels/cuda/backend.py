@@ -20,7 +20,7 @@ import numpy as np
 
 from svd_numpy.kernels.backend import Arena, Array, Buffers, NoiseKey, Segment, StepSettings
 from svd_numpy.kernels.cuda import clip, dials, elementwise, images, losses, norm, philox, sums, sweep, tables
-from svd_numpy.kernels.cuda.device import COMMON, SIMULATED, THREADS, D, F, I, Kernel, Own, U, blocks_for, cuda
+from svd_numpy.kernels.cuda.device import COMMON, SIMULATED, THREADS, D, F, I, Kernel, U, blocks_for, cuda
 from svd_numpy.kernels.cuda.finish import FINISH
 from svd_numpy.kernels.cuda.product import PRODUCTS
 from svd_numpy.kernels.cuda.recording import Launch, Recording
@@ -63,12 +63,12 @@ class CudaBackend(CudaRecurrence):
         # step is played.
         self._clock = cuda.to_device(np.zeros(2, np.uint32))  # row of the tables; steps to add to those of noise keys
         self._still = cuda.to_device(np.zeros(2, np.uint32))
-        self._totals = Own(cuda.to_device(np.zeros(2 * rows * self._runs)), 2 * rows)
+        self._totals = cuda.to_device(np.zeros((self._runs, 2 * rows)))
         self._dials = dials.Dials(self._runs, rows)
         self._segments: dict[tuple[Segment, ...], tuple[int, Array, Array]] = {}
-        self._no_moves = Own(cuda.to_device(np.zeros(3, np.int32)), 0)
+        self._no_moves = cuda.to_device(np.zeros((self._runs, 3), np.int32))
         words = np.array([_seed_words(seed ^ seeds[0]) for seed in seeds], np.uint32)
-        self._seeds = Own(cuda.to_device(words.ravel()), 2)  # in which bits seeds differ from the first run's
+        self._seeds = cuda.to_device(words)  # in which bits seeds differ from the first run's
 
     # ------------------------------------------------------------ memory
     def to_device(self, *arrays: Array) -> None:  # noqa: D102
@@ -129,7 +129,7 @@ class CudaBackend(CudaRecurrence):
         self._fold(sums.fold_to_exact, count, 2, terms, self._totals, self._clock)
         if self._recording is not None:
             return 0.0, 0.0
-        first, second = self._totals.array[:2].copy_to_host()
+        first, second = self._totals[0, :2].copy_to_host()
         return float(first), float(second)
 
     def _multiply(
@@ -283,7 +283,7 @@ class CudaBackend(CudaRecurrence):
         scratch, totals = self._scratch.get("kl", parts, np.float64), self._scratch.get("totals", 2, np.float64)
         self._each(sweep.kl_parts, parts, U(theta.size), U(parts), theta, log_sigma2, code, scratch)
         self._fold(sums.fold_exact, parts, 1, scratch, totals)
-        return float(totals.array[:1].copy_to_host()[0])
+        return float(totals[0, :1].copy_to_host()[0])
 
     def _table(self, arena: Arena) -> tuple[int, Array, Array]:
         """The arena's segments as the sweep reads them."""

@@ -14,16 +14,16 @@ devices without having one; and the decorator, which finds in it what belongs to
 **Several runs in one launch.** A small network leaves most of a large device idle: the first layer of LeNet-300-100 at
 batch 100 is some 100 small blocks, and a launch costs its few microseconds whether they fill the device or not. R runs
 that differ in seeds (weights, order of examples, noise) and KL weights alone therefore go in the same launches. The
-grid's z axis is the run, always. A kernel is written for one run and knows nothing of the others: `kernel` puts a few
-lines before it that move the beginning of each of its arrays,
+grid's z axis is the run, always. A kernel is written for one run and knows nothing of the others: arrays of which each
+run has its own have a row for each, (runs, entries), and `kernel` puts a line before it that takes the rows of its run,
 
-    array = array[run * stride:]          run = blockIdx.z
+    array = array[run]          run = blockIdx.z
 
-where `stride` is the distance in memory from one run's array to the next one's (`Own`). Arrays that all runs share
-(`COMMON`: data, tables of addresses, the clock, settings of Adam) are passed on as they are. A single run is the case
-of R = 1, and the arithmetic of a run cannot depend on who runs beside it: the same kernel, on the same grid in x and y,
-adds the same numbers in the same order. The cost is one multiplication and addition of addresses for each array and
-thread, before the first load.
+Arrays that all runs share (`COMMON`: data, tables of addresses, the clock) are passed on as they are. A single run is
+the case of R = 1, and the arithmetic of a run cannot depend on who runs beside it: the same kernel, on the same grid in
+x and y, adds the same numbers in the same order. The cost is one multiplication and addition of addresses for each
+array and thread, before the first load. (A slice, array[run * stride:], would cost fifteen instructions: Python's rules
+for what lies outside.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import importlib.metadata
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import cuda
@@ -88,18 +88,11 @@ def device(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-class Own(NamedTuple):
-    """An array that each run has its own of: the first run's, and how many entries further the next run's begins."""
-
-    array: Any
-    stride: int
-
-
 # The entry of a kernel is generated source. Written once for all kernels it would take `*arguments`, and Numba cannot
 # go through arguments of different types in a loop and move some of them.
 ENTRY = """
 def make(body, U):
-    def entry(strides, {names}):
+    def entry({names}):
         run = U(cuda.blockIdx.z)
         body({arguments})
     return entry
@@ -111,19 +104,17 @@ class Kernel:
 
     Attributes
     ----------
-    entry : function (strides, *arguments of `function`)
-        What is compiled: it finds the arrays of its block's run and goes on with `function`.
-    own : list of int
-        Which arguments are arrays that each run has its own of; `strides` belong to these.
+    entry : function
+        What is compiled, with the arguments of `function`: it takes its run's rows and goes on with `function`.
+    own : set of int
+        Which arguments are arrays that each run has its own of, a row each.
     """
 
     def __init__(self, function: Callable[..., None], signature: str, name: str) -> None:
         self.function, self.signature, self.name = function, signature, name
-        self.own = [i for i, letter in enumerate(signature) if letter.isupper() and letter not in COMMON]
+        self.own = {i for i, letter in enumerate(signature) if letter.isupper() and letter not in COMMON}
         names = [f"a{i}" for i in range(len(signature))]
-        arguments = list(names)
-        for stride, i in enumerate(self.own):
-            arguments[i] = f"a{i}[run * strides[{stride}]:]"
+        arguments = [f"{name}[run]" if i in self.own else name for i, name in enumerate(names)]
         source = ENTRY.format(names=", ".join(names), arguments=", ".join(arguments))
         made: dict[str, Any] = {}
         # Among the names of the kernel's own module, because the simulator gives that module another `cuda`.
@@ -137,14 +128,13 @@ class Kernel:
     ) -> None:
         """Run on a grid of `blocks` blocks (one number or two) of `threads` threads, once for each run.
 
-        Arrays of which each run has its own are given as `Own`; where there is one run, a device array will do.
+        Arrays of which each run has its own are (runs, entries); where there is one run, flat ones will do.
         """
         across, down = blocks if isinstance(blocks, tuple) else (blocks, 1)
-        flat = tuple(arg.array if isinstance(arg, Own) else arg for arg in args)
-        strides = tuple(U(args[i].stride) if isinstance(args[i], Own) else U(0) for i in self.own) or (U(0),)
+        rows = tuple(arg.reshape(1, -1) if i in self.own and arg.ndim == 1 else arg for i, arg in enumerate(args))
         if SIMULATED:
-            self._check(flat)
-        self._configured((across, down, runs), threads, stream)(strides, *flat)
+            self._check(rows)
+        self._configured((across, down, runs), threads, stream)(*rows)
 
     def _configured(self, grid: tuple[int, int, int], threads: int, stream: Any) -> Any:
         """The compiled kernel on a grid."""
@@ -169,7 +159,7 @@ class Kernel:
             elif letter == ANY:
                 fits = value.ndim == 1
             elif letter.isupper():
-                fits = value.ndim == 1 and value.dtype == LETTERS[letter]
+                fits = value.ndim == 1 + (number in self.own) and value.dtype == LETTERS[letter]
             else:
                 fits = isinstance(value, LETTERS[letter])
             if not fits:
@@ -214,6 +204,6 @@ def description() -> str:
 
 
 __all__ = [
-    "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "Own",
-    "U", "blocks_for", "cuda", "description", "device", "kernel",
+    "ALIGNED", "GRID", "HALF", "KERNELS", "ONE", "SIMULATED", "THREADS", "TWO", "ZERO", "D", "F", "I", "Kernel", "U",
+    "blocks_for", "cuda", "description", "device", "kernel",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import StepSettings
-from svd_numpy.kernels.cuda.device import Own, U, cuda
+from svd_numpy.kernels.cuda.device import U, cuda
 
 KL_SCALE, KEEP, RATE, CORRECTION2, BETA1, REST1, BETA2, REST2, EPSILON, PRECISION, LOG_SCALE = map(U, range(11))
 DIALS = U(11)  # numbers of a row
@@ -54,13 +54,12 @@ class Dials:
 
     Attributes
     ----------
-    table : Own
-        Of each run, an array (steps * DIALS,) on the device.
+    table : device array (runs, steps * DIALS)
     """
 
     def __init__(self, runs: int, steps: int) -> None:
         self._host: NDArray[np.float32] = np.zeros((runs, steps, int(DIALS)), np.float32)
-        self.table = Own(cuda.to_device(self._host.reshape(-1)), steps * int(DIALS))
+        self.table = cuda.to_device(self._host.reshape(runs, -1))
 
     def turn(self, row: Row) -> None:
         """Set numbers of the first row, the same for every run; nothing is sent where they are there already."""
@@ -82,4 +81,4 @@ class Dials:
         self._send()
 
     def _send(self) -> None:
-        self.table.array.copy_to_device(self._host.reshape(-1))
+        self.table.copy_to_device(self._host.reshape(self.table.shape))

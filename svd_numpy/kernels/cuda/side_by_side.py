@@ -44,7 +44,7 @@ class SideBySide(CudaBackend):
 
     def totals(self, first: int = 0, count: int = 1) -> NDArray[np.float64]:
         """What the loss operation found in each run, at `count` steps from a row on: array (count, runs, 2)."""
-        sums = self._totals.array.copy_to_host().reshape(self._runs, -1, 2)
+        sums = self._totals.copy_to_host().reshape(self._runs, -1, 2)
         return np.ascontiguousarray(sums[:, first : first + count].swapaxes(0, 1))
 
     def record(self, work: Callable[[], object]) -> Recording | None:

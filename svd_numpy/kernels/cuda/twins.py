@@ -10,8 +10,8 @@ when someone says so (`Backend.to_device`, `Backend.to_host`), once or twice an 
 - what the host forgot to fetch is stale in the simulator as it is on a GPU, so that tests without a GPU notice.
 
 **Where the memory of several runs lies.** A twin has a row for each run, one after the other, each beginning on a line
-of 128 bytes, which is what a warp's 32 loads fetch at once. Kernels get the first row and the distance to the next
-(`Own`, `device.py`). The network that is given to operations is the first run's; its buffers have rows for all without
+of 128 bytes, which is what a warp's 32 loads fetch at once. Kernels get all rows, from where the view begins on
+(`device.py`). The network that is given to operations is the first run's; its buffers have rows for all without
 knowing it. What the host must tell runs apart by (weights, moments, order of examples) is stacked: from then on the
 array of run r stands for row r. Every other array is copied to all rows when it is met, and read back from the first.
 Data sets and tables of addresses are common: one row, whatever the number of runs.
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.kernels.cuda.device import Own, cuda
+from svd_numpy.kernels.cuda.device import cuda
 
 Array = NDArray[Any]
 LINE = 128  # bytes: what a warp fetches at once
@@ -54,8 +54,9 @@ class _Twin:
         flat = root.reshape(-1, order="A")
         entries = LINE // flat.itemsize  # of a line
         self.runs, self.stride = runs, -(-flat.size // entries) * entries
-        self.whole = cuda.device_array(max(1, runs * self.stride), flat.dtype)
-        self.views: dict[tuple[int, int], Own] = {}
+        rows = runs if runs == 1 else runs + 1  # views of several begin inside the first row and end behind the last
+        self.whole = cuda.device_array(max(1, rows * self.stride), flat.dtype)
+        self.views: dict[tuple[int, int], Any] = {}
         if flat.size:
             for run in range(runs):
                 self.row(run, 0, flat.size).copy_to_device(flat)
@@ -64,12 +65,13 @@ class _Twin:
         """One run's view."""
         return self.whole[run * self.stride + offset :][:size]
 
-    def view(self, offset: int, size: int) -> Own:
-        """The first run's view, from where those of the others are in reach, too."""
+    def view(self, offset: int, size: int) -> Any:
+        """Every run's view, (runs, entries), where there are several as long as the distance to the next run's."""
         view = self.views.get((offset, size))
         if view is None:
-            here = self.whole[offset : offset + (self.runs - 1) * self.stride + size]
-            view = self.views[offset, size] = Own(here, self.stride)
+            entries = size if self.runs == 1 else self.stride
+            here = self.whole[offset : offset + self.runs * entries]
+            view = self.views[offset, size] = here.reshape(self.runs, entries)
         return view
 
 
@@ -117,12 +119,12 @@ class Twins:
         if self.closed:
             raise RuntimeError(f"{what} while a step is recorded, expected the arrays and launches of the step before")
 
-    def of(self, array: Array, common: bool = False) -> Own:
-        """The flat device array that an array stands for: every run's own, or one that is `common` to all."""
+    def of(self, array: Array, common: bool = False) -> Any:
+        """The device array that an array stands for: (runs, entries), or a flat one that is `common` to all."""
         place, offset = self._find(array, 1 if common else self._runs)
         if not common and place.twin.runs < self._runs:
             raise ValueError(f"an array of shape {array.shape} was common to all runs before, expected each run's own")
-        return place.twin.view(offset, array.size)
+        return place.twin.row(0, offset, array.size) if common else place.twin.view(offset, array.size)
 
     def stack(self, arrays: Sequence[Array]) -> None:
         """Let arrays[r], all of one shape, stand for run r's row of the twin of arrays[0]; copy them there."""
@@ -159,13 +161,13 @@ class Scratch:
 
     def __init__(self, runs: int) -> None:
         self._runs = runs
-        self._arrays: dict[tuple[str, str], Own] = {}
+        self._arrays: dict[tuple[str, str], Any] = {}
 
-    def get(self, name: str, size: int, dtype: Any = np.float32) -> Own:
-        """Return a flat array of at least `size` entries for each run."""
+    def get(self, name: str, size: int, dtype: Any = np.float32) -> Any:
+        """Return an array (runs, at least `size` entries)."""
         key = name, np.dtype(dtype).name
         have = self._arrays.get(key)
-        if have is None or have.stride < size:
-            stride = 2 ** math.ceil(math.log2(max(size, LINE // 4)))
-            have = self._arrays[key] = Own(cuda.device_array(self._runs * stride, dtype), stride)
+        if have is None or have.shape[1] < size:
+            entries = 2 ** math.ceil(math.log2(max(size, LINE // 4)))
+            have = self._arrays[key] = cuda.device_array((self._runs, entries), dtype)
         return have
