@@ -104,14 +104,16 @@ class Kernel:
 
     Attributes
     ----------
+    registers : int or None
+        The most that a thread may have; None leaves it to the compiler.
     entry : function
         What is compiled, with the arguments of `function`: it takes its run's rows and goes on with `function`.
     own : set of int
         Which arguments are arrays that each run has its own of, a row each.
     """
 
-    def __init__(self, function: Callable[..., None], signature: str, name: str) -> None:
-        self.function, self.signature, self.name = function, signature, name
+    def __init__(self, function: Callable[..., None], signature: str, name: str, registers: int | None = None) -> None:
+        self.function, self.signature, self.name, self.registers = function, signature, name, registers
         self.own = {i for i, letter in enumerate(signature) if letter.isupper() and letter not in COMMON}
         names = [f"a{i}" for i in range(len(signature))]
         arguments = [f"{name}[run]" if i in self.own else name for i, name in enumerate(names)]
@@ -120,7 +122,7 @@ class Kernel:
         # Among the names of the kernel's own module, because the simulator gives that module another `cuda`.
         exec(compile(source, f"<entry of {name}>", "exec"), function.__globals__, made)
         self.entry = made["make"](device(function), U)
-        self._compiled = cuda.jit(self.entry)
+        self._compiled = cuda.jit(self.entry, **({} if SIMULATED else {"max_registers": registers}))
         self._on_grid: dict[Any, Any] = {}  # ready to be called, on the default stream
 
     def launch(
@@ -170,11 +172,16 @@ class Kernel:
 KERNELS: dict[str, Kernel] = {}  # all that were made, by name: what the tests compile
 
 
-def kernel(signature: str, name: str = "") -> Callable[[Callable[..., None]], Kernel]:
-    """Make a kernel of a function; a name is needed where several are made by one piece of source."""
+def kernel(
+    signature: str, name: str = "", registers: int | None = None
+) -> Callable[[Callable[..., None]], Kernel]:
+    """Make a kernel of a function.
+
+    A name is needed where several are made by one piece of source; `registers` is the most that a thread may have.
+    """
 
     def decorate(function: Callable[..., None]) -> Kernel:
-        made = Kernel(function, signature, name or function.__name__)
+        made = Kernel(function, signature, name or function.__name__, registers)
         KERNELS[made.name] = made
         return made
 

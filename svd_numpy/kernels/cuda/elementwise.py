@@ -40,18 +40,18 @@ def gather(source, index, clock, scale, mean, moves, moved, sizes, out):
     """
     first, step = U(cuda.grid(1)), U(cuda.gridsize(1))
     rows, height, width, channels = U(sizes[0]), sizes[1], sizes[2], U(sizes[3])
-    pixels = U(height) * U(width)
-    units = pixels * channels
+    pixels = U(U(height) * U(width))
+    units = U(pixels * channels)
     for i in range(first, rows * units, step):
         e = U(i)
-        b, inside = e // units + clock[0] * rows, e % units
-        pixel, channel = inside // channels, inside % channels
+        b, inside = U(e // units + clock[0] * rows), U(e % units)
+        pixel, channel = U(inside // channels), U(inside % channels)
         y, x = I(pixel // U(width)), I(pixel % U(width))
         if moved == U(1):
             x = I(width - I(1) - x) if moves[U(3) * b + U(2)] == I(1) else x
             y, x = I(y - moves[U(3) * b]), I(x - moves[U(3) * b + U(1)])
         if y >= I(0) and y < height and x >= I(0) and x < width:
-            at = channel * pixels + U(y) * U(width) + U(x)
+            at = U(channel * pixels + U(y) * U(width) + U(x))
             row = index[b] * units  # int64: a data set may hold more than 2^32 numbers
             out[e] = F(source[row + at]) * scale - mean[at]
         else:

@@ -45,44 +45,49 @@ def spread(images, sizes, source, out):
     sizes : (H, W, C, TH, TW, top, left, step down, step right): pixel (y, x) goes to (top + y * step down, left + x *
     step right). Steps of 1 pad an image; larger ones stretch the gradient of a convolution with strides.
     """
-    height, width, channels = sizes[0], sizes[1], U(sizes[2])
-    to_height, to_width = U(sizes[3]), U(sizes[4])
-    for i in range(U(cuda.grid(1)), images * to_height * to_width * channels, U(cuda.gridsize(1))):
+    height, width, channels = U(sizes[0]), U(sizes[1]), U(sizes[2])
+    to_height, to_width, top, left, down, across = (
+        U(sizes[3]), U(sizes[4]), U(sizes[5]), U(sizes[6]), U(sizes[7]), U(sizes[8]),
+    )  # fmt: skip
+    for i in range(U(cuda.grid(1)), U(images * to_height * to_width * channels), U(cuda.gridsize(1))):
         e = U(i)
-        channel, pixel = e % channels, e // channels
-        y, x = I((pixel // to_width) % to_height) - sizes[5], I(pixel % to_width) - sizes[6]
+        channel, pixel = U(e % channels), U(e // channels)
+        line, image = U(pixel // to_width), U(pixel // U(to_width * to_height))
+        # What lies above or left of the source is a very large number.
+        y, x = U(line % to_height - top), U(pixel % to_width - left)
         value = ZERO
-        if y >= I(0) and x >= I(0) and y % sizes[7] == I(0) and x % sizes[8] == I(0):
-            y, x = y // sizes[7], x // sizes[8]
+        if y % down == U(0) and x % across == U(0):
+            y, x = U(y // down), U(x // across)
             if y < height and x < width:
-                image = pixel // (to_width * to_height)
-                value = source[((image * U(height) + U(y)) * U(width) + U(x)) * channels + channel]
+                value = source[U(U(U(image * height + y) * width + x) * channels + channel)]
         out[e] = value
 
 
 @device
-def seen(out_pixel, tap, g):
-    """Coordinates (y, x) of the pixel that window `out_pixel` of an image sees by a tap; they may lie outside."""
-    oy, ox = I(out_pixel // U(g[12])), I(out_pixel % U(g[12]))
-    ky, kx = tap // g[4], tap % g[4]
-    return I(oy * g[5] - g[7] + ky * g[9]), I(ox * g[6] - g[8] + kx * g[10])
+def seen(pixel, ky, kx, g):
+    """Row and column that window `pixel` of an image sees by a tap; what lies above or left is a very large number."""
+    oy, ox = U(pixel // U(g[12])), U(pixel % U(g[12]))
+    return U(oy * U(g[5]) + U(ky) * U(g[9]) - U(g[7])), U(ox * U(g[6]) + U(kx) * U(g[10]) - U(g[8]))
 
 
 @kernel("ugFFI")
 def max_pool_forward(images, g, x, y, chosen):
     """y = the largest pixel of each window, chosen = the first tap that sees it; one thread an entry of y."""
-    channels, positions = U(g[2]), U(g[11] * g[12])
-    for i in range(U(cuda.grid(1)), images * positions * channels, U(cuda.gridsize(1))):
+    height, width, channels, positions = U(g[0]), U(g[1]), U(g[2]), U(g[11] * g[12])
+    for i in range(U(cuda.grid(1)), U(images * positions * channels), U(cuda.gridsize(1))):
         e = U(i)
-        channel, pixel = e % channels, e // channels
-        best, winner = ZERO, I(-1)
-        for tap in range(g[3] * g[4]):
-            row, column = seen(pixel % positions, I(tap), g)
-            if row >= I(0) and row < g[0] and column >= I(0) and column < g[1]:
-                value = x[((pixel // positions * U(g[0]) + U(row)) * U(g[1]) + U(column)) * channels + channel]
-                first_nan = value != value and best == best
-                if winner < I(0) or value > best or first_nan:
-                    best, winner = value, I(tap)
+        channel, pixel = U(e % channels), U(e // channels)
+        image, pixel = U(pixel // positions), U(pixel % positions)
+        best, winner, tap = ZERO, I(-1), I(0)
+        for ky in range(g[3]):
+            for kx in range(g[4]):
+                row, column = seen(pixel, ky, kx, g)
+                if row < height and column < width:
+                    value = x[U(U(U(image * height + row) * width + column) * channels + channel)]
+                    first_nan = value != value and best == best
+                    if winner < I(0) or value > best or first_nan:
+                        best, winner = value, tap
+                tap = I(tap + I(1))
         y[e] = best
         chosen[e] = winner
 
@@ -90,37 +95,41 @@ def max_pool_forward(images, g, x, y, chosen):
 @kernel("uguFIF")
 def pool_backward(images, g, by_choice, dy, chosen, dx):
     """dx = sum of dy over the windows that see this pixel, or that chose it; one thread an entry of dx."""
-    channels, pixels = U(g[2]), U(g[0] * g[1])
+    height, width, channels, out_height, out_width = U(g[0]), U(g[1]), U(g[2]), U(g[11]), U(g[12])
     share = F(1) if by_choice else F(1) / F(g[3] * g[4])
-    for i in range(U(cuda.grid(1)), images * pixels * channels, U(cuda.gridsize(1))):
+    for i in range(U(cuda.grid(1)), U(images * height * width * channels), U(cuda.gridsize(1))):
         e = U(i)
-        channel, pixel = e % channels, e // channels
-        y, x = I(pixel % pixels // U(g[1])), I(pixel % pixels % U(g[1]))
-        total = ZERO
-        for tap in range(g[3] * g[4]):
-            down = I(y + g[7] - (I(tap) // g[4]) * g[9])
-            across = I(x + g[8] - (I(tap) % g[4]) * g[10])
-            if down >= I(0) and across >= I(0) and down % g[5] == I(0) and across % g[6] == I(0):
-                oy, ox = down // g[5], across // g[6]
-                if oy < g[11] and ox < g[12]:
-                    at = ((pixel // pixels * U(g[11]) + U(oy)) * U(g[12]) + U(ox)) * channels + channel
-                    if not by_choice or chosen[at] == I(tap):
+        channel, pixel = U(e % channels), U(e // channels)
+        line, x = U(pixel // width), U(pixel % width)
+        image, y = U(line // height), U(line % height)
+        total, tap = ZERO, I(0)
+        for ky in range(g[3]):
+            down = U(y + U(g[7]) - U(ky) * U(g[9]))  # a very large number where the window would begin above the image
+            for kx in range(g[4]):
+                across = U(x + U(g[8]) - U(kx) * U(g[10]))
+                oy, ox = U(down // U(g[5])), U(across // U(g[6]))
+                if oy < out_height and ox < out_width and oy * U(g[5]) == down and ox * U(g[6]) == across:
+                    at = U(U(U(image * out_height + oy) * out_width + ox) * channels + channel)
+                    if not by_choice or chosen[at] == tap:
                         total += dy[at]
+                tap = I(tap + I(1))
         dx[e] = total * share
 
 
 @kernel("ugFF")
 def avg_pool_forward(images, g, x, y):
     """y = mean of each window, 0 outside the image; one thread an entry of y."""
-    channels, positions = U(g[2]), U(g[11] * g[12])
-    for i in range(U(cuda.grid(1)), images * positions * channels, U(cuda.gridsize(1))):
+    height, width, channels, positions = U(g[0]), U(g[1]), U(g[2]), U(g[11] * g[12])
+    for i in range(U(cuda.grid(1)), U(images * positions * channels), U(cuda.gridsize(1))):
         e = U(i)
-        channel, pixel = e % channels, e // channels
+        channel, pixel = U(e % channels), U(e // channels)
+        image, pixel = U(pixel // positions), U(pixel % positions)
         total = ZERO
-        for tap in range(g[3] * g[4]):
-            row, column = seen(pixel % positions, I(tap), g)
-            if row >= I(0) and row < g[0] and column >= I(0) and column < g[1]:
-                total += x[((pixel // positions * U(g[0]) + U(row)) * U(g[1]) + U(column)) * channels + channel]
+        for ky in range(g[3]):
+            for kx in range(g[4]):
+                row, column = seen(pixel, ky, kx, g)
+                if row < height and column < width:
+                    total += x[U(U(U(image * height + row) * width + column) * channels + channel)]
         y[e] = total / F(g[3] * g[4])
 
 

@@ -133,7 +133,7 @@ def make_share(across: int, v: Variant, along_k: bool) -> Stage:
 
 def make_stages_of_a(v: Variant) -> tuple[Stage, Stage, Stage]:
     """Find a thread's rows of A; fetch its share of a strip from memory into registers; store it in shared memory."""
-    loads, separate = v.tile.bm * v.tile.bk // v.tile.threads, v.separate
+    loads, separate, square = v.tile.bm * v.tile.bk // v.tile.threads, v.separate, v.square
     share = make_share(v.tile.bm, v, v.a_along_k)
 
     @device
@@ -159,6 +159,8 @@ def make_stages_of_a(v: Variant) -> tuple[Stage, Stage, Stage]:
             strip_a[base + k, m] = next_a[i]
             if separate:
                 strip_a2[base + k, m] = next_a2[i]
+            elif square:
+                strip_a2[base + k, m] = next_a[i] * next_a[i]
 
     return find, fetch, store
 
@@ -217,13 +219,13 @@ def in_turn(stage: Stage, count: int) -> Stage:
 def make_multiply(v: Variant) -> Stage:
     """Add the products of two strips to the sums of a thread's patch, one k after the other."""
     _, _, bk, tm, tn = v.tile
-    pair, square, separate = v.pair, v.square, v.separate
+    pair = v.pair
 
     @device
     def multiply(k, tx, ty, strip_a, strip_a2, strip_b, strip_b2, some_a, some_a2, some_b, some_b2, first, second):
         for i in range(tm):
             some_a[i] = strip_a[k, ty * U(tm) + U(i)]
-            if separate:
+            if pair:
                 some_a2[i] = strip_a2[k, ty * U(tm) + U(i)]
         for j in range(tn):
             at = U(64 * (j // 4) + j % 4) + U(4) * tx
@@ -234,11 +236,7 @@ def make_multiply(v: Variant) -> Stage:
             a = some_a[i]
             for j in range(tn):
                 first[i * tn + j] += a * some_b[j]
-            if square:
-                q = a * a
-                for j in range(tn):
-                    second[i * tn + j] += q * some_b2[j]
-            elif separate:
+            if pair:
                 q = some_a2[i]
                 for j in range(tn):
                     second[i * tn + j] += q * some_b2[j]
@@ -298,11 +296,11 @@ def make_product(v: Variant, name: str) -> Kernel:
     samples = v.role == FORWARD and v.pair and not v.parts
     # What a variant does not use has one entry, and vanishes.
     both = 2 * bk  # strips in turn: one is multiplied while the next one is stored
-    a2_rows, b2_rows = (both if v.separate else 1), (both if v.pair else 1)
+    a2_rows, b2_rows = (both if v.pair else 1), (both if v.pair else 1)
     a_loads, b_loads = bm * bk // threads, bk * bn // threads
     a2_loads, b2_loads = (a_loads if v.separate else 1), (b_loads if v.pair else 1)
     patch, patch2 = tm * tn, (tm * tn if v.pair else 1)
-    tm2, tn2 = (tm if v.separate else 1), (tn if v.pair else 1)
+    tm2, tn2 = (tm if v.pair else 1), (tn if v.pair else 1)
     a_width, b_width, pair, masked = bm + 4, bn + (4 if v.b_along_k else 0), v.pair, v.masked
     find_rows, fetch_a, store_a = make_stages_of_a(v)
     fetch_b, store_b = make_stages_of_b(v)
@@ -371,7 +369,7 @@ def make_product(v: Variant, name: str) -> Kernel:
                     for group in range(groups):
                         draw_four(m, U(n0 + U(64) * U(group)), n_total, out1, out2, positions, relu, here)
 
-    return kernel(SIGNATURE, name)(product)
+    return kernel(SIGNATURE, name, v.tile.registers)(product)
 
 
 PRODUCTS = {

@@ -199,21 +199,31 @@ def loss_gradient(theta, log_sigma2, d_theta, d_sigma2, prior, kl_scale, keep):
 
 
 @device
-def adam(at, gradient, params, m, v, dials, now, factor, low, high):
-    """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]; `now` is the row of the dials."""
-    rate, correction2 = dials[now + RATE] * factor, dials[now + CORRECTION2]
-    beta1, rest1, beta2, rest2 = dials[now + BETA1], dials[now + REST1], dials[now + BETA2], dials[now + REST2]
-    epsilon = dials[now + EPSILON]
+def adam(x, gradient, m, v, dials, now, factor, low, high):
+    """One number's Adam step (Kingma & Ba 2015, algorithm 1), clamped to [low, high]: the new x, m, v.
+
+    now : the row of the dials
+    """
+    rate, correction2 = dials[U(now + RATE)] * factor, dials[U(now + CORRECTION2)]
+    beta1, rest1 = dials[U(now + BETA1)], dials[U(now + REST1)]
+    beta2, rest2 = dials[U(now + BETA2)], dials[U(now + REST2)]
+    epsilon = dials[U(now + EPSILON)]
     g = min(max(gradient, -LARGE_GRADIENT), LARGE_GRADIENT)  # its square must stay finite
     g = g if abs(g) > SMALL_GRADIENT else ZERO
-    m1 = beta1 * m[at] + rest1 * g
-    v1 = beta2 * v[at] + rest2 * (g * g)
-    m1 = m1 if abs(m1) > SMALL_M else ZERO
-    v1 = v1 if v1 > SMALL_V else ZERO
-    m[at] = m1
-    v[at] = v1
-    x = min(max(params[at] - rate * m1 / (F(math.sqrt(v1 * correction2)) + epsilon), low), high)
-    params[at] = x if abs(x) > SMALL_X else ZERO
+    m = beta1 * m + rest1 * g
+    v = beta2 * v + rest2 * (g * g)
+    m = m if abs(m) > SMALL_M else ZERO
+    v = v if v > SMALL_V else ZERO
+    x = min(max(x - rate * m / (F(math.sqrt(v * correction2)) + epsilon), low), high)
+    return (x if abs(x) > SMALL_X else ZERO), m, v
+
+
+@device
+def segment_of(piece, row, rows):
+    """The row of a table of segments that a piece belongs to, found from an earlier one on."""
+    while rows[U(U(row + U(1)) * ROW + PIECE)] <= piece:
+        row = U(row + U(1))
+    return row
 
 
 @kernel("uTSuFFFFBFT")
@@ -223,31 +233,37 @@ def adam_sweep(pieces, rows, limits, held, params, grads, m, v, mask, dials, clo
     rows, limits : the table of segments (`table_of`)
     held : 1 where numbers whose mask is 0 have no gradient
     dials, clock : table of settings, and the row that counts now
+
+    All that a thread needs is read before it writes: a load behind a store waits for it, and for memory once more.
     """
-    now, row = clock[0] * DIALS, U(0)
+    now, row = U(clock[0] * DIALS), U(0)
     for p in range(U(cuda.blockIdx.x), pieces, U(cuda.gridDim.x)):
-        while rows[(row + U(1)) * ROW + PIECE] <= U(p):
-            row += U(1)
-        offset = (U(p) - rows[row * ROW + PIECE]) * U(THREADS) + U(cuda.threadIdx.x)
-        if offset < rows[row * ROW + SIZE]:
-            at, start = rows[row * ROW + START] + offset, rows[row * ROW + LOG_SIGMA2]
-            low, high = limits[row * LIMITS + LOW], limits[row * LIMITS + HIGH]
-            factor, d_x = limits[row * LIMITS + FACTOR], grads[at]
+        row = segment_of(U(p), row, rows)
+        at_row, at_limits = U(row * ROW), U(row * LIMITS)
+        offset = U((U(p) - rows[U(at_row + PIECE)]) * U(THREADS) + U(cuda.threadIdx.x))
+        if offset < rows[U(at_row + SIZE)]:
+            at, start = U(rows[U(at_row + START)] + offset), rows[U(at_row + LOG_SIGMA2)]
+            low, high = limits[U(at_limits + LOW)], limits[U(at_limits + HIGH)]
+            factor, x, d_x, m_x, v_x = limits[U(at_limits + FACTOR)], params[at], grads[at], m[at], v[at]
+            free = held == U(0) or U(mask[at]) > U(0)
             if start == NONE:
-                if held == U(1) and U(mask[at]) == U(0):
-                    d_x = ZERO
-                adam(at, d_x, params, m, v, dials, now, factor, low, high)
-            else:
-                behind = start + offset
-                d_x, d_log_sigma2 = loss_gradient(
-                    params[at], params[behind], d_x, grads[behind],
-                    rows[row * ROW + PRIOR], dials[now + KL_SCALE], dials[now + KEEP],
+                params[at], m[at], v[at] = adam(
+                    x, d_x if free else ZERO, m_x, v_x, dials, now, factor, low, high
                 )  # fmt: skip
-                if held == U(1):
-                    d_x = d_x if U(mask[at]) > U(0) else ZERO
-                    d_log_sigma2 = d_log_sigma2 if U(mask[behind]) > U(0) else ZERO
-                adam(behind, d_log_sigma2, params, m, v, dials, now, factor, low, high)
-                adam(at, d_x, params, m, v, dials, now, factor, _NO_LOW, _NO_HIGH)
+            else:
+                behind = U(start + offset)
+                log_sigma2, d_behind, m_behind, v_behind = params[behind], grads[behind], m[behind], v[behind]
+                free_behind = held == U(0) or U(mask[behind]) > U(0)
+                d_x, d_behind = loss_gradient(
+                    x, log_sigma2, d_x, d_behind,
+                    rows[U(at_row + PRIOR)], dials[U(now + KL_SCALE)], dials[U(now + KEEP)],
+                )  # fmt: skip
+                x, m_x, v_x = adam(x, d_x if free else ZERO, m_x, v_x, dials, now, factor, _NO_LOW, _NO_HIGH)
+                log_sigma2, m_behind, v_behind = adam(
+                    log_sigma2, d_behind if free_behind else ZERO, m_behind, v_behind, dials, now, factor, low, high
+                )
+                params[at], m[at], v[at] = x, m_x, v_x
+                params[behind], m[behind], v[behind] = log_sigma2, m_behind, v_behind
 
 
 @kernel("uTFFff")
@@ -255,9 +271,8 @@ def finish_gradients(pieces, rows, params, grads, kl_scale, keep):
     """Turn data gradients into gradients of the loss, in place; a thread an entry of a segment with a posterior."""
     row = U(0)
     for p in range(U(cuda.blockIdx.x), pieces, U(cuda.gridDim.x)):
-        while rows[(row + U(1)) * ROW + PIECE] <= U(p):
-            row += U(1)
-        offset = (U(p) - rows[row * ROW + PIECE]) * U(THREADS) + U(cuda.threadIdx.x)
+        row = segment_of(U(p), row, rows)
+        offset = U((U(p) - rows[row * ROW + PIECE]) * U(THREADS) + U(cuda.threadIdx.x))
         start = rows[row * ROW + LOG_SIGMA2]
         if start != NONE and offset < rows[row * ROW + SIZE]:
             at, behind = rows[row * ROW + START] + offset, start + offset

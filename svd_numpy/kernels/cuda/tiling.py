@@ -55,6 +55,11 @@ class Tile(NamedTuple):
         """Threads of a block: 16 across."""
         return 16 * (self.bm // self.tm)
 
+    @property
+    def registers(self) -> int:
+        """Registers of a thread at most: two blocks of 256 threads fit into the 65,536 of a multiprocessor."""
+        return 128 if self.tm * self.tn <= 32 else 255
+
 
 # Few blocks and short sums want the small one; large products the large one.
 SMALL = Tile(4, 64, 8, 4, 4) if SIMULATED else Tile(32, 64, 16, 4, 4)
