@@ -39,6 +39,7 @@ LIMITS = {
     "Ladder": 60,
     "LeNet-5": 120,
     "VGG-like": 150,
+    "Launches": 90,
 }
 Raw = dict[str, Any]
 

@@ -59,15 +59,15 @@ scalars = {
     "f": "float32", "d": "float64", "u": "uint32", "i": "int32", "L": "int64", "X": "uint8", "T": "uint32",
     "S": "float32", "B": "uint8",
 }
-def numba_type(letter):
+def numba_type(letter, own):
     if letter in device.TUPLES:
         number, length = device.TUPLES[letter]
         return numba_types.UniTuple(getattr(numba_types, number.__name__), length)
     scalar = getattr(numba_types, scalars.get(letter) or scalars[letter.lower()])
-    return scalar[::1] if letter.isupper() else scalar
+    return scalar[:, ::1] if own else scalar[::1] if letter.isupper() else scalar
 for name, kernel in device.KERNELS.items():
-    strides = numba_types.UniTuple(numba_types.uint32, max(1, len(kernel.own)))
-    ptx, _ = cuda.compile_ptx(kernel.entry, (strides, *map(numba_type, kernel.signature)), cc=target)
+    arguments = tuple(numba_type(letter, i in kernel.own) for i, letter in enumerate(kernel.signature))
+    ptx, _ = cuda.compile_ptx(kernel.entry, arguments, cc=target)
     pathlib.Path(sys.argv[2], name + ".ptx").write_text(ptx)
 """
 
@@ -98,7 +98,8 @@ def test_every_kernel_compiles_to_what_it_should(target: str, tmp_path: Path) ->
 
 def assembled(file: Path, target: str) -> str:
     """Assemble one file with `ptxas`; where that is older than the compiler, as PTX of the version it knows."""
-    command = ["ptxas", f"-arch=sm_{target.replace('.', '')}", "-v", str(file), "-o", os.devnull]
+    limits = f"-arch=sm_{target.replace('.', '')}", f"-maxrregcount={MOST_REGISTERS}"
+    command = ["ptxas", *limits, "-v", str(file), "-o", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True)
     if older := re.search(r"Unsupported .version [\d.]+; current version is '([\d.]+)'", done.stderr):
         file.write_text(re.sub(r"\.version [\d.]+", f".version {older[1]}", file.read_text()))

@@ -822,8 +822,8 @@ assert (1 + 2) / 2 == 1.5 and (8 + 8) / 64 == 0.25
 # compiler adds code that counts from the end, and loads stay narrow. Hence the casts `F(...)` and `U(...)` all over the package's kernels.
 #
 # An honest word: the package's CUDA backend passes its tests in this simulator, and all its kernels compile to PTX, the assembly language of NVIDIA's
-# devices. It has not run on a device yet, so there is no GPU time in this notebook, and none should be inferred from the rooflines.
-# `benchmarks/gpu_check.py` is what we shall run first when there is one.
+# devices. It has run on one, an H200: every operation was right, and the products reached 35 % of the device's peak, so they have been rewritten
+# since. `benchmarks/results/gpu.md` has what was measured, and `benchmarks/gpu_check.py` measures it on yours.
 #
 # The kernels above are real CUDA, too: without the simulator they compile as they stand (tried with numba-cuda 0.30).
 #

@@ -56,8 +56,8 @@ _BACKENDS: dict[str, _Entry] = {
     "numba": _Entry(_no_numba, _numba),
     "cuda": _Entry(detect.why_not, _cuda),
 }
-# What "auto" picks from, best first. "cuda" has been simulated and compiled, but not run on a device: it joins when
-# `make gpu-check` has passed on one.
+# What "auto" picks from, best first. "cuda" joins when `make gpu-check` has passed on a device
+# with the products as they are now.
 _PREFERENCE = ("numba", "numpy")
 
 

@@ -23,7 +23,8 @@ change from run to run. Read them in this order:
 `benchmarks/cuda_ladder.py` has four simpler products, each with one idea more than the one before, on the way to this
 one.
 
-It has been compiled, and simulated at small sizes; it has not run on a device. What the texts say about time is
-arithmetic with published figures of a device (of an H200: 132 multiprocessors, 67 TFLOP/s in float32, 4.8 TB/s), not
-measured.
+It ran on an H200 once, `benchmarks/results/gpu.md`: all right, the products slow. Products, sweep and images were
+rewritten since, and have been compiled, simulated at small sizes, and read in machine code. What the texts say about
+time is arithmetic with published figures of a device (of an H200: 132 multiprocessors, 67 TFLOP/s in float32, 4.8
+TB/s), where they do not say that it was measured.
 """

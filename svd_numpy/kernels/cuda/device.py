@@ -172,9 +172,7 @@ class Kernel:
 KERNELS: dict[str, Kernel] = {}  # all that were made, by name: what the tests compile
 
 
-def kernel(
-    signature: str, name: str = "", registers: int | None = None
-) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(signature: str, name: str = "", registers: int | None = None) -> Callable[[Callable[..., None]], Kernel]:
     """Make a kernel of a function.
 
     A name is needed where several are made by one piece of source; `registers` is the most that a thread may have.

@@ -15,26 +15,31 @@ and a plain layer needs the first alone. One source is all of them: constants th
 
 **How a tile is multiplied.** A block of threads owns BM x BN numbers of the result and walks along k in steps of BK. At
 every step it copies a strip of A (BM x BK) and of B (BK x BN) into shared memory, once: the mean and the variance are
-accumulated together, x is squared in registers, and log_sigma2 becomes sigma^2, theta its masked self, on the way in.
-Each thread multiplies a patch of TM x TN in registers; per step of k it reads TM + 2 TN numbers and does 2 TM TN
-multiply-adds, which is what keeps the arithmetic units and not the shared memory busy. While a strip is multiplied the
-next one is on its way from global memory into registers: a load takes some hundred cycles, to multiply a strip of the
-large tile about 2,400 of a multiprocessor's (16 steps of 76 instructions for 8 warps, 4 a cycle).
+accumulated together, x is squared, and log_sigma2 becomes sigma^2, theta its masked self, on the way in. Each thread
+multiplies a patch of TM x TN in registers; per step of k it reads 2 TM + 2 TN numbers and does 2 TM TN multiply-adds,
+which is what keeps the arithmetic units and not the shared memory busy. Shared memory holds two strips of each: while
+one is multiplied the next is on its way from global memory into registers, and then into the other half, so that there
+is one barrier a step. A load takes some hundred cycles, to multiply a strip of the large tile about 1,200 of a
+multiprocessor's (8 steps of 70 instructions for 8 warps, 4 a cycle).
 
+- Loads ask no questions: rows, columns and k that lie outside are read where the last one inside lies. What rows and
+  columns give is not written; of what lies past the end of k, 0 is taken. A load behind a question would wait for the
+  answer, and the next one for it.
+- The steps of k are written out (`in_turn`), so that where a number lies in shared memory is a constant.
 - Strips of A lie as [k][m], with 4 numbers of padding, so that threads that write a column do not collide in a bank.
 - Columns of B lie permuted: thread x (of 16) owns the columns x, x + 16, x + 32, x + 48 of every 64, and finds them
   side by side. It reads them as one 128-bit load, stores results that are neighbours of its neighbours', and one Philox
   block is exactly the noise it needs.
 - Indices are uint32: a signed index might be negative, Python then counts from the end, and loads do not become wide.
+  The sum of two is 64 bits to Numba, until U(...) says that it is not.
 
 **What it costs and what limits it.** Counted as 4 M N K operations, a multiplication and an addition for each of two
 products. Two separate products would read A twice, and a pass over A before them would write and read its squares; here
-A is read once. Of the large tile's inner loop, 64 of 76 instructions are multiply-adds (8 square the patch's column of
-A, 4 are 128-bit loads), so that no more than 84 % of a device's float32 peak can be reached; loads of strips and the
-two barriers of a step of BK take their share of that. From memory a block of the large tile fetches 1,024 bytes for
-32,768 operations, 32 a byte, more than twice the 14 at which an H200 (67 TFLOP/s, 4.8 TB/s) would wait for its memory.
-Small products are another matter: the 100 x 300 x 784 of a LeNet's first layer are 94 million operations, 1.4
-microseconds of such a device, and a launch alone takes longer.
+A is read once. Of the 697 to 727 instructions that multiply and fetch a strip of the large tile (compiled for compute
+capability 9.0), 512 are multiply-adds, so that no more than 70 to 73 % of a device's float32 peak can be reached. From
+memory a block of the large tile fetches 1,024 bytes for 32,768 operations, 32 a byte, more than twice the 14 at which
+an H200 (67 TFLOP/s, 4.8 TB/s) would wait for its memory. Small products are another matter: the 100 x 300 x 784 of a
+LeNet's first layer are 94 million operations, 1.4 microseconds of such a device, and a launch alone takes longer.
 
 **Convolutions** are the same kernel. Where A(m, k) lies is row_table[m] + column_table[k]: for a dense layer multiples
 of its inputs, for a convolution the corner of a window in the padded image and the distance of a tap from it

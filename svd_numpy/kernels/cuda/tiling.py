@@ -4,15 +4,19 @@
 block walks along k in steps of BK. Three quantities pull in different directions:
 
     numbers fetched per multiply-add, from memory      (BM + 2 BN) / (2 BM BN)      wants large BM, BN
-    numbers fetched per multiply-add, from shared      (TM + 2 TN) / (2 TM TN)      wants large TM, TN
+    numbers fetched per multiply-add, from shared      (TM + TN) / (TM TN)          wants large TM, TN
     blocks there are                                   M / BM * N / BN              wants small BM, BN
 
 The 2 counts the two products, mean and variance, that share what is fetched of A. Registers end the second: a thread
 holds 2 TM TN sums, and beyond 128 registers only one block of 256 threads fits into the 65,536 of a multiprocessor, too
-few to hide the latency of its loads (compiled for compute capability 9.0 it is 92 to 120). So there are two tiles:
+few to hide the latency of its loads; the compiler is told so (`Tile.registers`), and spills none. So there are two
+tiles:
 
-    large   128 x 64 x 16, 8 x 4 a thread   256 threads, 17.2 KB shared, 64 multiply-adds per 16 numbers from shared
-    small    32 x 64 x 16, 4 x 4 a thread   128 threads, 10.6 KB shared, 32 multiply-adds per 12 numbers from shared
+    large   128 x 64 x 8, 8 x 4 a thread   256 threads, 25 KB shared, 64 multiply-adds per 24 numbers from shared
+    small   32 x 64 x 16, 4 x 4 a thread   128 threads, 26 KB shared, 32 multiply-adds per 16 numbers from shared
+
+Of shared memory, half is multiplied while the other half is written. A step of the large tile is shorter: 16 would be
+50 KB, above the 48 that a kernel may have without asking for more.
 
 The large one is taken where it gives at least `ENOUGH_BLOCKS` blocks, about one for each multiprocessor of a large
 device: that is from about 1,024 x 1,024 results on. BN is 16 TN in both because a thread's columns lie 16 apart, which
@@ -56,9 +60,9 @@ class Tile(NamedTuple):
         return 16 * (self.bm // self.tm)
 
     @property
-    def registers(self) -> int:
-        """Registers of a thread at most: two blocks of 256 threads fit into the 65,536 of a multiprocessor."""
-        return 128 if self.tm * self.tn <= 32 else 255
+    def registers(self) -> int | None:
+        """Registers of a thread at most, so that two blocks of 256 threads fit into a multiprocessor; None: any."""
+        return 128 if self.threads >= 256 else None
 
 
 # Few blocks and short sums want the small one; large products the large one.
