@@ -253,6 +253,18 @@ def test_ivon_drops_what_is_small_and_what_lies_in_a_flat_direction() -> None:
         assert left(model) == expected
 
 
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_ivon_forgets_its_first_curvature_slowly_however_long_the_training(epochs: int) -> None:
+    plan, model = svd.IVON(start=0, stop=epochs, sparsity=0.5, l2=1e-6), two_layers()
+    pruner = plan.pruner(model, PLACE)
+    first = pruner.arrays["pruning/h"].copy()
+    for step in range(steps := epochs * PLACE.steps_per_epoch):  # gradients are 0, as if there were no curvature
+        pruner.before_forward(step)
+        pruner.before_update(step, lr=0.1)
+    left_over = (1 - 1 / steps) ** steps  # 1 / e; the square in the update adds a little
+    np.testing.assert_allclose(pruner.arrays["pruning/h"] / first, left_over, atol=0.06)
+
+
 # ------------------------------------------------------------ weight-sharing
 
 

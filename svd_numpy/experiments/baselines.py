@@ -64,7 +64,7 @@ def ivon(plan: Recipe) -> Recipe:
     weights (gradual magnitude pruning: 2.8 %). A curvature that follows faster, beta2 = .999, ends at 9.9 %; for a few
     thousand images, for which there are few steps, it is the right one.
     """
-    settings: dict[str, Any] = {"beta2": 0.999, "l2": 1e-3, "std_start": 0.037} if plan.images < 10_000 else {}
+    settings: dict[str, Any] = {"l2": 1e-3, "std_start": 0.037} if plan.images < 10_000 else {}
     pruning = IVON(start=0.1, stop=0.7, sparsity=ROUNDS[-1], every=100, **settings)
     recipe = _pruned(plan, pruning, ((0.5, 1.0), (1.0, 0.0)))
     return replace(recipe, config=replace(recipe.config, lr=0.1 if settings else 0.05))

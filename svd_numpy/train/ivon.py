@@ -38,22 +38,27 @@ class IVON(GradualMagnitude):
         delta, above 0: the prior of each number of the network is N(0, 1 / (n_train l2)).
     std_start : float
         First sigma. Where there are few examples, sigma stays larger, and so the curvature must not start too low.
-    beta1, beta2 : float
-        Decay of the averages of the gradient and of the curvature.
+    beta1 : float
+        Decay of the average of the gradient.
+    beta2 : float or None
+        Decay of the curvature's; None: 1 - 1 / (steps until `stop`). Most weights have hardly any curvature. A memory
+        much shorter than the training forgets where it started, and steps divided by what is left then diverge: on
+        MNIST, .9998 is right for 12 epochs, and after 25 the network guesses.
     """
 
     kind: ClassVar[str] = "ivon"
     l2: float = 1e-4
     std_start: float = 0.013
     beta1: float = 0.9
-    beta2: float = 0.9998
+    beta2: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("l2", self.l2, low=1e-12, high=1)
         check_number("std_start", self.std_start, low=1e-6, high=1)
         for name in ("beta1", "beta2"):
-            check_number(name, getattr(self, name), low=0, high=1 - 1e-7)
+            if (beta := getattr(self, name)) is not None:
+                check_number(name, beta, low=0, high=1 - 1e-7)
 
     def pruner(self, model: Sequential, place: Place) -> Pruner:
         """See `Pruning.pruner`."""
@@ -68,6 +73,7 @@ class _Newton(GradualPruner):
     def __init__(self, plan: IVON, model: Sequential, place: Place) -> None:
         super().__init__(plan, model, place)
         self._backend = model.backend
+        self._rest2 = 1 / max(2, place.step(plan.stop)) if plan.beta2 is None else 1 - plan.beta2
         params = self.arena.params
         self._means, self._std, self._g = (np.zeros_like(params) for _ in range(3))
         h = max(1 / (place.n_train * plan.std_start**2) - plan.l2, 1e-6)
@@ -93,7 +99,7 @@ class _Newton(GradualPruner):
         plan, params, first = self._plan, self.arena.params, 1 - self._plan.beta1 ** (step + 1)
         for here in self._blocks():
             gradient, mean, g, h = (array[here] for array in (self.arena.grads, self._means, self._g, self._h))
-            change = (1 - plan.beta2) * (gradient * self._noise[here] / self._std[here] - h)
+            change = self._rest2 * (gradient * self._noise[here] / self._std[here] - h)
             g += (1 - plan.beta1) * (gradient - g)
             h += change + change**2 / (2 * (h + plan.l2))
             params[here] = mean - lr * (g / first + plan.l2 * mean) / (h + plan.l2) * self.arena.mask[here]
