@@ -61,6 +61,8 @@ VARIANTS = {
     "default": Variant(),
     "unshifted": Variant(changes=_BEFORE_SHIFTS),
     "without-removal": Variant(changes={"remove_above": None, "finetune_epochs": 20}),
+    "small": Variant(recipe="small"),
+    "dense-small": Variant(recipe="small", kind="dense"),
     "lighter": Variant(kl_weight=0.3),
     "dropout": Variant(kind="dropout"),
     "dense": Variant(kind="dense"),
@@ -70,6 +72,7 @@ _OF_MNIST = ("default", "unshifted", "dense", "dense-unshifted")
 CASES: dict[str, tuple[Case, ...]] = {
     "lenet-300-100": (
         ("mnist", "paper"), *(("mnist", name) for name in _OF_MNIST), *(("fashion-mnist", name) for name in _OF_MNIST),
+        ("digits", "small"), ("digits", "dense-small"),
     ),
     "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "without-removal"), ("mnist", "dense")),
     "vgg-like": (("cifar10", "default"), ("cifar10", "lighter"), ("cifar10", "dropout"), ("cifar10", "dense")),
@@ -214,14 +217,16 @@ def write_table(options: argparse.Namespace) -> None:
         cells = f"{100 * paper.error:.2f} | | {shares} | {paper.compression:.0f} | | | |"
         lines.append(f"| mnist | *published: {paper.source}* | | {cells}")
     some = next(iter(kept.values()))[0]
+    few = next((rows[0] for case, rows in kept.items() if case.startswith("digits ")), None)
+    of_digits = f" (of the digits, {few['n_train']:,} and {few['n_test']:,})" if few else ""
     width = f", width {options.width:g}" if options.arch == "vgg-like" else ""
     text = [
         f"# {TITLES[options.arch]}{width}: error and sparsity",
         "",
         f"* Machine: {one_line(facts)}",
         f"* Command: {command_line()}",
-        f"* All {some['n_train']:,} training and {some['n_test']:,} test images; the test set was measured once, after "
-        "the last epoch.",
+        f"* All {some['n_train']:,} training and {some['n_test']:,} test images{of_digits}; the test set was measured "
+        "once, after the last epoch.",
         "* Recipes: `svd_numpy/experiments/recipes.py`. Threshold 3. Mean ± standard deviation over the seeds.",
         *(
             f"* {name}: {'`default`' if variant.kind == 'variational' else 'the dense network'} with {difference}"
