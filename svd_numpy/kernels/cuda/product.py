@@ -299,9 +299,9 @@ def make_product(v: Variant, name: str) -> Kernel:
     bm, bn, bk, tm, tn = v.tile
     threads, groups = v.tile.threads, tn // 4
     samples = v.role == FORWARD and v.pair and not v.parts
-    # What a variant does not use has one entry, and vanishes.
     both = 2 * bk  # strips in turn: one is multiplied while the next one is stored
-    a2_rows, b2_rows = (both if v.pair else 1), (both if v.pair else 1)
+    # What a variant does not use has one entry, and vanishes.
+    both2 = both if v.pair else 1
     a_loads, b_loads = bm * bk // threads, bk * bn // threads
     a2_loads, b2_loads = (a_loads if v.separate else 1), (b_loads if v.pair else 1)
     patch, patch2 = tm * tn, (tm * tn if v.pair else 1)
@@ -326,14 +326,14 @@ def make_product(v: Variant, name: str) -> Kernel:
 
         if ALIGNED:
             strip_a = cuda.shared.array((both, a_width), np.float32, alignment=16)
-            strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32, alignment=16)
+            strip_a2 = cuda.shared.array((both2, a_width), np.float32, alignment=16)
             strip_b = cuda.shared.array((both, b_width), np.float32, alignment=16)
-            strip_b2 = cuda.shared.array((b2_rows, b_width), np.float32, alignment=16)
+            strip_b2 = cuda.shared.array((both2, b_width), np.float32, alignment=16)
         else:
             strip_a = cuda.shared.array((both, a_width), np.float32)
-            strip_a2 = cuda.shared.array((a2_rows, a_width), np.float32)
+            strip_a2 = cuda.shared.array((both2, a_width), np.float32)
             strip_b = cuda.shared.array((both, b_width), np.float32)
-            strip_b2 = cuda.shared.array((b2_rows, b_width), np.float32)
+            strip_b2 = cuda.shared.array((both2, b_width), np.float32)
         row_at = cuda.local.array(a_loads, np.uint32)
         next_a, next_a2 = cuda.local.array(a_loads, np.float32), cuda.local.array(a2_loads, np.float32)
         next_b, next_b2 = cuda.local.array(b_loads, np.float32), cuda.local.array(b2_loads, np.float32)
