@@ -60,14 +60,15 @@ def gradual_magnitude(plan: Recipe) -> Recipe:
 def ivon(plan: Recipe) -> Recipe:
     """Shen et al. 2024: improved variational online Newton, pruned along the curve of `gradual_magnitude`.
 
-    Chosen among seven settings by 12 epochs of lenet-300-100 on 5,000 held-out images: 2.3 % error with 67 times fewer
-    weights (gradual magnitude pruning: 2.8 %). A curvature that follows faster, beta2 = .999, ends at 9.9 %; for a few
-    thousand images, for which there are few steps, it is the right one.
+    Chosen on 5,000 held-out images of MNIST. After 140 epochs of lenet-300-100, 67 times fewer weights err on 1.3 %;
+    with three times the l2 and a learning rate that falls later, on 1.6 %; with a curvature that is forgotten faster
+    than `IVON` does by itself, training diverges after 20 epochs. For a few thousand images, settings of their own.
     """
-    settings: dict[str, Any] = {"l2": 1e-3, "std_start": 0.037} if plan.images < 10_000 else {}
+    few = plan.images < 10_000
+    settings: dict[str, Any] = {"l2": 1e-3, "std_start": 0.037} if few else {}
     pruning = IVON(start=0.1, stop=0.7, sparsity=ROUNDS[-1], every=100, **settings)
-    recipe = _pruned(plan, pruning, ((0.5, 1.0), (1.0, 0.0)))
-    return replace(recipe, config=replace(recipe.config, lr=0.1 if settings else 0.05))
+    recipe = _pruned(plan, pruning, ((0.5 if few else 0.1, 1.0), (1.0, 0.0)))
+    return replace(recipe, config=replace(recipe.config, lr=0.1 if few else 0.05))
 
 
 def surgery(plan: Recipe) -> Recipe:
