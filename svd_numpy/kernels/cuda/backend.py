@@ -208,10 +208,15 @@ class CudaBackend(CudaRecurrence):
         rectified: Array | None, d_theta: Array, d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
-        d_var = memory.get("r", dy.shape, dy.dtype)
-        self._each(elementwise.noise_gradient, dy.size, U(dy.size), U(rectified is not None),
-                   dy if rectified is None else rectified, dy, d_var)  # fmt: skip
-        self._weight_gradients(x, dy, d_var, d_theta, d_sigma2, d_bias, memory, window)
+        d_var, units = memory.get("r", dy.shape, dy.dtype), dy.shape[-1]
+        rows, slopes = dy.size // units, (U(rectified is not None), dy if rectified is None else rectified, dy, d_var)
+        if rows <= sums.FEW_ROWS:
+            self._launch(sums.noise_gradient_sums, math.ceil(units / sums.ACROSS), sums.PATCH, U(rows),
+                         U(units), *slopes, d_bias)  # fmt: skip
+        else:
+            self._each(elementwise.noise_gradient, dy.size, U(dy.size), *slopes)
+            self._column_sums(dy, units, d_bias)
+        self._weight_gradients(x, dy, d_var, d_theta, d_sigma2, memory, window)
         if dx is not None:
             self._turn({dials.KEEP: keep})
             self._input_gradients(x, theta, log_sigma2, dy, d_var, dx, memory, window)
@@ -228,7 +233,8 @@ class CudaBackend(CudaRecurrence):
         self, x: Array, theta: Array, dy: Array, d_theta: Array, d_bias: Array, dx: Array | None, memory: Buffers,
         window: Window | None = None, living: Living | None = None,
     ) -> None:  # fmt: skip
-        self._weight_gradients(x, dy, None, d_theta, None, d_bias, memory, window)
+        self._column_sums(dy, dy.shape[-1], d_bias)
+        self._weight_gradients(x, dy, None, d_theta, None, memory, window)
         if dx is not None:
             self._input_gradients(x, theta, None, dy, None, dx, memory, window)
 
@@ -236,12 +242,11 @@ class CudaBackend(CudaRecurrence):
         return LayerByLayer(self, layers)
 
     def _weight_gradients(
-        self, x: Array, dy: Array, d_var: Array | None, d_theta: Array, d_sigma2: Array | None, d_bias: Array,
-        memory: Buffers, window: Window | None,
+        self, x: Array, dy: Array, d_var: Array | None, d_theta: Array, d_sigma2: Array | None, memory: Buffers,
+        window: Window | None,
     ) -> None:  # fmt: skip
         seen = self._spread(x, tables.padding(window) if window else None, "padded", memory)
         at = tables.weights(len(x), *d_theta.shape, window)
-        self._column_sums(dy, d_theta.shape[1], d_bias)
         self._multiply(WEIGHTS, at, seen, None, dy, d_var, d_theta, d_sigma2, x)
 
     def _input_gradients(

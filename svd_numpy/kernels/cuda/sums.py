@@ -19,7 +19,9 @@ lies `reach` further, with a barrier between:
 
     tree[t] += tree[t + 64];  tree[t] += tree[t + 32];  ...;  tree[0] is the sum
 
-Up to 1,024 rows there are no parts: `fold` takes the rows themselves.
+Up to 1,024 rows there are no parts: `fold` takes the rows themselves. The gradient of the bias of a dense layer is such
+a sum, of what `noise_gradient` (`elementwise.py`) has just read and written. `noise_gradient_sums` does both in one
+launch: a block has 32 columns and, of their rows, every 32nd for each of its threads, whose sums are added in order.
 
 **Cost.** Each number is read once, 4 bytes for one addition: memory is the limit of large sums, the latency of two
 launches and seven barriers that of small ones, such as a loss over 100 examples.
@@ -38,12 +40,14 @@ import math
 
 import numpy as np
 
-from svd_numpy.kernels.cuda.device import SIMULATED, D, F, Kernel, U, cuda, kernel
+from svd_numpy.kernels.cuda.device import SIMULATED, ZERO, D, F, Kernel, U, cuda, kernel
 
 FOLDERS = 4 if SIMULATED else 128  # threads that fold the parts of one column
 FEW_ROWS = 8 if SIMULATED else 1024  # that one block a column adds at once
 MOST_PARTS = 1024
 FEWEST_ROWS = 4 if SIMULATED else 16  # of one part
+ACROSS, DOWN = (2, 3) if SIMULATED else (32, 32)  # columns and rows of a block of `noise_gradient_sums`
+PATCH = ACROSS * DOWN
 
 
 def parts_of(rows: int) -> int:
@@ -94,6 +98,33 @@ def column_sums(rows, columns, parts, x, out):
         for row in range(part * length, min(rows, (part + U(1)) * length)):
             total += x[U(row) * columns + column]
         out[e] = total
+
+
+@kernel("uuuFFFF")
+def noise_gradient_sums(rows, columns, rectified, y, dy, r, out):
+    """What `noise_gradient` does to dy and r (rows, columns), and out = the sum of each column of dy.
+
+    A thread takes every DOWN-th row of a column.
+    """
+    t = U(cuda.threadIdx.x)
+    lane, column = U(t // U(ACROSS)), U(U(cuda.blockIdx.x) * U(ACROSS) + t % U(ACROSS))
+    totals = cuda.shared.array(PATCH, np.float32)
+    total = ZERO
+    if column < columns:
+        for row in range(lane, rows, DOWN):
+            e = U(U(row) * columns + column)
+            d = dy[e]
+            if rectified and not y[e] > ZERO:
+                d = ZERO
+            dy[e] = d
+            r[e] = d * r[e]
+            total += d
+    totals[t] = total
+    cuda.syncthreads()
+    if lane == U(0) and column < columns:
+        for other in range(1, DOWN):
+            total += totals[t + U(other * ACROSS)]
+        out[column] = total
 
 
 @kernel("uuuFFDuD")
