@@ -222,6 +222,27 @@ def test_a_dead_gate_costs_nothing_and_a_live_one_stays() -> None:
     assert least == pytest.approx(0.0208, abs=2e-4)
 
 
+@pytest.mark.parametrize("name", ["half-cauchy", "half-cauchy-bound"])
+def test_the_factor_of_a_layer_closes_no_unit(name: str) -> None:
+    """Over 200 epochs it fell to e^-3.6; with it in the scores, all inputs of a trained network were closed."""
+    family = make_family(name, {})
+    half = ("_a", "_b") if name.endswith("bound") else ("",)
+
+    def score(mean: float, log_var: float, layer_mean: float) -> float:
+        """Of a unit with log z~ ~ N(mean, e^log_var)."""
+        # With log z = (log a + log b) / 2, variances are a quarter of the sum.
+        shift = np.log(2.0) if len(half) == 2 else 0.0
+        numbers = {f"mean{end}": mean for end in half} | {f"log_var{end}": log_var + shift for end in half}
+        numbers |= {f"layer_mean{end}": layer_mean for end in half} | {f"layer_log_var{end}": -9.0 for end in half}
+        return float(family.score({key: np.array([value]) for key, value in numbers.items()}, "log-mode")[0])
+
+    threshold = family.thresholds["log-mode"]
+    for layer_mean in (0.0, -3.6, -12.0):
+        dead, live = score(0.0, 0.758, layer_mean), score(0.2, -4.0, layer_mean)  # the first at its least KL
+        assert live < threshold < dead
+        assert (live, dead) == pytest.approx((-0.18, 2.134), abs=5e-3)
+
+
 def test_the_bound_of_half_cauchy_gates_lies_above_their_kl() -> None:
     """At best it is 1 - log 2 nats per unit; where log z has a standard deviation of .1, 1.9 nats above the KL."""
     bound, exact = make_family("half-cauchy-bound", {"scale": 1.0}), make_family("half-cauchy", {"scale": 1.0})
