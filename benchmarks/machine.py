@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -93,4 +94,4 @@ def command_line() -> str:
         f"benchmarks/{os.path.basename(sys.argv[0])}",
         *(word for word in shown(sys.argv[1:]) if word != "--table"),
     ]
-    return f"`{' '.join(words)}`, {datetime.date.today().isoformat()}"
+    return f"`{shlex.join(words)}`, {datetime.date.today().isoformat()}"

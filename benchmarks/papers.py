@@ -1,10 +1,10 @@
 """The rows of the papers' tables for one network, and baselines beside them: `svd-numpy reproduce` as a table to keep.
 
     python benchmarks/papers.py 300-100 --seeds 0 1 2 --jobs 2
-    python benchmarks/papers.py 300-100 --seeds 0 1 2 --only dense magnitude sparse-vd
+    python benchmarks/papers.py 300-100 --seeds 0 1 2 --only dense sparse-vd "ivon 107x"
 
-Runs are kept in `--folder`, so that the same command goes on where it stopped; `--only` names the methods whose rows
-are wanted. Writes results/papers-NETWORK.md and .png.
+Runs are kept in `--folder`, so that the same command goes on where it stopped; `--only` names the rows that are wanted,
+without their network. Writes results/papers-NETWORK.md and .png.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ NETWORKS = tuple(dict.fromkeys(name.split()[0] for name in ROWS))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("--only", nargs="+", metavar="METHOD")
+    parser.add_argument("--only", nargs="+", metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--folder", type=Path, default=Path("runs/reproduced"))
     options = parser.parse_args()
-    rows = [
-        name for name, row in ROWS.items()
-        if name.split()[0] == options.network and can_run(row) and (not options.only or row.method in options.only)
-    ]  # fmt: skip
+    own = {name.partition(" ")[2]: name for name in ROWS if name.startswith(options.network + " ")}
+    rows = [name for what, name in own.items() if can_run(ROWS[name]) and (not options.only or what in options.only)]
     done = reproduce(rows, seeds=options.seeds, folder=options.folder, jobs=options.jobs)
     lines = [
         f"# The papers' rows of {options.network}",
