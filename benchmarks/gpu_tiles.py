@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import math
 import multiprocessing
 import sys
 import tempfile
@@ -20,8 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -54,15 +51,11 @@ def time_steps(small: str, large: str, slice_from: int, lock: str) -> None:
     """Recorded steps of the networks."""
     take(small, large, slice_from)
     from gpu_section import Section
-    from gpu_timings import played_seconds, trainer_of
-
-    from svd_numpy.train.runner import make_runner
+    from gpu_timings import launches_of, played_seconds, recorded, trainer_of
 
     for network, runs in STEPS:
         section = Section(Path(tempfile.gettempdir(), "tiles.json"), trial=False)
-        runner = make_runner([trainer_of(section, network, seed) for seed in range(runs)])
-        runner.advance(1)
-        launches = [launch for launch in runner.recordings[False].launches if launch.kernel.name != "tick"]
+        launches = launches_of(recorded([trainer_of(section, network, seed) for seed in range(runs)]))
         with alone(lock):
             micros = 1e6 * played_seconds(launches, 1, 0.3)
         print(f"small {small:14s} large {large:14s} slices from {slice_from:3d}  {network} x {runs}: {micros:.0f} µs",
@@ -72,34 +65,17 @@ def time_steps(small: str, large: str, slice_from: int, lock: str) -> None:
 def time_products(small: str, large: str, slice_from: int, lock: str) -> None:
     """The three fused products of 4096 x 4096 x 4096, with the large tile."""
     take(small, large, slice_from)
-    from gpu_timings import seconds_of
+    from gpu_timings import fused_products, seconds_of
 
-    from svd_numpy.kernels.cuda import tables
-    from svd_numpy.kernels.cuda.device import U, cuda
-    from svd_numpy.kernels.cuda.dials import DIALS
-    from svd_numpy.kernels.cuda.product import PRODUCTS
-    from svd_numpy.kernels.cuda.tiling import LARGE as tile
+    from svd_numpy.kernels.cuda.device import cuda
 
-    rng = np.random.default_rng(0)
-    a, b, c, d = (cuda.to_device(rng.standard_normal(SIZE * SIZE, np.float32)) for _ in range(4))
-    s = cuda.to_device(rng.uniform(-8, 0, SIZE * SIZE).astype(np.float32))
-    y, r = (cuda.device_array(SIZE * SIZE, np.float32) for _ in range(2))
-    two, dials = cuda.to_device(np.zeros(2, np.uint32)), cuda.to_device(np.zeros(int(DIALS), np.float32))
-    words, sizes = tuple(U(v) for v in range(5)), tuple(U(v) for v in (SIZE, SIZE, SIZE, SIZE, 1, 0))
-    for role, pairs in {"forward": (a, a, b, s), "inputs": (a, c, b, s), "weights": (a, a, c, d)}.items():
-        at = getattr(tables, role)(SIZE, SIZE, SIZE, None)
-        row, column, starts = (cuda.to_device(table) for table in (at.row, at.column, at.b))
-        args = (*pairs[:2], row, column, *pairs[2:], starts, U(at.b_step), sizes, y, r, b, dials, words, two, two)
-        grid = math.ceil(SIZE / tile.bm), math.ceil(SIZE / tile.bn)
-
-        def work(role: str = role, args: tuple[Any, ...] = args, grid: tuple[int, int] = grid) -> None:
-            PRODUCTS[role, True, False, "large"].launch(grid, tile.threads, args)
-
-        work()
-        cuda.synchronize()
-        with alone(lock):
-            seconds = seconds_of(work, cuda.synchronize, 0.3)
-        print(f"large {large:14s} {role:8s} {4 * SIZE**3 / seconds / 1e12:5.1f} TFLOP/s", flush=True)
+    for role, name, work in fused_products(SIZE):
+        if name == "large":
+            work()  # compiled while others are
+            cuda.synchronize()
+            with alone(lock):
+                seconds = seconds_of(work, cuda.synchronize, 0.3)
+            print(f"large {large:14s} {role:8s} {4 * SIZE**3 / seconds / 1e12:5.1f} TFLOP/s", flush=True)
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -85,16 +85,27 @@ def advance_to(runner: Any, trainer: Any, step: int) -> None:
     runner.sync()
 
 
-def recorded_seconds(section: Section, trainers: list[Any]) -> float:
-    """Seconds of a step of all runs that is recorded and played."""
+def recorded(trainers: list[Any]) -> Any:
+    """Make a runner that has recorded a step; raise where it cannot."""
     from svd_numpy.train.runner import make_runner
 
-    trainer, runner = trainers[0], make_runner(trainers)
+    runner = make_runner(trainers)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         runner.advance(1)
     if runner.recordings[False] is None:
         raise RuntimeError("; ".join(str(one.message) for one in said) or "the step could not be recorded")
+    return runner
+
+
+def launches_of(runner: Any) -> list[Any]:
+    """The launches of its recorded step but the clock's, which would go on beyond the tables of an epoch."""
+    return [launch for launch in runner.recordings[False].launches if launch.kernel.name != "tick"]
+
+
+def recorded_seconds(section: Section, trainers: list[Any]) -> float:
+    """Seconds of a step of all runs that is recorded and played."""
+    trainer, runner = trainers[0], recorded(trainers)
     enough, budget = (4, 0.0) if section.trial else (200, 2.0)
     advance_to(runner, trainer, enough)
     runner.advance(1)  # sends the weights again, after they were fetched
@@ -155,18 +166,11 @@ def played_seconds(launches: Sequence[Any], copies: int, budget: float) -> float
 
 def launches(section: Section) -> None:
     """Where the time of a recorded step goes: each of its launches, many times alone."""
-    from svd_numpy.train.runner import make_runner
-
     found = section.raw.setdefault("micros", {})
     copies, budget = (1, 0.0) if section.trial else (20, 0.1)
     for network, runs in TAKEN_APART[:2] if section.trial else TAKEN_APART:
         trainers = [trainer_of(section, network, seed) for seed in range(2 if section.trial and runs > 1 else runs)]
-        runner = make_runner(trainers)
-        runner.advance(1)
-        if (recording := runner.recordings[False]) is None:
-            raise RuntimeError("the step could not be recorded")
-        # Without the clock's, which would go on beyond the tables of an epoch.
-        steps = [launch for launch in recording.launches if launch.kernel.name != "tick"]
+        steps = launches_of(recorded(trainers))
         whole = 1e6 * played_seconds(steps, 1, budget)
         rows = [(step.kernel.name, step.blocks, step.threads, 1e6 * played_seconds([step], copies, budget))
                 for step in steps]  # fmt: skip
@@ -243,15 +247,14 @@ def replicas(section: Section) -> None:
     )  # fmt: skip
 
 
-def products(section: Section) -> None:
-    """The fused products at one large size, with every tile; and cuBLAS for the same work, in float32 and in TF32."""
+def fused_products(size: int) -> Iterator[tuple[str, str, Callable[[], None]]]:
+    """Role, name of the tile, and a launch of each fused product of size x size x size."""
     from svd_numpy.kernels.cuda import tables
     from svd_numpy.kernels.cuda.device import U, cuda
     from svd_numpy.kernels.cuda.dials import DIALS
     from svd_numpy.kernels.cuda.product import PRODUCTS
     from svd_numpy.kernels.cuda.tiling import TILES
 
-    size, rows = 8 if section.trial else 4096, section.raw.setdefault("rows", {})
     rng = np.random.default_rng(0)
     a, b, c, d = (cuda.to_device(rng.standard_normal(size * size, np.float32)) for _ in range(4))
     s = cuda.to_device(rng.uniform(-8, 0, size * size).astype(np.float32))
@@ -259,6 +262,22 @@ def products(section: Section) -> None:
     common = cuda.to_device(np.zeros(2, np.uint32)), cuda.to_device(np.zeros(2, np.uint32))  # clock, seed
     words, dials = tuple(U(v) for v in range(5)), cuda.to_device(np.zeros(int(DIALS), np.float32))
     operands = {"forward": (a, a, b, s), "inputs": (a, c, b, s), "weights": (a, a, c, d)}
+    for role, (a1, a2, b1, b2) in operands.items():
+        at = getattr(tables, role)(size, size, size, None)
+        row, column, starts = (cuda.to_device(table) for table in (at.row, at.column, at.b))
+        sizes = tuple(U(v) for v in (size, size, size, size, 1, 0))
+        args = (a1, a2, row, column, b1, b2, starts, U(at.b_step), sizes, y, r, b, dials, words, *common)
+        for name, tile in TILES.items():
+            grid, kernel = (math.ceil(size / tile.bm), math.ceil(size / tile.bn)), PRODUCTS[role, True, False, name]
+            yield role, name, partial(kernel.launch, grid, tile.threads, args)
+
+
+def products(section: Section) -> None:
+    """The fused products at one large size, with every tile; and cuBLAS for the same work, in float32 and in TF32."""
+    from svd_numpy.kernels.cuda.device import cuda
+    from svd_numpy.kernels.cuda.tiling import TILES
+
+    size, rows = 8 if section.trial else 4096, section.raw.setdefault("rows", {})
     section.line(
         f"{size}³, counting 4 M N K operations; error against float64, of the pair.", "",
         "| what | ms | TFLOP/s | error |", "|---|--:|--:|--:|",
@@ -269,18 +288,8 @@ def products(section: Section) -> None:
         shown = "" if error is None else f"{error:.1e}"
         section.line(f"| {name} | {1e3 * seconds:.3f} | {rows[name]['tflops']:.1f} | {shown} |")
 
-    for role, (a1, a2, b1, b2) in operands.items():
-        at = getattr(tables, role)(size, size, size, None)
-        row, column, starts = (cuda.to_device(table) for table in (at.row, at.column, at.b))
-        for name, tile in TILES.items():
-            grid = math.ceil(size / tile.bm), math.ceil(size / tile.bn)
-            sizes = tuple(U(v) for v in (size, size, size, size, 1, 0))
-            args = (a1, a2, row, column, b1, b2, starts, U(at.b_step), sizes, y, r, b, dials, words, *common)
-            kernel = PRODUCTS[role, True, False, name]
-            enter(
-                f"{role}, {name} tile {tuple(tile)}",
-                seconds_of(lambda k=kernel, g=grid, t=tile, v=args: k.launch(g, t.threads, v), cuda.synchronize),
-            )
+    for role, name, work in fused_products(size):
+        enter(f"{role}, {name} tile {tuple(TILES[name])}", seconds_of(work, cuda.synchronize))
     try:
         torch = import_torch()
     except (ImportError, RuntimeError) as error:

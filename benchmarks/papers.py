@@ -30,8 +30,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--folder", type=Path, default=Path("runs/reproduced"))
     options = parser.parse_args()
-    own = {name.partition(" ")[2]: name for name in ROWS if name.startswith(options.network + " ")}
-    rows = [name for what, name in own.items() if can_run(ROWS[name]) and (not options.only or what in options.only)]
+    here = (name for name, row in ROWS.items() if name.startswith(options.network + " ") and can_run(row))
+    own = {name.partition(" ")[2]: name for name in here}
+    if unknown := [what for what in options.only or () if what not in own]:
+        parser.error(f"--only: got {', '.join(unknown)}, expected some of {', '.join(own)}")
+    rows = [own[what] for what in own if not options.only or what in options.only]
     done = reproduce(rows, seeds=options.seeds, folder=options.folder, jobs=options.jobs)
     lines = [
         f"# The papers' rows of {options.network}",
