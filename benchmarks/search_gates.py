@@ -1,12 +1,13 @@
-"""Removal while training, for the methods with gates: one candidate with it and one without, on held-out images.
+"""Numbers of the methods with gates, chosen on held-out images: the weight of the KL, and removal while training.
 
     python benchmarks/search_gates.py --jobs 2
+    python benchmarks/search_gates.py --methods bc-gnj bc-ghs --kl-weights 2 4 --remove 5
     python benchmarks/search_gates.py --arch lenet-5 --methods bc-gnj sbp --seeds 0 1 2
 
 Each method is trained with its recipe on 55,000 images of MNIST and measured on the 5,000 held out; the test images
-take no part. With removal, weights past log alpha 5, and all that closed units feed or read, leave for good at the end
-of every epoch from the recipe's `remove_from` on. Runs are kept in `--folder`, so the same command goes on where it was
-stopped; the table is `results/search-gates-ARCH.md`.
+take no part. With removal, weights past that log alpha, and all that closed units feed or read, leave for good at the
+end of every epoch from the recipe's `remove_from` on. Runs are kept in `--folder`, so the same command goes on where it
+was stopped. Candidates are added to the table `results/search-gates-ARCH.md`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +33,27 @@ from svd_numpy.files.atomic import write_atomic
 from svd_numpy.sparse.storage.accounts import by_layers, layer_sizes
 
 OUT = Path(__file__).parent / "results"
-REMOVE = {"": math.inf, "-remove5": 5.0}  # end of a candidate's name -> remove_above
 _HELD_OUT = 5000 / 60_000
 _HEAD = ("candidate", "seeds", "error %", "NLL", "non-zeros", "sub-matrices", "live units", "seconds", "ms, last step")
 
 
-def tasks_of(
-    methods: Sequence[str], seeds: Sequence[int], folder: Path, shared: dict[str, Any]
-) -> dict[str, list[Task]]:
+def candidate(method: str, kl_weight: float, above: float) -> str:
+    """Name of a candidate: the method, and what differs from its recipe."""
+    weight = "" if kl_weight == 1 else f"-kl{kl_weight:g}"
+    return f"{method}{weight}" if math.isinf(above) else f"{method}{weight}-remove{above:g}"
+
+
+def tasks_of(options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, list[Task]]:
     """The runs of every candidate, by its name."""
-    return {
-        f"{method}{end}": [
-            Task(
-                "mnist", str(folder / f"{shared['arch']}-{method}{end}-seed{seed}"),
-                {"method": method, "remove_above": above, "seed": seed}, shared,
-            )
-            for seed in seeds
+    tasks = {}
+    for method, kl_weight, above in product(options.methods, options.kl_weights, options.remove):
+        name = candidate(method, kl_weight, above)
+        point = {"method": method, "kl_weight": kl_weight, "remove_above": above}
+        tasks[name] = [
+            Task("mnist", str(options.folder / f"{options.arch}-{name}-seed{seed}"), {**point, "seed": seed}, shared)
+            for seed in options.seeds
         ]
-        for method in methods for end, above in REMOVE.items()
-    }  # fmt: skip
+    return tasks
 
 
 def measure(task: Task) -> dict[str, Any]:
@@ -67,16 +71,17 @@ def measure(task: Task) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def table(arch: str, found: dict[str, list[dict[str, Any]]], jobs: int) -> str:
+def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]) -> str:
     """The page: a line for each candidate, mean and standard deviation over its seeds."""
     lines = [
-        f"# Removal while training, methods with gates: {arch}",
+        f"# Methods with gates, on held-out images: {arch}",
         "",
         f"* Machine: {one_line(describe())}",
-        f"* Command: {command_line()}",
+        *(f"* Command: {command}" for command in commands),
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
-        f"* seconds: {jobs} run(s) side by side; last step: of the last epoch before the fine-tuning",
+        "* klW: the KL times W; removeB: removal past log alpha B while training, from the epoch below",
+        "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
         f"| {' | '.join(_HEAD)} |",
         "|---" * len(_HEAD) + "|",
@@ -91,7 +96,8 @@ def table(arch: str, found: dict[str, list[dict[str, Any]]], jobs: int) -> str:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     firsts = {name: get_method(name).adapt(get_recipe(arch, "default")).config.remove_from for name in METHODS}
-    used = ", ".join(f"{name} {first}" for name, first in firsts.items() if f"{name}-remove5" in found)
+    removed = [name for name in found if "-remove" in name]
+    used = ", ".join(f"{name} {first}" for name, first in firsts.items() if any(f"{name}-" in one for one in removed))
     return "\n".join([*lines, "", f"Removal from epoch: {used}.", ""])
 
 
@@ -101,6 +107,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", choices=("lenet-300-100", "lenet-500-300", "lenet-5"), default="lenet-300-100")
     parser.add_argument("--methods", nargs="+", choices=gated, default=gated)
+    parser.add_argument("--kl-weights", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--remove", nargs="+", type=float, default=[math.inf, 5.0], help="log alpha; inf: none")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--folder", type=Path, default=Path("runs/search-gates"))
@@ -114,14 +122,16 @@ def main(words: Sequence[str] | None = None) -> None:
         "held_out": _HELD_OUT,
         "eval_every": 10,
     }
-    candidates = tasks_of(options.methods, options.seeds, options.folder, shared)
+    candidates = tasks_of(options, shared)
     failed = do_all([task for tasks in candidates.values() for task in tasks], options.jobs, None, progress=True)
-    finished = {name: [measure(task) for task in tasks if task.finished] for name, tasks in candidates.items()}
-    found = {name: runs for name, runs in finished.items() if runs}
     path = OUT / f"search-gates-{options.arch}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"commands": [], "candidates": {}}
+    finished = {name: [measure(task) for task in tasks if task.finished] for name, tasks in candidates.items()}
+    found = kept["candidates"] | {name: runs for name, runs in finished.items() if runs}
+    commands = kept["commands"] + ([command_line()] if found != kept["candidates"] else [])
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json.dumps(found, indent=1).encode())
-    write_atomic(path.with_suffix(".md"), table(options.arch, found, options.jobs).encode())
+    write_atomic(path, json.dumps({"commands": commands, "candidates": found}, indent=1).encode())
+    write_atomic(path.with_suffix(".md"), table(options.arch, commands, found).encode())
     if failed:
         raise SystemExit("\n".join(f"{folder}: {said}" for folder, said in failed.items()))
 

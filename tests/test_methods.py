@@ -72,8 +72,8 @@ def test_a_search_with_and_without_removal(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(script, "OUT", tmp_path / "results")
     words = ["--methods", "l0", "--dataset", "digits", "--epochs", "2", "--folder", str(tmp_path / "runs")]
     script.main(words)
-    found = json.loads((tmp_path / "results" / "search-gates-lenet-300-100.json").read_text())
-    assert list(found) == ["l0", "l0-remove5"]
+    kept = tmp_path / "results" / "search-gates-lenet-300-100.json"
+    assert list(json.loads(kept.read_text())["candidates"]) == ["l0", "l0-remove5"]
     for name, above in (("l0", None), ("l0-remove5", 5.0)):
         manifest = next((tmp_path / "runs" / f"lenet-300-100-{name}-seed0").glob("checkpoints/*/manifest.json"))
         config = json.loads(manifest.read_text())["state"]["config"]
@@ -81,8 +81,28 @@ def test_a_search_with_and_without_removal(tmp_path: Path, monkeypatch: pytest.M
     page = (tmp_path / "results" / "search-gates-lenet-300-100.md").read_text()
     assert "| l0-remove5 | 1 |" in page and page.endswith("Removal from epoch: l0 20.\n")
     before = (tmp_path / "runs" / "lenet-300-100-l0-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    once = kept.read_text()
     script.main(words)
     assert (tmp_path / "runs" / "lenet-300-100-l0-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert kept.read_text() == once
+
+
+def test_a_search_keeps_earlier_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/search_gates.py: other weights of the KL are further rows of the same table."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.setenv("SVD_NUMPY_BACKEND", "numpy")
+    script = importlib.import_module("search_gates")
+    monkeypatch.setattr(script, "OUT", tmp_path / "results")
+    words = ["--methods", "l0", "--remove", "5", "--dataset", "digits", "--epochs", "1"]
+    for weight in ("1", "4"):
+        script.main([*words, "--kl-weights", weight, "--folder", str(tmp_path / "runs")])
+    found = json.loads((tmp_path / "results" / "search-gates-lenet-300-100.json").read_text())
+    assert list(found["candidates"]) == ["l0-remove5", "l0-kl4-remove5"] and len(found["commands"]) == 2
+    weights = {
+        name: json.loads(next((tmp_path / "runs").glob(f"*-{name}-seed0/metrics.jsonl")).read_text().splitlines()[0])
+        for name in found["candidates"]
+    }
+    assert weights["l0-kl4-remove5"]["kl_weight"] == 4 * weights["l0-remove5"]["kl_weight"] > 0
 
 
 @pytest.mark.parametrize("arch", ["lenet-300-100", "lenet-500-300", "lenet-5", "vgg-like"])
