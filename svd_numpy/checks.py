@@ -6,12 +6,14 @@ import math
 import numbers
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+MOST_BITS = 24  # of a rounded number: a float32 holds whole numbers of so many exactly
 
 
 class SvdError(Exception):
@@ -308,3 +310,16 @@ def check_moves(shift: int, mirror: bool, in_shape: tuple[int, ...]) -> None:
         )
     if shift and shift >= min(in_shape[1:]):
         raise SvdValueError(f"shift: got {shift}, expected less than height and width of the images, {in_shape[1:]}")
+
+
+def check_bits(bits: Any, names: list[str]) -> dict[str, int]:
+    """Return the bits of rounded numbers by array name, given one number for all arrays or a mapping."""
+    wanted = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
+    if unknown := sorted(set(wanted) - set(names), key=str):
+        raise SvdValueError(f"bits: got {unknown}, expected names of {names}")
+    for name, value in wanted.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise SvdTypeError(f"bits: got {value!r} for {name}, expected a whole number")
+        if not 2 <= value <= MOST_BITS:
+            raise SvdValueError(f"bits: got {value} for {name}, expected 2 to {MOST_BITS}: sign and at least one more")
+    return {name: int(value) for name, value in wanted.items()}

@@ -62,8 +62,9 @@ class TrainConfig:
         fine-tuning if there is any, else what comes after the last knot of `kl_schedule`, because while the KL weight
         rises every epoch is sparser, and usually worse, than the one before. Needs validation rows (`Dataset.split`).
     pruning : Pruning, optional
-        How to prune ordinary weights while training (`MagnitudeRounds`, `GradualMagnitude`, `Surgery`,
-        `WeightSharing`); not with the settings that prune variational ones.
+        How to prune ordinary weights while training (`MagnitudeRounds`, `GradualMagnitude`, `IVON`, `Surgery`,
+        `WeightSharing`); not with the settings that prune variational ones. Or how to round weights of any kind
+        (`Rounding`).
     shards : int
         Cut every batch into so many parts, a power of two, whose gradients are computed apart and then added in a fixed
         order. Several processes can share them (`fit`: ranks), and their number does not change a bit; that of the
@@ -132,12 +133,11 @@ class TrainConfig:
                 f"{self.total_epochs} epochs is watched; let it end earlier, or leave patience out"
             )
 
-        if self.pruning is not None:
-            for name, none in (("finetune_epochs", 0), ("remove_above", None), ("patience", 0)):
-                if (value := getattr(self, name)) != none:
-                    raise SvdValueError(
-                        f"{name}: got {value} and pruning {self.pruning.kind!r}, which replaces it; leave one out"
-                    )
+        for name in () if self.pruning is None else self.pruning.excludes:
+            if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                raise SvdValueError(
+                    f"{name}: got {value} and pruning {self.pruning.kind!r}, which does not go with it; leave one out"
+                )
 
     @property
     def watched_from(self) -> float:

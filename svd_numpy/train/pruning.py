@@ -1,4 +1,4 @@
-"""Pruning of ordinary weights while training: what a `TrainConfig` says about it, and what does it in a run.
+"""Pruning and rounding of weights while training: what a `TrainConfig` says about it, and what does it in a run.
 
 A `Pruning` is a setting: a few numbers, which go into checkpoints as JSON. A `Pruner` does the work in one run. It acts
 before and after the passes of a step and at its end, and after each step the network is the pruned one: scores,
@@ -33,7 +33,7 @@ class Place:
 
 
 class Pruner:
-    """Prunes the weights of one run.
+    """Prunes, or rounds, the weights of one run.
 
     Attributes
     ----------
@@ -41,8 +41,8 @@ class Pruner:
         What it remembers from step to step.
     """
 
-    def __init__(self, model: Sequential, place: Place) -> None:
-        if model.variational_layers:
+    def __init__(self, model: Sequential, place: Place, variational: bool = False) -> None:
+        if model.variational_layers and not variational:
             names = [layer.name for layer in model.variational_layers]
             raise SvdValueError(
                 f"pruning: got a model whose layers {names} are variational, which prune themselves by log_alpha; "
@@ -76,10 +76,11 @@ class Pruner:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """How to prune ordinary weights; the base of such settings, whose epochs are counted like those of schedules."""
+    """How to prune or round weights; the base of such settings, whose epochs are counted like those of schedules."""
 
     kind: ClassVar[str]
     epochs: ClassVar[tuple[str, ...]] = ()  # fields that are epochs
+    excludes: ClassVar[tuple[str, ...]] = ("finetune_epochs", "remove_above", "patience")  # settings of `TrainConfig`
 
     def __init_subclass__(cls) -> None:
         if cls.kind:  # else a base of others

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_threshold
+from svd_numpy.checks import SvdTypeError, SvdValueError, check_bits, check_threshold
 from svd_numpy.files.npz import npz_bytes
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.fold import fold_gates
@@ -23,7 +23,7 @@ from svd_numpy.network.model import Sequential
 from svd_numpy.sparse import ConvOp, DenseOp, SparseModel, compress
 from svd_numpy.sparse.storage.layout import find_step
 from svd_numpy.sparse.storage.packed import pack
-from svd_numpy.sparse.storage.precision import check_bits, code_bits
+from svd_numpy.sparse.storage.precision import code_bits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,12 +11,11 @@ pruned weights, whose variance no longer matters. Here only surviving weights co
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_threshold, check_type
+from svd_numpy.checks import MOST_BITS, SvdValueError, check_choice, check_threshold, check_type
 from svd_numpy.kernels.priors import LOG_SIGMA2_MIN
 from svd_numpy.network.fold import fold_gates
 from svd_numpy.network.layers.weighted import Variational
@@ -24,7 +23,6 @@ from svd_numpy.network.model import Sequential
 
 Rule = Literal["deviation", "variance"]
 _MOST = 23  # fractional bits, as many as a float32 has
-MOST_BITS = 24
 
 
 def code_bits(largest: float, step: float) -> int:
@@ -101,16 +99,3 @@ def _layer_bits(layer: Variational, threshold: float, rule: Rule) -> int | None:
     spread = np.exp(log_sigma2 / 2 if rule == "deviation" else log_sigma2)
     fractional = np.clip(np.ceil(-np.log2(2 * spread)) - 1, 0, _MOST)
     return min(code_bits(float(np.abs(theta).max()), 2.0 ** -math.ceil(fractional.mean())), MOST_BITS)
-
-
-def check_bits(bits: Any, names: list[str]) -> dict[str, int]:
-    """Return bits by array name, given one number for all arrays or a mapping."""
-    wanted = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
-    if unknown := sorted(set(wanted) - set(names), key=str):
-        raise SvdValueError(f"bits: got {unknown}, expected names of {names}")
-    for name, value in wanted.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise SvdTypeError(f"bits: got {value!r} for {name}, expected a whole number")
-        if not 2 <= value <= MOST_BITS:
-            raise SvdValueError(f"bits: got {value} for {name}, expected 2 to {MOST_BITS}: sign and at least one more")
-    return {name: int(value) for name, value in wanted.items()}

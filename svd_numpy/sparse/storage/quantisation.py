@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_number, check_type
+from svd_numpy.checks import MOST_BITS, SvdValueError, check_bits, check_number, check_type
 from svd_numpy.kernels.backend import Array
 from svd_numpy.network.objective import Categorical
 from svd_numpy.sparse import ConvOp, DenseOp, Op, ScaleOp, SparseModel, TakeOp, Weights
-from svd_numpy.sparse.storage.precision import MOST_BITS, check_bits, step_of
+from svd_numpy.sparse.storage.precision import step_of
 
 
 def numbers_of(op: Op) -> dict[str, Array]:
