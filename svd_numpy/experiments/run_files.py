@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import MOST_BITS, SvdValueError
 from svd_numpy.files.atomic import loads_strict
 from svd_numpy.files.npz import read_npz, write_npz
-from svd_numpy.sparse.storage.precision import MOST_BITS
 from svd_numpy.train.console import say
 
 if TYPE_CHECKING:

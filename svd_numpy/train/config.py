@@ -132,12 +132,12 @@ class TrainConfig:
                 f"patience: got {self.patience}, but kl_schedule changes until epoch {self.watched_from:g}, so none of "
                 f"{self.total_epochs} epochs is watched; let it end earlier, or leave patience out"
             )
-
-        for name in () if self.pruning is None else self.pruning.excludes:
-            if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
-                raise SvdValueError(
-                    f"{name}: got {value} and pruning {self.pruning.kind!r}, which does not go with it; leave one out"
-                )
+        if self.pruning is not None:
+            for name in self.pruning.excludes:
+                if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                    raise SvdValueError(
+                        f"{name}: got {value} and pruning {self.pruning.kind!r}, which excludes it; leave one out"
+                    )
 
     @property
     def watched_from(self) -> float:
