@@ -45,7 +45,6 @@ _HOME = {
     "ReLU": "network.layers",
     "RecurrentModel": "sparse",
     "RegressionResult": "experiments.regression",
-    "Rounding": "train.rounding",
     "Sequential": "network.model",
     "SparseModel": "sparse",
     "SparseVDClassifier": "tabular.estimators",

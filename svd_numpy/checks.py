@@ -323,3 +323,10 @@ def check_bits(bits: Any, names: list[str]) -> dict[str, int]:
         if not 2 <= value <= MOST_BITS:
             raise SvdValueError(f"bits: got {value} for {name}, expected 2 to {MOST_BITS}: sign and at least one more")
     return {name: int(value) for name, value in wanted.items()}
+
+
+def check_all_bits(name: str, value: Any) -> dict[str, int] | int | None:
+    """Check bits whose arrays are not known yet: one number, or a mapping of array name to number."""
+    if value is None or isinstance(value, Mapping):
+        return None if value is None else check_bits(value, list(value))
+    return check_bits(value, [name])[name]

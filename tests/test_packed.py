@@ -160,7 +160,7 @@ def test_the_file_is_about_as_small_as_information_allows() -> None:
     assert entropy / 8 < size < 1.03 * entropy / 8 + 80  # shapes, names, step, checksum
 
 
-def test_version_1_stays_readable() -> None:
+def test_the_format_stays_the_same() -> None:
     """A file written when the format was made; a change of the format must raise the version."""
     content = bytes.fromhex(GOLDEN)
     found = svd.unpack(content, "numpy")
@@ -178,7 +178,7 @@ GOLDEN = "5356447a018a1ad36d60166665e66666662940aa23cfe1ef89c6cb01efa8ade0fcb808
 
 def signed(body: bytes) -> bytes:
     """A file with any body and the right checksum."""
-    return b"SVDz\x01" + zlib.crc32(body).to_bytes(4, "big") + body
+    return packed.MAGIC + bytes([packed.VERSION]) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def test_every_damage_is_noticed(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_every_damage_is_noticed(tmp_path: Path) -> None:
                 svd.unpack(damaged, "numpy")
     with pytest.raises(CheckpointError, match="CRC-32"):
         svd.unpack(content + b"\0", "numpy")
-    with pytest.raises(CheckpointError, match="format version 2"):
-        svd.unpack(b"SVDz\x02" + content[5:], "numpy")
+    with pytest.raises(CheckpointError, match="format version 1"):
+        svd.unpack(b"SVDz\x01" + content[5:], "numpy")
     with pytest.raises(CheckpointError, match="not a packed network"):
         svd.unpack(b"PK\x03\x04" + content[4:], "numpy")
     with pytest.raises(CheckpointError, match="cannot load"):

@@ -15,8 +15,7 @@ import svd_numpy as svd
 from svd_numpy.files import checkpoint
 from svd_numpy.kernels.backend import NoiseKey
 from svd_numpy.micro import dynamic_surgery, ivon, zeros_like
-from svd_numpy.sparse.storage.layout import find_step
-from svd_numpy.train import loop, rounding, sharing, surgery
+from svd_numpy.train import loop, sharing, surgery
 from svd_numpy.train.magnitude import drop_smallest
 from svd_numpy.train.pruning import Place, Pruning, check_pruning
 from svd_numpy.train.trainer import Trainer
@@ -28,18 +27,12 @@ PRUNINGS: dict[str, Pruning] = {
     "surgery": svd.Surgery(start=2, stop=5, c=(0.5, 0.2), gamma=0.1, l2=1e-4),
     "ivon": svd.IVON(start=1, stop=5, sparsity=0.9, every=2, l2=1e-3, beta2=0.99),
     "sharing": svd.WeightSharing(start=2, stop=5, components=5, strength=0.1, l2=1e-3),
-    "rounding": svd.Rounding(bits=3, start=2),
 }
 
 
 def dense_net(backend: str = "numpy", **options: Any) -> svd.Sequential:
     """12 - 8 - 3, ordinary weights."""
     return svd.Sequential(svd.Dense(N_IN, 8), svd.ReLU(), svd.Dense(8, N_CLASSES), backend=backend, **options)
-
-
-def gated_net() -> svd.Sequential:
-    """12 gates, 12 - 3."""
-    return svd.Sequential(svd.Gate(N_IN), svd.Dense(N_IN, N_CLASSES), input_shape=(N_IN,), backend="numpy")
 
 
 def config(pruning: Pruning | None, **changes: Any) -> svd.TrainConfig:
@@ -110,8 +103,7 @@ def test_the_network_is_pruned_and_its_records_say_so(name: str, backend: str) -
     total = sum(alive.size for alive in model.alive().values())
     assert history[0]["compression"] == 1 or name in ("gradual", "ivon")
     assert history[-1]["compression"] == pytest.approx(total / sum(left(model)))
-    assert sum(left(model)) < total
-    assert history[-1]["living"] == (total if name == "rounding" else sum(left(model)))  # a rounded 0 may come back
+    assert history[-1]["living"] == sum(left(model)) < total
     if name in ("rounds", "gradual", "ivon"):
         wanted = [1, 2, 2, 5, 5, 5] if name == "rounds" else [1, 1.79, 4.62, 8, 10, 10]
         assert [record["compression"] for record in history] == pytest.approx(wanted, rel=0.01)
@@ -318,83 +310,6 @@ def test_weights_take_the_mean_of_their_component_and_overlapping_ones_become_ze
     )
 
 
-# ------------------------------------------------------------ rounding
-
-
-def test_small_moves_of_the_unrounded_numbers_add_up_to_the_next_multiple() -> None:
-    model = two_layers()
-    pruner = svd.Rounding(bits=3).pruner(model, PLACE)
-    rounded, seen = model.parameters["dense2.theta"], []
-    for step in range(8):
-        pruner.before_forward(step)
-        seen.append(rounded[0].tolist())
-        pruner.before_update(step, lr=0.1)
-        model.parameters["dense2.theta"][0] += 0.11  # as Adam would
-        pruner.after_update(step + 1)
-    assert seen == [[1, -2]] * 5 + [[2, -1]] * 3  # 1.55 and -1.45 are nearer to the next ones
-    np.testing.assert_array_equal(rounded[1], [3, -3])  # 3 bits: codes from -3 to 3, and none for -4
-    np.testing.assert_allclose(model.parameters["dense1.theta"], [[0.125, -0.25], [0.25, -0.375]])
-
-
-def test_weights_that_are_pruned_for_the_fine_tuning_stay_so() -> None:
-    model, data = make_net(), make_data()
-    plan = config(svd.Rounding(bits=8, start=1), epochs=3, finetune_epochs=3, finetune_threshold=-3.0)
-    last = svd.fit(model, data, plan, progress=False)[-1]
-    dead = model.arena.mask == 0
-    assert 0 < dead.sum() < dead.size and not model.arena.params[dead].any()
-    assert last["living"] == sum(int(model.arena.mask_views[f"{name}.theta"].sum()) for name in model.alive())
-
-
-@pytest.mark.parametrize("bits", [2, 4, 7, 24])
-def test_the_step_of_an_array_is_the_power_of_two_that_moves_it_least(bits: int) -> None:
-    rng = np.random.default_rng(bits)
-    for values in (rng.normal(size=200), rng.normal(size=5) * 1e-6, rng.standard_cauchy(50), np.array([0.0, 3.0])):
-        codes = 2 ** (bits - 1) - 1
-
-        def distance(step: float, values: Any = values, codes: int = codes) -> float:
-            return float(np.sum((values - step * np.clip(np.rint(values / step), -codes, codes)) ** 2))
-
-        found = rounding.best_step(values, bits)
-        assert np.frexp(found)[0] == 0.5
-        assert distance(found) <= min(distance(2.0**exponent) for exponent in range(-60, 30)) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("kind", ["dense", "variational", "convolutional"])
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_rounded_network_loses_nothing_when_it_is_packed_in_few_bits(kind: str, backend: str) -> None:
-    data, plan = make_data(), config(svd.Rounding(bits=3))
-    if kind == "dense":
-        model, plan = dense_net(backend), config(svd.Rounding(bits={"dense1.theta": 3, "dense1.bias": 3}))
-    elif kind == "variational":
-        model, plan = make_net(backend), config(svd.Rounding(bits=3), epochs=0, finetune_epochs=4)
-        svd.fit(model, data, config(None), progress=False)
-    else:
-        model = svd.Sequential(
-            svd.Conv2d(1, 3, 3), svd.ReLU(), svd.Flatten(), svd.Dense(6, N_CLASSES),
-            input_shape=(1, 3, 4), backend=backend,
-        )  # fmt: skip
-    svd.fit(model, data, plan, progress=False)
-    small = svd.compress(model)
-    np.testing.assert_allclose(svd.unpack(svd.pack(small)).predict(data.x_test), model.predict(data.x_test), atol=1e-6)
-    every = [f"{name}.{own}" for name in model.alive() for own in ("theta", "bias")]
-    for name in ("dense1.theta", "dense1.bias") if kind == "dense" else every:
-        values = model.parameters[name]
-        step = find_step(values.ravel())
-        assert step is not None and len(np.unique(np.abs(values))) <= 4, name
-
-
-def test_training_with_rounding_beats_rounding_afterwards() -> None:
-    data, errors = svd.load("digits"), {}
-    for name, pruning in (("afterwards", None), ("aware", svd.Rounding(bits=2, start=4))):
-        model = svd.Sequential(svd.Dense(784, 24), svd.ReLU(), svd.Dense(24, 10), backend="numpy")
-        svd.fit(model, data, config(pruning, epochs=8, batch_size=50, lr=3e-3), progress=False)
-        for view in model.parameters.values():
-            step = rounding.best_step(view, bits=2)
-            view[...] = step * np.clip(np.rint(view / step), -1, 1)
-        errors[name] = float(np.mean(model.predict(data.x_test).argmax(axis=1) != data.y_test))
-    assert errors["aware"] < 0.5 * errors["afterwards"]
-
-
 # ------------------------------------------------------------ refusals
 
 
@@ -407,10 +322,6 @@ def test_training_with_rounding_beats_rounding_afterwards() -> None:
         (lambda: svd.Surgery(c=()), r"c: got \(\), expected numbers"),
         (lambda: svd.IVON(l2=0), "l2: got 0"),
         (lambda: svd.WeightSharing(components=1), "components: got 1"),
-        (lambda: svd.Rounding(bits=1), "bits: got 1 for all, expected 2 to 24"),
-        (lambda: config(PRUNINGS["rounding"], remove_above=0.0), "remove_above: got 0.0 and pruning 'rounding'"),
-        (lambda: Trainer(dense_net(), make_data(), config(svd.Rounding(bits={"dense9.theta": 3}))), "dense9.theta"),
-        (lambda: Trainer(gated_net(), make_data(), config(PRUNINGS["rounding"])), "model with gates"),
         (lambda: config(PRUNINGS["rounds"], finetune_epochs=2), "finetune_epochs: got 2 and pruning"),
         (lambda: config(PRUNINGS["rounds"], remove_above=3.0), "remove_above: got 3.0 and pruning"),
         (lambda: config("magnitude"), "pruning: got 'magnitude' of type str"),  # type: ignore[arg-type]

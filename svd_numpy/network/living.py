@@ -86,6 +86,8 @@ class LivingCopy:
     model : Sequential
     outputs : dict of layer name -> int array
         Which outputs of the layers with weights it has; of the last layer, all.
+    places : dict of name -> int array
+        For each of its parameters and states, the places of its numbers in the flat array of the network.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -101,7 +103,7 @@ class LivingCopy:
             self.outputs[layer.name] = np.flatnonzero(read)
         emptied = not all(weights.all() for weights in alive.values())
         listed = _is_listed if model.backend.knows_lists and emptied else None
-        self.model, self._places = take(model, self.outputs, listed=listed)
+        self.model, self.places = take(model, self.outputs, listed=listed)
 
     @property
     def fits(self) -> bool:
@@ -118,7 +120,7 @@ class LivingCopy:
         self._exchange(back=True)
 
     def _exchange(self, back: bool) -> None:
-        for name, places in self._places.items():
+        for name, places in self.places.items():
             at = places.reshape(-1)
             for old, new in zip(arrays_of(self._large, name), arrays_of(self.model, name), strict=True):
                 if back:

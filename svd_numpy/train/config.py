@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from svd_numpy.checks import SvdValueError, check_count, check_flag, check_number, check_threshold
+from svd_numpy.checks import SvdValueError, check_all_bits, check_count, check_flag, check_number, check_threshold
 from svd_numpy.train.pruning import Pruning, check_pruning
 from svd_numpy.train.schedules import Knots, check_knots
 
@@ -38,6 +39,9 @@ class TrainConfig:
         Initial learning rate of the fine-tuning; it falls to 0 linearly.
     finetune_threshold : float
         Weights whose log_alpha is above it are removed before the fine-tuning.
+    finetune_bits : int, or mapping of array name to int, optional
+        Fine-tune with weights and biases rounded to multiples of a power of two, which `pack` finds: 2 to 24 bits, sign
+        included, for every array, or for those that a mapping names ("dense1.theta").
     remove_above : float, optional
         At the end of every variational epoch, weights whose log_alpha is above it are removed for good, with their
         noise, and so are those that feed or read nothing but units closed by a `Gate`; training goes on without
@@ -62,9 +66,8 @@ class TrainConfig:
         fine-tuning if there is any, else what comes after the last knot of `kl_schedule`, because while the KL weight
         rises every epoch is sparser, and usually worse, than the one before. Needs validation rows (`Dataset.split`).
     pruning : Pruning, optional
-        How to prune ordinary weights while training (`MagnitudeRounds`, `GradualMagnitude`, `IVON`, `Surgery`,
-        `WeightSharing`); not with the settings that prune variational ones. Or how to round weights of any kind
-        (`Rounding`).
+        How to prune ordinary weights while training (`MagnitudeRounds`, `GradualMagnitude`, `Surgery`,
+        `WeightSharing`); not with the settings that prune variational ones.
     shards : int
         Cut every batch into so many parts, a power of two, whose gradients are computed apart and then added in a fixed
         order. Several processes can share them (`fit`: ranks), and their number does not change a bit; that of the
@@ -84,6 +87,7 @@ class TrainConfig:
     finetune_epochs: int = 0
     finetune_lr: float = 1e-3
     finetune_threshold: float = 3.0
+    finetune_bits: int | Mapping[str, int] | None = None
     remove_above: float | None = None
     remove_from: int = 0
     seed: int = 0
@@ -110,6 +114,7 @@ class TrainConfig:
             "finetune_epochs": check_count("finetune_epochs", self.finetune_epochs, low=0),
             "finetune_lr": check_number("finetune_lr", self.finetune_lr, low=0, high=10),
             "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
+            "finetune_bits": check_all_bits("finetune_bits", self.finetune_bits),
             "remove_above": None if self.remove_above is None else check_threshold("remove_above", self.remove_above),
             "remove_from": check_count("remove_from", self.remove_from, low=0),
             "seed": check_count("seed", self.seed, low=0),
@@ -132,11 +137,15 @@ class TrainConfig:
                 f"patience: got {self.patience}, but kl_schedule changes until epoch {self.watched_from:g}, so none of "
                 f"{self.total_epochs} epochs is watched; let it end earlier, or leave patience out"
             )
+        if self.finetune_bits is not None and not self.finetune_epochs:
+            raise SvdValueError(
+                f"finetune_bits: got {self.finetune_bits} with finetune_epochs=0; expected finetune_epochs >= 1"
+            )
         if self.pruning is not None:
-            for name in self.pruning.excludes:
-                if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+            for name, none in (("finetune_epochs", 0), ("remove_above", None), ("patience", 0)):
+                if (value := getattr(self, name)) != none:
                     raise SvdValueError(
-                        f"{name}: got {value} and pruning {self.pruning.kind!r}, which excludes it; leave one out"
+                        f"{name}: got {value} and pruning {self.pruning.kind!r}, which replaces it; leave one out"
                     )
 
     @property

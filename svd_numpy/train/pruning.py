@@ -1,4 +1,4 @@
-"""Pruning and rounding of weights while training: what a `TrainConfig` says about it, and what does it in a run.
+"""Pruning of weights while training: what a `TrainConfig` says about it, and what does it in a run.
 
 A `Pruning` is a setting: a few numbers, which go into checkpoints as JSON. A `Pruner` does the work in one run. It acts
 before and after the passes of a step and at its end, and after each step the network is the pruned one: scores,
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_number
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.living import LivingCopy
 from svd_numpy.network.model import Sequential
 
 PRUNINGS: dict[str, type[Pruning]] = {}  # by the name that is written into checkpoints
@@ -33,23 +34,30 @@ class Place:
 
 
 class Pruner:
-    """Prunes, or rounds, the weights of one run.
+    """Prunes the weights of one run.
 
     Attributes
     ----------
+    setting : str
+        The field of `TrainConfig` that asks for it.
+    variational : bool
+        Whether layers may be variational.
     arrays : dict of name -> array
         What it remembers from step to step.
     """
 
-    def __init__(self, model: Sequential, place: Place, variational: bool = False) -> None:
-        if model.variational_layers and not variational:
+    setting: ClassVar[str] = "pruning"
+    variational: ClassVar[bool] = False
+
+    def __init__(self, model: Sequential, place: Place) -> None:
+        if model.variational_layers and not self.variational:
             names = [layer.name for layer in model.variational_layers]
             raise SvdValueError(
-                f"pruning: got a model whose layers {names} are variational, which prune themselves by log_alpha; "
-                "expected ordinary layers (Dense, Conv2d)"
+                f"{self.setting}: got a model whose layers {names} are variational, which prune themselves by "
+                "log_alpha; expected ordinary layers (Dense, Conv2d)"
             )
         if model.backend.name == "cuda":
-            raise SvdValueError("pruning: got a model on the backend 'cuda', expected 'numba' or 'numpy'")
+            raise SvdValueError(f"{self.setting}: got a model on the backend 'cuda', expected 'numba' or 'numpy'")
         self.arena, self.place = model.arena, place
         self.weights = [f"{name}.theta" for name in model.alive()]
         self.arrays: dict[str, Array] = {}
@@ -67,6 +75,13 @@ class Pruner:
     def after_update(self, done: int) -> None:
         """Do what comes after Adam; `done` steps are done, this one included."""
 
+    def on(self, copy: LivingCopy) -> Pruner:
+        """Return one that does the same on a small copy of the network; only where `TrainConfig` allows removal."""
+        raise NotImplementedError
+
+    def exchange(self, small: Pruner, copy: LivingCopy, back: bool) -> None:
+        """Give what it remembers to the one of a small copy, or take it back."""
+
     def decay(self, l2: float) -> None:
         """Add the gradient of l2 / 2 * sum theta^2."""
         if l2:
@@ -76,11 +91,10 @@ class Pruner:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """How to prune or round weights; the base of such settings, whose epochs are counted like those of schedules."""
+    """How to prune ordinary weights; the base of such settings, whose epochs are counted like those of schedules."""
 
     kind: ClassVar[str]
     epochs: ClassVar[tuple[str, ...]] = ()  # fields that are epochs
-    excludes: ClassVar[tuple[str, ...]] = ("finetune_epochs", "remove_above", "patience")  # settings of `TrainConfig`
 
     def __init_subclass__(cls) -> None:
         if cls.kind:  # else a base of others

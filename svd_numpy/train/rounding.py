@@ -1,4 +1,4 @@
-"""Training with rounded weights: they learn to be multiples of a few steps, so that the network fits in a small file.
+"""Fine-tuning with rounded weights: they learn to be multiples of a few steps, and the network fits in a small file.
 
 Courbariaux, Bengio, David 2015 (BinaryConnect), section 2.3: forward and backward use the rounded weights, and their
 gradient moves the unrounded ones, in which small changes add up until they reach the next multiple.
@@ -7,64 +7,66 @@ gradient moves the unrounded ones, in which small changes add up until they reac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_bits, check_number
+from svd_numpy.checks import SvdValueError, check_bits
 from svd_numpy.kernels.backend import Array
+from svd_numpy.network.living import LivingCopy
 from svd_numpy.network.model import Sequential
-from svd_numpy.train.pruning import Place, Pruner, Pruning
+from svd_numpy.train.pruning import Place, Pruner
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rounding(Pruning):
-    """Round weights and biases to multiples of powers of two while training; what becomes 0 is pruned.
+class Rounder(Pruner):
+    """Rounds weights and biases from a step on; what becomes 0 is pruned, unless it comes back before the end.
 
-    The step of an array is chosen once, at `start`: the power of two that moves its numbers least, larger ones being
-    cut to the last multiple that the bits allow. `compress` keeps the multiples as they are, and `pack` finds them.
+    The step of an array is chosen once: the power of two that moves its numbers least, larger ones being cut to the
+    last multiple that the bits allow.
 
-    Attributes
+    Parameters
     ----------
     bits : int, or mapping of array name to int
-        2 to 24, sign included. One number applies to every array of weights and biases; a mapping to those it names,
-        such as "dense1.theta", and leaves the others unchanged.
-    start : float
-        Epoch from which on.
+        For all arrays of weights and biases, or for those it names.
+    start : int
+        The first step of the run with rounded numbers.
     """
 
-    kind: ClassVar[str] = "rounding"
-    epochs: ClassVar[tuple[str, ...]] = ("start",)
-    excludes: ClassVar[tuple[str, ...]] = ("remove_above", "patience")
-    bits: int | Mapping[str, int] = 4
-    start: float = 0.0
+    setting = "finetune_bits"
+    variational = True
 
-    def __post_init__(self) -> None:
-        check_number("start", self.start, low=0)
-        names = self.bits if isinstance(self.bits, Mapping) else ("all",)
-        checked = check_bits(self.bits, list(names))
-        object.__setattr__(self, "bits", checked if isinstance(self.bits, Mapping) else checked["all"])
-
-    def pruner(self, model: Sequential, place: Place) -> Pruner:
-        """See `Pruning.pruner`."""
-        return _Rounder(self, model, place)
-
-
-class _Rounder(Pruner):
-    """Keeps all numbers, unrounded, beside the network. `arrays`: these; the step of each array."""
-
-    def __init__(self, plan: Rounding, model: Sequential, place: Place) -> None:
-        super().__init__(model, place, variational=True)
+    def __init__(self, model: Sequential, place: Place, bits: int | Mapping[str, int], start: int) -> None:
+        super().__init__(model, place)
         if gates := [layer.name for layer in model.layers if layer.kind == "gate"]:
             raise SvdValueError(
-                f"pruning: got a model with gates {gates}, whose factors would undo the rounding; use fold_gates(model)"
+                f"finetune_bits: got a model with gates {gates}, whose factors would undo the rounding; use "
+                "fold_gates(model)"
             )
         biases = (f"{name}.bias" for name in model.alive())
-        self._bits = check_bits(plan.bits, [*self.weights, *(name for name in biases if name in self.arena.views)])
-        self._start = place.step(plan.start)
+        names = [*self.weights, *(name for name in biases if name in self.arena.views)]
+        self._bits, self._start = check_bits(bits, names), start
         self._unrounded, self._steps = self.arena.params.copy(), np.zeros(len(self._bits))
-        self.arrays = {"pruning/unrounded": self._unrounded, "pruning/steps": self._steps}
+        self.arrays = {"rounding/unrounded": self._unrounded, "rounding/steps": self._steps}
+
+    def on(self, copy: LivingCopy) -> Rounder:
+        """See `Pruner.on`."""
+        small = Rounder(copy.model, self.place, self._bits, self._start)
+        small._steps = self._steps
+        return small
+
+    def exchange(self, small: Pruner, copy: LivingCopy, back: bool) -> None:
+        """See `Pruner.exchange`."""
+        assert isinstance(small, Rounder)
+        for name, places in copy.places.items():
+            if name in self.arena.ranges:
+                large, of_copy = self._unrounded[self.arena.ranges[name]], small._unrounded[small.arena.ranges[name]]
+                if back:
+                    large[places.reshape(-1)] = of_copy
+                else:
+                    of_copy[:] = large[places.reshape(-1)]
+
+    def holds(self, step: int) -> bool:
+        """See `Pruner.holds`: no more than without rounding."""
+        return False
 
     def before_forward(self, step: int) -> None:
         """Choose the steps."""

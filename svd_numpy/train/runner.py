@@ -65,17 +65,24 @@ class _OnCopy(Trainer):
     def __init__(self, trainer: Trainer, copy: LivingCopy) -> None:
         vars(self).update(vars(trainer))  # data, progress and all else are shared
         self.model, self._large = copy.model, trainer
-        self._units = {name: copy.outputs.get(name, slice(None)) for name in trainer.carried}
+        self._copy, self._units = copy, {name: copy.outputs.get(name, slice(None)) for name in trainer.carried}
+        self.pruner = None if trainer.pruner is None else trainer.pruner.on(copy)
         self.gather()
 
     def gather(self) -> None:
-        """Take over the states of those units that are left."""
+        """Take over the states of those units that are left, and what the pruner remembers of their weights."""
+        self._exchange(back=False)
         self.carried = {name: state[..., self._units[name]].copy() for name, state in self._large.carried.items()}
 
     def scatter(self) -> None:
         """Put them back."""
+        self._exchange(back=True)
         for name, state in self.carried.items():
             self._large.carried[name][..., self._units[name]] = state
+
+    def _exchange(self, back: bool) -> None:
+        if self._large.pruner is not None and self.pruner is not None:
+            self._large.pruner.exchange(self.pruner, self._copy, back)
 
 
 class LivingRunner:

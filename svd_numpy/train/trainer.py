@@ -34,6 +34,7 @@ from svd_numpy.train.batches import Batches
 from svd_numpy.train.best import Best
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.pruning import Place, Pruner
+from svd_numpy.train.rounding import Rounder
 from svd_numpy.train.schedules import at_epoch
 
 DIVERGED = "lower lr, or scale inputs and targets to about 1"
@@ -76,7 +77,7 @@ class Trainer:
     best : Best
         Early stopping.
     pruner : Pruner or None
-        What prunes ordinary weights (`TrainConfig.pruning`).
+        What prunes weights (`TrainConfig.pruning`), or rounds them (`finetune_bits`).
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -99,6 +100,8 @@ class Trainer:
         self.steps_per_epoch = self.batches.per_epoch
         place = Place(self.steps_per_epoch, self.n_train, config.seed)
         self.pruner: Pruner | None = None if config.pruning is None else config.pruning.pruner(model, place)
+        if config.finetune_bits is not None:
+            self.pruner = Rounder(model, place, config.finetune_bits, place.step(config.epochs))
         if (steps := self.steps_per_epoch * config.total_epochs) > checkpoint.MAX_STEP:
             raise SvdValueError(
                 f"config: {config.total_epochs:,} epochs are {steps:,} steps, expected at most "
@@ -211,11 +214,12 @@ class Trainer:
         model = self.model
         if self.config.clip_norm:
             backend.clip_gradients(model.arena, self.config.clip_norm)
+        held = self.finetunes(step) or self.removes
         if self.pruner is None:
-            backend.adam_step(model.arena, settings, held=self.finetunes(step) or self.removes)
+            backend.adam_step(model.arena, settings, held)
         else:
             self.pruner.before_update(step, settings.adam.lr)
-            backend.adam_step(model.arena, settings, held=self.pruner.holds(step))
+            backend.adam_step(model.arena, settings, held or self.pruner.holds(step))
             self.pruner.after_update(step + 1)
 
     @np.errstate(over="ignore", invalid="ignore")  # the loss is checked below, the weights at the end of an epoch

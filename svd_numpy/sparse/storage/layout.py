@@ -142,20 +142,20 @@ class Layout:
         with np.errstate(over="ignore"):  # infinite weights are refused later, by SparseModel
             return np.ldexp(found.astype(np.float64), exponent).astype(np.float32)
 
-    def weights(self, value: Weights | None, inputs: int, outputs: int) -> Weights:
-        """Code a matrix (I, O) in the form that it has."""
+    def weights(self, layer: str, value: Weights | None, inputs: int, outputs: int) -> Weights:
+        """Code a matrix (I, O) in the form that it has; layers are so different that each learns its own statistics."""
         if inputs * outputs > MAX_WEIGHTS:
             raise SvdValueError(f"got a weight matrix of {inputs} x {outputs}, expected at most {MAX_WEIGHTS} weights")
         if self.flag("dense", None if value is None else value.form == "dense"):
-            cells = self.numbers("weight", None if value is None else value.values.ravel(), inputs * outputs)
+            cells = self.numbers(f"{layer} weight", None if value is None else value.values.ravel(), inputs * outputs)
             return Weights((inputs, outputs), cells.reshape(inputs, outputs))
         places = None
         if value is not None:
             assert value.rows is not None and value.starts is not None
             places = np.repeat(np.arange(outputs), np.diff(value.starts)) * inputs + value.rows
-        places = self.places("gap", places, inputs * outputs)
+        places = self.places(f"{layer} gap", places, inputs * outputs)
         starts = np.searchsorted(places, np.arange(outputs + 1) * inputs).astype(np.int32)
-        values = self.numbers("weight", None if value is None else value.values, len(places))
+        values = self.numbers(f"{layer} weight", None if value is None else value.values, len(places))
         return Weights((inputs, outputs), values, (places % max(1, inputs)).astype(np.int32), starts)
 
     # ---- ops ----
@@ -210,13 +210,13 @@ class Layout:
         before = self.sizes(op and op.before, 2)
         inputs = self.places("input gap", op and op.inputs, math.prod(shape)).astype(np.int32)
         bias, relu = self._ending(op)
-        return DenseOp(name, before, inputs, self.weights(op and op.weights, len(inputs), len(bias)), bias, relu)
+        return DenseOp(name, before, inputs, self.weights(name, op and op.weights, len(inputs), len(bias)), bias, relu)
 
     def _conv(self, name: str, op: Any, shape: tuple[int, ...]) -> ConvOp:
         before = self.sizes(op and op.before, 4)
         window = self._window(op and op.window, shape)
         bias, relu = self._ending(op)
-        return ConvOp(name, before, window, self.weights(op and op.weights, window.taps, len(bias)), bias, relu)
+        return ConvOp(name, before, window, self.weights(name, op and op.weights, window.taps, len(bias)), bias, relu)
 
     def _pad(self, name: str, op: Any, shape: tuple[int, ...]) -> PadOp:
         height, width, channels = shape

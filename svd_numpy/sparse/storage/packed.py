@@ -22,7 +22,7 @@ from svd_numpy.sparse.runtime import resolve_sparse_backend
 from svd_numpy.sparse.storage.coder import Reader, Writer
 from svd_numpy.sparse.storage.layout import Budget, Layout
 
-MAGIC, VERSION = b"SVDz", 1
+MAGIC, VERSION = b"SVDz", 2
 SUFFIX = ".svdz"
 MOST_BYTES = 2**28
 _HEAD = len(MAGIC) + 5
