@@ -48,7 +48,8 @@ def tasks_of(options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, l
     tasks = {}
     for method, kl_weight, above in product(options.methods, options.kl_weights, options.remove):
         name = candidate(method, kl_weight, above)
-        point = {"method": method, "kl_weight": kl_weight, "remove_above": above}
+        whole = get_method(method).adapt(get_recipe(options.arch, "default")).config.kl_schedule[-1][1]
+        point = {"method": method, "kl_weight": kl_weight / whole, "remove_above": above}
         tasks[name] = [
             Task("mnist", str(options.folder / f"{options.arch}-{name}-seed{seed}"), {**point, "seed": seed}, shared)
             for seed in options.seeds
@@ -80,7 +81,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         *(f"* Command: {command}" for command in commands),
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
-        "* klW: the KL times W; removeB: removal past log alpha B while training, from the epoch below",
+        "* klW: the whole KL times W, whatever the recipe has; removeB: removal past log alpha B while training, from the epoch below",
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
         f"| {' | '.join(_HEAD)} |",

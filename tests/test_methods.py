@@ -60,7 +60,7 @@ def test_structured_methods_run_and_resume_to_the_bit(name: str, tmp_path: Path)
 def test_removal_begins_when_the_kl_has_acted(name: str) -> None:
     plan = get_method(name).adapt(get_recipe("lenet-300-100", "default"))
     config = plan.config
-    assert config.remove_above is None and 0 < config.remove_from <= config.epochs / 4
+    assert config.remove_above == 5 and 0 < config.remove_from <= config.epochs / 4
     assert at_epoch(config.kl_schedule, config.remove_from) >= 0.5
 
 
