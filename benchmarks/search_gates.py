@@ -81,7 +81,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         *(f"* Command: {command}" for command in commands),
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
-        "* klW: the whole KL times W, whatever the recipe has; removeB: removal past log alpha B while training, from the epoch below",
+        "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on",
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
         f"| {' | '.join(_HEAD)} |",
