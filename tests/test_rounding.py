@@ -169,3 +169,14 @@ def test_what_makes_no_sense_is_refused(make: Any, words: str) -> None:
     with pytest.raises((svd.SvdValueError, svd.SvdTypeError), match=words):
         make()
     assert svd.TrainConfig(**make_config(finetune_bits={"a.theta": 4}).to_json()).finetune_bits == {"a.theta": 4}
+
+
+def test_an_experiment_can_round_in_its_fine_tuning(tmp_path: Path) -> None:
+    result = svd.train_mnist(
+        dataset="digits", recipe="small", backend="numpy", epochs=2, finetune_bits=3, run_dir=tmp_path, progress=False
+    )
+    for layer in result.model.alive():
+        assert len(np.unique(np.abs(result.model.parameters[f"{layer}.theta"]))) <= 4
+    small = svd.unpack(svd.pack(svd.compress(svd.Sequential.load(tmp_path / "model.safetensors"))))
+    x = svd.load("digits").x_test
+    np.testing.assert_allclose(small.predict(x), result.model.predict(x), atol=1e-5)

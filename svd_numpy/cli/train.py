@@ -55,6 +55,8 @@ class _Training(Runs):
         recipe's, inf removes none.
     sparsity : float, optional
         Share of weights that are 0 at the end, for methods that prune by magnitude; None takes that of the method.
+    finetune_bits : int, optional
+        Fine-tune with weights and biases rounded to so many bits, 2 to 24, sign included; None does not round.
     held_out : float
         Share of the training images, 0 to 0.5, that is not trained on and whose error is logged: for choices.
     progress : bool
@@ -91,6 +93,7 @@ class _Training(Runs):
     extend: int = 0
     remove_above: float | None = None
     sparsity: float | None = None
+    finetune_bits: int | None = None
     held_out: float = 0.0
     progress: bool = True
     eval_every: int = 1
@@ -110,8 +113,10 @@ def run_folder(network: str, dataset: str, options: _Training) -> Path:
     kl_weight = [f"kl{options.kl_weight:g}"] if options.kl_weight != 1 else []
     removal = [] if options.remove_above is None else [f"remove{options.remove_above:g}"]
     sparsity = [] if options.sparsity is None else [f"sparsity{options.sparsity:g}"]
+    bits = [] if options.finetune_bits is None else [f"bits{options.finetune_bits}"]
     shards = [f"shards{options.shards}"] if options.shards != 1 else []
-    words = [network, *method, *kind, dataset, *labels, options.recipe, *kl_weight, *removal, *sparsity, *shards]
+    how = [*kl_weight, *removal, *sparsity, *bits, *shards]
+    words = [network, *method, *kind, dataset, *labels, options.recipe, *how]
     return Path("runs") / "-".join([*words, f"seed{options.seed}"])
 
 

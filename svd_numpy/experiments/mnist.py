@@ -50,6 +50,7 @@ def train_mnist(
     extend: int = 0,
     remove_above: float | None = None,
     sparsity: float | None = None,
+    finetune_bits: int | None = None,
     held_out: float = 0.0,
     changes: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -110,6 +111,9 @@ def train_mnist(
         (`TrainConfig.remove_above`). None takes the recipe's, infinity removes none before the fine-tuning.
     sparsity : float, optional
         Share of weights that are 0 at the end, for methods that prune by magnitude; None takes that of the method.
+    finetune_bits : int, optional
+        Fine-tune with weights and biases rounded to so many bits, 2 to 24, sign included: the network then fits in a
+        small file (`save_packed`). None does not round.
     held_out : float
         Share of the training images, 0 to 0.5, that the training does not see and whose error and NLL every record
         reports (`valid_error`, `valid_nll`): what choices should be made by.
@@ -147,8 +151,8 @@ def train_mnist(
         dataset=dataset, arch=arch, recipe=recipe, method=method, kind=kind, epochs=epochs, batch_size=batch_size,
         seed=seed, random_labels=random_labels, init_from=init_from, backend=backend, data_dir=data_dir,
         run_dir=run_dir, resume=resume, extend=extend, remove_above=remove_above, sparsity=sparsity,
-        held_out=held_out, changes=changes, progress=progress, eval_every=eval_every, callbacks=callbacks, log=log,
-        shards=shards, ranks=ranks,
+        finetune_bits=finetune_bits, held_out=held_out, changes=changes, progress=progress, eval_every=eval_every,
+        callbacks=callbacks, log=log, shards=shards, ranks=ranks,
     )  # fmt: skip
     each = options_of_each(options, seeds, kl_weight)
     config = plan.config

@@ -52,6 +52,7 @@ class Keywords(TypedDict, total=False):
     extend: int
     remove_above: float | None
     sparsity: float | None
+    finetune_bits: int | None
     held_out: float
     changes: Mapping[str, Any] | None
     progress: bool
@@ -84,6 +85,7 @@ class Options:
     kl_weight: float = 1.0
     remove_above: float | None = None
     sparsity: float | None = None
+    finetune_bits: int | None = None
     held_out: float = 0.0
     changes: Mapping[str, Any] | None = None
     seed: int = 0

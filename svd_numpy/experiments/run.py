@@ -56,6 +56,8 @@ def configure(config: TrainConfig, options: Options) -> TrainConfig:
                 "take a method such as 'gradual-magnitude'"
             )
         config = replace(config, pruning=config.pruning.ending_at(options.sparsity))
+    if options.finetune_bits is not None:
+        config = replace(config, finetune_bits=options.finetune_bits)
     return config.extended(options.extend)
 
 
