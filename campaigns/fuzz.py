@@ -47,6 +47,7 @@ from svd_numpy.experiments.run_files import load_log_alphas, read_result, record
 from svd_numpy.files.run_log import read_log
 from svd_numpy.plots.frames import FrameRecorder
 from svd_numpy.sparse import net_reader
+from svd_numpy.train import resuming
 from svd_numpy.train.trainer import Trainer
 
 FORMATS = (
@@ -131,7 +132,7 @@ def targets(folder: Path) -> dict[str, Target]:
 
     def resume(path: Path) -> list[Any]:
         again = trainer()
-        again.restore(as_run(path, 8))
+        resuming.restore(again, as_run(path, 8))
         return [again.arrays(), again.progress, again.model.config()]
 
     svd.fit((first := trainer()).model, data, first.config, run_dir=run, progress=False)

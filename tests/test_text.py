@@ -13,6 +13,7 @@ from cli_tools import command
 import svd_numpy as svd
 from svd_numpy.data.text import encode, rearranged
 from svd_numpy.network.scoring import evaluate
+from svd_numpy.train import resuming
 from svd_numpy.train.trainer import Trainer
 
 TEXT = "".join(f"{n} times {m} is {n * m}.\n" for n in range(40) for m in range(12))
@@ -89,8 +90,8 @@ def test_a_run_resumes_in_the_middle_of_an_epoch_with_its_states(tmp_path: Path,
             for trainer in (first, whole):
                 trainer.progress.nll_sum = trainer.progress.error_sum = 0.0
                 trainer.progress.examples = 0
-    first.save(tmp_path, 1.0)
-    second.restore(tmp_path)
+    resuming.save(first, tmp_path, 1.0)
+    resuming.restore(second, tmp_path)
     assert any(state.any() for state in second.carried.values())
     for _ in range(whole.steps_per_epoch * 2 - stop):
         second.step()

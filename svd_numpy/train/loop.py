@@ -15,6 +15,7 @@ from svd_numpy.files.lock import FolderLock
 from svd_numpy.files.run_log import RunLog
 from svd_numpy.network.model import Sequential
 from svd_numpy.network.scoring import Score
+from svd_numpy.train import resuming
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.ranks import ALONE, Ranks
 from svd_numpy.train.runner import groups, make_runner
@@ -109,7 +110,7 @@ class Run:
         try:
             if self.resume:
                 checkpoint.clear_up(folder / "checkpoints")
-                self.trainer.restore(folder)
+                resuming.restore(self.trainer, folder)
             elif checkpoint.latest(folder / "checkpoints"):
                 raise SvdValueError(
                     f"run_dir {folder} holds a run already; choose another one, or resume=True to continue it"
@@ -133,7 +134,7 @@ class Run:
         self.log.records[:] = self.ranks.tell(self.log.records)
         self.started = time.perf_counter() - self.trainer.progress.seconds
         if self.folder is not None and not self.resume:
-            self.trainer.save(self.folder, 0.0)  # even a run that is killed early can then be resumed
+            resuming.save(self.trainer, self.folder, 0.0)  # even a run that is killed early can then be resumed
 
     def end_epoch(self, step_seconds: float, forms: dict[str, str], scores: dict[str, Score]) -> Record:
         """Log the epoch that has just ended (`Trainer.end_epoch`), and call the callbacks."""
@@ -151,7 +152,7 @@ class Run:
         """Write a checkpoint if there is a folder."""
         if self.folder is not None:
             self.log.sync()
-            self.trainer.save(self.folder, time.perf_counter() - self.started)
+            resuming.save(self.trainer, self.folder, time.perf_counter() - self.started)
 
 
 def _require_free(model: Sequential) -> None:

@@ -23,6 +23,7 @@ from svd_numpy.network.objective import make_likelihood
 from svd_numpy.network.replica import replica
 from svd_numpy.network.scoring import Score
 from svd_numpy.train.ranks import Ranks
+from svd_numpy.train.resuming import identity
 from svd_numpy.train.trainer import Progress, Trainer
 
 
@@ -167,7 +168,7 @@ def check_shards(trainer: Trainer, ranks: Ranks) -> None:
 def agree(trainer: Trainer, ranks: Ranks) -> None:
     """Give every rank the run as it is on rank 0, which may have restored it; raise if theirs is another one."""
     own = {
-        "identity": trainer.identity(),
+        "identity": identity(trainer),
         "progress": asdict(trainer.progress),
         "likelihood": trainer.model.config()["likelihood"],
     }

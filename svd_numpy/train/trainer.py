@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from svd_numpy.checks import SvdValueError, check_count, check_number, check_type
+from svd_numpy.checks import SvdValueError, check_type
 from svd_numpy.data import Dataset
 from svd_numpy.data.csr import parts
 from svd_numpy.files import checkpoint
-from svd_numpy.files.safe_arrays import reading, require
 from svd_numpy.kernels.backend import AdamSettings, Array, Backend, StepSettings
 from svd_numpy.network.layers.base import Mode, Pass
 from svd_numpy.network.living import count_living, remove
 from svd_numpy.network.model import Sequential
-from svd_numpy.network.objective import make_likelihood
 from svd_numpy.network.scoring import Examples, Score
 from svd_numpy.network.sparsity import freeze, measure_sparsity
 from svd_numpy.train.batches import Batches
@@ -78,6 +74,8 @@ class Trainer:
         Early stopping.
     pruner : Pruner or None
         What prunes weights (`TrainConfig.pruning`), or rounds them (`finetune_bits`).
+    model_at_start : dict
+        Description of the model before the first step.
     """
 
     def __init__(self, model: Sequential, data: Dataset, config: TrainConfig) -> None:
@@ -108,7 +106,7 @@ class Trainer:
                 f"{checkpoint.MAX_STEP:,}; take fewer epochs or a larger batch_size"
             )
         self.progress = Progress()
-        self._model_at_start = {**model.config(), "backend": model.backend.name}
+        self.model_at_start = {**model.config(), "backend": model.backend.name}
         rows = min(config.batch_size, self.n_train)
         self._inputs = np.empty((rows, *self.batches.frame), model.input_dtype)
         self._d_outputs = np.empty((rows, *model.out_shape), model.dtype)
@@ -311,9 +309,8 @@ class Trainer:
         p.examples = 0
         return record
 
-    # ------------------------------------------------------------ checkpoints
     @cached_property
-    def _data_hash(self) -> str:
+    def data_hash(self) -> str:
         """SHA-256 of the training inputs and targets, and of their weights."""
         digest = hashlib.sha256()
         weights = () if self.data.weights is None else (self.data.weights,)
@@ -322,92 +319,6 @@ class Trainer:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
         return digest.hexdigest()
-
-    def identity(self) -> dict[str, dict[str, Any]]:
-        """What a resumed run must have in common with the interrupted one to continue bit for bit."""
-        return {
-            "config": self.config.to_json(),
-            "model": self._model_at_start,
-            "data": {"name": self.data.name, "n_train": self.n_train, "sha256": self._data_hash},
-        }
-
-    def save(self, run_dir: Path, seconds: float) -> Path:
-        """Write a checkpoint from which `restore` continues bit for bit."""
-        state = {
-            "progress": {**asdict(self.progress), "seconds": seconds},
-            "likelihood": self.model.config()["likelihood"],  # an estimated std changes during training
-            **self.identity(),
-        }
-        return checkpoint.save(run_dir / "checkpoints", self.progress.step, self.arrays(), state)
-
-    def restore(self, run_dir: Path) -> None:
-        """Continue from the newest sound checkpoint in `run_dir`; model, data and configuration must be the same.
-
-        The configuration may also be one that extends that of a finished run (`TrainConfig.extended`).
-        """
-        found = checkpoint.load(run_dir / "checkpoints")
-        for part, wanted in self.identity().items():
-            have = found.state.get(part, {})
-            if not isinstance(have, dict):
-                raise SvdValueError(f"resume: the run in {run_dir} has no {part}; use another run_dir")
-            if part == "config" and (more := self.config.extends(have)):
-                if found.step != (last := self.steps_per_epoch * (self.config.total_epochs - more)):
-                    raise SvdValueError(
-                        f"resume: the run in {run_dir} is at step {found.step} of {last}; let it finish with its own "
-                        f"settings before it is extended by {more} epochs"
-                    )
-                continue
-            if have != wanted:
-                keys = sorted(k for k in {*have, *wanted} if have.get(k) != wanted.get(k))
-                raise SvdValueError(
-                    f"resume: the run in {run_dir} has another {part} (differs in {keys}: "
-                    f"{[have.get(k) for k in keys]} there, {[wanted.get(k) for k in keys]} asked for); "
-                    "use the same settings, or another run_dir"
-                )
-        with reading(found.path):
-            check_arrays(found.arrays, self.arrays())
-            progress = self._checked_progress(found)
-            likelihood = make_likelihood(**found.state["likelihood"])
-            require(likelihood.name == self.model.likelihood.name, f"the likelihood is {likelihood.name}")
-        if found.skipped:
-            warnings.warn(f"the run resumes from step {found.step}: {'; '.join(found.skipped)}", stacklevel=2)
-        with self.model.exclusive:
-            for name, array in self.arrays().items():
-                array[...] = found.arrays[name]
-            self.model.likelihood = likelihood
-        self.progress = progress
-
-    def _checked_progress(self, found: checkpoint.Checkpoint) -> Progress:
-        """Return the progress in a checkpoint if this run can have made it."""
-        stored = found.state["progress"]
-        require(set(stored) == {field.name for field in fields(Progress)}, "progress has missing or unknown entries")
-        last = self.steps_per_epoch * self.config.total_epochs
-        check_count("step", stored["step"], low=0)
-        require(stored["step"] == found.step, f"step is {stored['step']}, expected that of the folder, {found.step}")
-        require(found.step <= last, f"step is {found.step}, expected at most {last}, the end of the run")
-        check_number("nll_sum", stored["nll_sum"])
-        for name in ("error_sum", "seconds"):
-            require(check_number(name, stored[name]) >= 0, f"{name} is {stored[name]}, expected at least 0")
-        done = min(found.step % self.steps_per_epoch * self.config.batch_size, self.n_train)
-        examples = check_count("examples", stored["examples"], low=0)
-        self.batches.begin(found.step)
-        expected = self.batches.count(slice(done)) if done < self.n_train else 0
-        require(examples == expected, f"examples is {examples}, expected {expected} in the epoch so far")
-        return Progress(**stored)
-
-
-def check_arrays(found: dict[str, Array], wanted: dict[str, Array]) -> None:
-    """Raise unless a checkpoint holds exactly the arrays of a run, with numbers that training can have made."""
-    for name in found:
-        require(name in wanted, f"unknown array {name!r}")
-    for name, like in wanted.items():
-        require(name in found, f"it lacks the array {name!r}")
-        array = found[name]
-        require(array.shape == like.shape, f"{name!r} has shape {array.shape}, expected {like.shape}")
-        require(array.dtype == like.dtype, f"{name!r} has dtype {array.dtype}, expected {like.dtype}")
-        require(bool(np.isfinite(array).all()), f"{name!r} is not finite everywhere")
-    require(not (found["v"] < 0).any(), "'v' is negative somewhere; expected averages of squares")
-    require(not (found["mask"] > 1).any(), "'mask' is neither 0 nor 1 somewhere")
 
 
 def _check_fit(model: Sequential, data: Dataset) -> None:
