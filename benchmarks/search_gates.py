@@ -23,7 +23,7 @@ from typing import Any
 
 from machine import command_line, describe, one_line
 
-from svd_numpy import Sequential
+from svd_numpy import Gate, Sequential
 from svd_numpy.experiments.methods import METHODS, get_method
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.experiments.series import mean_sd
@@ -34,7 +34,18 @@ from svd_numpy.sparse.storage.accounts import by_layers, layer_sizes
 
 OUT = Path(__file__).parent / "results"
 _HELD_OUT = 5000 / 60_000
-_HEAD = ("candidate", "seeds", "error %", "NLL", "non-zeros", "sub-matrices", "live units", "seconds", "ms, last step")
+_HEAD = (
+    "candidate",
+    "closed above",
+    "seeds",
+    "error %",
+    "NLL",
+    "non-zeros",
+    "sub-matrices",
+    "live units",
+    "seconds",
+    "ms, last step",
+)
 
 
 def candidate(method: str, kl_weight: float, above: float) -> str:
@@ -62,12 +73,14 @@ def measure(task: Task) -> dict[str, Any]:
     folder = Path(task.folder)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last, trained = records[-1], [record for record in records if record["stage"] == "variational"][-1]
-    layers = layer_sizes(Sequential.load(folder / "model.safetensors", "numpy"))
+    model = Sequential.load(folder / "model.safetensors", "numpy")
+    layers = layer_sizes(model)
     blocks = by_layers([replace(layer, bits=32) for layer in layers])["few bits, live sub-matrices"].ratio
     return {
         "seed": task.point["seed"], "error": last["valid_error"], "nll": last["valid_nll"],
         "nonzeros": last["compression"], "blocks": blocks,
         "live": [layer.units for layer in layers],
+        "closed_above": next(layer.threshold for layer in model.layers if isinstance(layer, Gate)),
         "seconds": last["seconds"], "ms": trained["ms_per_step"],
     }  # fmt: skip
 
@@ -80,6 +93,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         f"* Machine: {one_line(describe())}",
         *(f"* Command: {command}" for command in commands),
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
+        "* closed above: score of a gate past which its unit is closed",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
         "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on",
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
@@ -90,7 +104,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
     for name, runs in found.items():
         live = "-".join(f"{sum(units) / len(units):.0f}" for units in zip(*(run["live"] for run in runs), strict=True))
         cells = [
-            name, str(len(runs)), mean_sd([100 * run["error"] for run in runs], 2),
+            name, f"{runs[0]['closed_above']:g}", str(len(runs)), mean_sd([100 * run["error"] for run in runs], 2),
             mean_sd([run["nll"] for run in runs], 4), mean_sd([run["nonzeros"] for run in runs], 1),
             mean_sd([run["blocks"] for run in runs], 1), live, mean_sd([run["seconds"] for run in runs], 0),
             mean_sd([run["ms"] for run in runs], 2),

@@ -79,7 +79,7 @@ def test_a_search_with_and_without_removal(tmp_path: Path, monkeypatch: pytest.M
         config = json.loads(manifest.read_text())["state"]["config"]
         assert (config["remove_above"], config["epochs"]) == (above, 2)
     page = (tmp_path / "results" / "search-gates-lenet-300-100.md").read_text()
-    assert "| l0-remove5 | 1 |" in page and page.endswith("Removal from epoch: l0 20.\n")
+    assert "| l0-remove5 | 2.3979 | 1 |" in page and page.endswith("Removal from epoch: l0 20.\n")
     before = (tmp_path / "runs" / "lenet-300-100-l0-seed0" / "metrics.jsonl").stat().st_mtime_ns
     once = kept.read_text()
     script.main(words)
