@@ -246,6 +246,23 @@ def test_report_of_an_unfinished_run(run_dir: Path, tmp_path: Path, capsys: pyte
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["training_curves.png"]
 
 
+def test_pack_writes_the_smallest_file(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = {}
+    for tolerance in ("0", "0.02"):
+        out = tmp_path / f"{tolerance}.svdz"
+        assert cli.main(["pack", str(run_dir), "--out", str(out), "--tolerance", tolerance]) == 0
+        said = capsys.readouterr().out
+        assert "as packed" in said and f"({out.stat().st_size:,} bytes)" in said
+        assert ("in few bits" in said) == (tolerance != "0")
+        written[tolerance] = out
+    x = svd.load("digits").x_test
+    whole = svd.compress(svd.Sequential.load(run_dir / "model.safetensors"))
+    np.testing.assert_array_equal(svd.load_packed(written["0"]).predict(x), whole.predict(x))
+    assert written["0.02"].stat().st_size < written["0"].stat().st_size / 2
+    assert cli.main(["pack", str(run_dir), "--tolerance", "2"]) == 2
+    assert "tolerance: got 2" in capsys.readouterr().err
+
+
 def test_export_c_writes_a_network_that_make_tests(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,9 @@
-"""The commands that hand on a trained network: export-c, demo, card; the first two write a card, too."""
+"""The commands that hand on a trained network: pack, export-c, demo, card; all write a card, too."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,57 @@ if TYPE_CHECKING:
     from svd_numpy.sparse import SparseModel
 
 _CALIBRATION = 2000  # training examples
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Write the pruned network of a run as the smallest file that there is of it.
+
+    Attributes
+    ----------
+    path : path
+        A run folder, or a model.safetensors file.
+    out : path, optional
+        The file, ending in .svdz; None is `network.svdz` in the run folder.
+    tolerance : float
+        Round weights and biases to the fewest bits that raise the error on the training examples by at most so much, a
+        share of them. 0 rounds nothing: weights that were rounded while training (train --finetune-bits) are small
+        already.
+    dataset : str, optional
+        The data on which errors are measured; None takes the data set of the run.
+    data_dir : path, optional
+        Folder of the data files; None looks in SVD_NUMPY_DATA, then in the user's cache, then downloads.
+    """
+
+    path: Path
+    out: Path | None = None
+    tolerance: float = 0.0
+    dataset: str | None = None
+    data_dir: Path | None = None
+
+    def run(self) -> int:
+        """Write the file, read it back, and say how small it is and how much the rounding costs."""
+        from svd_numpy.checks import check_number
+        from svd_numpy.sparse import compress
+        from svd_numpy.sparse.storage import load_packed, quantise, save_packed, search_bits, sizes
+
+        tolerance = check_number("tolerance", self.tolerance, low=0, high=1)
+        model, data, home = open_fitting(self.path, self.dataset, self.data_dir)
+        small = compress(model)
+        networks = {"in 32 bits": small}
+        if tolerance:
+            bits = search_bits(small, data.x_train, data.y_train, tolerance)
+            small = networks["in few bits"] = quantise(small, bits)
+            print(f"bits: {', '.join(f'{name} {number}' for name, number in bits.items())}")
+        out = self.out or home / "network.svdz"
+        save_packed(out, small)
+        networks["as packed"] = load_packed(out)
+        if data.n_classes:
+            say_errors(networks, data)
+        print(sizes(small))
+        print(f"written: {out} ({out.stat().st_size:,} bytes)")
+        say_card(home, out, out.with_suffix(".card.md"))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +111,7 @@ class ExportC:
         if self.numbers == "integers":
             networks["in whole numbers"] = to_integers(small, calibration)
         if data.n_classes:
-            print(f"error on the {len(data.x_test):,} test examples of {data.name}:")
-            for what, network in networks.items():
-                wrong = network.predict(data.x_test).argmax(axis=1) != data.y_test
-                print(f"  {what:<18}{100 * wrong.mean():6.2f} %")
+            say_errors(networks, data)
         print(f"written: {written} and beside it main.c, Makefile, README.md")
         print(f"test it: make -C {written.parent}")
         say_card(home, written, written.parent / "MODEL_CARD.md")
@@ -140,6 +189,14 @@ class Card:
 
         print(f"written: {write_card(self.path, self.exported, self.out)}")
         return 0
+
+
+def say_errors(networks: Mapping[str, SparseModel | IntegerModel], data: Dataset) -> None:
+    """Print the error of each network on the test examples."""
+    print(f"error on the {len(data.x_test):,} test examples of {data.name}:")
+    for what, network in networks.items():
+        wrong = network.predict(data.x_test).argmax(axis=1) != data.y_test
+        print(f"  {what:<18}{100 * wrong.mean():6.2f} %")
 
 
 def say_card(home: Path, exported: Path, path: Path) -> None:

@@ -18,7 +18,7 @@ from svd_numpy.checks import SvdError
 from svd_numpy.cli.bench import Bench
 from svd_numpy.cli.data import Data
 from svd_numpy.cli.doctor import Doctor
-from svd_numpy.cli.exports import Card, Demo, ExportC
+from svd_numpy.cli.exports import Card, Demo, ExportC, Pack
 from svd_numpy.cli.gradcheck import Gradcheck
 from svd_numpy.cli.output import release_stdout
 from svd_numpy.cli.reproduce import Reproduce
@@ -56,6 +56,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "uncertainty": Uncertainty,
     "report": Report,
     "animate": Animate,
+    "pack": Pack,
     "export-c": ExportC,
     "demo": Demo,
     "card": Card,
