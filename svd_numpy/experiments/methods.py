@@ -80,13 +80,15 @@ METHODS = {
     ),
     "bc-gnj": Method(
         title="Bayesian compression, normal-Jeffreys",
-        source="Louizos, Ullrich, Welling 2017; 200 epochs and a ramp of the KL of 100, gates at ten times the rate",
+        source="Louizos, Ullrich, Welling 2017; 200 epochs, the KL rises to three times over 100, gates at ten times "
+        "the rate",
         adapt=gated.compression,
         gated=True,
     ),
     "bc-ghs": Method(
         title="Bayesian compression, half-Cauchy",
-        source="Louizos, Ullrich, Welling 2017, with a tighter KL (`network.gates.half_cauchy`); else as bc-gnj",
+        source="Louizos, Ullrich, Welling 2017, with a tighter KL (`network.gates.half_cauchy`) that rises to six times; else "
+        "as bc-gnj",
         adapt=gated.half_cauchy,
         gated=True,
     ),
@@ -100,7 +102,8 @@ METHODS = {
     ),
     "l0": Method(
         title="L0 regularisation",
-        source="Louizos, Welling, Kingma 2018: lambda .1, gates .8 open on inputs and .5 elsewhere, 200 epochs",
+        source="Louizos, Welling, Kingma 2018: lambda .1, here times 8, gates .8 open on inputs and .5 elsewhere, "
+        "200 epochs",
         adapt=gated.l0,
         kind="dense",
         gated=True,
