@@ -25,7 +25,7 @@ from machine import command_line, describe, one_line
 
 from svd_numpy import Gate, Sequential
 from svd_numpy.experiments.methods import METHODS, get_method
-from svd_numpy.experiments.recipes import get_recipe
+from svd_numpy.experiments.recipes import Recipe, get_recipe
 from svd_numpy.experiments.series import mean_sd
 from svd_numpy.experiments.sweep.doing import do_all
 from svd_numpy.experiments.sweep.task import Task
@@ -48,19 +48,27 @@ _HEAD = (
 )
 
 
-def candidate(method: str, kl_weight: float, above: float) -> str:
-    """Name of a candidate: the method, and what differs from its recipe."""
-    weight = "" if kl_weight == 1 else f"-kl{kl_weight:g}"
-    return f"{method}{weight}" if math.isinf(above) else f"{method}{weight}-remove{above:g}"
+def candidate(plan: Recipe, method: str, kl_weight: float, above: float) -> str:
+    """Name of a candidate: the method, and its numbers where they are not those of the paper or the family."""
+    closed = plan.gates.options.get("threshold") if plan.gates else None
+    words = [
+        method,
+        "" if kl_weight == 1 else f"kl{kl_weight:g}",
+        "" if closed is None else f"above{closed:g}",
+        "" if math.isinf(above) else f"remove{above:g}",
+    ]
+    return "-".join(word for word in words if word)
 
 
 def tasks_of(options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, list[Task]]:
     """The runs of every candidate, by its name."""
     tasks = {}
     for method, kl_weight, above in product(options.methods, options.kl_weights, options.remove):
-        name = candidate(method, kl_weight, above)
-        whole = get_method(method).adapt(get_recipe(options.arch, "default")).config.kl_schedule[-1][1]
-        point = {"method": method, "kl_weight": kl_weight / whole, "remove_above": above}
+        plan = get_method(method).adapt(get_recipe(options.arch, "default"))
+        name = candidate(plan, method, kl_weight, above)
+        point = {
+            "method": method, "kl_weight": kl_weight / plan.config.kl_schedule[-1][1], "remove_above": above,
+        }  # fmt: skip
         tasks[name] = [
             Task("mnist", str(options.folder / f"{options.arch}-{name}-seed{seed}"), {**point, "seed": seed}, shared)
             for seed in options.seeds
