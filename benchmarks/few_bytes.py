@@ -52,7 +52,7 @@ def run_one(run: Path, compression: float, bits: int, epochs: int, data: svd.Dat
     before = wrong(svd.compress(model), data.x_train, data.y_train)
     cut(model, load_log_alphas(run / "log_alpha.npz")[0], compression)
     round_mean(model, bits)
-    folder = ROOT / f"{run.name}-{compression:g}-{bits}bits"
+    folder = ROOT / f"{run.name}-{compression:g}x-{bits}bits-{epochs}epochs"
     config = svd.TrainConfig(
         epochs=0, finetune_epochs=epochs, finetune_bits=bits, shift=1, seed=seed, remove_above=50, eval_every=0
     )
@@ -115,8 +115,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--compression", nargs="+", type=float, default=[350])
     parser.add_argument("--bits", nargs="+", type=int, default=[4])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--tolerance", type=float, default=0.001, help="share of the training images")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--tolerance", type=float, default=0.003, help="share of the training images")
     options = parser.parse_args()
     data = svd.load(recorded_dataset(options.runs[0]))
     settings = {
