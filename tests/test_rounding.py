@@ -155,6 +155,24 @@ def gated_net() -> svd.Sequential:
     return svd.Sequential(svd.Gate(N_IN), svd.Dense(N_IN, N_CLASSES), input_shape=(N_IN,), backend="numpy")
 
 
+def letters_net(**options: Any) -> svd.Sequential:
+    """Five letters, 4 units, 5."""
+    layers = svd.VariationalLSTM("abcde", 4, tokens=True, **options), svd.VariationalDense(4, 5)
+    return svd.Sequential(*layers, backend="numpy", input_shape=(6,))
+
+
+def grouped_net() -> svd.Sequential:
+    """The same, with groups of recurrent weights."""
+    return letters_net(groups=("units",))
+
+
+def test_recurrent_weights_are_rounded_too() -> None:
+    model = letters_net()
+    Rounder(model, PLACE, bits=3, start=0).before_forward(0)
+    for name in (f"{layer}.{own}" for layer in model.alive() for own in ("theta", "bias")):
+        assert len(np.unique(np.abs(model.parameters[name]))) <= 4
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -162,7 +180,8 @@ def gated_net() -> svd.Sequential:
         (lambda: make_config(finetune_bits={"dense1.theta": 4.5}), "got 4.5 for dense1.theta, expected a whole number"),
         (lambda: make_config(finetune_bits=4, finetune_epochs=0), "expected finetune_epochs >= 1"),
         (lambda: Trainer(make_net(), make_data(), make_config(finetune_bits={"dense9.bias": 4})), "dense9.bias"),
-        (lambda: Trainer(gated_net(), make_data(), make_config(finetune_bits=4)), "a model with gates"),
+        (lambda: Trainer(gated_net(), make_data(), make_config(finetune_bits=4)), r"layers \['gate1'\] have factors"),
+        (lambda: Rounder(grouped_net(), PLACE, 4, 0), r"layers \['lstm1'\] have factors"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any, words: str) -> None:

@@ -36,9 +36,9 @@ class Rounder(Pruner):
 
     def __init__(self, model: Sequential, place: Place, bits: int | Mapping[str, int], start: int) -> None:
         super().__init__(model, place)
-        if gates := [layer.name for layer in model.layers if layer.kind == "gate"]:
+        if gated := [layer.name for layer in model.layers if layer.fixed]:
             raise SvdValueError(
-                f"finetune_bits: got a model with gates {gates}, whose factors would undo the rounding; use "
+                f"finetune_bits: got a model whose layers {gated} have factors, which would undo the rounding; use "
                 "fold_gates(model)"
             )
         biases = (f"{name}.bias" for name in model.alive())
