@@ -64,6 +64,14 @@ def test_removal_begins_when_the_kl_has_acted(name: str) -> None:
     assert at_epoch(config.kl_schedule, config.remove_from) >= 0.5
 
 
+@pytest.mark.parametrize("name", ["bc-gnj", "bc-ghs", "l0"])
+def test_each_image_weighs_as_much_against_the_kl_however_many_there_are(name: str) -> None:
+    many, few = (get_recipe("lenet-300-100", recipe) for recipe in ("default", "small"))
+    adapt = get_method(name).adapt
+    weights = [adapt(plan).config.kl_schedule[-1][1] / plan.images for plan in (many, few)]
+    assert weights[0] == pytest.approx(weights[1])
+
+
 def test_a_search_with_and_without_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """benchmarks/search_gates.py: two candidates of a method; started again, it has nothing to do."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
