@@ -87,7 +87,7 @@ METHODS = {
     ),
     "bc-ghs": Method(
         title="Bayesian compression, half-Cauchy",
-        source="Louizos, Ullrich, Welling 2017, with a tighter KL (`network.gates.half_cauchy`) that rises to six "
+        source="Louizos, Ullrich, Welling 2017, with a tighter KL (`network.gates.half_cauchy`) that rises to four "
         "times; else as bc-gnj",
         adapt=gated.half_cauchy,
         gated=True,
