@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import svd_numpy as svd
 from svd_numpy.cli import main as cli
 from svd_numpy.experiments import reproduce as module
-from svd_numpy.experiments.counts import count
+from svd_numpy.experiments.counts import Counts, count
 from svd_numpy.experiments.hours import Cost, estimate
 from svd_numpy.experiments.published import BLOCKS, ROWS
 from svd_numpy.experiments.recipes import PUBLISHED
@@ -172,3 +173,25 @@ def test_a_run_that_fails_elsewhere_is_named(tmp_path: Path) -> None:
     options: dict[str, Any] = {"quick": True, "epochs": 2, "backend": "numpy", "progress": False}
     with pytest.raises(svd.SvdError, match=r"1 of 1 runs failed: .*seed-0.*epochs: got -1"):
         module.reproduce(ROW_NAMES[:1], folder=tmp_path, jobs=2, **{**options, "epochs": -1})
+
+
+def test_a_table_to_keep_keeps_the_rows_that_stand_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/papers.py: rows of another day stay, and a part has a table of its own."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    script = importlib.import_module("papers")
+    monkeypatch.setattr(script, "OUT", tmp_path)
+
+    def done(rows: list[str], **_: Any) -> module.Reproduction:
+        counts = [Counts(0.0123, 20.0, 10.0, (4, 5, 6), 30.0, 10.0, (200, 90, 20), 60.0)]
+        return module.Reproduction({}, dict.fromkeys(rows, counts), quick=False)
+
+    monkeypatch.setattr(script, "reproduce", done)
+    for words in (["--only", "l0"], ["--only", "bc-gnj"], ["--only", "bc-ghs", "--part", "horseshoe"]):
+        monkeypatch.setattr("sys.argv", ["papers.py", "300-100", *words])
+        script.main()
+    page = (tmp_path / "papers-300-100.md").read_text()
+    assert page.count("| ours | 1.23 |") == page.count("* Command:") == 2
+    assert page.index("300-100 bc-gnj") < page.index("300-100 l0") and "300-100 bc-ghs" not in page
+    other = (tmp_path / "papers-300-100-horseshoe.md").read_text()
+    assert "300-100 bc-ghs" in other and "![error against compression](papers-300-100-horseshoe.png)" in other
+    assert (tmp_path / "papers-300-100-horseshoe.png").is_file()

@@ -59,7 +59,7 @@ class Reproduction:
     @property
     def rows(self) -> list[PaperRow]:
         """The rows, trained or left out, in the order of the papers' tables."""
-        return [row for name, row in ROWS.items() if name in self.results or name in self.left_out]
+        return [row for name, row in ROWS.items() if name in self.counts or name in self.left_out]
 
     def __str__(self) -> str:
         lines = ["| " + " | ".join(_HEAD) + " |", "|---" * len(_HEAD) + "|"]
