@@ -170,7 +170,7 @@ def test_the_format_stays_the_same() -> None:
     assert isinstance(found.likelihood, svd.Gaussian) and found.likelihood.std == 0.3
 
 
-GOLDEN = "5356447a018a1ad36d60166665e66666662940aa23cfe1ef89c6cb01efa8ade0fcb808dbd8f8e9412a4f"
+GOLDEN = "5356447a028a1ad36d60166665e66666662940aa23cfe1ef89c6cb01efa8ade0fcb808dbd8f8e9412a4f"
 
 
 # ------------------------------------------------------------ damaged and hostile files

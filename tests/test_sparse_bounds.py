@@ -13,6 +13,7 @@ import svd_numpy as svd
 from svd_numpy.files.safe_arrays import CheckpointError
 from svd_numpy.kernels.window import Window
 from svd_numpy.sparse import ConvOp, DenseOp, Op, SparseModel, TakeOp, Weights
+from svd_numpy.sparse.storage import packed
 from svd_numpy.sparse.storage.coder import Writer
 from svd_numpy.sparse.storage.layout import Budget, Layout
 
@@ -23,7 +24,7 @@ def forged(*ops: Op) -> bytes:
     layout.likelihood(svd.Categorical())
     layout.network(ops)
     body = writer.finish()
-    return b"SVDz\x01" + zlib.crc32(body).to_bytes(4, "big") + body
+    return packed.MAGIC + bytes([packed.VERSION]) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def counting(size: int) -> np.ndarray:
