@@ -166,11 +166,12 @@ def test_the_format_stays_the_same() -> None:
     found = svd.unpack(content, "numpy")
     assert svd.pack(found) == content
     x = np.array([[1, 2, 3, 4]], np.float32)
-    assert found.predict(x).tolist() == [[0.5 * 1 - 0.25 * 3 + 1, -0.75 * 4 + 0.5]]
+    hidden = 0.5 * 1 - 0.25 * 3 + 1, -0.75 * 4 + 0.5
+    assert found.predict(x).tolist() == [[3 * hidden[0] - 2 * hidden[1], hidden[1] + 0.25]]
     assert isinstance(found.likelihood, svd.Gaussian) and found.likelihood.std == 0.3
 
 
-GOLDEN = "5356447a028a1ad36d60166665e66666662940aa23cfe1ef89c6cb01efa8ade0fcb808dbd8f8e9412a4f"
+GOLDEN = "5356447a020d5ab20b60166665e66666661e502a88f3f87bfe34b6fae9ca49ee50ab48322e7bb56822d7dd8ab00709576b5364de01d6"  # two layers, of which each has statistics of its own
 
 
 # ------------------------------------------------------------ damaged and hostile files
