@@ -171,7 +171,9 @@ def test_the_format_stays_the_same() -> None:
     assert isinstance(found.likelihood, svd.Gaussian) and found.likelihood.std == 0.3
 
 
-GOLDEN = "5356447a020d5ab20b60166665e66666661e502a88f3f87bfe34b6fae9ca49ee50ab48322e7bb56822d7dd8ab00709576b5364de01d6"  # two layers, of which each has statistics of its own
+GOLDEN = (  # two layers, of which each has statistics of its own
+    "5356447a020d5ab20b60166665e66666661e502a88f3f87bfe34b6fae9ca49ee50ab48322e7bb56822d7dd8ab00709576b5364de01d6"
+)
 
 
 # ------------------------------------------------------------ damaged and hostile files
