@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import command_line, describe, one_line
+from machine import added, command_line, describe, one_line
 from second_cut import cut
 
 import svd_numpy as svd
@@ -25,6 +25,7 @@ from svd_numpy.experiments.run_files import load_log_alphas, recorded_dataset
 from svd_numpy.experiments.series import mean_sd
 from svd_numpy.files import checkpoint
 from svd_numpy.files.atomic import write_atomic
+from svd_numpy.sparse.storage.quantisation import error_of
 from svd_numpy.train.rounding import best_step
 
 ROOT, OUT = Path("runs/few-bytes"), Path(__file__).parent / "results" / "few-bytes"
@@ -40,18 +41,12 @@ def round_mean(model: svd.Sequential, bits: int) -> None:
     model.input_mean[:] = np.rint(model.input_mean / step) * step
 
 
-def wrong(net: svd.SparseModel, x: Any, y: Any) -> float:
-    """Share of images taken for something else."""
-    return float(np.mean(net.predict(x).argmax(axis=1) != y))
-
-
-def run_one(run: Path, compression: float, bits: int, epochs: int) -> dict[str, Any]:
-    """Cut, fine-tune and pack one network; return its figures."""
+def run_one(folder: Path, run: Path, compression: float, bits: int, epochs: int) -> dict[str, Any]:
+    """Cut, fine-tune and pack one network, in a folder of its own; return its figures."""
     facts, data = json.loads((run / "result.json").read_text()), svd.load(recorded_dataset(run))
     model = svd.Sequential.load(run / "model.safetensors")
     cut(model, load_log_alphas(run / "log_alpha.npz")[0], compression)
     round_mean(model, bits)
-    folder = ROOT / f"{run.name}-{compression:g}x-{bits}bits-{epochs}epochs"
     # A bound of the removal that no weight passes: all it does here is that steps compute on what is left.
     config = svd.TrainConfig(
         epochs=0, finetune_epochs=epochs, finetune_bits=bits, shift=1, seed=facts["seed"], remove_above=50
@@ -62,8 +57,8 @@ def run_one(run: Path, compression: float, bits: int, epochs: int) -> dict[str, 
     counted = svd.sizes(packed)
     return {
         "run": run.name, "network": facts["arch"], "compression": compression, "bits": bits, "epochs": epochs,
-        "error before": facts["test_error"], "train": wrong(packed, data.x_train, data.y_train),
-        "test": wrong(packed, data.x_test, data.y_test), "bytes": size, "times": counted["packed file"].ratio,
+        "error before": facts["test_error"], "train": error_of(packed, data.x_train, data.y_train),
+        "test": error_of(packed, data.x_test, data.y_test), "bytes": size, "times": counted["packed file"].ratio,
         "weights": int(counted["weights"].after),
     }  # fmt: skip
 
@@ -108,16 +103,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()
     path = OUT.with_suffix(".json")
-    kept = json.loads(path.read_text()) if path.exists() else {"commands": [], "rows": []}
-    rows = {(row["run"], *(row[name] for name in _SETTING)): row for row in kept["rows"]}
+    new = dict[str, Any]()
     for compression, bits, run in product(options.compression, options.bits, options.runs):
-        row = run_one(run, compression, bits, options.epochs)
-        rows[row["run"], *(row[name] for name in _SETTING)] = row
-    ordered = sorted(rows.values(), key=lambda row: [*(row[name] for name in _SETTING), row["run"]])
-    commands = [*kept["commands"], command_line()]
-    write_atomic(path, json.dumps({"commands": commands, "rows": ordered}, indent=1).encode())
-    write_atomic(OUT.with_suffix(".md"), page(commands, ordered).encode())
-    print(page(commands, ordered))
+        name = f"{run.name}-{compression:g}x-{bits}bits-{options.epochs}epochs"
+        new[name] = run_one(ROOT / name, run, compression, bits, options.epochs)
+    commands, rows = added(path, "rows", new, command_line())
+    text = page(commands, sorted(rows.values(), key=lambda row: [*(row[name] for name in _SETTING), row["run"]]))
+    write_atomic(path, json.dumps({"commands": commands, "rows": rows}, indent=1).encode())
+    write_atomic(OUT.with_suffix(".md"), text.encode())
+    print(text)
 
 
 if __name__ == "__main__":

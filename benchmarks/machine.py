@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 PACKAGES = ("numpy", "numba", "torch")
@@ -95,3 +98,10 @@ def command_line() -> str:
         *(word for word in shown(sys.argv[1:]) if word != "--table"),
     ]
     return f"`{shlex.join(words)}`, {datetime.date.today().isoformat()}"
+
+
+def added(path: Path, key: str, new: Mapping[str, Any], command: str) -> tuple[list[str], dict[str, Any]]:
+    """Return commands and rows, by name, of a JSON file with new rows; the command is added if it changes any."""
+    kept = json.loads(path.read_text()) if path.exists() else {"commands": [], key: {}}
+    rows = kept[key] | json.loads(json.dumps(new))  # tuples become lists, as they are in the file
+    return kept["commands"] + ([command] if rows != kept[key] else []), rows

@@ -16,7 +16,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from machine import command_line, describe, one_line
+from machine import added, command_line, describe, one_line
 
 from svd_numpy.experiments.counts import Counts
 from svd_numpy.experiments.published import ROWS
@@ -44,10 +44,9 @@ def main() -> None:
     done = reproduce(rows, seeds=options.seeds, folder=options.folder, jobs=options.jobs)
     name = f"papers-{options.network}" + (f"-{options.part}" if options.part else "")
     path = OUT / f"{name}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"commands": [], "rows": {}}
     rows_now = {row: [asdict(one) for one in counts] for row, counts in done.counts.items()}
-    commands = [*kept["commands"], f"{command_line()}, seeds {', '.join(map(str, options.seeds))}"]
-    found = {row: counts for row in ROWS if (counts := (kept["rows"] | rows_now).get(row))}
+    commands, stored = added(path, "rows", rows_now, f"{command_line()}, seeds {', '.join(map(str, options.seeds))}")
+    found = {row: stored[row] for row in ROWS if row in stored}
     write_atomic(path, json.dumps({"commands": commands, "rows": found}, indent=1).encode())
     page = Reproduction({}, {row: [Counts(**one) for one in counts] for row, counts in found.items()}, quick=False)
     lines = [

@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from machine import command_line, describe, one_line
+from machine import added, command_line, describe, one_line
 
 from svd_numpy import Gate, Sequential
 from svd_numpy.experiments.methods import METHODS, get_method
@@ -148,10 +148,9 @@ def main(words: Sequence[str] | None = None) -> None:
     candidates = tasks_of(options, shared)
     failed = do_all([task for tasks in candidates.values() for task in tasks], options.jobs, None, progress=True)
     path = OUT / f"search-gates-{options.arch}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"commands": [], "candidates": {}}
     finished = {name: [measure(task) for task in tasks if task.finished] for name, tasks in candidates.items()}
-    found = kept["candidates"] | {name: runs for name, runs in finished.items() if runs}
-    commands = kept["commands"] + ([command_line()] if found != kept["candidates"] else [])
+    measured = {name: runs for name, runs in finished.items() if runs}
+    commands, found = added(path, "candidates", measured, command_line())
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, json.dumps({"commands": commands, "candidates": found}, indent=1).encode())
     write_atomic(path.with_suffix(".md"), table(options.arch, commands, found).encode())

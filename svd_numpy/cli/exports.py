@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svd_numpy.checks import SvdValueError
+from svd_numpy.checks import SvdValueError, check_number
 from svd_numpy.cli.saved_runs import open_network, open_run
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class Pack:
 
     def run(self) -> int:
         """Write the file, read it back, and say how small it is and how much the rounding costs."""
-        from svd_numpy.checks import check_number
         from svd_numpy.sparse import compress
         from svd_numpy.sparse.storage import load_packed, quantise, save_packed, search_bits, sizes
 

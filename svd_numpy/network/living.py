@@ -86,8 +86,6 @@ class LivingCopy:
     model : Sequential
     outputs : dict of layer name -> int array
         Which outputs of the layers with weights it has; of the last layer, all.
-    places : dict of name -> int array
-        For each of its parameters and states, the places of its numbers in the flat array of the network.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -103,7 +101,7 @@ class LivingCopy:
             self.outputs[layer.name] = np.flatnonzero(read)
         emptied = not all(weights.all() for weights in alive.values())
         listed = _is_listed if model.backend.knows_lists and emptied else None
-        self.model, self.places = take(model, self.outputs, listed=listed)
+        self.model, self._places = take(model, self.outputs, listed=listed)
 
     @property
     def fits(self) -> bool:
@@ -119,14 +117,24 @@ class LivingCopy:
         """Put all numbers back into the network."""
         self._exchange(back=True)
 
+    def exchange(self, large: Array, small: Array, back: bool) -> None:
+        """Do the same with another pair of flat arrays, laid out as the parameters of the two networks are."""
+        for name, places in self._places.items():
+            if name in self._large.arena.ranges:
+                _move(large[self._large.arena.ranges[name]], small[self.model.arena.ranges[name]], places, back)
+
     def _exchange(self, back: bool) -> None:
-        for name, places in self.places.items():
-            at = places.reshape(-1)
+        for name, places in self._places.items():
             for old, new in zip(arrays_of(self._large, name), arrays_of(self.model, name), strict=True):
-                if back:
-                    old.reshape(-1)[at] = new.reshape(-1)
-                else:
-                    new.reshape(-1)[:] = old.reshape(-1)[at]
+                _move(old, new, places, back)
+
+
+def _move(large: Array, small: Array, places: Array, back: bool) -> None:
+    """Copy the numbers at `places` into a small array, or back."""
+    if back:
+        large.reshape(-1)[places.reshape(-1)] = small.reshape(-1)
+    else:
+        small.reshape(-1)[:] = large.reshape(-1)[places.reshape(-1)]
 
 
 def _is_listed(layer: Layer, mask: Array) -> bool:

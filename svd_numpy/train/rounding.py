@@ -56,13 +56,7 @@ class Rounder(Pruner):
     def exchange(self, small: Pruner, copy: LivingCopy, back: bool) -> None:
         """See `Pruner.exchange`."""
         assert isinstance(small, Rounder)
-        for name, places in copy.places.items():
-            if name in self.arena.ranges:
-                large, of_copy = self._unrounded[self.arena.ranges[name]], small._unrounded[small.arena.ranges[name]]
-                if back:
-                    large[places.reshape(-1)] = of_copy
-                else:
-                    of_copy[:] = large[places.reshape(-1)]
+        copy.exchange(self._unrounded, small._unrounded, back)
 
     def holds(self, step: int) -> bool:
         """See `Pruner.holds`: no more than without rounding."""
@@ -86,13 +80,12 @@ class Rounder(Pruner):
             self._round()
 
     def _round(self) -> None:
-        for (name, bits), step in zip(self._bits.items(), self._steps, strict=True):
-            view, most = self.arena.views[name], step * largest_code(bits)
-            np.clip(view, -most, most, out=view)  # beyond, rounding would hide what they learn
         self._unrounded[:] = self.arena.params
-        for name, step in zip(self._bits, self._steps, strict=True):
-            view = self.arena.views[name]
-            view[...] = np.rint(view / step) * step
+        for (name, bits), step in zip(self._bits.items(), self._steps, strict=True):
+            here, most = self.arena.ranges[name], step * largest_code(bits)
+            unrounded = self._unrounded[here]
+            np.clip(unrounded, -most, most, out=unrounded)  # beyond, rounding would hide what they learn
+            self.arena.params[here] = np.rint(unrounded / step) * step
 
 
 def largest_code(bits: int) -> int:
