@@ -37,10 +37,14 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
     ``threads`` is already in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS); the batches are the trainer's
     own, slices of a permutation of each epoch.
     """
+    return train_steps(untrained_model(workload), workload, batch)
+
+
+def train_steps(model: Sequential, workload: Workload, batch: int) -> Step:
+    """Return a function that trains a network on the workload's images by one step and returns the loss."""
     images, labels = workload.images, workload.labels
     image_shape = TASKS[workload.arch].image_shape
     data = Dataset("workload", images, labels, images[:100], labels[:100], image_shape, 10, "")
-    model = untrained_model(workload)
     config = TrainConfig(epochs=10_000, batch_size=batch, lr=LEARNING_RATE, kl_schedule=((0.0, KL_WEIGHT),), seed=SEED)
     trainer = Trainer(model, data, config)
 

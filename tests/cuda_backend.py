@@ -190,6 +190,12 @@ def test_gates(shape: tuple[int, ...]) -> None:
     assert_close(test_kernels.gate(CUDA, shape), test_kernels.gate(PLAIN, shape))
 
 
+@pytest.mark.parametrize("shape", test_kernels.PULLED)
+def test_weight_pulls(shape: tuple[int, int]) -> None:
+    found = (test_kernels.weight_pulls(backend, shape) for backend in (CUDA, PLAIN, MAGNITUDES))
+    assert_within(*found, terms=2 * shape[1])
+
+
 def arena_of(prior: str, dtype: Any) -> Arena:
     """Weights of two priors, one group slower and in narrow bounds; ordinary numbers, some of them bounded."""
     rng = np.random.default_rng(0)

@@ -279,11 +279,32 @@ def test_a_masked_matrix_has_zeros(backend: Any) -> None:
 def gate(backend: Any, shape: tuple[int, ...]) -> tuple[Array, ...]:
     """Both operations of a gate on activations (B, ..., U), the second in place, as layers call it."""
     rng = np.random.default_rng(shape)
-    x, dy, z = inputs(backend, *(rng.standard_normal(s) for s in (shape, shape, (shape[0], shape[-1]))))
-    y, d_z = unwritten(backend, *shape), unwritten(backend, *z.shape)
+    x, dy, z = inputs(backend, *(rng.standard_normal(s) for s in (shape, shape, shape[-1])))
+    y, d_z = unwritten(backend, *shape), unwritten(backend, shape[0], shape[-1])
     backend.gate_forward(x, z, y)
     backend.gate_backward(x, z, dy, d_z, dy)
     return y, d_z, dy
+
+
+def weight_pulls(backend: Any, shape: tuple[int, int]) -> list[Array]:
+    """What a layer tells about its inputs: without noise, and with it."""
+    rng = np.random.default_rng(shape)
+    arrays = [rng.standard_normal(shape) for _ in range(4)]
+    arrays[2] = np.abs(arrays[2])  # so that magnitudes have the same log_sigma2
+    theta, d_theta, log_sigma2, d_sigma2 = inputs(backend, *arrays)
+    plain, noisy = unwritten(backend, shape[0]), unwritten(backend, shape[0])
+    backend.weight_pulls(theta, d_theta, None, None, plain)
+    backend.weight_pulls(theta, d_theta, log_sigma2, d_sigma2, noisy)
+    return [plain, noisy]
+
+
+PULLED = [(1, 1), (3, 64), (7, 65), (5, 300), (20, 129)]
+
+
+@pytest.mark.parametrize("shape", PULLED)
+def test_weight_pulls(shape: tuple[int, int], threads: int) -> None:
+    found = (weight_pulls(backend, shape) for backend in (FAST, PLAIN, MAGNITUDES))
+    assert_within(*found, terms=2 * shape[1])
 
 
 GATED = [(1, 1), (7, 33), (5, 3, 17), (3, 4, 5, 20), (2, 1, 9, 65)]
@@ -293,9 +314,8 @@ GATED = [(1, 1), (7, 33), (5, 3, 17), (3, 4, 5, 20), (2, 1, 9, 65)]
 def test_gates(shape: tuple[int, ...], threads: int) -> None:
     assert_close(gate(FAST, shape), gate(PLAIN, shape))
     rng = np.random.default_rng(shape)
-    x, dy, z = inputs(PLAIN, *(rng.standard_normal(s) for s in (shape, shape, (shape[0], shape[-1]))))
-    wide = np.broadcast_to(z.reshape(shape[0], *[1] * (len(shape) - 2), shape[-1]), shape)
-    expected = x * wide, (x * dy).sum(axis=tuple(range(1, len(shape) - 1))), dy * wide
+    x, dy, z = inputs(PLAIN, *(rng.standard_normal(s) for s in (shape, shape, shape[-1])))
+    expected = x * z, (x * dy).sum(axis=tuple(range(1, len(shape) - 1))), dy * z
     assert_close(gate(PLAIN, shape), expected)
 
 

@@ -385,8 +385,17 @@ class Backend(Protocol):
     def multiply(self, x: Array, factors: Array, y: Array) -> None:
         """y = x * factors, entry by entry; y may be x."""
 
+    def weight_pulls(
+        self, theta: Array, d_theta: Array, log_sigma2: Array | None, d_sigma2: Array | None, out: Array
+    ) -> None:
+        """out[i] = sum_o theta d_theta + 2 exp(log_sigma2) d_sigma2.  All (I, O), out (I,).
+
+        Of a dense layer and its data gradients that is sum_b x dx, without computing dx. Without noise, log_sigma2 and
+        d_sigma2 are None.
+        """
+
     def gate_forward(self, x: Array, z: Array, y: Array) -> None:
-        """y[b, p, u] = x[b, p, u] z[b, u] at all positions p.  x, y (B, ..., U); z (B, U)."""
+        """y[b, p, u] = x[b, p, u] z[u] at all positions p.  x, y (B, ..., U); z (U,)."""
 
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:
-        """d_z[b, u] = sum_p dy x;  dx = dy z at all positions; dx may be dy."""
+        """d_z[b, u] = sum_p dy x, each example's share of the gradient of z;  dx = dy z;  dx may be dy."""

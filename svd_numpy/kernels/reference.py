@@ -236,11 +236,16 @@ class ReferenceBackend(HostMemory):
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         np.multiply(x, factors, out=y)
 
+    def weight_pulls(  # noqa: D102
+        self, theta: Array, d_theta: Array, log_sigma2: Array | None, d_sigma2: Array | None, out: Array
+    ) -> None:
+        out[:] = (theta * d_theta).sum(axis=1)
+        if log_sigma2 is not None:
+            out += 2 * (np.exp(log_sigma2) * d_sigma2).sum(axis=1)
+
     def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
-        rows, units = z.shape
-        y[:] = (x.reshape(rows, -1, units) * z[:, None]).reshape(y.shape)
+        np.multiply(x, z, out=y)
 
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
-        rows, units = z.shape
-        d_z[:] = (x.reshape(rows, -1, units) * dy.reshape(rows, -1, units)).sum(axis=1)
+        d_z[:] = (x * dy).reshape(len(x), -1, len(z)).sum(axis=1)
         self.gate_forward(dy, z, dx)

@@ -4,7 +4,7 @@ Run it: `python -m svd_numpy.micro bayesian_compression`. Read `sparse_vd.py` fi
 its KL are used here.
 
 Each input of a layer, be it a pixel or a hidden unit, is multiplied by a random gate z ~ N(m, e^v), drawn anew
-for every example. The weights behind it are Gaussian, too. A gate that the data do not need drowns in its noise,
+for every batch. The weights behind it are Gaussian, too. A gate that the data do not need drowns in its noise,
 as a weight does in Sparse VD, and takes a whole row of the matrix with it: what is left is a smaller dense
 network. Below, in this order:
 
@@ -29,7 +29,7 @@ import numpy as np
 from svd_numpy.micro.sparse_vd import Array, Net, cross_entropy, kl_divergence, load_problem, zeros_like
 
 # A layer is {"theta": (I, O), "log_sigma2": (I, O), "bias": (O,), "m": (I,), "v": (I,)}.
-Noise = list[tuple[Array, Array]]  # for each layer, that of the gates (B, I) and of the outputs (B, O)
+Noise = list[tuple[Array, Array]]  # for each layer, that of the gates (I,) and of the outputs (B, O)
 
 THRESHOLD = 0.0  # on log_alpha of a gate: dead and live ones are far apart, so its place hardly matters
 MOST_SIGMA = 0.5  # of a weight; more only makes training noisy
@@ -38,14 +38,15 @@ GATE_SPEED = 20.0  # factor on the learning rate of m and v
 
 def draw_noise(net: Net, rows: int, rng: np.random.Generator) -> Noise:
     """Standard normals for one pass of so many examples."""
-    return [tuple(rng.standard_normal((rows, size)) for size in layer["theta"].shape) for layer in net]  # type: ignore[misc]
+    shapes = [layer["theta"].shape for layer in net]
+    return [(rng.standard_normal((n_in,)), rng.standard_normal((rows, n_out))) for n_in, n_out in shapes]
 
 
 def forward(net: Net, x: Array, noise: Noise) -> tuple[Array, list[tuple[Array, Array, Array]]]:
     """(1) Noisy logits (B, C) of inputs (B, I), and what `backward` needs of each layer."""
     tape = []
     for layer, (gate_noise, out_noise) in zip(net, noise, strict=True):
-        z = layer["m"] + np.exp(layer["v"] / 2) * gate_noise  #                (B, I)
+        z = layer["m"] + np.exp(layer["v"] / 2) * gate_noise  #                (I,)
         gated = x * z  #                                                       (B, I)
         std = np.sqrt(gated**2 @ np.exp(layer["log_sigma2"]))  #               (B, O)
         y = gated @ layer["theta"] + layer["bias"] + std * out_noise  #        (B, O)

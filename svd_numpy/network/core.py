@@ -31,6 +31,7 @@ from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.closed import close
 from svd_numpy.network.layers.activations import ReLU
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
+from svd_numpy.network.layers.gate import Gate
 from svd_numpy.network.layers.weighted import LocallySampled, Variational
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
@@ -238,10 +239,18 @@ class Network:
         Layers with a KL of their own add its gradients, times kl_scale.
         """
         d: Array | None = d_outputs
-        for layer in reversed(self._passes):
+        first, *others = self._passes
+        told = not want_dx and bool(others) and isinstance(first, Gate) and first.is_told(others[0], run)
+        for layer in reversed(others):
             assert d is not None
-            d = layer.backward(d, run, want_dx or layer is not self._passes[0])
+            d = layer.backward(d, run, not told or layer is not others[0])
             layer.add_kl_gradients(run.backend, kl_scale)
+        if isinstance(first, Gate) and told:
+            first.be_told(others[0], run)
+        else:
+            assert d is not None
+            d = first.backward(d, run, want_dx)
+        first.add_kl_gradients(run.backend, kl_scale)
         return d
 
     def first_states(self, sequences: int) -> dict[str, Array]:

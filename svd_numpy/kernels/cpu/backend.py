@@ -374,11 +374,18 @@ class NumbaBackend(HostMemory):
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._run(images.multiply, x.reshape(-1), factors.reshape(-1), y.reshape(-1))
 
+    def weight_pulls(  # noqa: D102
+        self, theta: Array, d_theta: Array, log_sigma2: Array | None, d_sigma2: Array | None, out: Array
+    ) -> None:
+        noisy = log_sigma2 is not None
+        variance = (log_sigma2, d_sigma2) if noisy else (theta, d_theta)
+        self._run(gates.weight_pulls, theta, d_theta, *variance, noisy, out)
+
     def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
-        self._run(gates.gate_forward, x.reshape(len(z), -1), z, y.reshape(len(z), -1))
+        self._run(gates.gate_forward, x.reshape(len(x), -1), z, y.reshape(len(x), -1))
 
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
-        x, dy, dx = (array.reshape(len(z), -1) for array in (x, dy, dx))
+        x, dy, dx = (array.reshape(len(x), -1) for array in (x, dy, dx))
         self._run(gates.gate_backward, x, z, dy, d_z, dx)
 
 

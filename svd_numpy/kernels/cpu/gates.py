@@ -6,7 +6,7 @@ from numba import prange
 
 from svd_numpy.kernels.cpu.images import times
 from svd_numpy.kernels.cpu.jit import kernel
-from svd_numpy.kernels.cpu.simd import ZERO, U, fma32, noise_row, wide_vectors
+from svd_numpy.kernels.cpu.simd import TWO, ZERO, U, exp32, fma32, noise_row, wide_vectors
 
 
 @kernel(parallel=True)
@@ -25,23 +25,63 @@ def _add_pulls(x, dy, d_z):
         d_z[u] = fma32(x[u], dy[u], d_z[u])
 
 
+@kernel()
+def _pulls(theta, d_theta, out):
+    wide_vectors()
+    for o in range(len(theta)):
+        out[o] = theta[o] * d_theta[o]
+
+
+@kernel()
+def _noisy_pulls(theta, d_theta, log_sigma2, d_sigma2, out):
+    wide_vectors()
+    for o in range(len(theta)):
+        out[o] = theta[o] * d_theta[o] + TWO * exp32(log_sigma2[o]) * d_sigma2[o]
+
+
+@kernel()
+def _total(terms):
+    """Sum of an array, which is lost: its second half is added to the first, again and again."""
+    wide_vectors()
+    n, total = len(terms), ZERO
+    while n > 8:
+        half = (n + 1) // 2
+        for o in range(n - half):
+            terms[o] += terms[half + o]
+        n = half
+    for o in range(n):
+        total += terms[o]
+    return total
+
+
+@kernel(parallel=True)
+def weight_pulls(threads, theta, d_theta, log_sigma2, d_sigma2, noisy, out, scratch):
+    """out = sum over the outputs of theta * d_theta and, if noisy, of 2 exp(log_sigma2) d_sigma2."""
+    for thread in prange(threads):
+        terms = scratch[thread, : theta.shape[1]]
+        for i in range(thread * len(out) // threads, (thread + 1) * len(out) // threads):
+            if noisy:
+                _noisy_pulls(theta[i], d_theta[i], log_sigma2[i], d_sigma2[i], terms)
+            else:
+                _pulls(theta[i], d_theta[i], terms)
+            out[i] = _total(terms)
+
+
 @kernel(parallel=True)
 def gate_forward(threads, x, z, y, scratch):
-    """y = x * z at all positions; x, y (B, P * U), z (B, U)."""
-    units = z.shape[1]
+    """y = x * z at all positions; x, y (B, P * U), z (U,)."""
     for thread in prange(threads):
-        for b in range(thread * len(z) // threads, (thread + 1) * len(z) // threads):
-            for begin in range(0, x.shape[1], units):
-                times(x[b, begin : begin + units], z[b], y[b, begin : begin + units])
+        for b in range(thread * len(x) // threads, (thread + 1) * len(x) // threads):
+            for begin in range(0, x.shape[1], len(z)):
+                times(x[b, begin : begin + len(z)], z, y[b, begin : begin + len(z)])
 
 
 @kernel(parallel=True)
 def gate_backward(threads, x, z, dy, d_z, dx, scratch):
-    """d_z = sum of x * dy over the positions; dx = dy * z."""
-    units = z.shape[1]
+    """d_z (B, U) = sum of x * dy over the positions; dx = dy * z."""
     for thread in prange(threads):
-        for b in range(thread * len(z) // threads, (thread + 1) * len(z) // threads):
+        for b in range(thread * len(x) // threads, (thread + 1) * len(x) // threads):
             d_z[b, :] = ZERO
-            for begin in range(0, x.shape[1], units):
-                _add_pulls(x[b, begin : begin + units], dy[b, begin : begin + units], d_z[b])
-                times(dy[b, begin : begin + units], z[b], dx[b, begin : begin + units])
+            for begin in range(0, x.shape[1], len(z)):
+                _add_pulls(x[b, begin : begin + len(z)], dy[b, begin : begin + len(z)], d_z[b])
+                times(dy[b, begin : begin + len(z)], z, dx[b, begin : begin + len(z)])

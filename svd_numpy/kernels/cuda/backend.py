@@ -387,13 +387,20 @@ class CudaBackend(CudaRecurrence):
     def multiply(self, x: Array, factors: Array, y: Array) -> None:  # noqa: D102
         self._each(elementwise.multiply, x.size, U(x.size), x, factors, y)
 
+    def weight_pulls(  # noqa: D102
+        self, theta: Array, d_theta: Array, log_sigma2: Array | None, d_sigma2: Array | None, out: Array
+    ) -> None:
+        noisy = log_sigma2 is not None
+        variance = (log_sigma2, d_sigma2) if noisy else (theta, d_theta)
+        self._each(elementwise.weight_pulls, len(theta), U(len(theta)), U(theta.shape[1]), U(noisy), theta, d_theta,
+                   *variance, out)  # fmt: skip
+
     def gate_forward(self, x: Array, z: Array, y: Array) -> None:  # noqa: D102
-        rows, units = z.shape
-        self._each(elementwise.gate_forward, x.size, U(x.size), U(x.size // rows), U(units), x, z, y)
+        self._each(elementwise.gate_forward, x.size, U(x.size), U(len(z)), x, z, y)
 
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
-        rows, units = z.shape
-        self._each(elementwise.gate_backward, z.size, U(z.size), U(x.size // rows), U(units), x, z, dy, d_z, dx)
+        size = x.size // len(x)
+        self._each(elementwise.gate_backward, d_z.size, U(d_z.size), U(size), U(len(z)), x, z, dy, d_z, dx)
 
     def _noise_of(self, key: NoiseKey) -> tuple[Any, ...]:
         """What kernels take to find a block of noise: five 32-bit words, the clock, and each run's seed."""

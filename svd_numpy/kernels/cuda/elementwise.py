@@ -27,7 +27,9 @@ thread reads, and outside the image it writes the mean, which is 0 here.
 
 from __future__ import annotations
 
-from svd_numpy.kernels.cuda.device import ZERO, F, I, U, cuda, kernel
+import math
+
+from svd_numpy.kernels.cuda.device import TWO, ZERO, F, I, U, cuda, kernel
 
 
 @kernel("XLTfFIuhF")
@@ -111,25 +113,37 @@ def multiply(count, x, factors, y):
         y[e] = x[e] * factors[e]
 
 
-@kernel("uuuFFF")
-def gate_forward(count, size, units, x, z, y):
-    """y = x * z[b, u] at all positions; one thread an entry. size : entries of an example."""
+@kernel("uuuFFFFF")
+def weight_pulls(count, outputs, noisy, theta, d_theta, log_sigma2, d_sigma2, out):
+    """out = sum over the outputs of theta d_theta and, if noisy, of 2 sigma^2 d_sigma2; one thread a row."""
+    for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
+        begin, total = U(i) * outputs, ZERO
+        for e in range(begin, begin + outputs):
+            total += theta[e] * d_theta[e]
+            if noisy:
+                total += TWO * F(math.exp(log_sigma2[e])) * d_sigma2[e]
+        out[U(i)] = total
+
+
+@kernel("uuFFF")
+def gate_forward(count, units, x, z, y):
+    """y = x * z[u] at all positions; one thread an entry."""
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
         e = U(i)
-        y[e] = x[e] * z[e // size * units + e % units]
+        y[e] = x[e] * z[e % units]
 
 
 @kernel("uuuFFFFF")
 def gate_backward(count, size, units, x, z, dy, d_z, dx):
-    """d_z = sum of x * dy over the positions, dx = dy * z; one thread an example and unit."""
+    """d_z = sum of x * dy over the positions, dx = dy * z; one thread an example and unit. size : of an example."""
     for i in range(U(cuda.grid(1)), count, U(cuda.gridsize(1))):
         e = U(i)
-        begin, total = e // units * size, ZERO
+        begin, factor, total = e // units * size, z[e % units], ZERO
         for p in range(e % units, size, units):
             at = begin + U(p)
             d = dy[at]
             total += x[at] * d
-            dx[at] = d * z[e]
+            dx[at] = d * factor
         d_z[e] = total
 
 

@@ -46,8 +46,6 @@ class Family:
         Its name in `FAMILIES`, and where its formulas come from.
     thresholds : mapping of score name -> float
         The scores by which units can be pruned, with the threshold of each; the first is the default.
-    per_example : bool
-        Whether factors are drawn for every example, or once for a batch.
     shared_noise : int
         How many numbers of noise a row has beside one for each unit.
     lr_factor : float
@@ -58,7 +56,6 @@ class Family:
     name: ClassVar[str]
     reference: ClassVar[str]
     thresholds: ClassVar[Mapping[str, float]]
-    per_example: ClassVar[bool] = True
     shared_noise: ClassVar[int] = 0
     lr_factor: ClassVar[float] = 10.0
 
@@ -79,7 +76,7 @@ class Family:
         raise NotImplementedError
 
     def kl_gradients(self, p: Numbers) -> dict[str, Array]:
-        """Gradients of `kl`."""
+        """Gradients of `kl`; here the parameters come in the dtype of the network, which is faster if it is float32."""
         raise NotImplementedError
 
     def test(self, p: Numbers) -> Array:

@@ -38,7 +38,7 @@ def _quadrature() -> tuple[Array, Array]:
 def _points(m: Array, v: Array, log_scale: Array) -> tuple[Array, Array]:
     """The u of every distribution at every node, and the sigma of each."""
     sigma = np.exp(v / 2)
-    return (m - log_scale)[:, None] + sigma[:, None] * _quadrature()[0], sigma
+    return (m - log_scale)[:, None] + sigma[:, None] * _quadrature()[0].astype(m.dtype), sigma
 
 
 def _kl(m: Array, v: Array, log_scale: Array) -> Array:
@@ -49,7 +49,7 @@ def _kl(m: Array, v: Array, log_scale: Array) -> Array:
 
 def _kl_gradients(m: Array, v: Array, log_scale: Array) -> tuple[Array, Array]:
     """Derivatives of `_kl` with respect to m and v; tanh u is 2 S(2u) - 1, and faster."""
-    nodes, weights = _quadrature()
+    nodes, weights = (numbers.astype(m.dtype) for numbers in _quadrature())
     u, sigma = _points(m, v, log_scale)
     slope = np.tanh(u)
     return slope @ weights, sigma / 2 * (slope @ (weights * nodes)) - 0.5
@@ -107,7 +107,7 @@ class HalfCauchy(Family):
 
     def _all(self, p: Numbers) -> tuple[Array, Array, Array]:
         """Means, log variances and logarithms of the priors' scales, of the units and, last, of the layer."""
-        log_scale = np.zeros(len(p["mean"]) + 1)
+        log_scale = np.zeros(len(p["mean"]) + 1, p["mean"].dtype)
         log_scale[-1] = math.log(self.scale)
         joined = (np.concatenate([p[name], p[f"layer_{name}"]]) for name in ("mean", "log_var"))
         return *joined, log_scale  # type: ignore[return-value]

@@ -40,7 +40,6 @@ class HardConcrete(Family):
     name: ClassVar[str] = "hard-concrete"
     reference: ClassVar[str] = "Louizos, Welling, Kingma 2018"
     thresholds: ClassVar[Mapping[str, float]] = {"closed": math.log(-HIGH / LOW)}
-    per_example: ClassVar[bool] = False
 
     penalty: float = 0.1
     size: float = 1.0

@@ -54,7 +54,7 @@ class _Cut:
     def __init__(self, p: Numbers) -> None:
         from scipy.special import ndtr
 
-        self.mu, self.log_std = p["mean"], p["log_std"]
+        self.mu, self.log_std = (p[own].astype(np.float64) for own in ("mean", "log_std"))
         self.sigma = np.exp(self.log_std)
         self.alpha, self.beta = (A - self.mu) / self.sigma, (B - self.mu) / self.sigma
         self.below, self.above = (
@@ -86,7 +86,6 @@ class TruncatedLogNormal(Family):
     name: ClassVar[str] = "truncated-log-normal"
     reference: ClassVar[str] = "Neklyudov, Molchanov, Ashukha, Vetrov 2017"
     thresholds: ClassVar[Mapping[str, float]] = {"snr": 0.0, "bmrs": -1.0, "bmrs-uniform": 0.0}
-    per_example: ClassVar[bool] = False
 
     def knobs(self) -> dict[str, Knob]:
         """See `Family.knobs`."""

@@ -103,6 +103,6 @@ class Factors:
         """See `Layer.add_kl_gradients`."""
         if kl_scale == 0:
             return
-        for own, gradient in self.family.kl_gradients(self.numbers()).items():
+        for own, gradient in self.family.kl_gradients(self.views).items():
             self.grads[own] += kl_scale * gradient
         backend.to_device(*self.grads.values())

@@ -11,15 +11,17 @@ from svd_numpy.kernels.backend import Array, Backend
 from svd_numpy.network.gates.family import Family
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
 from svd_numpy.network.layers.factors import Factors
+from svd_numpy.network.layers.weighted import Weighted
 from svd_numpy.network.params import ParamSpec
 
 
 class Gate(Layer):
     """y = x * z, with one random factor z for each unit of rows, or for each channel of images, at all positions.
 
-    In training and in `sample`, factors are drawn; their KL from the prior of the family is part of the loss. Otherwise
-    they are the family's test values, and 0 where a unit's score is above the threshold: such a unit is *closed*. All
-    weights that feed or read nothing but closed units count as pruned. `fold_gates` makes ordinary weights of them.
+    In training and in `sample`, factors are drawn, the same for all examples of a batch; their KL from the prior of the
+    family is part of the loss. Otherwise they are the family's test values, and 0 where a unit's score is above the
+    threshold: such a unit is *closed*. All weights that feed or read nothing but closed units count as pruned.
+    `fold_gates` makes ordinary weights of them.
 
     Parameters
     ----------
@@ -106,15 +108,13 @@ class Gate(Layer):
     def forward(self, x: Array, run: Pass) -> Array:
         """x (B, ..., num_features) -> y of the same shape, a new array."""
         run.backend.to_host(*self._factors.views.values())
-        z = self.memory.get("z", (len(x), self.num_features), x.dtype)
+        z = self.memory.get("z", (self.num_features,), x.dtype)
         if run.mode == "mean":
             self._tape, z[:] = None, self.factors()
         else:
-            key, rows = run.noise_key(self.index), len(x)
-            if not self.family.per_example:
-                key, rows = key._replace(first_sample=0), 1
-            noise = run.backend.noise(key, rows, self.num_features + self.family.shared_noise)
-            z[:], self._tape = self.family.sample(self._factors.numbers(), noise)
+            key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the factors
+            noise = run.backend.noise(key, 1, self.num_features + self.family.shared_noise)
+            (z[:],), self._tape = self.family.sample(self._factors.numbers(), noise)
         run.backend.to_device(z)
         y = self.memory.get("y", x.shape, x.dtype)
         run.backend.gate_forward(x, z, y)
@@ -123,15 +123,33 @@ class Gate(Layer):
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy -> dx, in place."""
-        d_z = self.memory.get("d_z", self._z.shape, dy.dtype)
+        d_z = self.memory.get("d_z", (len(dy), self.num_features), dy.dtype)
         run.backend.gate_backward(self._x, self._z, dy, d_z, dy)
         if self._tape is not None:
             run.backend.to_host(d_z)
-            if not self.family.per_example:  # one row of factors, for all examples
-                d_z = d_z.sum(axis=0, keepdims=True, dtype=np.float64)
-        self._factors.pull(self._tape, d_z)
-        run.backend.to_device(*self._factors.grads.values())
+        self._pull(d_z.sum(axis=0, dtype=np.float64), run)
         return dy
+
+    def is_told(self, reader: Any, run: Pass) -> bool:
+        """Whether the layer that reads this gate tells it what `backward` finds out, so that it needs no dy."""
+        return isinstance(reader, Weighted) and reader.tells_pulls and not run.keep
+
+    def be_told(self, reader: Any, run: Pass) -> None:
+        """Do what `backward` does for the parameters, from the gradients of the layer that reads this gate.
+
+        The factors are the same for all examples, so d_z = sum_b x dy, and that is sum_b y dy / z.
+        """
+        d_z = np.zeros(self.num_features)
+        if self._tape is not None:
+            pulls = reader.input_pulls(run)
+            run.backend.to_host(pulls)
+            np.divide(pulls, self._z, out=d_z, where=self._z != 0)  # of no family has a factor a slope where it is 0
+        self._pull(d_z, run)
+
+    def _pull(self, d_z: Array, run: Pass) -> None:
+        """Write the gradients of the parameters, given that of the factors."""
+        self._factors.pull(self._tape, d_z[None])
+        run.backend.to_device(*self._factors.grads.values())
 
     def kl(self, backend: Backend) -> float:
         """See `Layer.kl`."""

@@ -119,6 +119,23 @@ class Weighted(Layer):
         """The matrix of a layer without groups that does the same: theta (I, O) itself where there are none."""
         return theta
 
+    @property
+    def tells_pulls(self) -> bool:
+        """Whether `input_pulls` is the gradient of factors on the inputs: in a dense layer that reads rows."""
+        return self.window is None and self.living is None and len(self.in_shape) == 1
+
+    def input_pulls(self, run: Pass) -> Array:
+        """sum_b x dx of the last backward pass, (I,), which needs no dx: all of it is in the gradients of the weights.
+
+        Since y depends on x theta and x^2 sigma^2 alone, that is sum_o theta d_theta + 2 sigma^2 d_sigma2.
+        """
+        return self._pulls(run, None, None)
+
+    def _pulls(self, run: Pass, log_sigma2: Array | None, d_sigma2: Array | None) -> Array:
+        pulls = self.memory.get("pulls", (len(self.theta),), self.theta.dtype)
+        run.backend.weight_pulls(self._theta, self.d_theta, log_sigma2, d_sigma2, pulls)
+        return pulls
+
     def _dx(self, want_dx: bool) -> Array | None:
         return self.memory.get("dx", self._x.shape, self._x.dtype) if want_dx else None
 
@@ -214,6 +231,11 @@ class LocallySampled(Variational):
             self.d_theta, self.d_log_sigma2, self.d_bias, dx, self.memory, self.window, self.living,
         )  # fmt: skip
         return None if dx is None else self._shaped(dx, self.in_shape)
+
+    def input_pulls(self, run: Pass) -> Array:
+        """See `Weighted.input_pulls`."""
+        noisy = (self.log_sigma2, self.d_log_sigma2) if run.mode == "sample" else (None, None)
+        return self._pulls(run, *noisy)
 
     def stack_layer(self) -> StackLayer | None:
         """See `Layer.stack_layer`: it may, on a list of weights, with rows as inputs."""
