@@ -31,7 +31,6 @@ from svd_numpy.kernels.window import channels_last
 from svd_numpy.network.closed import close
 from svd_numpy.network.layers.activations import ReLU
 from svd_numpy.network.layers.base import Layer, Pass, public_shape
-from svd_numpy.network.layers.gate import Gate
 from svd_numpy.network.layers.weighted import LocallySampled, Variational
 from svd_numpy.network.objective import Likelihood, make_likelihood
 from svd_numpy.network.params import Arena, ParamSpec
@@ -240,13 +239,13 @@ class Network:
         """
         d: Array | None = d_outputs
         first, *others = self._passes
-        told = not want_dx and bool(others) and isinstance(first, Gate) and first.is_told(others[0], run)
+        spared = not want_dx and bool(others) and isinstance(first, Layer) and first.needs_no_dy(others[0], run)
         for layer in reversed(others):
             assert d is not None
-            d = layer.backward(d, run, not told or layer is not others[0])
+            d = layer.backward(d, run, not spared or layer is not others[0])
             layer.add_kl_gradients(run.backend, kl_scale)
-        if isinstance(first, Gate) and told:
-            first.be_told(others[0], run)
+        if isinstance(first, Layer) and spared:
+            first.backward_from(others[0], run)
         else:
             assert d is not None
             d = first.backward(d, run, want_dx)

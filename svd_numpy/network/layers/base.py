@@ -163,6 +163,13 @@ class Layer:
         """Write the data gradients of the parameters; return d(loss)/dx if wanted. May overwrite dy."""
         raise NotImplementedError
 
+    def needs_no_dy(self, reader: Any, run: Pass) -> bool:
+        """Whether `backward_from` can take the place of `backward`, if nobody wants dx; reader : the next layer."""
+        return False
+
+    def backward_from(self, reader: Any, run: Pass) -> None:
+        """Write the gradients of the parameters, given those that the next layer has written; see `needs_no_dy`."""
+
     def stack_layer(self) -> StackLayer | None:
         """Describe what it does, if that may be a part of a `Stack` with its neighbours."""
         return None

@@ -130,15 +130,12 @@ class Gate(Layer):
         self._pull(d_z.sum(axis=0, dtype=np.float64), run)
         return dy
 
-    def is_told(self, reader: Any, run: Pass) -> bool:
-        """Whether the layer that reads this gate tells it what `backward` finds out, so that it needs no dy."""
+    def needs_no_dy(self, reader: Any, run: Pass) -> bool:
+        """See `Layer.needs_no_dy`."""
         return isinstance(reader, Weighted) and reader.tells_pulls and not run.keep
 
-    def be_told(self, reader: Any, run: Pass) -> None:
-        """Do what `backward` does for the parameters, from the gradients of the layer that reads this gate.
-
-        The factors are the same for all examples, so d_z = sum_b x dy, and that is sum_b y dy / z.
-        """
+    def backward_from(self, reader: Any, run: Pass) -> None:
+        """See `Layer.backward_from`: d_z = sum_b x dy is sum_b y dy / z, since all examples share the factors."""
         d_z = np.zeros(self.num_features)
         if self._tape is not None:
             pulls = reader.input_pulls(run)
