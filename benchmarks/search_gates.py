@@ -104,6 +104,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         "* closed above: score of a gate past which its unit is closed",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
         "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on",
+        "* for each example: factors drawn anew for every example, as before 2026-11-29; since then, once for a batch",
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
         f"| {' | '.join(_HEAD)} |",
