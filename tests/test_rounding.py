@@ -111,13 +111,14 @@ def test_a_small_copy_is_rounded_as_the_network_would_be(backend: str) -> None:
         np.testing.assert_array_equal(*(model.parameters[f"{name}.bias"] for model in ends))
 
 
+@pytest.mark.parametrize("noise", [{}, {"finetune_kl": 0.3}])
 @pytest.mark.parametrize("remove_above", [None, 0.5])
 @pytest.mark.parametrize("step", [13, 4 * STEPS_PER_EPOCH, 21, 25, 28])
 def test_a_stopped_run_resumes_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, remove_above: float | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, remove_above: float | None, noise: dict[str, float]
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    config, whole = make_config(finetune_bits=4, remove_above=remove_above, remove_from=1), make_net()
+    config, whole = make_config(finetune_bits=4, remove_above=remove_above, remove_from=1, **noise), make_net()
     history = svd.fit(whole, make_data(), config, progress=False)
     original = Trainer.step
 

@@ -130,6 +130,38 @@ def test_fine_tuning_moves_the_survivors_and_nothing_else() -> None:
     assert moved > 20
 
 
+def test_fine_tuning_with_noise_keeps_the_posterior_of_the_survivors() -> None:
+    log_alphas = {}
+    for weight in (0.0, 30.0):
+        model, data = make_net(), make_data()
+        config = make_config(epochs=30, kl_schedule=((0, 1),), finetune_epochs=10, finetune_kl=weight)
+        records = svd.fit(model, data, config, progress=False)
+        assert [record["kl_weight"] for record in records[30:]] == [weight] * 10
+        alive = {name: mask.astype(bool) for name, mask in model.arena.mask_views.items() if name.endswith("theta")}
+        assert 0 < sum(mask.sum() for mask in alive.values()) < 120
+        for layer in model.variational_layers:
+            own = alive[f"{layer.name}.theta"]
+            assert not layer.theta[~own].any() and (layer.log_sigma2[~own] == -20).all()
+            assert (layer.log_sigma2[own] > -20).all()
+        samples = model.sample(data.x_test[:5], 3)
+        assert np.ptp(samples, axis=0).min() > 0
+        log_alphas[weight] = np.concatenate(
+            [log_alpha(of.theta, of.log_sigma2)[alive[f"{of.name}.theta"]] for of in model.variational_layers]
+        )
+    assert np.median(log_alphas[30.0]) > np.median(log_alphas[0.0]) + 1
+
+
+def test_the_schedule_of_fine_tuning_with_noise_is_that_of_fine_tuning_and_its_kl() -> None:
+    trainer = Trainer(make_net(), make_data(), make_config(finetune_kl=0.3, kl_weight=2.0))
+    assert trainer.schedule(20) == (0.005, 0.3, True)
+    assert trainer.settings(20).kl_scale == pytest.approx(0.6 / 110)
+    assert [trainer.pass_of(trainer.model.backend, step, trainer.settings(step), 0).mode for step in (19, 20)] == [
+        "sample", "sample",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"finetune_kl: got 0\.3 with finetune_epochs=0"):
+        make_config(finetune_epochs=0, finetune_kl=0.3)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_train_mask_takes_dead_weights_out_of_the_mean(backend: str) -> None:
     """With the mask a weight above the threshold gets no gradient through the mean; without it, it does."""

@@ -146,7 +146,7 @@ def _training(found: Mapping[str, Any], command: str, changed: Mapping[str, Any]
         f"* Data: {found['n_train']:,} training images of {found['dataset']}; the test images decided nothing",
         f"* Recipe: `{found['recipe']}` of svd_numpy, KL weight {found['kl_weight']:g}, seed {found['seed']}",
         f"* {found['epochs']} epochs in {found['seconds']:.0f} seconds on backend `{found['backend']}`"
-        + (", the last ones without noise, on the weights that were left" if found["finetuned"] else ""),
+        + (", the last ones on the weights that were left" if found["finetuned"] else ""),
     ]
     if found["init_from"]:
         lines.append("* It started from given weights, which the run does not hold; the command needs `--init-from`")

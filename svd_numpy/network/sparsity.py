@@ -81,16 +81,15 @@ def sparsify(model: Sequential, threshold: float = 3.0) -> Sequential:
     return copy
 
 
-def freeze(model: Sequential, threshold: float) -> None:
-    """Prune in place, for good: set pruned weights to 0 and hold them there, and all log_sigma2 to their lower bound.
+def freeze(model: Sequential, threshold: float, noise: bool = False) -> None:
+    """Prune in place, for good: set pruned weights to 0 and hold them there, without noise; gates are held as they are.
 
-    Gates are held as they are.
-
-    Masked fine-tuning starts here: from now on the network is an ordinary sparse one.
+    Masked fine-tuning starts here. Unless the others keep their `noise`, all log_sigma2 go to their lower bound, too:
+    from now on the network is an ordinary sparse one.
     """
     for name, alive in model.alive(threshold).items():
         model.arena.hold(f"{name}.theta", alive)
-    for layer in model.variational_layers:
+    for layer in () if noise else model.variational_layers:
         layer.log_sigma2[...] = LOG_SIGMA2_MIN
     for name in (f"{layer.name}.{own}" for layer in model.layers for own in layer.fixed):
         model.arena.mask_views[name][:] = 0

@@ -28,17 +28,21 @@ class TrainConfig:
     kl_schedule : knots (epoch, weight)
         Weight of the KL term; 1 is the evidence lower bound.
     kl_weight : float
-        Factor on the whole `kl_schedule`: a larger one makes sparser networks.
+        Factor on the whole `kl_schedule`, and on `finetune_kl`: a larger one makes sparser networks.
     beta1, beta2, epsilon : float
         Adam's other settings.
     train_mask : bool
         Leave weights above the threshold out of the mean even while training (the authors' `train_clip`).
     finetune_epochs : int
-        Epochs of masked fine-tuning at the end: only the surviving weights, without noise and without KL.
+        Epochs of masked fine-tuning at the end: only the surviving weights, without noise and without KL
+        (but see `finetune_kl`).
     finetune_lr : float
         Initial learning rate of the fine-tuning; it falls to 0 linearly.
     finetune_threshold : float
         Weights whose log_alpha is above it are removed before the fine-tuning.
+    finetune_kl : float, optional
+        Fine-tune with noise, and with this weight of the KL: the noise keeps survivors from overfitting, and they keep
+        their posterior. None: neither noise nor KL.
     finetune_bits : int, or mapping of array name to int, optional
         Fine-tune with weights and biases rounded to multiples of a power of two, which `pack` finds: 2 to 24 bits, sign
         included, for every array, or for those that a mapping names ("dense1.theta").
@@ -87,6 +91,7 @@ class TrainConfig:
     finetune_epochs: int = 0
     finetune_lr: float = 1e-3
     finetune_threshold: float = 3.0
+    finetune_kl: float | None = None
     finetune_bits: int | Mapping[str, int] | None = None
     remove_above: float | None = None
     remove_from: int = 0
@@ -114,6 +119,7 @@ class TrainConfig:
             "finetune_epochs": check_count("finetune_epochs", self.finetune_epochs, low=0),
             "finetune_lr": check_number("finetune_lr", self.finetune_lr, low=0, high=10),
             "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
+            "finetune_kl": None if self.finetune_kl is None else check_number("finetune_kl", self.finetune_kl, 0, 1000),
             "finetune_bits": check_all_bits("finetune_bits", self.finetune_bits),
             "remove_above": None if self.remove_above is None else check_threshold("remove_above", self.remove_above),
             "remove_from": check_count("remove_from", self.remove_from, low=0),
@@ -137,10 +143,9 @@ class TrainConfig:
                 f"patience: got {self.patience}, but kl_schedule changes until epoch {self.watched_from:g}, so none of "
                 f"{self.total_epochs} epochs is watched; let it end earlier, or leave patience out"
             )
-        if self.finetune_bits is not None and not self.finetune_epochs:
-            raise SvdValueError(
-                f"finetune_bits: got {self.finetune_bits} with finetune_epochs=0; expected finetune_epochs >= 1"
-            )
+        for name in ("finetune_kl", "finetune_bits"):
+            if (value := getattr(self, name)) is not None and not self.finetune_epochs:
+                raise SvdValueError(f"{name}: got {value} with finetune_epochs=0; expected finetune_epochs >= 1")
         if self.pruning is not None:
             for name, none in (("finetune_epochs", 0), ("remove_above", None), ("patience", 0)):
                 if (value := getattr(self, name)) != none:

@@ -139,7 +139,7 @@ class Trainer:
         config, at = self.config, step / self.steps_per_epoch
         if self.finetunes(step):
             left = (config.total_epochs - at) / max(1, config.finetune_epochs)
-            return Schedule(config.finetune_lr * left, 0.0, True)
+            return Schedule(config.finetune_lr * left, config.finetune_kl or 0.0, True)
         return Schedule(config.lr * at_epoch(config.lr_schedule, at), at_epoch(config.kl_schedule, at), False)
 
     def settings(self, step: int) -> StepSettings:
@@ -157,7 +157,7 @@ class Trainer:
 
     def prune(self) -> None:
         """Prune for good and reset Adam, as is needed before the first step of fine-tuning."""
-        freeze(self.model, self.config.finetune_threshold)
+        freeze(self.model, self.config.finetune_threshold, noise=self.config.finetune_kl is not None)
         self.model.arena.reset_moments()
 
     @property
@@ -203,7 +203,7 @@ class Trainer:
         self, backend: Backend, step: int, settings: StepSettings, noise: int, first_sample: int = 0
     ) -> Pass:  # fmt: skip
         """Make the pass of a step through the network, for the part of the batch that begins with this example."""
-        mode: Mode = "mean" if self.finetunes(step) else "sample"
+        mode: Mode = "mean" if self.finetunes(step) and self.config.finetune_kl is None else "sample"
         keep, seed = settings.keep, self.model.seed
         return Pass(backend, mode, keep, seed, noise, first_sample, training=True, learn=True, carried=self.carried)
 
