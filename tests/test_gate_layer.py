@@ -137,11 +137,16 @@ def test_noise_is_a_function_of_the_pass(family: str) -> None:
     np.testing.assert_allclose(means, np.broadcast_to(gate.factors(), (6, 6)), rtol=1e-6)  # type: ignore[attr-defined]
 
 
-def test_the_kl_of_a_model_is_that_of_weights_and_gates() -> None:
-    model = scatter(dense_net())
-    gates = [layer for layer in model.layers if isinstance(layer, svd.Gate)]
-    weights = svd.kl_divergence(model.parameters["dense1.theta"], model.parameters["dense1.log_sigma2"], "normal")
-    assert model.kl() == pytest.approx(weights.sum(dtype=float) + sum(gate.kl(model.backend) for gate in gates))
+@pytest.mark.parametrize("family", NAMES)
+def test_the_kl_of_a_model_is_that_of_weights_and_gates(family: str) -> None:
+    model = scatter(dense_net(family))
+    total = svd.kl_divergence(
+        model.parameters["dense1.theta"], model.parameters["dense1.log_sigma2"], "normal"
+    ).sum(dtype=float)
+    for gate in (layer for layer in model.layers if isinstance(layer, svd.Gate)):
+        numbers = {own: model.parameters[f"{gate.name}.{own}"].astype(float) for own in gate.family.knobs()}
+        total += gate.family.kl(numbers)
+    assert model.kl() == pytest.approx(total, rel=1e-5)
 
 
 # --- Closed units ---

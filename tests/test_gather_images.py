@@ -120,6 +120,14 @@ def test_moves_are_drawn_as_asked_for() -> None:
     assert not mirrored[:, :2].any() and mirrored[:, 2].any()
 
 
+def test_fine_tuning_sees_the_images_as_they_are_if_asked_to() -> None:
+    moving, still = (
+        trainer(shift=2, mirror=True, epochs=2, finetune_epochs=1, finetune_moves=moves) for moves in (True, False)
+    )
+    for step in range(9):  # three in an epoch
+        np.testing.assert_array_equal(moves_at(still, step), moves_at(moving, step) * (step < 6))
+
+
 def test_moves_are_a_function_of_seed_epoch_and_step() -> None:
     one, other, third = trainer(shift=2), trainer(shift=2), trainer(shift=2, seed=1)
     first = moves_at(one, 0)

@@ -33,7 +33,9 @@ class ParamSpec:
         Initial value, broadcast to `shape`.
     log_sigma2 : array, optional
         Initial log variance. If given, every number has a Gaussian posterior, and a second array of the same shape,
-        `<layer>.log_sigma2`, comes with it.
+        `<layer>.<spread>`, comes with it.
+    spread : str
+        What that array is called.
     prior : str, optional
         Prior of numbers with a posterior; default: the model's.
     low, high : float, optional
@@ -47,6 +49,7 @@ class ParamSpec:
     shape: tuple[int, ...]
     start: Array
     log_sigma2: Array | None = None
+    spread: str = "log_sigma2"
     prior: str | None = None
     low: float | None = None
     high: float | None = None
@@ -60,11 +63,8 @@ class ParamSpec:
     @property
     def names(self) -> list[str]:
         """Names of its arrays in `Sequential.parameters`."""
-        return (
-            [self.name]
-            if self.log_sigma2 is None
-            else [self.name, f"{self.name[: self.name.rfind('.') + 1]}log_sigma2"]
-        )
+        second = f"{self.name[: self.name.rfind('.') + 1]}{self.spread}"
+        return [self.name] if self.log_sigma2 is None else [self.name, second]
 
 
 class Arena:

@@ -124,6 +124,9 @@ class Batches:
         if self.moves is None:
             return None
         shift, drawn = self._config.shift, self.moves[self.rows(step)]
+        if not self._config.finetune_moves and step >= self._config.epochs * self.per_epoch:
+            drawn[:] = 0
+            return drawn
         rng = np.random.default_rng([self._config.seed, step // self.per_epoch, step, _MOVES])
         drawn[:, :2] = rng.integers(-shift, shift, (len(drawn), 2), np.int32, endpoint=True)
         drawn[:, 2] = rng.integers(0, 2 if self._config.mirror else 1, len(drawn), np.int32)

@@ -40,6 +40,9 @@ class TrainConfig:
         Initial learning rate of the fine-tuning; it falls to 0 linearly.
     finetune_threshold : float
         Weights whose log_alpha is above it are removed before the fine-tuning.
+    finetune_moves : bool
+        Whether images are shifted and mirrored in the fine-tuning, too. Networks of few weights may win without: they
+        learn the images as they are at last.
     finetune_kl : float, optional
         Fine-tune with noise, and with this weight of the KL: the noise keeps survivors from overfitting, and they keep
         their posterior. None: neither noise nor KL.
@@ -91,6 +94,7 @@ class TrainConfig:
     finetune_epochs: int = 0
     finetune_lr: float = 1e-3
     finetune_threshold: float = 3.0
+    finetune_moves: bool = True
     finetune_kl: float | None = None
     finetune_bits: int | Mapping[str, int] | None = None
     remove_above: float | None = None
@@ -119,6 +123,7 @@ class TrainConfig:
             "finetune_epochs": check_count("finetune_epochs", self.finetune_epochs, low=0),
             "finetune_lr": check_number("finetune_lr", self.finetune_lr, low=0, high=10),
             "finetune_threshold": check_threshold("finetune_threshold", self.finetune_threshold),
+            "finetune_moves": check_flag("finetune_moves", self.finetune_moves),
             "finetune_kl": None if self.finetune_kl is None else check_number("finetune_kl", self.finetune_kl, 0, 1000),
             "finetune_bits": check_all_bits("finetune_bits", self.finetune_bits),
             "remove_above": None if self.remove_above is None else check_threshold("remove_above", self.remove_above),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_number
+from svd_numpy.kernels.priors import get_prior
 
 Array = NDArray[Any]
 Numbers = Mapping[str, Array]  # parameters by name, in float64: (U,), or (1,) if they are shared
@@ -25,7 +26,8 @@ class Knob(NamedTuple):
     Attributes
     ----------
     start, low, high : float
-        Initial value and bounds; every function of a family is finite within them.
+        Initial value and bounds; every function of a family is finite within them. A mean of a family with a `prior` is
+        free, as that of a weight is.
     shared : bool
         Whether the whole layer has one number, instead of one for each unit.
     """
@@ -46,6 +48,10 @@ class Family:
         Its name in `FAMILIES`, and where its formulas come from.
     thresholds : mapping of score name -> float
         The scores by which units can be pruned, with the threshold of each; the first is the default.
+    prior : str
+        If given, factors are Gaussians N(mean, exp(log_var)), with these two parameters, and this prior, a name in
+        `svd_numpy.kernels.priors.PRIORS`: unless the family has a `kl` of its own, its KL is that of a weight, and the
+        pass over all parameters takes care of it.
     shared_noise : int
         How many numbers of noise a row has beside one for each unit.
     lr_factor : float
@@ -56,6 +62,7 @@ class Family:
     name: ClassVar[str]
     reference: ClassVar[str]
     thresholds: ClassVar[Mapping[str, float]]
+    prior: ClassVar[str] = ""
     shared_noise: ClassVar[int] = 0
     lr_factor: ClassVar[float] = 10.0
 
@@ -73,11 +80,11 @@ class Family:
 
     def kl(self, p: Numbers) -> float:
         """KL of all gates of a layer, in nats."""
-        raise NotImplementedError
+        return float(get_prior(self.prior).kl(p["mean"], p["log_var"]).sum())
 
     def kl_gradients(self, p: Numbers) -> dict[str, Array]:
         """Gradients of `kl`; here the parameters come in the dtype of the network, which is faster if it is float32."""
-        raise NotImplementedError
+        return dict(zip(("mean", "log_var"), get_prior(self.prior).gradients(p["mean"], p["log_var"]), strict=True))
 
     def test(self, p: Numbers) -> Array:
         """The factors (U,) of the network that is tested: E z, or what stands for it."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from svd_numpy.kernels.priors import get_prior, log_alpha
+from svd_numpy.kernels.priors import log_alpha
 from svd_numpy.network.gates.family import Array, Family, Knob, Numbers, add_family, column_sums
 
 
@@ -42,14 +42,6 @@ class NormalJeffreys(Family):
         """See `Family.pull`."""
         of_noise = column_sums(d_z, tape)
         return {"mean": d_z.sum(axis=0), "log_var": np.exp(p["log_var"] / 2) / 2 * of_noise}
-
-    def kl(self, p: Numbers) -> float:
-        """See `Family.kl`."""
-        return float(get_prior(self.prior).kl(p["mean"], p["log_var"]).sum())
-
-    def kl_gradients(self, p: Numbers) -> dict[str, Array]:
-        """See `Family.kl_gradients`."""
-        return dict(zip(("mean", "log_var"), get_prior(self.prior).gradients(p["mean"], p["log_var"]), strict=True))
 
     def test(self, p: Numbers) -> Array:
         """See `Family.test`: E z = mean."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from svd_numpy.checks import check_choice, check_number
 from svd_numpy.kernels.backend import Array, Backend
-from svd_numpy.network.gates import make_family
+from svd_numpy.network.gates import Family, make_family
 from svd_numpy.network.params import ParamSpec
 
 
@@ -51,11 +51,22 @@ class Factors:
         factor = self.family.lr_factor if lr_factor is None else lr_factor
         self.lr_factor = check_number("lr_factor", factor, low=0, high=1e3)
         self._own = self.family.knobs()
+        # Whether the arena holds their posterior, so that the pass over all parameters adds the KL.
+        self.in_arena = bool(self.family.prior) and type(self.family).kl is Family.kl
         self.knobs = {prefix + own: knob for own, knob in self._own.items()}
         self.views, self.grads = dict[str, Array](), dict[str, Array]()
 
     def specs(self, layer: str) -> list[ParamSpec]:
         """What the layer of this name asks for in `Layer.build`."""
+        if self.in_arena:
+            mean, log_var = self.knobs.values()
+            _, spread = self.knobs
+            return [
+                ParamSpec(
+                    f"{layer}.{self._prefix}mean", (self.size,), np.full(1, mean.start), np.full(1, log_var.start), spread,
+                    self.family.prior, log_var.low, log_var.high, self.lr_factor,
+                )
+            ]  # fmt: skip
         return [
             ParamSpec(
                 f"{layer}.{own}", (1 if knob.shared else self.size,), np.full(1, knob.start),
@@ -89,19 +100,30 @@ class Factors:
         """Variances (size,) of the factors, 0 for closed units, in float64."""
         return np.where(self.closed(), 0.0, self.family.variance(self.numbers()))
 
+    def sample(self, noise: Array, keep: float) -> tuple[Array, Any]:
+        """Draw factors (rows, size), and what `pull` needs; `keep` masks means as it does those of weights."""
+        numbers = self.numbers()
+        if keep and self.in_arena:
+            kept = numbers["mean"] ** 2 >= keep * np.exp(numbers["log_var"])
+            numbers["mean"] = np.where(kept, numbers["mean"], 0.0)
+        return self.family.sample(numbers, noise)
+
     def pull(self, tape: Any, d_z: Array) -> None:
         """Write the gradients of the parameters, given those of the factors (rows, size); without a tape they are 0."""
-        pulls = {} if tape is None else self.family.pull(self.numbers(), tape, d_z)
+        numbers = self.numbers()
+        pulls = {} if tape is None else self.family.pull(numbers, tape, d_z)
+        if self.in_arena and pulls:  # the arena takes the gradient of a variance
+            pulls["log_var"] = pulls["log_var"] * np.exp(-numbers["log_var"])
         for own, grad in self.grads.items():
             grad[:] = pulls.get(own, 0)
 
     def kl(self) -> float:
-        """KL from the prior of the family, in nats."""
-        return self.family.kl(self.numbers())
+        """KL from the prior of the family, in nats, unless the arena holds the posterior."""
+        return 0.0 if self.in_arena else self.family.kl(self.numbers())
 
     def add_kl_gradients(self, backend: Backend, kl_scale: float) -> None:
         """See `Layer.add_kl_gradients`."""
-        if kl_scale == 0:
+        if kl_scale == 0 or self.in_arena:
             return
         for own, gradient in self.family.kl_gradients(self.views).items():
             self.grads[own] += kl_scale * gradient

@@ -114,7 +114,7 @@ class Gate(Layer):
         else:
             key = run.noise_key(self.index)._replace(first_sample=0)  # all parts of a large batch share the factors
             noise = run.backend.noise(key, 1, self.num_features + self.family.shared_noise)
-            (z[:],), self._tape = self.family.sample(self._factors.numbers(), noise)
+            (z[:],), self._tape = self._factors.sample(noise, run.keep)
         run.backend.to_device(z)
         y = self.memory.get("y", x.shape, x.dtype)
         run.backend.gate_forward(x, z, y)

@@ -151,7 +151,7 @@ class SampledWeights(Variational):
         for at, (z, (axis, part)) in enumerate(self._grouped() if run.mode == "sample" else ()):
             key = run.noise_key(self.index)._replace(first_sample=len(w) + at)  # behind the rows of the weights
             noise = run.backend.noise(key, 1, z.size + z.family.shared_noise)
-            drawn, self._tapes[at] = z.family.sample(z.numbers(), noise)
+            drawn, self._tapes[at] = z.sample(noise, run.keep)
             (rows, columns)[axis][part] = drawn[0]
         self._z, self._unscaled = (rows.astype(w.dtype), columns.astype(w.dtype)), parts
         found = []
