@@ -58,8 +58,11 @@ BASES = {
 }
 NOISE = {"finetune_kl": 0.1}
 WAYS: dict[str, dict[str, Any]] = {
-    "moved": {}, "still": {"finetune_moves": False}, "moved, noise": NOISE, "still, noise": NOISE | {"finetune_moves": False},
-}  # fmt: skip
+    "moved": {},
+    "still": {"finetune_moves": False},
+    "moved, noise": NOISE,
+    "still, noise": NOISE | {"finetune_moves": False},
+}
 
 
 def trained(name: str, folder: Path) -> Path:
@@ -87,8 +90,8 @@ def measure(name: str, run: Path, compression: float, way: str) -> dict[str, Any
     assert data.x_valid is not None
     assert data.y_valid is not None
     config = svd.TrainConfig(
-        epochs=0, finetune_epochs=2 * base.epochs if "noise" in way else base.epochs, shift=base.changes.get("shift", 1),
-        remove_above=50, finetune_threshold=threshold_for(model, compression), **WAYS[way],
+        epochs=0, finetune_epochs=2 * base.epochs if "noise" in way else base.epochs, remove_above=50,
+        shift=base.changes.get("shift", 1), finetune_threshold=threshold_for(model, compression), **WAYS[way],
     )  # fmt: skip
     last = svd.fit(model, data, config, progress=False)[-1]
     return {
@@ -106,7 +109,7 @@ def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
         *(f"* Command: {command}" for command in commands),
         "* One run of each network, seed 0; the standard error of an error is about 0.3 points for fashion-mnist and "
         "0.1 for mnist, that of the difference between two ways less.",
-        f"* *moved*: images shifted in the fine-tuning as before; *still*: as they are; *noise*: {NOISE}, twice as long.",
+        f"* *moved*: images shifted in the fine-tuning, too; *still*: as they are; *noise*: {NOISE}, twice as long.",
         "",
         f"| {' | '.join(_HEAD)} |",
         "|---" * len(_HEAD) + "|",

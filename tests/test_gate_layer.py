@@ -140,9 +140,9 @@ def test_noise_is_a_function_of_the_pass(family: str) -> None:
 @pytest.mark.parametrize("family", NAMES)
 def test_the_kl_of_a_model_is_that_of_weights_and_gates(family: str) -> None:
     model = scatter(dense_net(family))
-    total = svd.kl_divergence(
-        model.parameters["dense1.theta"], model.parameters["dense1.log_sigma2"], "normal"
-    ).sum(dtype=float)
+    total = svd.kl_divergence(model.parameters["dense1.theta"], model.parameters["dense1.log_sigma2"], "normal").sum(
+        dtype=float
+    )
     for gate in (layer for layer in model.layers if isinstance(layer, svd.Gate)):
         numbers = {own: model.parameters[f"{gate.name}.{own}"].astype(float) for own in gate.family.knobs()}
         total += gate.family.kl(numbers)
