@@ -60,9 +60,12 @@ class Factors:
         """What the layer of this name asks for in `Layer.build`."""
         if self.in_arena:
             (name, mean), (spread, log_var) = self.knobs.items()
-            starts = np.full(1, mean.start), np.full(1, log_var.start)
-            posterior = spread, self.family.prior, log_var.low, log_var.high
-            return [ParamSpec(f"{layer}.{name}", (self.size,), *starts, *posterior, self.lr_factor)]
+            return [
+                ParamSpec(
+                    f"{layer}.{name}", (self.size,), np.full(1, mean.start), np.full(1, log_var.start), spread,
+                    self.family.prior, log_var.low, log_var.high, self.lr_factor,
+                )
+            ]  # fmt: skip
         return [
             ParamSpec(
                 f"{layer}.{own}", (1 if knob.shared else self.size,), np.full(1, knob.start),
