@@ -298,7 +298,7 @@ def weight_pulls(backend: Any, shape: tuple[int, int]) -> list[Array]:
     return [plain, noisy]
 
 
-PULLED = [(1, 1), (3, 64), (7, 65), (5, 300), (20, 129)]
+PULLED = [(1, 1), (3, 64), (7, 65), (5, 300), (20, 129), (2, 2500)]
 
 
 @pytest.mark.parametrize("shape", PULLED)

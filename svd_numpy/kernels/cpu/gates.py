@@ -8,6 +8,8 @@ from svd_numpy.kernels.cpu.images import times
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.simd import TWO, ZERO, U, exp32, fma32, noise_row, wide_vectors
 
+_BLOCK = 1024
+
 
 @kernel(parallel=True)
 def noise_rows(threads, key, out, scratch):
@@ -58,13 +60,16 @@ def _total(terms):
 def weight_pulls(threads, theta, d_theta, log_sigma2, d_sigma2, noisy, out, scratch):
     """out = sum over the outputs of theta * d_theta and, if noisy, of 2 exp(log_sigma2) d_sigma2."""
     for thread in prange(threads):
-        terms = scratch[thread, : theta.shape[1]]
         for i in range(thread * len(out) // threads, (thread + 1) * len(out) // threads):
-            if noisy:
-                _noisy_pulls(theta[i], d_theta[i], log_sigma2[i], d_sigma2[i], terms)
-            else:
-                _pulls(theta[i], d_theta[i], terms)
-            out[i] = _total(terms)
+            out[i] = ZERO
+            for begin in range(0, theta.shape[1], _BLOCK):
+                some = slice(begin, min(begin + _BLOCK, theta.shape[1]))
+                terms = scratch[thread, : some.stop - begin]
+                if noisy:
+                    _noisy_pulls(theta[i, some], d_theta[i, some], log_sigma2[i, some], d_sigma2[i, some], terms)
+                else:
+                    _pulls(theta[i, some], d_theta[i, some], terms)
+                out[i] += _total(terms)
 
 
 @kernel(parallel=True)

@@ -121,8 +121,13 @@ class Weighted(Layer):
 
     @property
     def tells_pulls(self) -> bool:
-        """Whether `input_pulls` is the gradient of factors on the inputs: in a dense layer that reads rows."""
-        return self.window is None and self.living is None and len(self.in_shape) == 1
+        """Whether `input_pulls` is true: in a dense layer, not on a list of weights, that reads rows as is done here."""
+        return self.window is None and self.living is None and len(self.in_shape) == 1 and self.is_as_written
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether both passes are those of this file, rather than a subclass's own."""
+        return type(self).forward.__module__ == type(self).backward.__module__ == __name__
 
     def input_pulls(self, run: Pass) -> Array:
         """sum_b x dx of the last backward pass, (I,), which needs no dx: all of it is in the gradients of the weights.
@@ -239,8 +244,8 @@ class LocallySampled(Variational):
 
     def stack_layer(self) -> StackLayer | None:
         """See `Layer.stack_layer`: it may, on a list of weights, with rows as inputs."""
-        as_written = type(self).forward is LocallySampled.forward and type(self).backward is LocallySampled.backward
-        if self.living is None or self.window is not None or len(self.out_shape) > 1 or not as_written:
+        fits = self.window is None and len(self.out_shape) == 1 and self.is_as_written
+        if self.living is None or not fits:
             return None
         return StackLayer(
             self.index, self.living, self.relu, self.theta, self.log_sigma2, self.bias, self.d_theta,
