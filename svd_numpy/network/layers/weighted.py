@@ -121,7 +121,7 @@ class Weighted(Layer):
 
     @property
     def tells_pulls(self) -> bool:
-        """Whether `input_pulls` is true: in a dense layer that reads rows, not on a list of weights, as written here."""
+        """Whether `input_pulls` holds: in a dense layer that reads rows, with all its weights, as written here."""
         return self.window is None and self.living is None and len(self.in_shape) == 1 and self.is_as_written
 
     @property
