@@ -34,8 +34,6 @@ class ParamSpec:
     log_sigma2 : array, optional
         Initial log variance. If given, every number has a Gaussian posterior, and a second array of the same shape,
         `<layer>.<spread>`, comes with it.
-    spread : str
-        What that array is called.
     prior : str, optional
         Prior of numbers with a posterior; default: the model's.
     low, high : float, optional
@@ -43,17 +41,19 @@ class ParamSpec:
         `LOG_SIGMA2_MIN`, `LOG_SIGMA2_MAX`).
     lr_factor : float
         Factor on the learning rate.
+    spread : str
+        What the array of log variances is called.
     """
 
     name: str
     shape: tuple[int, ...]
     start: Array
     log_sigma2: Array | None = None
-    spread: str = "log_sigma2"
     prior: str | None = None
     low: float | None = None
     high: float | None = None
     lr_factor: float = 1.0
+    spread: str = "log_sigma2"
 
     @property
     def size(self) -> int:

@@ -62,8 +62,8 @@ class Factors:
             (name, mean), (spread, log_var) = self.knobs.items()
             return [
                 ParamSpec(
-                    f"{layer}.{name}", (self.size,), np.full(1, mean.start), np.full(1, log_var.start), spread,
-                    self.family.prior, log_var.low, log_var.high, self.lr_factor,
+                    f"{layer}.{name}", (self.size,), np.full(1, mean.start), np.full(1, log_var.start),
+                    self.family.prior, log_var.low, log_var.high, self.lr_factor, spread,
                 )
             ]  # fmt: skip
         return [
