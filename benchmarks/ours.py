@@ -40,11 +40,16 @@ def build_ours(workload: Workload, batch: int, threads: int) -> Step:
     return train_steps(untrained_model(workload), workload, batch)
 
 
+def dataset_of(workload: Workload, count: int | None = None) -> Dataset:
+    """Return the first images of a workload (default: all) as training data; some of them are test images, too."""
+    images, labels = workload.images[:count], workload.labels[:count]
+    image_shape = TASKS[workload.arch].image_shape
+    return Dataset("workload", images, labels, images[:100], labels[:100], image_shape, 10, "")
+
+
 def train_steps(model: Sequential, workload: Workload, batch: int) -> Step:
     """Return a function that trains a network on the workload's images by one step and returns the loss."""
-    images, labels = workload.images, workload.labels
-    image_shape = TASKS[workload.arch].image_shape
-    data = Dataset("workload", images, labels, images[:100], labels[:100], image_shape, 10, "")
+    data = dataset_of(workload)
     config = TrainConfig(epochs=10_000, batch_size=batch, lr=LEARNING_RATE, kl_schedule=((0.0, KL_WEIGHT),), seed=SEED)
     trainer = Trainer(model, data, config)
 
@@ -60,9 +65,7 @@ def untrained_model(workload: Workload) -> Sequential:
     """Build the network of a workload, with initial weights."""
     if workload.arch == "lenet-300-100":
         return _lenet_300_100()
-    images, labels = workload.images[:100], workload.labels[:100]
-    data = Dataset("workload", images, labels, images, labels, TASKS[workload.arch].image_shape, 10, "")
-    return _convolutional(workload.arch, data)
+    return _convolutional(workload.arch, dataset_of(workload, 100))
 
 
 def _lenet_300_100() -> Sequential:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from machine import added, command_line, describe, one_line
+from results import LIGHT, Variant
 
 import svd_numpy as svd
 from svd_numpy.experiments.series import begun
@@ -29,32 +29,26 @@ from svd_numpy.kernels.priors import log_alpha
 from svd_numpy.sparse.storage.quantisation import error_of
 
 OUT = Path(__file__).parent / "results" / "search-finetuning"
-_LIGHT = ((5.0, 0.0), (70.0, 1.0), (115.0, 1.6))
 _HEAD = ("network", "data", "trained", "compression", "fine-tuned", "training error %", "error %", "compression then")
 
 
 @dataclass(frozen=True)
 class Base:
-    """A network to be fine-tuned: arguments of `train_mnist`, and what differs from its recipe."""
+    """A network to be fine-tuned: how `train_mnist` makes it, and how often and how long."""
 
+    variant: Variant = field(default_factory=Variant)
     arch: str = "lenet-300-100"
     dataset: str = "mnist"
     held_out: int = 10_000
-    changes: Mapping[str, Any] = field(default_factory=dict)
     compressions: tuple[float, ...] = (60, 80, 100)
     epochs: int = 20
-
-    @property
-    def words(self) -> str:
-        """What differs from the recipe."""
-        return ", ".join(f"{name}={value}" for name, value in self.changes.items()) or "as the recipe says"
 
 
 BASES = {
     "lenet-300-100": Base(compressions=(106,)),
-    "lenet-5": Base("lenet-5", held_out=5_000, compressions=(350,), epochs=30),
-    "fashion": Base(dataset="fashion-mnist", changes={"kl_schedule": _LIGHT}),
-    "fashion-unshifted": Base(dataset="fashion-mnist", changes={"shift": 0}),
+    "lenet-5": Base(arch="lenet-5", held_out=5_000, compressions=(350,), epochs=30),
+    "fashion": Base(Variant(changes={"kl_schedule": LIGHT}), dataset="fashion-mnist"),
+    "fashion-unshifted": Base(Variant(changes={"shift": 0}), dataset="fashion-mnist"),
 }
 NOISE = {"finetune_kl": 0.1}
 WAYS: dict[str, dict[str, Any]] = {
@@ -71,7 +65,7 @@ def trained(name: str, folder: Path) -> Path:
     if not (run / "result.json").exists():
         svd.train_mnist(
             arch=base.arch, dataset=base.dataset, held_out=base.held_out / 60_000, seed=0, run_dir=run,
-            changes={"finetune_epochs": 0, **base.changes}, resume=begun(run), progress=False,
+            changes={"finetune_epochs": 0, **base.variant.changes}, resume=begun(run), progress=False,
         )  # fmt: skip
     return run
 
@@ -83,15 +77,14 @@ def threshold_for(model: svd.Sequential, compression: float) -> float:
     return float(np.sort(values)[round(values.size / compression) - 1])
 
 
-def measure(name: str, run: Path, compression: float, way: str) -> dict[str, Any]:
+def measure(name: str, run: Path, data: svd.Dataset, compression: float, way: str) -> dict[str, Any]:
     """Fine-tune one network in one way."""
     base, model = BASES[name], svd.Sequential.load(run / "model.safetensors")
-    data = svd.load(base.dataset).split(base.held_out)
     assert data.x_valid is not None
     assert data.y_valid is not None
     config = svd.TrainConfig(
         epochs=0, finetune_epochs=2 * base.epochs if "noise" in way else base.epochs, remove_above=50,
-        shift=base.changes.get("shift", 1), finetune_threshold=threshold_for(model, compression), **WAYS[way],
+        shift=base.variant.changes.get("shift", 1), finetune_threshold=threshold_for(model, compression), **WAYS[way],
     )  # fmt: skip
     last = svd.fit(model, data, config, progress=False)[-1]
     return {
@@ -117,8 +110,8 @@ def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     for row in rows:
         base = BASES[row["name"]]
         cells = [
-            base.arch, base.dataset, base.words, f"{row['compression']:g}x", row["way"], f"{100 * row['train']:.2f}",
-            f"{100 * row['error']:.2f}", f"{row['then']:.1f}x",
+            base.arch, base.dataset, base.variant.difference() or "as the recipe says", f"{row['compression']:g}x",
+            row["way"], f"{100 * row['train']:.2f}", f"{100 * row['error']:.2f}", f"{row['then']:.1f}x",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
@@ -134,9 +127,9 @@ def main() -> None:
     options = parser.parse_args()
     new = dict[str, Any]()
     for name in options.networks:
-        run = trained(name, options.folder)
+        run, data = trained(name, options.folder), svd.load(BASES[name].dataset).split(BASES[name].held_out)
         for compression, way in product(options.compression or BASES[name].compressions, options.ways):
-            new[f"{name} {compression:g} {way}"] = row = measure(name, run, compression, way)
+            new[f"{name} {compression:g} {way}"] = row = measure(name, run, data, compression, way)
             print(row, flush=True)
     path = OUT.with_suffix(".json")
     commands, rows = added(path, "rows", new, command_line())

@@ -20,11 +20,10 @@ from typing import Any
 import isa
 from harness import HERE, Candidate, time_candidates
 from machine import one_line
-from ours import train_steps
+from ours import dataset_of, train_steps
 from step import facts_of, write
 from workload import SEED, TASKS, Step, Workload
 
-from svd_numpy.data import Dataset
 from svd_numpy.experiments import architectures
 from svd_numpy.experiments.methods import DEFAULT, METHODS
 from svd_numpy.experiments.recipes import get_recipe
@@ -35,10 +34,10 @@ COLUMNS = ("network", "threads", "method", "ms", f"times {DEFAULT}")
 
 
 def _build(name: str, workload: Workload, batch: int, threads: int) -> Step:
-    images, labels, method = workload.images[:100], workload.labels[:100], METHODS[name]
-    data = Dataset("workload", images, labels, images, labels, TASKS[workload.arch].image_shape, 10, "")
+    method = METHODS[name]
     plan = method.adapt(get_recipe(workload.arch, "default"))
-    return train_steps(architectures.build(data, plan, SEED, "numba", method.kind), workload, batch)
+    model = architectures.build(dataset_of(workload, 100), plan, SEED, "numba", method.kind)
+    return train_steps(model, workload, batch)
 
 
 for _name in NAMES:  # the harness finds builders by their names

@@ -119,6 +119,23 @@ def test_a_gate_on_the_inputs_needs_no_gradient_of_its_outputs(
         np.testing.assert_allclose(told[name], expected, rtol=1e-5, atol=atol, err_msg=name)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_mask_while_training_is_the_same_for_factors_and_their_gradients(backend: str) -> None:
+    gate, keep = svd.Gate(4, "normal-jeffreys"), float(np.exp(-3.0))
+    model = svd.Sequential(gate, svd.Dense(4, 3), input_shape=(4,), backend=backend)
+    model.parameters["gate1.mean"][...] = [1, 0.1, -1, 0.1]  # log alpha: 0 and 4.6
+    model.parameters["gate1.log_var"][...] = 0
+    x, run = np.ones((5, 4), model.dtype), Pass(model.backend, keep=keep, step=1)
+    noise = run.backend.noise(run.noise_key(0)._replace(first_sample=0), 1, 4)[0]
+    y = gate.forward(x, run)
+    np.testing.assert_allclose(y, np.tile(np.array([1, 0, -1, 0]) + noise, (5, 1)), rtol=1e-6)
+    model.forward(x, run)
+    model.backward(np.ones((5, 3), model.dtype), run)
+    model.backend.finish_gradients(model.arena, 0.0, keep)
+    assert (model.arena.grad_views["gate1.mean"] != 0).tolist() == [True, False, True, False]
+    assert model.arena.grad_views["gate1.log_var"].all()
+
+
 @pytest.mark.parametrize("family", NAMES)
 def test_noise_is_a_function_of_the_pass(family: str) -> None:
     model, x = dense_net(family), np.ones((6, 6), np.float32)

@@ -109,10 +109,12 @@ class Factors:
 
     def pull(self, tape: Any, d_z: Array) -> None:
         """Write the gradients of the parameters, given those of the factors (rows, size); without a tape they are 0."""
-        numbers = self.numbers()
-        pulls = {} if tape is None else self.family.pull(numbers, tape, d_z)
-        if self.in_arena and pulls:  # the arena takes the gradient of a variance
-            pulls["log_var"] = pulls["log_var"] * np.exp(-numbers["log_var"])
+        pulls = dict[str, Array]()
+        if tape is not None:
+            numbers = self.numbers()
+            pulls = self.family.pull(numbers, tape, d_z)
+            if self.in_arena:  # it takes the gradient of a variance
+                pulls["log_var"] = pulls["log_var"] * np.exp(-numbers["log_var"])
         for own, grad in self.grads.items():
             grad[:] = pulls.get(own, 0)
 

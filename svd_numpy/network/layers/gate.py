@@ -123,11 +123,12 @@ class Gate(Layer):
 
     def backward(self, dy: Array, run: Pass, want_dx: bool) -> Array | None:
         """dy -> dx, in place."""
-        d_z = self.memory.get("d_z", (len(dy), self.num_features), dy.dtype)
-        run.backend.gate_backward(self._x, self._z, dy, d_z, dy)
+        shares, d_z = self.memory.get("d_z", (len(dy), self.num_features), dy.dtype), np.zeros(self.num_features)
+        run.backend.gate_backward(self._x, self._z, dy, shares, dy)
         if self._tape is not None:
-            run.backend.to_host(d_z)
-        self._pull(d_z.sum(axis=0, dtype=np.float64), run)
+            run.backend.to_host(shares)
+            shares.sum(axis=0, dtype=np.float64, out=d_z)
+        self._pull(d_z, run)
         return dy
 
     def needs_no_dy(self, reader: Any, run: Pass) -> bool:
