@@ -1,29 +1,37 @@
 """A second cut: finished LeNet-5 runs, pruned further in the order of their log alpha, and fine-tuned again.
 
-    python benchmarks/second_cut.py runs/results/lenet-5-mnist-default-seed? --compression 350
+    python benchmarks/second_cut.py runs/results/lenet-5-mnist-default-seed? --compression 350 --still
 
 Nothing in time. A run of recipe `default` was cut and fine-tuned once; its `log_alpha.npz` still orders the weights by
 what the noise made of them. Each network loses those with the largest log alpha until it is as small as asked for, and
-the rest is fine-tuned as before, its images shifted by up to a pixel. The test set is measured once, after the last
-epoch. Goes on where it was stopped, in `runs/second-cut`; writes `results/second-cut.md` and `.json`.
+the rest is fine-tuned as before, its images shifted by up to a pixel, or, with `--still`, as they are. The test set is
+measured once, after the last epoch. Goes on where it was stopped, in `runs/second-cut`; adds to
+`results/second-cut.md` and `.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import command_line, describe, one_line
+from machine import added, command_line, describe, one_line
 
 from svd_numpy import Sequential, TrainConfig, fit, load, measure_sparsity
 from svd_numpy.experiments.run_files import load_log_alphas
 from svd_numpy.experiments.series import mean_sd
 from svd_numpy.files import checkpoint
+from svd_numpy.files.atomic import write_atomic
 
 ROOT, OUT = Path("runs/second-cut"), Path(__file__).parent / "results" / "second-cut"
+_SETTING = ("target", "images", "epochs")  # what the groups of the table differ in
+_HEAD = (
+    *("compression", "images", "epochs"), "run", "before: test error %", "compression", "after: test error %",
+    "test NLL", "sparsity per layer %", "live units",
+)  # fmt: skip
 
 
 def cut(model: Sequential, log_alphas: dict[str, Any], compression: float) -> None:
@@ -36,23 +44,65 @@ def cut(model: Sequential, log_alphas: dict[str, Any], compression: float) -> No
         layer.theta[log_alphas[layer.name].reshape(layer.theta.shape) > threshold] = 0
 
 
-def run_one(run: Path, compression: float, epochs: int) -> dict[str, Any]:
+def run_one(run: Path, compression: float, epochs: int, moves: bool) -> dict[str, Any]:
     """Cut and fine-tune one network; returns its figures before and after."""
     before = json.loads((run / "result.json").read_text())
     data, model = load("mnist"), Sequential.load(run / "model.safetensors")
     cut(model, load_log_alphas(run / "log_alpha.npz")[0], compression)
-    folder = ROOT / f"{run.name}-{compression:g}"
-    config = TrainConfig(epochs=0, finetune_epochs=epochs, shift=1, seed=before["seed"])
+    images = "moved" if moves else "still"
+    folder = ROOT / f"{run.name}-{compression:g}-{images}-{epochs}"
+    # A bound of the removal that no weight passes: all it does here is that steps compute on what is left.
+    config = TrainConfig(
+        epochs=0, finetune_epochs=epochs, shift=1, finetune_moves=moves, seed=before["seed"], remove_above=50
+    )
     resume = checkpoint.latest(folder / "checkpoints") is not None
     last = fit(model, data, config, run_dir=folder, resume=resume)[-1]
     report = measure_sparsity(model)
     return {
-        "run": run.name,
+        "run": run.name, "target": compression, "images": images, "epochs": epochs,
         "before": {key: before[key] for key in ("test_error", "test_nll", "compression")},
         **{key: last[key] for key in ("test_error", "test_nll", "compression", "seconds")},
         "live": [live for live, _ in report.live.values()],
         "layer_sparsity": report.by_layer,
-    }
+    }  # fmt: skip
+
+
+def lines_of(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of one setting: its runs, and their mean."""
+    start = [f"{rows[0]['target']:g}x", rows[0]["images"], str(rows[0]["epochs"])]
+    lines = [
+        [
+            *start, row["run"], f"{100 * row['before']['test_error']:.2f}", f"{row['before']['compression']:.1f}",
+            f"{100 * row['test_error']:.2f}", f"{row['test_nll']:.4f}",
+            " - ".join(f"{100 * share:.1f}" for share in row["layer_sparsity"].values()),
+            " - ".join(map(str, row["live"])),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    error, before = ([100 * of["test_error"] for of in each] for each in (rows, [row["before"] for row in rows]))
+    mean = [mean_sd(before, 2), mean_sd([row["before"]["compression"] for row in rows], 1), mean_sd(error, 2)]
+    lines.append([*start, "mean", *mean, mean_sd([row["test_nll"] for row in rows], 4), "", ""])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = [
+        "# LeNet-5, cut a second time",
+        "",
+        f"* Machine: {one_line(describe())}",
+        *(f"* Command: {command}" for command in commands),
+        "* Runs of recipe `default` (`lenet-5.md`; those of 2026-11-21 removed nothing while training), pruned further "
+        "in the order of their log alpha, then fine-tuned.",
+        "* *moved*: images of the fine-tuning shifted by up to a pixel; *still*: as they are.",
+        "* All 60,000 training and 10,000 test images; the test set was measured once, after the last epoch.",
+        "",
+        f"| {' | '.join(_HEAD)} |",
+        "|---" * len(_HEAD) + "|",
+    ]
+    for _, group in groupby(rows, key=lambda row: [row[name] for name in _SETTING]):
+        lines += lines_of(list(group))
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -60,39 +110,20 @@ def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--compression", type=float, default=350)
+    parser.add_argument("--compression", nargs="+", type=float, default=[350])
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--still", action="store_true", help="fine-tune on images as they are")
     options = parser.parse_args()
-    rows = [run_one(run, options.compression, options.epochs) for run in options.runs]
-    lines = [
-        f"| {row['run']} | {100 * row['before']['test_error']:.2f} | {row['before']['compression']:.1f} "
-        f"| {100 * row['test_error']:.2f} | {row['test_nll']:.4f} | {row['compression']:.1f} "
-        f"| {' - '.join(f'{100 * share:.1f}' for share in row['layer_sparsity'].values())} "
-        f"| {' - '.join(map(str, row['live']))} |"
-        for row in rows
-    ]
-    error, before = ([100 * of["test_error"] for of in each] for each in (rows, [row["before"] for row in rows]))
-    mean = [mean_sd(before, 2), mean_sd([row["before"]["compression"] for row in rows], 1), mean_sd(error, 2)]
-    mean += [mean_sd([row["test_nll"] for row in rows], 4), mean_sd([row["compression"] for row in rows], 1)]
-    text = [
-        "# LeNet-5, cut a second time",
-        "",
-        f"* Machine: {one_line(describe())}",
-        f"* Command: {command_line()}",
-        "* Runs of recipe `default` (`lenet-5.md`), pruned further in the order of their log alpha, then "
-        f"{options.epochs} epochs of fine-tuning.",
-        "* All 60,000 training and 10,000 test images; the test set was measured once, after the last epoch.",
-        "",
-        "| run | before: test error % | compression | after: test error % | test NLL | compression "
-        "| sparsity per layer % | live units |",
-        "|---|---|---|---|---|---|---|---|",
-        *lines,
-        f"| mean | {' | '.join(mean)} | | |",
-        "",
-    ]
-    OUT.with_suffix(".md").write_text("\n".join(text))
-    OUT.with_suffix(".json").write_text(json.dumps({"machine": describe(), "runs": rows}, indent=1))
-    print("\n".join(text))
+    path, new = OUT.with_suffix(".json"), dict[str, Any]()
+    for compression, run in product(options.compression, options.runs):
+        row = run_one(run, compression, options.epochs, not options.still)
+        new[" ".join(str(row[name]) for name in (*_SETTING, "run"))] = row
+    commands, rows = added(path, "rows", new, command_line())
+    ordered = sorted(rows.values(), key=lambda row: [*(row[name] for name in _SETTING), row["run"]])
+    text = page(commands, ordered)
+    write_atomic(path, json.dumps({"commands": commands, "rows": rows}, indent=1).encode())
+    write_atomic(OUT.with_suffix(".md"), text.encode())
+    print(text)
 
 
 if __name__ == "__main__":
