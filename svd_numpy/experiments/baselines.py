@@ -21,8 +21,8 @@ L2 = 1e-4  # without it, weights of pixels that are always dark keep their initi
 ROUNDS = (0.5, 0.75, 0.87, 0.92, 0.95, 0.97, 0.985)
 SHARING = 0.03  # tau, ten times theirs
 FIRST_ROUND, LAST_ROUND = 0.3, 0.9  # shares of the epochs
-# Of each layer. lenet-300-100: about as many weights are left as in Guo et al. 2016, table 2 (5,000 held-out images, one
-# seed: 57.6 times fewer, 1.68 % error). lenet-5: not yet searched.
+# Of each layer. lenet-300-100: about as many weights are left as in Guo et al. 2016, table 2 (on 5,000 held-out images,
+# one seed: 57.6 times fewer, 1.68 % error). lenet-5: not yet searched.
 SURGERY_C = {"lenet-300-100": (6.5, 5.0, 2.5), "lenet-5": (1.0, 3.0, 5.0, 2.0)}
 
 

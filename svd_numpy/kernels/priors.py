@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_numpy.checks import SvdTypeError, SvdValueError
+from svd_numpy.kernels.exact_kl import exact_slope, exact_value
 
 Array = NDArray[Any]
 
@@ -33,9 +34,6 @@ LOG_SIGMA2_MIN, LOG_SIGMA2_MAX = -20, 10  # bounds of every posterior's log vari
 
 # Molchanov et al. 2017, eq. 14: the sigmoid fit of the log-uniform KL.
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
-
-# K(rho) -> log(rho) + (Euler's gamma + log 2) / 2 for the exact log-uniform KL.
-_EXACT_OFFSET = (np.euler_gamma + math.log(2.0)) / 2.0
 
 
 @dataclass(frozen=True)
@@ -177,50 +175,6 @@ def _log_uniform_slope(rho: Array) -> Array:
     return 1.0 / (1.0 + rho * rho) + (2.0 * K1 * K3) * t_over_rho2 / (1.0 + t) / (1.0 + t)
 
 
-# --- Log-uniform, exact: K = 2 int_0^x D(u) du with x = rho / sqrt 2 and D the Dawson function ---
-
-_SWITCH = 6.0  # above this x the asymptotic series is exact to float64
-
-
-@cache
-def _quadrature() -> tuple[tuple[float, float], ...]:
-    """Gauss-Legendre nodes and weights on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(40)
-    return tuple(zip(((nodes + 1.0) / 2.0).tolist(), (weights / 2.0).tolist(), strict=True))
-
-
-def _exact_value(rho: Array) -> Array:
-    from scipy.special import dawsn
-
-    x = rho.astype(np.float64) / math.sqrt(2.0)
-    near = np.minimum(x, _SWITCH)
-    integral = np.zeros_like(near)
-    for node, weight in _quadrature():  # one node at a time: no (size, 40) temporary
-        integral += weight * dawsn(near * node)
-    far = np.maximum(x, _SWITCH)
-    series = _EXACT_OFFSET + np.log(math.sqrt(2.0) * far) - _series_tail(0.5 / far / far)
-    result: Array = np.where(x < _SWITCH, 2.0 * near * integral, series).astype(rho.dtype)
-    return result
-
-
-def _series_tail(inverse_s: Array, terms: int = 20) -> Array:
-    """Sum of ``(2k - 1)!! / (2k) s^-k`` with ``s = rho^2``, by Horner's rule."""
-    total = np.zeros_like(inverse_s)
-    for k in range(terms, 0, -1):
-        double_factorial = math.prod(range(1, 2 * k, 2))
-        total = (total + double_factorial / (2.0 * k)) * inverse_s
-    return total
-
-
-def _exact_slope(rho: Array) -> Array:
-    from scipy.special import dawsn
-
-    x = rho.astype(np.float64) / math.sqrt(2.0)
-    divisor = np.where(x > 0.0, x, 1.0)
-    slope: Array = np.where(x > 0.0, dawsn(x) / divisor, 1.0).astype(rho.dtype)
-    return slope
-
-
 _RATIOS = (
     RatioPrior(
         "log_uniform",
@@ -231,8 +185,8 @@ _RATIOS = (
     RatioPrior(
         "log_uniform_exact",
         "the integral that Molchanov et al. 2017 fit, in terms of the Dawson function",
-        _exact_value,
-        _exact_slope,
+        exact_value,
+        exact_slope,
     ),
     RatioPrior("ard", "Kharitonov, Molchanov, Vetrov 2018", _ard_value, _ard_slope),
 )
