@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from machine import added, command_line, describe, one_line
 from results import LIGHT, Variant
+from second_cut import threshold_for
 
 import svd_numpy as svd
 from svd_numpy.experiments.series import begun
@@ -70,21 +71,16 @@ def trained(name: str, folder: Path) -> Path:
     return run
 
 
-def threshold_for(model: svd.Sequential, compression: float) -> float:
-    """The log alpha above which weights must go for a compression."""
-    found = [log_alpha(layer.theta, layer.log_sigma2).ravel() for layer in model.variational_layers]
-    values = np.concatenate(found)
-    return float(np.sort(values)[round(values.size / compression) - 1])
-
-
 def measure(name: str, run: Path, data: svd.Dataset, compression: float, way: str) -> dict[str, Any]:
     """Fine-tune one network in one way."""
     base, model = BASES[name], svd.Sequential.load(run / "model.safetensors")
     assert data.x_valid is not None
     assert data.y_valid is not None
+    found = [log_alpha(layer.theta, layer.log_sigma2).ravel() for layer in model.variational_layers]
+    threshold = threshold_for(np.concatenate(found), compression)
     config = svd.TrainConfig(
         epochs=0, finetune_epochs=2 * base.epochs if "noise" in way else base.epochs, remove_above=50,
-        shift=base.variant.changes.get("shift", 1), finetune_threshold=threshold_for(model, compression), **WAYS[way],
+        shift=base.variant.changes.get("shift", 1), finetune_threshold=threshold, **WAYS[way],
     )  # fmt: skip
     last = svd.fit(model, data, config, progress=False)[-1]
     return {

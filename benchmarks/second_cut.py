@@ -34,12 +34,17 @@ _HEAD = (
 )  # fmt: skip
 
 
+def threshold_for(log_alphas: Any, compression: float) -> float:
+    """The log alpha above which weights must go, so that all weights / weights kept is at least the compression."""
+    return float(np.sort(log_alphas)[int(log_alphas.size / compression) - 1])
+
+
 def cut(model: Sequential, log_alphas: dict[str, Any], compression: float) -> None:
     """Set theta to 0 where log alpha is largest, until all weights / weights kept = compression."""
     order = np.concatenate([log_alphas[layer.name].ravel() for layer in model.variational_layers])
     theta = np.concatenate([layer.theta.ravel() for layer in model.variational_layers])
     order[theta == 0] = np.inf
-    threshold = np.sort(order)[int(order.size / compression) - 1]
+    threshold = threshold_for(order, compression)
     for layer in model.variational_layers:
         layer.theta[log_alphas[layer.name].reshape(layer.theta.shape) > threshold] = 0
 
