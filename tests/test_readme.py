@@ -234,6 +234,13 @@ def test_tables_are_those_that_the_scripts_wrote(page: str) -> None:
         assert [row for row in rows if row not in lines] == [], "rows that no file in benchmarks/results holds"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_means_and_their_spread_stand_in_a_table_that_the_page_links_to(page: str) -> None:
+    linked = set(re.findall(r"benchmarks/results/([\w-]+\.md)\)", text_of[page]))
+    written = "\n".join((RESULTS / name).read_text(encoding="utf-8") for name in linked)
+    assert [shown for shown in re.findall(r"\d+\.\d+ ± \d+\.\d+", text_of[page]) if shown not in written] == []
+
+
 def test_the_first_sentence_says_what_svd_means() -> None:
     first = text_of["README.md"].split("\n\n")[1]
     assert "Sparse Variational Dropout" in first and "never the singular value decomposition" in first
