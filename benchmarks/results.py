@@ -60,8 +60,12 @@ _BEFORE_SHIFTS = {"shift": 0, "kl_schedule": LIGHT, "finetune_threshold": 1.3}
 # Its fine-tuning was chosen in results/search-finetuning.md, on held-out images; its threshold, for 60 times fewer
 # weights, by the compression of a first run with all images.
 _STILL = {"kl_schedule": LIGHT, "finetune_threshold": 1.5, "finetune_moves": False}
+# The smallest change found that makes the authors' script better than their table at 110 times fewer weights: images
+# shifted by a pixel, and a cut at the end. Both were chosen on held-out images, in results/search.md.
+_SHIFTED = {"shift": 1, "finetune_epochs": 20, "finetune_threshold": 0.5}
 VARIANTS = {
     "paper": Variant(recipe="paper"),
+    "paper-shifted": Variant(recipe="paper", changes=_SHIFTED),
     "default": Variant(),
     "unshifted": Variant(changes=_BEFORE_SHIFTS),
     "still": Variant(changes=_STILL),
@@ -76,8 +80,8 @@ VARIANTS = {
 _OF_MNIST = ("default", "unshifted", "dense", "dense-unshifted")
 CASES: dict[str, tuple[Case, ...]] = {
     "lenet-300-100": (
-        ("mnist", "paper"), *(("mnist", name) for name in _OF_MNIST), *(("fashion-mnist", name) for name in _OF_MNIST),
-        ("fashion-mnist", "still"), ("digits", "small"), ("digits", "dense-small"),
+        ("mnist", "paper"), ("mnist", "paper-shifted"), *(("mnist", name) for name in _OF_MNIST),
+        *(("fashion-mnist", name) for name in _OF_MNIST), ("fashion-mnist", "still"), ("digits", "small"), ("digits", "dense-small"),
     ),
     "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "without-removal"), ("mnist", "dense")),
     "vgg-like": (("cifar10", "default"), ("cifar10", "lighter"), ("cifar10", "dropout"), ("cifar10", "dense")),
