@@ -81,7 +81,8 @@ _OF_MNIST = ("default", "unshifted", "dense", "dense-unshifted")
 CASES: dict[str, tuple[Case, ...]] = {
     "lenet-300-100": (
         ("mnist", "paper"), ("mnist", "paper-shifted"), *(("mnist", name) for name in _OF_MNIST),
-        *(("fashion-mnist", name) for name in _OF_MNIST), ("fashion-mnist", "still"), ("digits", "small"), ("digits", "dense-small"),
+        *(("fashion-mnist", name) for name in _OF_MNIST), ("fashion-mnist", "still"),
+        ("digits", "small"), ("digits", "dense-small"),
     ),
     "lenet-5": (("mnist", "paper"), ("mnist", "default"), ("mnist", "without-removal"), ("mnist", "dense")),
     "vgg-like": (("cifar10", "default"), ("cifar10", "lighter"), ("cifar10", "dropout"), ("cifar10", "dense")),
