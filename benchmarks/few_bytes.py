@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import added, command_line, describe, one_line
+from machine import add_rows, describe, one_line
 from second_cut import cut
 
 import svd_numpy as svd
 from svd_numpy.experiments.run_files import load_log_alphas, recorded_dataset
 from svd_numpy.experiments.series import mean_sd
 from svd_numpy.files import checkpoint
-from svd_numpy.files.atomic import write_atomic
 from svd_numpy.sparse.storage.quantisation import error_of
 from svd_numpy.train.rounding import best_step
 
@@ -102,16 +101,11 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", type=int, default=[4])
     parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()
-    path = OUT.with_suffix(".json")
     new = dict[str, Any]()
     for compression, bits, run in product(options.compression, options.bits, options.runs):
         name = f"{run.name}-{compression:g}x-{bits}bits-{options.epochs}epochs"
         new[name] = run_one(ROOT / name, run, compression, bits, options.epochs)
-    commands, rows = added(path, "rows", new, command_line())
-    text = page(commands, sorted(rows.values(), key=lambda row: [*(row[name] for name in _SETTING), row["run"]]))
-    write_atomic(path, json.dumps({"commands": commands, "rows": rows}, indent=1).encode())
-    write_atomic(OUT.with_suffix(".md"), text.encode())
-    print(text)
+    print(add_rows(OUT, new, page, order=lambda row: [*(row[name] for name in _SETTING), row["run"]]))
 
 
 if __name__ == "__main__":

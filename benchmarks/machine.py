@@ -10,7 +10,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +105,16 @@ def added(path: Path, key: str, new: Mapping[str, Any], command: str) -> tuple[l
     kept = json.loads(path.read_text()) if path.exists() else {"commands": [], key: {}}
     rows = kept[key] | json.loads(json.dumps(new))  # tuples become lists, as they are in the file
     return kept["commands"] + ([command] if rows != kept[key] else []), rows
+
+
+def add_rows(
+    out: Path, new: Mapping[str, Any], page: Callable[[list[str], list[Any]], str], order: Callable[[Any], Any]
+) -> str:
+    """Add rows, by name, to OUT.json, and write OUT.md: what `page` makes of the commands and of all rows in order."""
+    from svd_numpy.files.atomic import write_atomic  # not by peers, whose start is measured
+
+    commands, rows = added(out.with_suffix(".json"), "rows", new, command_line())
+    text = page(commands, sorted(rows.values(), key=order))
+    write_atomic(out.with_suffix(".json"), json.dumps({"commands": commands, "rows": rows}, indent=1).encode())
+    write_atomic(out.with_suffix(".md"), text.encode())
+    return text

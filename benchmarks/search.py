@@ -63,7 +63,6 @@ LENET_300_100 = {
     "paper": Candidate(200, 0.5, KL1, mask=True, centre=True, theta_std=0.01),
     "paper-he": Candidate(200, 0.5, KL1, mask=True, centre=True),
     "paper-shift1": Candidate(200, 0.5, KL1, mask=True, centre=True, theta_std=0.01, shift=1),
-    "paper-ramp70": Candidate(200, 0.5, ((5.0, 0.0), (70.0, 1.0)), mask=True, centre=True, theta_std=0.01),
 }
 KL2_140 = ((5.0, 0.0), (70.0, 1.0), (115.0, 2.2))
 LENET_300_100 |= {

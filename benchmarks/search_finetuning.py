@@ -12,20 +12,18 @@ those of the images held out. The test images take no part. Runs are kept in `--
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import added, command_line, describe, one_line
+from machine import add_rows, describe, one_line
 from results import LIGHT, Variant
 from second_cut import threshold_for
 
 import svd_numpy as svd
 from svd_numpy.experiments.series import begun
-from svd_numpy.files.atomic import write_atomic
 from svd_numpy.kernels.priors import log_alpha
 from svd_numpy.sparse.storage.quantisation import error_of
 
@@ -127,14 +125,8 @@ def main() -> None:
         for compression, way in product(options.compression or BASES[name].compressions, options.ways):
             new[f"{name} {compression:g} {way}"] = row = measure(name, run, data, compression, way)
             print(row, flush=True)
-    path = OUT.with_suffix(".json")
-    commands, rows = added(path, "rows", new, command_line())
-    names = list(BASES), list(WAYS)
-    ordered = sorted(
-        rows.values(), key=lambda row: (names[0].index(row["name"]), row["compression"], names[1].index(row["way"]))
-    )
-    write_atomic(path, json.dumps({"commands": commands, "rows": rows}, indent=1).encode())
-    write_atomic(OUT.with_suffix(".md"), page(commands, ordered).encode())
+    names, ways = list(BASES), list(WAYS)
+    add_rows(OUT, new, page, lambda row: (names.index(row["name"]), row["compression"], ways.index(row["way"])))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import added, command_line, describe, one_line
+from machine import add_rows, describe, one_line
 
 from svd_numpy import Sequential, TrainConfig, fit, load, measure_sparsity
 from svd_numpy.experiments.run_files import load_log_alphas
 from svd_numpy.experiments.series import mean_sd
 from svd_numpy.files import checkpoint
-from svd_numpy.files.atomic import write_atomic
 
 ROOT, OUT = Path("runs/second-cut"), Path(__file__).parent / "results" / "second-cut"
 _SETTING = ("target", "images", "epochs")  # what the groups of the table differ in
@@ -119,16 +118,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--still", action="store_true", help="fine-tune on images as they are")
     options = parser.parse_args()
-    path, new = OUT.with_suffix(".json"), dict[str, Any]()
+    new = dict[str, Any]()
     for compression, run in product(options.compression, options.runs):
         row = run_one(run, compression, options.epochs, not options.still)
         new[" ".join(str(row[name]) for name in (*_SETTING, "run"))] = row
-    commands, rows = added(path, "rows", new, command_line())
-    ordered = sorted(rows.values(), key=lambda row: [*(row[name] for name in _SETTING), row["run"]])
-    text = page(commands, ordered)
-    write_atomic(path, json.dumps({"commands": commands, "rows": rows}, indent=1).encode())
-    write_atomic(OUT.with_suffix(".md"), text.encode())
-    print(text)
+    print(add_rows(OUT, new, page, order=lambda row: [*(row[name] for name in _SETTING), row["run"]]))
 
 
 if __name__ == "__main__":
