@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from small_runs import N_CLASSES, N_IN, STEPS_PER_EPOCH, bits, make_data, make_net, run_log, timeless
 from test_micro_methods import numeric_slope
+from thread_counts import assert_same_bits
 
 import svd_numpy as svd
 from svd_numpy.files import checkpoint
 from svd_numpy.kernels.backend import NoiseKey
+from svd_numpy.kernels.cpu.backend import NumbaBackend
+from svd_numpy.kernels.reference import ReferenceBackend
 from svd_numpy.micro import dynamic_surgery, ivon, zeros_like
 from svd_numpy.train import loop, sharing, surgery
 from svd_numpy.train.magnitude import drop_smallest
 from svd_numpy.train.pruning import Place, Pruning, check_pruning
 from svd_numpy.train.trainer import Trainer
 
+FAST, PLAIN = NumbaBackend(), ReferenceBackend()
 PLACE = Place(STEPS_PER_EPOCH, n_train=110, seed=0)
 PRUNINGS: dict[str, Pruning] = {
     "rounds": svd.MagnitudeRounds(rounds=((2, 0.5), (4, 0.8)), scale="layer", l2=1e-3),
@@ -275,32 +279,55 @@ def some_mixture() -> Any:
     return mixture
 
 
+def complexity(theta: Any, mixture: Any) -> float:
+    """-log p(weights, precisions) in nats, written out."""
+    shares, precisions = np.exp(sharing.log_shares(mixture[2])), np.exp(mixture[1])
+    assert shares[0] == pytest.approx(0.99) and shares.sum() == pytest.approx(1)
+    distance = theta - mixture[0][:, None]
+    density = shares @ (np.sqrt(precisions)[:, None] * np.exp(-precisions[:, None] * distance**2 / 2))
+    others = len(shares) - 1
+    a, b = np.array([5e3] + [250] * others), np.array([2] + [0.1] * others)
+    return float(-np.log(density).sum() + ((1 - a) * mixture[1] + b * precisions).sum())
+
+
 def test_gradients_of_the_complexity_are_those_of_finite_differences() -> None:
     theta, mixture = np.array([0.0, 0.02, -0.3, 0.55, 1.4, -2.0]), some_mixture()
-    found = sharing.complexity(theta, mixture)
-    numeric = [numeric_slope(lambda: sharing.complexity(theta, mixture).nats, theta, at) for at in range(6)]
-    np.testing.assert_allclose(found.d_theta, numeric, rtol=1e-6, atol=1e-5)
-    for row, slopes in enumerate((found.d_means, found.d_log_precisions, found.d_logits)):
-        numeric = [numeric_slope(lambda: sharing.complexity(theta, mixture).nats, mixture, (row, j)) for j in range(4)]
+    d_theta = np.ones(6)
+    of_mixture = sharing.add_pulls(PLAIN, [(theta, d_theta)], mixture, 0.5)
+    numeric = [numeric_slope(lambda: complexity(theta, mixture), theta, at) for at in range(6)]
+    np.testing.assert_allclose(2 * (d_theta - 1), numeric, rtol=1e-6, atol=1e-5)
+    for row, slopes in enumerate(2 * of_mixture):
+        numeric = [numeric_slope(lambda: complexity(theta, mixture), mixture, (row, j)) for j in range(4)]
         if row == 0:
             numeric[0] = 0.0  # the mean of the first component is fixed
         np.testing.assert_allclose(slopes, numeric, rtol=1e-5, atol=1e-5)
 
 
-def test_the_complexity_is_that_of_the_written_out_mixture() -> None:
-    theta, mixture = np.array([0.1, -0.4]), some_mixture()
-    shares, precisions = np.exp(sharing.log_shares(mixture[2])), np.exp(mixture[1])
-    assert shares[0] == pytest.approx(0.99) and shares.sum() == pytest.approx(1)
-    distance = theta - mixture[0][:, None]
-    density = shares @ (np.sqrt(precisions)[:, None] * np.exp(-precisions[:, None] * distance**2 / 2))
-    a, b = np.array([5e3, 250, 250, 250]), np.array([2, 0.1, 0.1, 0.1])
-    expected = -np.log(density).sum() + ((1 - a) * mixture[1] + b * precisions).sum()
-    assert sharing.complexity(theta, mixture).nats == pytest.approx(expected, rel=1e-12)
+@pytest.mark.parametrize(("weights", "components"), [(1, 2), (63, 16), (70_001, 16), (40_000, 256)])
+def test_the_kernel_of_the_mixture_is_the_equations(weights: int, components: int) -> None:
+    rng = np.random.default_rng(weights)
+    theta = rng.normal(0, 0.3, weights).astype(np.float32)
+    mixture = sharing.start_mixture(components)
+    mixture[1:] += rng.normal(0, 1, (2, components))
+    exact = np.full(weights, 2.0)
+    of_mixture = sharing.add_pulls(PLAIN, [(theta.astype(np.float64), exact)], mixture, 0.1)
+
+    def pulls() -> list[Any]:
+        gradient = np.full(weights, 2.0, np.float32)
+        found = sharing.add_pulls(FAST, [(theta, gradient)], mixture, 0.1)
+        np.testing.assert_allclose(gradient, exact, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, of_mixture, rtol=1e-4, atol=1e-5 * np.abs(of_mixture).max())
+        return [found, gradient]
+
+    assert_same_bits(pulls)
 
 
-def test_everything_is_finite_far_from_all_components() -> None:
-    found = sharing.complexity(np.array([1e6, -1e6], np.float32), some_mixture() + np.array([[0], [8], [0]]))
-    assert all(np.isfinite(part).all() for part in found)
+@pytest.mark.parametrize("backend", [PLAIN, FAST], ids=["numpy", "numba"])
+def test_everything_is_finite_far_from_all_components(backend: Any) -> None:
+    theta, gradient = np.array([1e6, -1e6], np.float32), np.zeros(2, np.float32)
+    mixture = some_mixture() + np.array([[0], [8], [0]])
+    assert np.isfinite(sharing.add_pulls(backend, [(theta, gradient)], mixture, 1.0)).all()
+    assert np.isfinite(gradient).all()
 
 
 def test_weights_take_the_mean_of_their_component_and_overlapping_ones_become_zero() -> None:

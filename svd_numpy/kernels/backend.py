@@ -195,6 +195,25 @@ class HostMemory:
         if total > most**2:
             arena.grads *= arena.grads.dtype.type(most / math.sqrt(total))
 
+    def mixture_pulls(
+        self, theta: Array, means: Array, precisions: Array, heights: Array, scale: float, d_theta: Array
+    ) -> Array:
+        """d_theta += scale sum_j precision_j R_j (theta - mean_j): the pull of a mixture of K Gaussians at weights.
+
+        R_j, the responsibility of component j for a weight, is the softmax over j of height_j - precision_j (theta -
+        mean_j)^2 / 2; heights are log(share_j sqrt(precision_j)). Weights (n,), the mixture (K,) each, in float64.
+
+        Returns the sums over the weights of R, R (theta - mean) and R (theta - mean)^2, array (3, K) in float64.
+        """
+        distances = theta - means[:, None].astype(theta.dtype)  # (K, n)
+        shares = heights[:, None].astype(theta.dtype) - precisions[:, None].astype(theta.dtype) * distances**2 / 2
+        shares = np.exp(shares - shares.max(axis=0))
+        shares /= shares.sum(axis=0)
+        pulls = shares * distances
+        d_theta += scale * (precisions.astype(theta.dtype) @ pulls)
+        sums: Array = np.stack([part.sum(axis=1, dtype=np.float64) for part in (shares, pulls, pulls * distances)])
+        return sums
+
 
 class Backend(Protocol):
     """Operations on arrays, defined by their equations.

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_number
-from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.backend import Array, HostMemory
 from svd_numpy.network.living import LivingCopy
 from svd_numpy.network.model import Sequential
 
@@ -56,8 +56,11 @@ class Pruner:
                 f"{self.setting}: got a model whose layers {names} are variational, which prune themselves by "
                 "log_alpha; expected ordinary layers (Dense, Conv2d)"
             )
-        if model.backend.name == "cuda":
-            raise SvdValueError(f"{self.setting}: got a model on the backend 'cuda', expected 'numba' or 'numpy'")
+        if not isinstance(model.backend, HostMemory):
+            raise SvdValueError(
+                f"{self.setting}: got a model on the backend {model.backend.name!r}, expected 'numba' or 'numpy'"
+            )
+        self.backend = model.backend
         self.arena, self.place = model.arena, place
         self.weights = [f"{name}.theta" for name in model.alive()]
         self.arrays: dict[str, Array] = {}

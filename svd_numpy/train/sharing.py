@@ -7,18 +7,17 @@ all of the mass. In the end each weight takes the mean of the component that it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
 from svd_numpy.checks import check_count, check_number
-from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.backend import Array, HostMemory
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.pruning import Place, Pruner, Pruning
 
 ZERO_SHARE = 0.99  # weight of the component at 0
 SPREAD, START_STD = 0.6, 0.25  # of the other means at the start, and of all components
-_BLOCK = 4096  # weights at a time: what belongs to them stays in the cache
 GAMMA_ZERO, GAMMA_OTHERS = (5e3, 2.0), (250.0, 0.1)  # Gamma(a, b) priors of the precisions: both pull the std to 0.02
 
 
@@ -63,16 +62,6 @@ class WeightSharing(Pruning):
         return _Sharer(self, model, place)
 
 
-class Complexity(NamedTuple):
-    """-log p(weights, mixture) in nats, up to a constant, and its gradients; each of the mixture's is (components,)."""
-
-    nats: float
-    d_theta: Array
-    d_means: Array
-    d_log_precisions: Array
-    d_logits: Array
-
-
 def start_mixture(components: int) -> Array:
     """The rows means, log precisions, logits of mixing weights, array (3, components)."""
     mixture = np.zeros((3, components))
@@ -88,44 +77,31 @@ def log_shares(logits: Array) -> Array:
     return np.concatenate([[np.log(ZERO_SHARE)], rest])
 
 
-def log_joint(theta: Array, mixture: Array) -> Array:
-    """log(share_j N(theta; mean_j, 1 / precision_j)) without -log(2 pi) / 2, array (components, weights)."""
-    means, log_precisions, logits = (row.astype(theta.dtype) for row in mixture)
-    heights = (log_shares(logits) + 0.5 * log_precisions).astype(theta.dtype)
-    found = np.subtract(theta, means[:, None])
-    np.square(found, out=found)
-    found *= -0.5 * np.exp(log_precisions)[:, None]
-    found += heights[:, None]
-    return found
+def heights(mixture: Array) -> Array:
+    """log(share sqrt(precision)) of each component: the log of its density at its mean, but for log(2 pi) / 2."""
+    return log_shares(mixture[2]) + 0.5 * mixture[1]
 
 
-def complexity(theta: Array, mixture: Array) -> Complexity:
-    """Minus the log of the mixture prior of weights (n,), and of the Gamma priors of its precisions."""
+def add_pulls(backend: HostMemory, weights: list[tuple[Array, Array]], mixture: Array, scale: float) -> Array:
+    """Add scale times the gradient of the complexity to those of the weights, and return the mixture's.
+
+    The complexity is minus the log of the mixture prior of all weights and of the Gamma priors of the precisions, in
+    nats. `weights` are pairs of weights and their gradients; what is returned has the shape of the mixture.
+    """
     means, precisions = mixture[0], np.exp(mixture[1])
-    a, b = _hyper(mixture.shape[1])
-    nats, d_theta, sums = 0.0, np.empty_like(theta), np.zeros((len(means), 3))  # sums of R, R theta, R theta^2
-    pulls = np.stack([precisions, precisions * means]).astype(theta.dtype)
-    for start in range(0, len(theta), _BLOCK):
-        here = theta[start : start + _BLOCK]
-        shares = log_joint(here, mixture)  # (components, weights)
-        top = shares.max(axis=0)
-        shares -= top
-        np.exp(shares, out=shares)
-        total = shares.sum(axis=0)
-        nats -= float((np.log(total) + top).sum(dtype=np.float64))
-        shares /= total  # R: how responsible each component is for each weight
-        sums += shares @ np.stack([np.ones_like(here), here, here**2], axis=1)
-        pull, towards = pulls @ shares
-        d_theta[start : start + _BLOCK] = pull * here - towards
-    mass, first, second = sums.T
-    d_means = -precisions * (first - mass * means)
+    at_means = heights(mixture)
+    parts = [
+        backend.mixture_pulls(theta.reshape(-1), means, precisions, at_means, scale, gradient.reshape(-1))
+        for theta, gradient in weights
+    ]
+    mass, first, second = np.sum(parts, axis=0)
+    a, b = _hyper(len(means))
+    d_means = -precisions * first
     d_means[0] = 0  # it stays at 0
-    distances = second - 2 * means * first + means**2 * mass  # sum R (theta - mean)^2
-    d_log_precisions = 0.5 * (precisions * distances - mass) + (1 - a) + b * precisions
+    d_log_precisions = 0.5 * (precisions * second - mass) + (1 - a) + b * precisions
     mixing = np.exp(log_shares(mixture[2])[1:]) / (1 - ZERO_SHARE)
     d_logits = np.concatenate([[0.0], mixing * mass[1:].sum() - mass[1:]])
-    nats += float(((1 - a) * mixture[1] + b * precisions).sum())
-    return Complexity(nats, d_theta, d_means, d_log_precisions, d_logits)
+    return scale * np.stack([d_means, d_log_precisions, d_logits])
 
 
 def quantised(theta: Array, mixture: Array) -> Array:
@@ -133,7 +109,8 @@ def quantised(theta: Array, mixture: Array) -> Array:
     means, variances = mixture[0].copy(), np.exp(-mixture[1])
     kl = 0.5 * ((variances + means**2) / variances[0] - 1 - np.log(variances / variances[0]))
     means[kl < 1] = 0  # less than a nat apart
-    return means.astype(theta.dtype)[log_joint(theta, mixture).argmax(axis=0)]
+    likelihoods = heights(mixture)[:, None] - 0.5 * np.exp(mixture[1])[:, None] * (theta - mixture[0][:, None]) ** 2
+    return means.astype(theta.dtype)[likelihoods.argmax(axis=0)]
 
 
 def _hyper(components: int) -> tuple[Array, Array]:
@@ -152,23 +129,15 @@ class _Sharer(Pruner):
         self._mixture, self._moments = start_mixture(plan.components), np.zeros((2, 3, plan.components))
         self.arrays = {"pruning/mixture": self._mixture, "pruning/moments": self._moments}
 
-    def _theta(self) -> Array:
-        return np.concatenate([self.arena.views[name].ravel() for name in self.weights])
-
     def before_update(self, step: int, lr: float) -> None:
         """Add the gradient of the prior, and move the mixture; once the weights are quantised, keep them."""
         if step >= self._stop:
             for name in self.weights:
                 self.arena.grad_views[name][...] = 0
         elif step >= self._start:
+            weights = [(self.arena.views[name], self.arena.grad_views[name]) for name in self.weights]
             scale = self._plan.strength / self.place.n_train
-            found, at = complexity(self._theta(), self._mixture), 0
-            for name in self.weights:
-                gradient = self.arena.grad_views[name]
-                gradient += (scale * found.d_theta[at : at + gradient.size]).reshape(gradient.shape)
-                at += gradient.size
-            gradients = np.stack([found.d_means, found.d_log_precisions, found.d_logits])
-            self._adam(scale * gradients, step - self._start + 1)
+            self._adam(add_pulls(self.backend, weights, self._mixture, scale), step - self._start + 1)
         else:
             self.decay(self._plan.l2)
 
@@ -183,10 +152,8 @@ class _Sharer(Pruner):
         """Quantise when the time has come."""
         if done != self._stop:
             return
-        values, at = quantised(self._theta(), self._mixture), 0
         for name in self.weights:
             theta, m, v, _ = self.arena.views_of(name)
-            theta[...] = values[at : at + theta.size].reshape(theta.shape)
+            theta[...] = quantised(theta.reshape(-1), self._mixture).reshape(theta.shape)
             m[...] = v[...] = 0
             self.arena.hold(name, theta != 0)
-            at += theta.size

@@ -35,6 +35,7 @@ from svd_numpy.kernels.cpu import (
     images,
     layers,
     lists,
+    mixture,
     norm,
     sweep,
     threads,
@@ -387,6 +388,15 @@ class NumbaBackend(HostMemory):
     def gate_backward(self, x: Array, z: Array, dy: Array, d_z: Array, dx: Array) -> None:  # noqa: D102
         x, dy, dx = (array.reshape(len(x), -1) for array in (x, dy, dx))
         self._run(gates.gate_backward, x, z, dy, d_z, dx)
+
+    def mixture_pulls(  # noqa: D102
+        self, theta: Array, means: Array, precisions: Array, heights: Array, scale: float, d_theta: Array
+    ) -> Array:
+        sums = np.zeros((mixture.SLICES, 3, len(means)))
+        rows = (row.astype(np.float32) for row in (means, precisions, heights))
+        self._run(mixture.mixture_pulls, theta.reshape(-1), *rows, _F(scale), d_theta.reshape(-1), sums)
+        total: Array = sums.sum(axis=0)
+        return total
 
 
 def _by_columns(x: Array, theta: Array, columns: int) -> bool:

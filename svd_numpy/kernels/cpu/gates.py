@@ -42,18 +42,18 @@ def _noisy_pulls(theta, d_theta, log_sigma2, d_sigma2, out):
 
 
 @kernel()
-def _total(terms):
+def total(terms):
     """Sum of an array, which is lost: its second half is added to the first, again and again."""
     wide_vectors()
-    n, total = len(terms), ZERO
+    n, found = len(terms), ZERO
     while n > 8:
         half = (n + 1) // 2
         for o in range(n - half):
             terms[o] += terms[half + o]
         n = half
     for o in range(n):
-        total += terms[o]
-    return total
+        found += terms[o]
+    return found
 
 
 @kernel(parallel=True)
@@ -69,7 +69,7 @@ def weight_pulls(threads, theta, d_theta, log_sigma2, d_sigma2, noisy, out, scra
                     _noisy_pulls(theta[i, some], d_theta[i, some], log_sigma2[i, some], d_sigma2[i, some], terms)
                 else:
                     _pulls(theta[i, some], d_theta[i, some], terms)
-                out[i] += _total(terms)
+                out[i] += total(terms)
 
 
 @kernel(parallel=True)
