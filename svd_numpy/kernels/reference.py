@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from svd_numpy.kernels.backend import Arena, Array, Buffers, HostMemory, NoiseKey, Segment, StepSettings
+from svd_numpy.kernels.backend import Arena, Array, Buffers, NoiseKey, Segment, StepSettings
+from svd_numpy.kernels.host import HostMemory
 from svd_numpy.kernels.layer_by_layer import LayerByLayer
 from svd_numpy.kernels.living import Living, listed, spread
 from svd_numpy.kernels.padding import Padding, sources

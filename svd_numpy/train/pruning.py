@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, check_choice, check_number
-from svd_numpy.kernels.backend import Array, HostMemory
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.host import HostMemory
 from svd_numpy.network.living import LivingCopy
 from svd_numpy.network.model import Sequential
 

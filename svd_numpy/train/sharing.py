@@ -12,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from svd_numpy.checks import check_count, check_number
-from svd_numpy.kernels.backend import Array, HostMemory
+from svd_numpy.kernels.backend import Array
+from svd_numpy.kernels.host import HostMemory
 from svd_numpy.network.model import Sequential
 from svd_numpy.train.pruning import Place, Pruner, Pruning
 

@@ -20,7 +20,6 @@ from svd_numpy.kernels.backend import (
     Arena,
     Array,
     Buffers,
-    HostMemory,
     NoiseKey,
     Segment,
     StepSettings,
@@ -46,6 +45,7 @@ from svd_numpy.kernels.cpu.lock import KERNEL_LOCK
 from svd_numpy.kernels.cpu.recurrence import NumbaRecurrence
 from svd_numpy.kernels.cpu.stack import NumbaStack
 from svd_numpy.kernels.cpu.tiles import PANEL
+from svd_numpy.kernels.host import HostMemory
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.padding import Padding
 from svd_numpy.kernels.prior_fits import CODES
