@@ -36,7 +36,11 @@ def trained_model(workload: Workload, share: float) -> Sequential:
     model.load_arrays(arrays)
     if share < 1:
         every = np.concatenate([alphas.ravel() for alphas in log_alpha(model).values()])
-        remove(model, float(np.quantile(every, share)))
+        highest = float(np.quantile(every, share))
+        if highest == every.max():  # those that the run removed all have the same
+            left = np.mean(every < highest)
+            raise SystemExit(f"got a share of {share:g}; of the weights of this run, only {left:.4f} were left")
+        remove(model, highest)
     return model
 
 
