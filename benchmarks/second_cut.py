@@ -1,8 +1,8 @@
-"""A second cut: finished LeNet-5 runs, pruned further in the order of their log alpha, and fine-tuned again.
+"""A second cut: finished runs, pruned further in the order of their log alpha, and fine-tuned again.
 
     python benchmarks/second_cut.py runs/results/lenet-5-mnist-default-seed? --compression 350 --still
 
-Nothing in time. A run of recipe `default` was cut and fine-tuned once; its `log_alpha.npz` still orders the weights by
+Nothing in time. The networks were cut and fine-tuned once; a run's `log_alpha.npz` still orders the weights by
 what the noise made of them. Each network loses those with the largest log alpha until it is as small as asked for, and
 the rest is fine-tuned as before, its images shifted by up to a pixel, or, with `--still`, as they are. The test set is
 measured once, after the last epoch. Goes on where it was stopped, in `runs/second-cut`; adds to
@@ -51,7 +51,7 @@ def cut(model: Sequential, log_alphas: dict[str, Any], compression: float) -> No
 def run_one(run: Path, compression: float, epochs: int, moves: bool) -> dict[str, Any]:
     """Cut and fine-tune one network; returns its figures before and after."""
     before = json.loads((run / "result.json").read_text())
-    data, model = load("mnist"), Sequential.load(run / "model.safetensors")
+    data, model = load(before["dataset"]), Sequential.load(run / "model.safetensors")
     cut(model, load_log_alphas(run / "log_alpha.npz")[0], compression)
     images = "moved" if moves else "still"
     folder = ROOT / f"{run.name}-{compression:g}-{images}-{epochs}"
@@ -92,12 +92,12 @@ def lines_of(rows: list[dict[str, Any]]) -> list[str]:
 def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "# LeNet-5, cut a second time",
+        "# Finished runs, cut a second time",
         "",
         f"* Machine: {one_line(describe())}",
         *(f"* Command: {command}" for command in commands),
-        "* Runs of recipe `default` (`lenet-5.md`; those of 2026-11-21 removed nothing while training), pruned further "
-        "in the order of their log alpha, then fine-tuned.",
+        "* Runs of `lenet-5.md` (those of 2026-11-21 removed nothing while training) and `lenet-300-100.md`, pruned "
+        "further in the order of their log alpha, then fine-tuned.",
         "* *moved*: images of the fine-tuning shifted by up to a pixel; *still*: as they are.",
         "* All 60,000 training and 10,000 test images; the test set was measured once, after the last epoch.",
         "",
