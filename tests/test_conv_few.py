@@ -11,7 +11,7 @@ from thread_counts import assert_same_bits
 
 import svd_numpy as svd
 from svd_numpy.kernels import get_backend
-from svd_numpy.kernels.cpu import conv_few
+from svd_numpy.kernels.cpu import conv_events, conv_few
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.window import Window
 
@@ -19,7 +19,7 @@ from svd_numpy.kernels.window import Window
 CASES = [
     (Window(28, 28, 1, (5, 5)), 20, 3), (Window(12, 12, 20, (5, 5)), 50, 17), (Window(5, 5, 17, (1, 1)), 3, 9),
     (Window(9, 8, 3, (3, 2), (2, 1), (1, 1), (1, 2)), 17, 30), (Window(12, 12, 7, (3, 3), padding=(1, 1)), 5, 9),
-    (Window(40, 40, 90, (2, 2)), 2, 2), (Window(6, 6, 2, (3, 3)), 130, 6),
+    (Window(40, 40, 90, (2, 2)), 2, 2), (Window(6, 6, 2, (3, 3)), 130, 6), (Window(40, 40, 20, (2, 2)), 2, 17),
 ]  # fmt: skip
 
 
@@ -49,8 +49,10 @@ def at_living(arrays: list[Any], share: float) -> tuple[Living, list[Any]]:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every call of these kernels."""
-    found, backward = list[int](), conv_few.backward
-    monkeypatch.setattr(conv_few, "backward", lambda *args: (found.append(1), backward(*args)))
+    found = list[int]()
+    for module in (conv_few, conv_events):
+        backward = module.backward
+        monkeypatch.setattr(module, "backward", lambda *args, to=backward: (found.append(1), to(*args)))
     return found
 
 

@@ -1,10 +1,11 @@
 """The Numba backend: float32, vectorised, parallel. Equations: `backend.py`; plain version: `reference.py`.
 
 This file only prepares arguments. The kernels are in `layers.py` (dense layers, losses), `vocabulary.py` (losses of
-many classes), `conv.py`, `conv_inputs.py` and `conv_few.py` (convolutions), `recurrent.py` (LSTM and GRU), `living.py`
-and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch normalisation, dropout), `gates.py`,
-`gather.py` (batches of images), `norm.py` (of all gradients) and `sweep.py` (the pass over all parameters). They build
-on `gemm.py` and `tiles.py` (matrix products) and `simd.py` (exp, log, noise).
+many classes), `conv.py`, `conv_inputs.py`, `conv_few.py` and `conv_events.py` (convolutions), `recurrent.py` (LSTM and
+GRU), `living.py` and `stack_kernels.py` (layers on lists of weights), `images.py` (pooling, batch normalisation,
+dropout), `gates.py`, `mixture.py` (soft weight-sharing), `gather.py` (batches of images), `norm.py` (of all gradients)
+and `sweep.py` (the pass over all parameters). They build on `gemm.py` and `tiles.py` (matrix products) and `simd.py`
+(exp, log, noise).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from svd_numpy.kernels.backend import (
 )
 from svd_numpy.kernels.cpu import (
     conv,
+    conv_events,
     conv_few,
     conv_inputs,
     gates,
@@ -191,14 +193,16 @@ class NumbaBackend(HostMemory):
         rows, variational = (len(x), dy.size // len(dy)), log_sigma2.size > 0
         dy, counts = dy.reshape(rows), memory.get("counts", (len(x),), np.int64)
         self._run(conv_few.rectify, dy, _EMPTY if rectified is None else rectified.reshape(rows), counts)
-        if conv_few.is_few(int(counts.sum()), dy.size) and conv_few.sizes(window, len(x)).slices > 1:
-            conv_few.backward(
-                self._run, x, theta, log_sigma2, keep, dy, d_theta, d_sigma2, d_bias, dx, memory, window, living
-            )
-            return
+        few = conv_few.is_few(int(counts.sum()), dy.size)
         if living is not None:
+            if few:
+                conv_events.backward(self._run, x, theta, dy, d_theta, d_sigma2, d_bias, dx, memory, window, living)
+                return
             of_variance = d_sigma2 if variational else None
             lists.backward(self._run, theta, dy, None, d_theta, of_variance, d_bias, dx, memory, window, living)
+            return
+        if few and conv_few.sizes(window, len(x)).slices > 1:
+            conv_few.backward(self._run, x, theta, log_sigma2, keep, dy, d_theta, d_sigma2, d_bias, dx, memory, window)
             return
         padded, squares = self._images(x, variational, memory, window)
         r = memory.get("r", rows, x.dtype) if variational else _EMPTY

@@ -34,7 +34,6 @@ from svd_numpy.kernels.cpu.living_tiles import MOST, PAIRS, PLAIN, SQUARES, sums
 from svd_numpy.kernels.cpu.simd import ZERO, F, U, address, own_function, wide_vectors
 from svd_numpy.kernels.cpu.tiles import LANES, copy_vector, nonzero_lanes, transpose_exact, transpose_tile
 from svd_numpy.kernels.cpu.vectors import I64, declare
-from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.window import Window
 
 _SLICES = 8  # at most so many of a batch
@@ -152,7 +151,7 @@ def _unfold(first, count, padded, positions, copies, rows):
 
 
 @kernel()
-def _list_slopes(dy, r, by_output, by_row, fill, starts):
+def list_slopes(dy, r, by_output, by_row, fill, starts):
     """List the output gradients of some rows that are not 0, by output and, if it has room, by row.
 
     dy, r : flat, O to a row
@@ -248,7 +247,7 @@ def _slice(first, last, padded, dy, r, places, runs, weights, rows, d_rows, by_o
         count = min(len(rows) - 1, end - m)
         _unfold(m, count, padded, positions, runs[1], rows)
         here = slice(m * n_out, (m + count) * n_out)
-        _list_slopes(dy.reshape(-1)[here], r.reshape(-1)[here], by_output, by_row, fill, starts)
+        list_slopes(dy.reshape(-1)[here], r.reshape(-1)[here], by_output, by_row, fill, starts)
         _add_to_weights(SQUARES if variational else PLAIN, width, rows, by_output, fill, found, results)
         if want_dx:
             _slopes_of_rows(PAIRS if variational else PLAIN, width, count, rows, by_row, starts, weights, d_rows)
@@ -280,7 +279,7 @@ def gradients(threads, dy, r, places, runs, padded, weights, rows, d_rows, by_ou
 
     weights : (2, O, row), see `transpose_weights`;  images : gradients of the padded images (B, pixels), or empty, and
         then so are d_rows and by_row
-    rows, d_rows, by_output, by_row, numbers : each thread's own memory (`Sizes`, `_list_slopes`), one row more in rows
+    rows, d_rows, by_output, by_row, numbers : each thread's own memory (`Sizes`, `list_slopes`), one row more in rows
     results, bias_sums : scratch (slices, 2, O, row) and (slices, P * O)
     """
     batch, slices, n_in = len(dy), len(results), len(d_theta)
@@ -321,26 +320,15 @@ def without_padding(threads, padding, padded, images, scratch):
 
 def backward(
     run: Callable[..., None], x: Array, theta: Array, log_sigma2: Array, keep: float, dy: Array, d_theta: Array,
-    d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers, window: Window, living: Living | None,
+    d_sigma2: Array, d_bias: Array, dx: Array | None, memory: Buffers, window: Window,
 ) -> None:  # fmt: skip
     """All gradients of a convolution, a plain one if log_sigma2 is empty; dy (B, P * O) is rectified already."""
     own, threads, n_out = sizes(window, len(x)), numba.get_num_threads(), len(d_bias)
     padded, variational = padded_room(x, "padded", memory, window), log_sigma2.size > 0
     matrices, images, d_rows, by_row = _NO_ROOM, _EMPTY, _NO_ROOM, _NO_ROOM
-    found = [d_theta, d_sigma2]
-    if living is not None:
-        found = [memory.get(name, living.shape, F) for name in ("d_theta", "d_sigma2")[: 1 + variational]]
-        if any(window.padding):  # a forward pass on lists makes no padded images
-            run(pad, x, window.padding, padded)
     if dx is not None:
         matrices = memory.get("matrices", (2, n_out, own.row), F)
-        if living is None:
-            run(transpose_weights, theta, log_sigma2, F(keep), matrices)
-        else:
-            matrices[...] = 0
-            used = [memory.get(name, theta.shape, F) for name in ("used", "sigma2")] if variational else [theta]
-            for matrix, weights in zip(matrices, used, strict=False):
-                matrix[living.columns, living.rows] = weights
+        run(transpose_weights, theta, log_sigma2, F(keep), matrices)
         images = padded_room(dx, "sums", memory, window)
         d_rows = memory.get("d_rows", (threads, own.block, own.row), F)
         by_row = memory.get("by_row", (threads, 3, own.block * n_out), F)
@@ -350,11 +338,8 @@ def backward(
         memory.get("by_output", (threads, 3, n_out, own.list), F), by_row,
         memory.get("numbers", (threads, n_out + own.block + 1), np.int64),
         memory.get("results", (own.slices, 2, n_out, own.row), F),
-        memory.get("slice_sums", (own.slices, dy.shape[1]), F), images, found[0],
-        found[1] if variational else _EMPTY, d_bias,
+        memory.get("slice_sums", (own.slices, dy.shape[1]), F), images, d_theta,
+        d_sigma2 if variational else _EMPTY, d_bias,
     )  # fmt: skip
     if dx is not None and any(window.padding):
         run(without_padding, window.padding, images, dx)
-    if living is not None:
-        for listed, matrix in zip((d_theta, d_sigma2), found, strict=False):
-            listed[...] = matrix[living.rows, living.columns]
