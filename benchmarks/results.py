@@ -49,6 +49,10 @@ class Variant:
         weight = {"kl_weight": self.kl_weight} if self.kind == "variational" else {}
         return {"recipe": self.recipe, "kind": self.kind, "changes": dict(self.changes) or None, **weight}
 
+    def base(self) -> str:
+        """What it changes."""
+        return f"`{self.recipe}`" if self.kind == "variational" else "the dense network"
+
     def difference(self) -> str:
         """Say how it differs from its recipe, or from the network of its kind; "" if it does not."""
         numbers = dict(self.changes) | ({"kl_weight": self.kl_weight} if self.kl_weight != 1 else {})
@@ -239,7 +243,7 @@ def write_table(options: argparse.Namespace) -> None:
         "once, after the last epoch.",
         "* Recipes: `svd_numpy/experiments/recipes.py`. Threshold 3. Mean ± standard deviation over the seeds.",
         *(
-            f"* {name}: {'`default`' if variant.kind == 'variational' else 'the dense network'} with {difference}"
+            f"* {name}: {variant.base()} with {difference}"
             for name, variant in VARIANTS.items()
             if (difference := variant.difference()) and any(case.endswith(f" {name}") for case in kept)
         ),

@@ -127,7 +127,7 @@ for network, recipes in runs.items():
         spread = f"{rows[:, 0].std(ddof=1):.2f}" if len(rows) > 1 else "?"
         away = (rows[:, 0].mean() - published) / standard_error(published)
         print(
-            f"{network:14} {recipe:9} {len(rows)} seeds: error {rows[:, 0].mean():.2f} %, spread over seeds {spread}, "
+            f"{network:14} {recipe:15} {len(rows)} seeds: error {rows[:, 0].mean():.2f} %, spread over seeds {spread}, "
             f"{away:+.1f} se from the paper; compression {rows[:, 1].mean():.0f}x"
         )
 
@@ -137,29 +137,33 @@ if runs["LeNet-300-100"]:
     assert script[0] > 1.92 and script[1] > 1.5 * 68  # what the text below says
 
 # %% tags=["cover", "results"]
+colours = {"paper": "train", "paper-shifted": "accent", "default": "sparsity"}  # of our runs
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.9))
 for ax, (network, rows) in zip(axes, ROWS.items(), strict=True):
     for method, (error, times) in rows.items():
         colour = COLOURS["test"] if method == "Sparse VD" else COLOURS["ink"]
         ax.errorbar(times, error, standard_error(error), fmt="s", color=colour, markersize=5, elinewidth=1, capsize=2)
         ax.annotate(method, (times, error), (5, 5), textcoords="offset points", fontsize=8, color=colour)
-    for (recipe, points), colour in zip(runs[network].items(), ("train", "sparsity", "accent", "pruned"), strict=False):
-        ax.plot(points[:, 1], points[:, 0], "o", color=COLOURS[colour], markersize=4, label=f"ours, recipe {recipe}")
+    for recipe, points in runs[network].items():
+        colour = COLOURS[colours.get(recipe, "pruned")]
+        ax.plot(points[:, 1], points[:, 0], "o", color=colour, markersize=4, label=f"ours, recipe {recipe}")
     ax.set(xscale="log", xlabel="compression: all weights / weights kept", title=network, xlim=(0.7, 2000))
     ax.set(xticks=[1, 10, 100, 1000], xticklabels=["1", "10", "100", "1,000"], ylabel="test error (%)")
     if runs[network]:
-        ax.legend(loc="upper left")
-    ax.margins(y=0.25)
+        ax.legend(loc="lower left")
+    ax.margins(y=0.3)
 fig.tight_layout()
 plt.show()
 
 # %% [markdown]
 # Squares are rows of the paper's table with bars of one standard error; the paper prints one number per method and no spread. Dots are our runs, one for each seed; recipes
-# with other names are `default` changed: `unshifted` sees the images as they are, with a KL weight that rises less; `without-removal` keeps dead weights to the end.
+# with other names are one of the two changed: `paper-shifted` shifts the images by up to a pixel, as `default` does, and fine-tunes for 20 epochs; `unshifted` sees them as they are,
+# with a KL weight that rises less; `without-removal` keeps dead weights to the end.
 # Lower and further to the right is better, and a point that is lower *but further left* is not better: it is another trade.
 #
 # Look at `paper` on the left: the authors' own recipe ends with a higher error *and* far more compression than they print. It has traded more error for
-# more compression. Nobody outside knows how it differs from the run behind the table, so take neither 68 nor ours as *the* compression of the method.
+# more compression. Nobody outside knows how it differs from the run behind the table, so take neither 68 nor ours as *the* compression of the method. Shifted images are worth more than
+# all that: `paper-shifted` makes a quarter fewer errors than the paper prints, with 107 times fewer weights instead of 68.
 #
 # Between −2 and 2 "se", nobody can tell our mean from the published number, at least without the paper's answers image by image. Far outside, luck with the test images is a poor
 # explanation.
