@@ -104,7 +104,9 @@ def added(path: Path, key: str, new: Mapping[str, Any], command: str) -> tuple[l
     """Return commands and rows, by name, of a JSON file with new rows; the command is added if it changes any."""
     kept = json.loads(path.read_text()) if path.exists() else {"commands": [], key: {}}
     rows = kept[key] | json.loads(json.dumps(new))  # tuples become lists, as they are in the file
-    return kept["commands"] + ([command] if rows != kept[key] else []), rows
+    if rows == kept[key]:
+        return kept["commands"], rows
+    return [*(one for one in kept["commands"] if one != command), command], rows
 
 
 def add_rows(
