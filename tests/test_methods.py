@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,17 @@ def test_a_search_with_and_without_removal(tmp_path: Path, monkeypatch: pytest.M
     assert kept.read_text() == once
 
 
+def test_a_repeated_command_stands_above_its_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/machine.py: with new figures it is the last one; a command that changes none is not mentioned."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    machine = importlib.import_module("machine")
+    path = tmp_path / "table.json"
+    for command, rows in (("one", {"a": 1}), ("two", {"b": 1}), ("one", {"a": 2}), ("three", {"b": 1})):
+        commands, found = machine.added(path, "rows", rows, command)
+        path.write_text(json.dumps({"commands": commands, "rows": found}))
+    assert (commands, found) == (["two", "one"], {"a": 2, "b": 1})
+
+
 def test_a_search_keeps_earlier_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """benchmarks/search_gates.py: other weights of the KL are further rows of the same table."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
@@ -103,7 +115,9 @@ def test_a_search_keeps_earlier_candidates(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(script, "OUT", tmp_path / "results")
     words = ["--methods", "l0", "--remove", "5", "--dataset", "digits", "--epochs", "1"]
     for weight in ("1", "4"):
-        script.main([*words, "--kl-weights", weight, "--folder", str(tmp_path / "runs")])
+        given = [*words, "--kl-weights", weight, "--folder", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", ["search_gates.py", *given])
+        script.main(given)
     found = json.loads((tmp_path / "results" / "search-gates-lenet-300-100.json").read_text())
     assert list(found["candidates"]) == ["l0-remove5", "l0-kl4-remove5"] and len(found["commands"]) == 2
     weights = {
