@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import add_rows, describe, one_line
+from machine import add_rows, head
 from second_cut import cut
 
 import svd_numpy as svd
@@ -66,10 +66,7 @@ def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     """The table: a line for each setting, mean and standard deviation over the runs."""
     before = {row["run"]: f"{row['run']} {100 * row['error before']:.2f} %" for row in rows}
     lines = [
-        "# The fewest bytes",
-        "",
-        f"* Machine: {one_line(describe())}",
-        *(f"* Command: {command}" for command in commands),
+        *head("The fewest bytes", commands),
         f"* Test error before: {', '.join(before.values())}",
         "* Cut in the order of log alpha, then fine-tuned with rounded weights; errors of the packed files, read back.",
         "* The test images were measured after the last epoch of every setting. The settings were tried on seed 0, and "

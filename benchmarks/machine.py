@@ -100,6 +100,11 @@ def command_line() -> str:
     return f"`{shlex.join(words)}`, {datetime.date.today().isoformat()}"
 
 
+def head(title: str, commands: Sequence[str]) -> list[str]:
+    """The first lines of a table that grows: its title, this machine, and the commands that made it."""
+    return [f"# {title}", "", f"* Machine: {one_line(describe())}", *(f"* Command: {one}" for one in commands)]
+
+
 def added(path: Path, key: str, new: Mapping[str, Any], command: str) -> tuple[list[str], dict[str, Any]]:
     """Return commands and rows, by name, of a JSON file with new rows; the command is added if it changes any."""
     kept = json.loads(path.read_text()) if path.exists() else {"commands": [], key: {}}

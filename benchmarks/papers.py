@@ -16,7 +16,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from machine import added, command_line, describe, one_line
+from machine import added, command_line, head
 
 from svd_numpy.experiments.counts import Counts
 from svd_numpy.experiments.published import ROWS
@@ -50,10 +50,7 @@ def main() -> None:
     write_atomic(path, json.dumps({"commands": commands, "rows": found}, indent=1).encode())
     page = Reproduction({}, {row: [Counts(**one) for one in counts] for row, counts in found.items()}, quick=False)
     lines = [
-        f"# The papers' rows of {options.network}{f': {options.part}' if options.part else ''}",
-        "",
-        f"* Machine: {one_line(describe())}",
-        *(f"* Command: {command}" for command in commands),
+        *head(f"The papers' rows of {options.network}{f': {options.part}' if options.part else ''}", commands),
         "* The test images were measured after the last epoch and chose nothing. Mean ± standard deviation over the "
         "seeds. Runs went side by side with other work, so their seconds are those of a busy machine.",
         "",

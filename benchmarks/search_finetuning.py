@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import add_rows, describe, one_line
+from machine import add_rows, head
 from results import LIGHT, Variant
 from second_cut import threshold_for
 
@@ -90,10 +90,7 @@ def measure(name: str, run: Path, data: svd.Dataset, compression: float, way: st
 def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     """The table: a line for each way."""
     lines = [
-        "# Ways to fine-tune, on held-out images",
-        "",
-        f"* Machine: {one_line(describe())}",
-        *(f"* Command: {command}" for command in commands),
+        *head("Ways to fine-tune, on held-out images", commands),
         "* One run of each network, seed 0; the standard error of an error is about 0.3 points for fashion-mnist and "
         "0.1 for mnist, that of the difference between two ways less.",
         f"* *moved*: images shifted in the fine-tuning, too; *still*: as they are; *noise*: {NOISE}, twice as long.",

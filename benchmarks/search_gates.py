@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from machine import added, command_line, describe, one_line
+from machine import added, command_line, head
 
 from svd_numpy import Gate, Sequential
 from svd_numpy.experiments.methods import METHODS, get_method
@@ -96,10 +96,7 @@ def measure(task: Task) -> dict[str, Any]:
 def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]) -> str:
     """The page: a line for each candidate, mean and standard deviation over its seeds."""
     lines = [
-        f"# Methods with gates, on held-out images: {arch}",
-        "",
-        f"* Machine: {one_line(describe())}",
-        *(f"* Command: {command}" for command in commands),
+        *head(f"Methods with gates, on held-out images: {arch}", commands),
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
         "* closed above: score of a gate past which its unit is closed",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",

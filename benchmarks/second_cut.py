@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import add_rows, describe, one_line
+from machine import add_rows, head
 
 from svd_numpy import Sequential, TrainConfig, fit, load, measure_sparsity
-from svd_numpy.experiments.run_files import load_log_alphas
+from svd_numpy.experiments.run_files import load_log_alphas, recorded_dataset
 from svd_numpy.experiments.series import mean_sd
 from svd_numpy.files import checkpoint
 
@@ -51,7 +51,7 @@ def cut(model: Sequential, log_alphas: dict[str, Any], compression: float) -> No
 def run_one(run: Path, compression: float, epochs: int, moves: bool) -> dict[str, Any]:
     """Cut and fine-tune one network; returns its figures before and after."""
     before = json.loads((run / "result.json").read_text())
-    data, model = load(before["dataset"]), Sequential.load(run / "model.safetensors")
+    data, model = load(recorded_dataset(run)), Sequential.load(run / "model.safetensors")
     cut(model, load_log_alphas(run / "log_alpha.npz")[0], compression)
     images = "moved" if moves else "still"
     folder = ROOT / f"{run.name}-{compression:g}-{images}-{epochs}"
@@ -92,10 +92,7 @@ def lines_of(rows: list[dict[str, Any]]) -> list[str]:
 def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "# Finished runs, cut a second time",
-        "",
-        f"* Machine: {one_line(describe())}",
-        *(f"* Command: {command}" for command in commands),
+        *head("Finished runs, cut a second time", commands),
         "* Runs of `lenet-5.md` (those of 2026-11-21 removed nothing while training) and `lenet-300-100.md`, pruned "
         "further in the order of their log alpha, then fine-tuned.",
         "* *moved*: images of the fine-tuning shifted by up to a pixel; *still*: as they are.",

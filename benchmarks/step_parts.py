@@ -26,7 +26,7 @@ import numpy as np
 from harness import HERE
 from living import EPOCHS, from_run, train
 from living_steps import build_living, trained_model
-from machine import add_rows, describe, one_line
+from machine import add_rows, head
 from workload import TASKS, Step, Workload, load_workload
 
 from svd_numpy.kernels.backend import NoiseKey
@@ -35,6 +35,7 @@ from svd_numpy.kernels.cpu import threads as calls
 from svd_numpy.kernels.cpu.backend import NumbaBackend, _words
 from svd_numpy.kernels.cpu.tiles import LANES
 from svd_numpy.network.living import LivingCopy, count_living
+from svd_numpy.network.model import Sequential
 
 OUT = HERE / "results" / "step-parts"
 WARM_UP, STEPS = 20, 60
@@ -69,9 +70,9 @@ def median_ms(step: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def noise_ms(workload: Workload, share: float, batch: int) -> tuple[int, float]:
+def noise_ms(model: Sequential, batch: int) -> tuple[int, float]:
     """How many numbers of noise a step draws, and the milliseconds that they take alone."""
-    layers = LivingCopy(trained_model(workload, share)).model.variational_layers
+    layers = LivingCopy(model).model.variational_layers
     units, backend = [math.prod(layer.out_shape) for layer in layers], NumbaBackend()
     rows = [np.empty((batch, -(-outputs // 64) * 64), np.float32) for outputs in units]
 
@@ -93,9 +94,10 @@ def measure(workload: Workload, share: float, batch: int, threads: int) -> dict[
         for _ in range(STEPS):
             step()
     parts = {name: statistics.median(times) * len(times) / STEPS for name, times in found.items()}
-    numbers, noise = noise_ms(workload, share, batch)
+    model = trained_model(workload, share)
+    numbers, noise = noise_ms(model, batch)
     return {
-        "arch": workload.arch, "share": share, "living": count_living(trained_model(workload, share)), "batch": batch,
+        "arch": workload.arch, "share": share, "living": count_living(model), "batch": batch,
         "threads": threads, "lanes": LANES, "ms": whole, "noise": numbers, "noise_ms": noise, "parts": parts,
     }  # fmt: skip
 
@@ -103,10 +105,7 @@ def measure(workload: Workload, share: float, batch: int, threads: int) -> dict[
 def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     """A table for each network, share, processor and number of threads."""
     lines = [
-        "# The parts of a training step",
-        "",
-        f"* Machine: {one_line(describe())}",
-        *(f"* Command: {command}" for command in commands),
+        *head("The parts of a training step", commands),
         f"* Medians of {STEPS} steps. Each kernel with the shape of the largest array that it is given.",
         "* *noise alone*: all numbers of noise that a step draws, by the same generator and nothing else.",
     ]

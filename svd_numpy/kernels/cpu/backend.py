@@ -398,7 +398,7 @@ class NumbaBackend(HostMemory):
     ) -> Array:
         sums = np.zeros((mixture.SLICES, 3, len(means)))
         rows = (row.astype(np.float32) for row in (means, precisions, heights))
-        self._run(mixture.mixture_pulls, theta.reshape(-1), *rows, _F(scale), d_theta.reshape(-1), sums)
+        self._run(mixture.mixture_pulls, theta, *rows, _F(scale), d_theta, sums)
         total: Array = sums.sum(axis=0)
         return total
 

@@ -21,15 +21,14 @@ from numba import prange
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import Array, Buffers
-from svd_numpy.kernels.cpu.conv import padded_room
-from svd_numpy.kernels.cpu.conv_few import list_slopes, pad, without_padding
+from svd_numpy.kernels.cpu.conv import padded_room, prepare_images
+from svd_numpy.kernels.cpu.conv_few import SLICES, list_slopes, without_padding
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.lists import lists_of
 from svd_numpy.kernels.cpu.simd import TWO, ZERO, F
 from svd_numpy.kernels.living import Living
 from svd_numpy.kernels.window import Window
 
-_SLICES = 8
 _PIXELS = 2**15  # floats of the images that are treated at a time: with their gradients, half a second-level cache
 _EMPTY = np.zeros((0, 0), F)
 
@@ -50,13 +49,6 @@ def _weight(at, slope, slope2, place, theta, sigma2, images, pixels, variational
     place : of the weight in the window
     """
     d_theta, d_sigma2, twice = ZERO, ZERO, TWO * sigma2
-    if len(pixels) == 0:
-        for e in range(np.uint64(len(at))):
-            x = images[np.uint64(at[e] + place)]
-            d_theta += slope[e] * x
-            if variational:
-                d_sigma2 += slope2[e] * x * x
-        return d_theta, d_sigma2
     for e in range(np.uint64(len(at))):
         pixel = np.uint64(at[e] + place)
         x, pull = images[pixel], slope[e] * theta
@@ -64,7 +56,8 @@ def _weight(at, slope, slope2, place, theta, sigma2, images, pixels, variational
         if variational:
             d_sigma2 += slope2[e] * x * x
             pull += twice * slope2[e] * x
-        pixels[pixel] += pull
+        if len(pixels) > 0:
+            pixels[pixel] += pull
     return d_theta, d_sigma2
 
 
@@ -113,6 +106,13 @@ def gradients(threads, images, dy, r, block, positions, starts, places, theta, s
                        d_images[some].reshape(-1))  # fmt: skip
 
 
+@kernel(parallel=True)
+def pad(threads, x, padding, padded, scratch):
+    """Padded images (B, pixels) of images x (B, H, W, C)."""
+    for thread in prange(threads):
+        prepare_images(x, thread * len(x) // threads, (thread + 1) * len(x) // threads, padding, padded, padded[:0, :0])
+
+
 def backward(
     run: Callable[..., None], x: Array, theta: Array, dy: Array, d_theta: Array, d_sigma2: Array, d_bias: Array,
     dx: Array | None, memory: Buffers, window: Window, living: Living,
@@ -121,7 +121,7 @@ def backward(
 
     Reads what the forward pass on lists (`lists.forward`) left in `memory`.
     """
-    own, slices, variational = lists_of(living, window), min(_SLICES, len(x)), d_sigma2.size > 0
+    own, slices, variational = lists_of(living, window), min(SLICES, len(x)), d_sigma2.size > 0
     padded = padded_room(x, "padded", memory, window)
     if any(window.padding):
         run(pad, x, window.padding, padded)

@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from svd_numpy.kernels.backend import Array, Buffers
-from svd_numpy.kernels.cpu.conv import padded_room, prepare_images, tables
+from svd_numpy.kernels.cpu.conv import padded_room, tables
 from svd_numpy.kernels.cpu.gemm import weights_row
 from svd_numpy.kernels.cpu.jit import kernel
 from svd_numpy.kernels.cpu.layers import add, relu_backward
@@ -36,7 +36,7 @@ from svd_numpy.kernels.cpu.tiles import LANES, copy_vector, nonzero_lanes, trans
 from svd_numpy.kernels.cpu.vectors import I64, declare
 from svd_numpy.kernels.window import Window
 
-_SLICES = 8  # at most so many of a batch
+SLICES = 8  # at most so many of a batch
 _ROWS = 2**16  # floats of the im2col rows that are made at a time; with their gradients, half a second-level cache
 _SHARE = 0.35  # of the output gradients; with more than these, products of whole matrices are faster
 _WIDE = np.int64(MOST * LANES)  # taps that are summed at a time
@@ -61,7 +61,7 @@ def sizes(window: Window, batch: int) -> Sizes:
     positions = window.out[0] * window.out[1]
     row = (-(-window.taps // _LINE) | 1) * _LINE
     block = max(1, min(_ROWS // row, batch * positions))
-    return Sizes(min(_SLICES, batch, batch * positions // window.taps), row, block, (-(-block // _LINE) | 1) * _LINE)
+    return Sizes(min(SLICES, batch, batch * positions // window.taps), row, block, (-(-block // _LINE) | 1) * _LINE)
 
 
 def is_few(found: int, outputs: int) -> bool:
@@ -297,13 +297,6 @@ def gradients(threads, dy, r, places, runs, padded, weights, rows, d_rows, by_ou
     for s in range(slices):
         for at in range(0, dy.shape[1], len(d_bias)):
             add(bias_sums[s, at : at + len(d_bias)], d_bias)
-
-
-@kernel(parallel=True)
-def pad(threads, x, padding, padded, scratch):
-    """Padded images (B, pixels) of images x (B, H, W, C)."""
-    for thread in prange(threads):
-        prepare_images(x, thread * len(x) // threads, (thread + 1) * len(x) // threads, padding, padded, padded[:0, :0])
 
 
 @kernel(parallel=True)
