@@ -185,30 +185,35 @@ def kill_some(folder: Path, ended: threading.Event, killed: list[int], most: int
                     break
 
 
+LONGER: dict[str, Any] = {
+    **SHARED, "backend": "numba", "epochs": 25, "kl_weight": [0.5, 1.0], "progress": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    svd.sweep(run_dir=folder, **LONGER)
+    return bits(folder)
+
+
 @linux
 @pytest.mark.parametrize("scheduler", [None, "local"])
-def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path, scheduler: str | None) -> None:
+def test_a_worker_that_is_killed_costs_nothing(
+    tmp_path: Path, scheduler: str | None, undisturbed: dict[str, bytes]
+) -> None:
     if scheduler:
         pytest.importorskip("distributed", reason="pip install 'svd-numpy[cluster]'")
-    numbers: dict[str, Any] = {
-        **SHARED,
-        "backend": "numba",
-        "epochs": 60,
-        "kl_weight": [0.5, 1.0],
-        "seeds": 2,
-        "progress": False,
-    }
-    svd.sweep(run_dir=tmp_path / "undisturbed", **numbers)
     ended, killed = threading.Event(), list[int]()
-    killer = threading.Thread(target=kill_some, args=(tmp_path / "s", ended, killed, 2))
+    killer = threading.Thread(target=kill_some, args=(tmp_path, ended, killed, 2))
     killer.start()
     try:
-        found = svd.sweep(run_dir=tmp_path / "s", jobs=2, scheduler=scheduler, **numbers)
+        found = svd.sweep(run_dir=tmp_path, jobs=2, scheduler=scheduler, **LONGER)
     finally:
         ended.set()
         killer.join()
-    assert killed and not found.failed and len(found.rows) == 4
-    assert bits(tmp_path / "s") == bits(tmp_path / "undisturbed")
+    assert killed and not found.failed and len(found.rows) == 2
+    assert bits(tmp_path) == undisturbed
 
 
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,14 +225,13 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
 
 STOP = """
 import svd_numpy as svd, sys
-shared = dict(dataset="digits", recipe="small", epochs=60, backend="numba")
+shared = dict(dataset="digits", recipe="small", epochs=25, backend="numba")
 svd.sweep(run_dir=sys.argv[1], kl_weight=[0.5, 1.0], jobs=2, **shared)
 """
 
 
 @linux
-def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
-    numbers: dict[str, Any] = {**SHARED, "backend": "numba", "epochs": 60, "kl_weight": [0.5, 1.0], "progress": False}
+def test_ctrl_c_keeps_what_was_done(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     script = tmp_path / "stop.py"
     script.write_text(STOP, encoding="utf-8")
     process = subprocess.Popen(
@@ -241,9 +245,8 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     said = process.communicate(timeout=60)[1]
     assert process.returncode != 0 and "KeyboardInterrupt" in said
     assert not [*tmp_path.glob("s/*/result.json")] and len([*tmp_path.glob("s/*/metrics.jsonl")]) == 2
-    svd.sweep(run_dir=tmp_path / "s", **numbers)
-    svd.sweep(run_dir=tmp_path / "undisturbed", **numbers)
-    assert bits(tmp_path / "s") == bits(tmp_path / "undisturbed")
+    svd.sweep(run_dir=tmp_path / "s", **LONGER)
+    assert bits(tmp_path / "s") == undisturbed
 
 
 # --- The table ---

@@ -265,10 +265,17 @@ def style() -> Any:
 
 
 def finish(figure: Figure, title: str) -> Figure:
-    """Add the title and lay out the figure while the style applies: ticks are made and styled only when drawn."""
+    """Add the title and lay out the figure while the style applies: ticks are made and styled by the layout.
+
+    The engine is done after that: `savefig` would lay the figure out again, and draw it twice.
+    """
     if title:
         figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=13, fontweight="bold")
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    for _ in range(2):  # the second time with the sizes that the first one has given
+        engine.execute(figure)
+    figure.set_layout_engine("none")
     return figure
 
 
