@@ -16,6 +16,8 @@ from svd_numpy.experiments.methods import METHODS, get_method
 from svd_numpy.experiments.recipes import get_recipe
 from svd_numpy.train.schedules import at_epoch
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def test_methods_are_found_by_name() -> None:
     assert get_method("sparse-vd", "dense") is METHODS["sparse-vd"]

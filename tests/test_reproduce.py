@@ -19,6 +19,7 @@ from svd_numpy.experiments.hours import Cost, estimate
 from svd_numpy.experiments.published import BLOCKS, ROWS
 from svd_numpy.experiments.recipes import PUBLISHED
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 ROW_NAMES = ["300-100 dense", "300-100 magnitude"]
 WORDS = ["--quick", "--epochs", "3", "--backend", "numpy", "--no-progress"]
 

@@ -22,6 +22,7 @@ from svd_numpy.experiments.sweep.points import points
 from svd_numpy.experiments.sweep.result import SweepResult
 
 SHARED: dict[str, Any] = {"dataset": "digits", "recipe": "small", "epochs": 2, "backend": "numpy"}
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for workers in /proc")
 
 
