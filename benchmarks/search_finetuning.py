@@ -12,6 +12,7 @@ those of the images held out. The test images take no part. Runs are kept in `--
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -58,15 +59,16 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(name: str, folder: Path) -> Path:
-    """Train a network without fine-tuning, or find it trained; return its run folder."""
+def trained(name: str, folder: Path) -> tuple[Path, svd.Dataset]:
+    """Train a network without fine-tuning, or find it trained; return its run folder, and its images as it saw them."""
     base, run = BASES[name], folder / name
+    whole = svd.load(base.dataset)
     if not (run / "result.json").exists():
         svd.train_mnist(
-            arch=base.arch, dataset=base.dataset, held_out=base.held_out / 60_000, seed=0, run_dir=run,
+            arch=base.arch, dataset=base.dataset, held_out=base.held_out / len(whole.y_train), seed=0, run_dir=run,
             changes={"finetune_epochs": 0, **base.variant.changes}, resume=begun(run), progress=False,
         )  # fmt: skip
-    return run
+    return run, whole.split(base.held_out)
 
 
 def measure(name: str, run: Path, data: svd.Dataset, compression: float, way: str) -> dict[str, Any]:
@@ -108,17 +110,17 @@ def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Do all that is asked for and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", choices=tuple(BASES))
     parser.add_argument("--compression", nargs="+", type=float, help="default: those of the network")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
     parser.add_argument("--folder", type=Path, default=Path("runs/search-finetuning"))
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     new = dict[str, Any]()
     for name in options.networks:
-        run, data = trained(name, options.folder), svd.load(BASES[name].dataset).split(BASES[name].held_out)
+        run, data = trained(name, options.folder)
         for compression, way in product(options.compression or BASES[name].compressions, options.ways):
             new[f"{name} {compression:g} {way}"] = row = measure(name, run, data, compression, way)
             print(row, flush=True)

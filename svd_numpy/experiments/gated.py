@@ -18,7 +18,8 @@ from svd_numpy.train.config import TrainConfig
 _COMPRESSION = ("normal-jeffreys", "half-cauchy")
 # Factor on the KL at which lenet-300-100 is as small as published or smaller, and errs on held-out images no more often
 # (1.8 %); with 1, it errs less and keeps twice as much (`benchmarks/results/search-gates-lenet-300-100.md`). For
-# half-Cauchy gates, 3 and 6 were tried. That is for 60,000 images; with fewer, each is given as much weight.
+# half-Cauchy gates, 3 and 6 were tried. For lenet-5, 3 was tried with normal-Jeffreys gates
+# (`search-gates-lenet-5.md`). That is for 60,000 images; with fewer, each is given as much weight.
 _KL = {"normal-jeffreys": 3.0, "half-cauchy": 4.0, "hard-concrete": 8.0}
 _CLOSED_ABOVE = {"half-cauchy": {"threshold": 0.5}}  # of inputs that it likes to keep, most do nothing
 # Largest sigma of the first layers with weights: weights behind closed gates return to their prior, whose noise would
