@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from svd_numpy.checks import SvdError
@@ -34,6 +35,8 @@ class FolderLock:
     ----------
     folder : Path
         An existing folder.
+    name : str
+        Of the file in it; locks of different names do not see each other.
 
     Raises
     ------
@@ -41,8 +44,8 @@ class FolderLock:
         If another run, in this process or another one, owns it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / NAME
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        path = folder / name
         handle = _acquire(path)
         # a finaliser, so that a run that is given up without `release` lets go of its folder, too
         self._release = weakref.finalize(self, _let_go, path, handle, os.getpid()) if handle is not None else None
@@ -51,6 +54,25 @@ class FolderLock:
         """Let go of the folder, if that has not been done."""
         if self._release is not None:
             self._release()
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, name: str, patience: float = 60.0) -> Iterator[None]:
+    """Let those who use the same name in a folder do something in turn, here or in other processes.
+
+    Whoever has waited for as long as `patience`, in seconds, goes on without the lock.
+    """
+    lock, latest = None, time.monotonic() + patience
+    while lock is None and time.monotonic() < latest:
+        try:
+            lock = FolderLock(folder, name)
+        except FolderInUseError:
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _acquire(path: Path) -> int | None:

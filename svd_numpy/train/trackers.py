@@ -19,12 +19,14 @@ from typing import Any
 
 from svd_numpy.checks import SvdTypeError, SvdValueError, as_path, check_choice
 from svd_numpy.files.atomic import write_atomic
+from svd_numpy.files.lock import one_at_a_time
 from svd_numpy.files.run_log import read_log
 from svd_numpy.train.config import TrainConfig
 from svd_numpy.train.trainer import Record, Trainer
 
 RUN_ID = "mlflow.txt"
 _EXPERIMENT = "svd-numpy"
+_BEGINNING = ".mlflow.lock"  # beside the folders of runs
 _FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"  # MLflow asks for it; without a database package it has no other local store
 
 
@@ -138,12 +140,11 @@ class MlflowLog(_Tracker):
 
     def begin(self, config: TrainConfig) -> None:
         """Find the run in MLflow, or create it with the numbers of the configuration as parameters."""
-        from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        address = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder.resolve().parent / "mlruns").as_uri()
-        with _file_store_allowed():
-            self._client = MlflowClient(address)
+        # The runs of a sweep begin at the same moment, and in its store of files MLflow would give each an experiment.
+        with one_at_a_time(self.folder.resolve().parent, _BEGINNING):
+            experiment = self._connect()
         held, self._there = self.folder / RUN_ID, dict[str, set[int]]()
         if held.is_file():
             self._run = held.read_text(encoding="ascii")
@@ -151,13 +152,18 @@ class MlflowLog(_Tracker):
                 self._there[name] = {old.step for old in self._client.get_metric_history(self._run, name)}
             self._client.update_run(self._run, status="RUNNING")
             return
-        self._run = str(self._client.create_run(self._experiment(), run_name=self.folder.name).info.run_id)
+        self._run = str(self._client.create_run(experiment, run_name=self.folder.name).info.run_id)
         keep_run_id(held, self._run)
         numbers = [Param(field.name, str(getattr(config, field.name))) for field in fields(config)]
         self._client.log_batch(self._run, params=numbers)
 
-    def _experiment(self) -> str:
-        """Find or create the experiment; another run may create it at the same moment."""
+    def _connect(self) -> str:
+        """Open the store, and find or create the experiment there; a run elsewhere may create it at the same moment."""
+        from mlflow import MlflowClient
+
+        address = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder.resolve().parent / "mlruns").as_uri()
+        with _file_store_allowed():
+            self._client = MlflowClient(address)
         for _ in range(2):
             found = self._client.get_experiment_by_name(_EXPERIMENT)
             if found is not None:
