@@ -194,7 +194,7 @@ LONGER: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    svd.sweep(run_dir=folder, **LONGER)
+    svd.sweep(run_dir=folder, seeds=2, **LONGER)
     return bits(folder)
 
 
@@ -209,11 +209,11 @@ def test_a_worker_that_is_killed_costs_nothing(
     killer = threading.Thread(target=kill_some, args=(tmp_path, ended, killed, 2))
     killer.start()
     try:
-        found = svd.sweep(run_dir=tmp_path, jobs=2, scheduler=scheduler, **LONGER)
+        found = svd.sweep(run_dir=tmp_path, seeds=2, jobs=2, scheduler=scheduler, **LONGER)
     finally:
         ended.set()
         killer.join()
-    assert killed and not found.failed and len(found.rows) == 2
+    assert killed and not found.failed and len(found.rows) == 4
     assert bits(tmp_path) == undisturbed
 
 
@@ -247,7 +247,8 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, undisturbed: dict[str, bytes
     assert process.returncode != 0 and "KeyboardInterrupt" in said
     assert not [*tmp_path.glob("s/*/result.json")] and len([*tmp_path.glob("s/*/metrics.jsonl")]) == 2
     svd.sweep(run_dir=tmp_path / "s", **LONGER)
-    assert bits(tmp_path / "s") == undisturbed
+    done = bits(tmp_path / "s")
+    assert len(done) == 2 and done.items() <= undisturbed.items()
 
 
 # --- The table ---

@@ -25,7 +25,6 @@ NAMES = [
     pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}"))
     for name, package in (("tensorboard", "tensorboard"), ("mlflow", "mlflow"))
 ]
-NEEDS_MLFLOW = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +130,10 @@ def test_the_command_line_repeats_the_option() -> None:
     assert command.command_line() == "svd-numpy train --seed 3 --log tensorboard mlflow"
 
 
-@NEEDS_MLFLOW
 def test_runs_that_begin_at_the_same_moment_share_an_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv(trackers._FILE_STORE, "true")
     folders = [tmp_path / f"run-{number}" for number in range(8)]
     together = threading.Barrier(len(folders))
@@ -148,6 +147,6 @@ def test_runs_that_begin_at_the_same_moment_share_an_experiment(
 
     with ThreadPoolExecutor(len(folders)) as pool:
         runs = list(pool.map(begin, folders))
-    client = importlib.import_module("mlflow").MlflowClient((tmp_path / "mlruns").as_uri())
+    client = mlflow.MlflowClient((tmp_path / "mlruns").as_uri())
     assert sorted(one.name for one in client.search_experiments()) == ["Default", "svd-numpy"]
     assert len({client.get_run(run).info.experiment_id for run in runs}) == 1

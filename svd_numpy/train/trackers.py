@@ -140,13 +140,17 @@ class MlflowLog(_Tracker):
 
     def begin(self, config: TrainConfig) -> None:
         """Find the run in MLflow, or create it with the numbers of the configuration as parameters."""
+        from mlflow import MlflowClient
         from mlflow.entities import Param
 
+        address = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder.resolve().parent / "mlruns").as_uri()
+        held, self._there = self.folder / RUN_ID, dict[str, set[int]]()
         # The runs of a sweep begin at the same moment, and in its store of files MLflow would give each an experiment.
         with one_at_a_time(self.folder.resolve().parent, _BEGINNING):
-            experiment = self._connect()
-        held, self._there = self.folder / RUN_ID, dict[str, set[int]]()
-        if held.is_file():
+            with _file_store_allowed():
+                self._client = MlflowClient(address)
+            experiment = "" if held.is_file() else self._experiment()
+        if not experiment:
             self._run = held.read_text(encoding="ascii")
             for name in self._client.get_run(self._run).data.metrics:
                 self._there[name] = {old.step for old in self._client.get_metric_history(self._run, name)}
@@ -157,13 +161,8 @@ class MlflowLog(_Tracker):
         numbers = [Param(field.name, str(getattr(config, field.name))) for field in fields(config)]
         self._client.log_batch(self._run, params=numbers)
 
-    def _connect(self) -> str:
-        """Open the store, and find or create the experiment there; a run elsewhere may create it at the same moment."""
-        from mlflow import MlflowClient
-
-        address = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder.resolve().parent / "mlruns").as_uri()
-        with _file_store_allowed():
-            self._client = MlflowClient(address)
+    def _experiment(self) -> str:
+        """Find or create the experiment; a run elsewhere may create it at the same moment."""
         for _ in range(2):
             found = self._client.get_experiment_by_name(_EXPERIMENT)
             if found is not None:
