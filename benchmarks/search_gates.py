@@ -6,7 +6,7 @@
 
 Each method is trained with its recipe on 55,000 images of MNIST and measured on the 5,000 held out; the test images
 take no part. With removal, weights past that log alpha, and all that closed units feed or read, leave for good at the
-end of every epoch from the recipe's `remove_from` on. Runs are kept in `--folder`, so the same command goes on where it
+end of every epoch from the recipe's `remove_from` on, or from `--remove-from`. Runs are kept in `--folder`, so the same command goes on where it
 was stopped. Candidates are added to the table `results/search-gates-ARCH.md`.
 """
 
@@ -48,7 +48,7 @@ _HEAD = (
 )
 
 
-def candidate(plan: Recipe, method: str, kl_weight: float, above: float) -> str:
+def candidate(plan: Recipe, method: str, kl_weight: float, above: float, first: int | None) -> str:
     """Name of a candidate: the method, and its numbers where they are not those of the paper or the family."""
     closed = plan.gates.options.get("threshold") if plan.gates else None
     words = [
@@ -56,6 +56,7 @@ def candidate(plan: Recipe, method: str, kl_weight: float, above: float) -> str:
         "" if kl_weight == 1 else f"kl{kl_weight:g}",
         "" if closed is None else f"above{closed:g}",
         "" if math.isinf(above) else f"remove{above:g}",
+        "" if math.isinf(above) or first is None else f"from{first}",
     ]
     return "-".join(word for word in words if word)
 
@@ -65,9 +66,11 @@ def tasks_of(options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, l
     tasks = {}
     for method, kl_weight, above in product(options.methods, options.kl_weights, options.remove):
         plan = get_method(method).adapt(get_recipe(options.arch, "default"))
-        name = candidate(plan, method, kl_weight, above)
+        first = {} if options.remove_from is None else {"remove_from": options.remove_from}
+        name = candidate(plan, method, kl_weight, above, options.remove_from)
         point = {
             "method": method, "kl_weight": kl_weight / plan.config.kl_schedule[-1][1], "remove_above": above,
+            **first,
         }  # fmt: skip
         tasks[name] = [
             Task("mnist", str(options.folder / f"{options.arch}-{name}-seed{seed}"), {**point, "seed": seed}, shared)
@@ -100,7 +103,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
         "* closed above: score of a gate past which its unit is closed",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
-        "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on",
+        "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on; fromE: from epoch E on",
         "* for each example: factors drawn anew for every example, as before 2026-11-29; since then, once for a batch",
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
@@ -117,9 +120,9 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     firsts = {name: get_method(name).adapt(get_recipe(arch, "default")).config.remove_from for name in METHODS}
-    removed = [name for name in found if "-remove" in name]
+    removed = [name for name in found if "-remove" in name and "-from" not in name]
     used = ", ".join(f"{name} {first}" for name, first in firsts.items() if any(f"{name}-" in one for one in removed))
-    return "\n".join([*lines, "", f"Removal from epoch: {used}.", ""])
+    return "\n".join([*lines, "", *([f"Removal from epoch: {used}.", ""] if used else [])])
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -130,6 +133,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=gated, default=gated)
     parser.add_argument("--kl-weights", nargs="+", type=float, default=[1.0])
     parser.add_argument("--remove", nargs="+", type=float, default=[math.inf, 5.0], help="log alpha; inf: none")
+    parser.add_argument("--remove-from", type=int, help="epoch; that of the recipe if not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--folder", type=Path, default=Path("runs/search-gates"))
