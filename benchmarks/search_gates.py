@@ -6,8 +6,8 @@
 
 Each method is trained with its recipe on 55,000 images of MNIST and measured on the 5,000 held out; the test images
 take no part. With removal, weights past that log alpha, and all that closed units feed or read, leave for good at the
-end of every epoch from the recipe's `remove_from` on, or from `--remove-from`. Runs are kept in `--folder`, so the same command goes on where it
-was stopped. Candidates are added to the table `results/search-gates-ARCH.md`.
+end of every epoch from the recipe's `remove_from` on, or from `--remove-from`. Runs are kept in `--folder`, so the
+same command goes on where it was stopped. Candidates are added to the table `results/search-gates-ARCH.md`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         "* 55,000 training images; error and NLL of the 5,000 held out (standard error about 0.2 points)",
         "* closed above: score of a gate past which its unit is closed",
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
-        "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on; fromE: from epoch E on",
+        "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on",
+        "* fromE: removal from epoch E on",
         "* for each example: factors drawn anew for every example, as before 2026-11-29; since then, once for a batch",
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
