@@ -34,6 +34,10 @@ from svd_numpy.sparse.storage.accounts import by_layers, layer_sizes
 
 OUT = Path(__file__).parent / "results"
 _HELD_OUT = 5000 / 60_000
+_EARLIER = {  # how rows that are older than the recipes of today are marked
+    "for each example": "factors drawn anew for every example, as before 2026-11-29; since then, once for a batch",
+    "briefly fine-tuned": "10 epochs at a learning rate of 1e-4, as before 2026-11-29; since then, 20 at 1e-3",
+}
 _HEAD = (
     "candidate",
     "closed above",
@@ -105,7 +109,7 @@ def table(arch: str, commands: list[str], found: dict[str, list[dict[str, Any]]]
         "* non-zeros, sub-matrices: all weights / weights left, and / those of dense matrices of live units",
         "* klW: the KL times W, whatever the recipe has; removeB: removal past log alpha B, from the epoch below on",
         "* fromE: removal from epoch E on",
-        "* for each example: factors drawn anew for every example, as before 2026-11-29; since then, once for a batch",
+        *(f"* {mark}: {meaning}" for mark, meaning in _EARLIER.items() if any(mark in name for name in found)),
         "* seconds: of a busy machine; last step: of the last epoch before the fine-tuning",
         "",
         f"| {' | '.join(_HEAD)} |",
