@@ -69,12 +69,12 @@ def page(commands: list[str], rows: list[dict[str, Any]]) -> str:
         *head("The fewest bytes", commands),
         f"* Test error before: {', '.join(before.values())}",
         "* Cut in the order of log alpha, then fine-tuned with rounded weights; errors of the packed files, read back.",
-        "* The test images were measured after the last epoch of every setting. The settings were tried on seed 0, and "
-        "the last was repeated with two more seeds, whose errors chose nothing.",
+        "* The test images were measured after the last epoch of every setting. The settings (for lenet-300-100, the "
+        "weight of the KL among them) were tried on seed 0, and the last was repeated with two more seeds, whose "
+        "errors chose nothing.",
         "* *every byte*: float32 weights and biases of the whole network / the file.",
         "* Runs called lenet-300-100-klW-seedS: `svd-numpy train --kl-weight W --seed S`.",
-        "* For comparison, microcontrollers: 0.94 % in 5.4 kB of weights with convolutions, 0.98 % in 12.3 kB fully "
-        "connected (digits of 16 x 16; the README of BitNetMCU, January 2026).",
+        "* What is published of microcontrollers, for comparison: [c_export.md](c_export.md).",
         "",
         f"| {' | '.join(_HEAD)} |",
         "|---" * len(_HEAD) + "|",

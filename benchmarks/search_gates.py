@@ -70,12 +70,12 @@ def tasks_of(options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, l
     tasks = {}
     for method, kl_weight, above in product(options.methods, options.kl_weights, options.remove):
         plan = get_method(method).adapt(get_recipe(options.arch, "default"))
-        first = {} if options.remove_from is None else {"remove_from": options.remove_from}
         name = candidate(plan, method, kl_weight, above, options.remove_from)
         point = {
             "method": method, "kl_weight": kl_weight / plan.config.kl_schedule[-1][1], "remove_above": above,
-            **first,
         }  # fmt: skip
+        if options.remove_from is not None:
+            point["remove_from"] = options.remove_from
         tasks[name] = [
             Task("mnist", str(options.folder / f"{options.arch}-{name}-seed{seed}"), {**point, "seed": seed}, shared)
             for seed in options.seeds
